@@ -1,0 +1,1 @@
+"""Stochastic estimates of log Z."""

@@ -1,0 +1,81 @@
+"""Limits of log Z from independent unbiased estimates of Z, with no assumption about their distribution."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_BETS = np.concatenate([[1.0], np.exp(-np.linspace(0.25, 8.0, 23))])
+
+
+def lower_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
+    """A lower limit of log Z that holds with probability `confidence`, whatever the weights' distribution.
+
+    The weights w_i ≥ 0 must be independent with E[w_i] = Z. If Z were at most z, then for any fixed bet 0 ≤ λ ≤ 1 the capital
+    Π_i (1 - λ + λ w_i / z) would have expectation at most 1, and so would its average over a fixed set of bets. By Markov's inequality it
+    exceeds 1/δ with probability at most δ. The limit is the largest z whose capital does. The bet λ = 1 alone gives
+    log Z ≥ mean_i log w_i - log(1/δ)/n, which is already no worse than min_i log w_i - log(1/δ)/n; smaller bets come within
+    √(2 log(1/δ)/n) times the relative spread of the weights, as a normal interval does.
+
+    Args:
+        log_weights: log w_i, in nats; -inf is a weight of zero.
+        confidence: 1 - δ.
+
+    Returns:
+        The limit, in nats; -inf if all weights are zero.
+
+    Source: Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting" (one-sided, non-negative);
+    Gogate & Dechter 2011 for the use on partition functions.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, but is {confidence}")
+    target = math.log(1 / (1 - confidence))
+    n = log_weights.size
+    bets = jnp.asarray(_BETS, log_weights.dtype)
+    top = jnp.max(log_weights)
+    shift = jnp.where(jnp.isfinite(top), top, 0)
+    relative = log_weights - shift
+    log_bet, log_rest = jnp.log(bets), jnp.log1p(-bets)
+
+    def log_capital(log_z: Array) -> Array:
+        def one(log_bet: Array, log_rest: Array) -> Array:
+            return jnp.sum(jnp.logaddexp(log_rest, log_bet + relative - log_z))
+
+        return jax.nn.logsumexp(jax.lax.map(lambda b: one(*b), (log_bet, log_rest))) - math.log(len(_BETS))
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        enough = log_capital(middle) >= target
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    log_mean = jax.nn.logsumexp(relative) - math.log(n)
+    low, _ = jax.lax.fori_loop(0, 64, halve, (log_mean - 1e4, log_mean))
+    found = (low > log_mean - 9.9e3) & jnp.isfinite(top)
+    return jnp.where(found, low + shift, -jnp.inf)
+
+
+def upper_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
+    """An upper limit of log Z that holds if the weights' upper half looks normal in the log, or their mean is already settled.
+
+    The larger of two: the normal limit of the mean weight, and that of the log-normal law fitted to the median and the upper quartile of
+    log w. The second guards against a mean that rests on weights not yet seen. Neither knows of modes that no chain has reached.
+    """
+    n = log_weights.size
+    z = statistics.NormalDist().inv_cdf(confidence)
+    top = jnp.max(log_weights)
+    relative = log_weights - jnp.where(jnp.isfinite(top), top, 0)
+    weights = jnp.exp(relative)
+    mean, sd = jnp.mean(weights), jnp.std(weights, ddof=1) if n > 1 else jnp.asarray(jnp.inf, weights.dtype)
+    settled = jnp.log(mean) + jnp.log1p(z * sd / (mean * math.sqrt(n)))
+    median, upper = jnp.quantile(relative, 0.5), jnp.quantile(relative, 0.75)
+    spread = (upper - median) / 0.6744897501960817
+    fitted = median + 0.5 * spread**2 + z * jnp.sqrt(spread**2 * 1.5708 / n + 2.5 * spread**4 / n)
+    return jnp.where(
+        jnp.isfinite(top), top + jnp.maximum(settled, jnp.where(jnp.isfinite(fitted), fitted, settled)), jnp.inf
+    )

@@ -1,0 +1,1 @@
+"""What can be normalised: Boltzmann machines, Gaussians, mixtures, independent units."""

@@ -1,0 +1,333 @@
+"""Pairwise Boltzmann machines: Ising and Potts energies with dense, sparse or lattice couplings."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energies import units
+from lnz.energies.independent import Independent, _float
+from lnz.energy import Energy
+from lnz.frozen import Frozen
+from lnz.spaces import Categorical, Space, Spin, State
+
+
+class Couplings(eqx.Module):
+    """Which sites interact and how strongly: a symmetric linear map from the sites' features to the local fields they feel.
+
+    Features have the sites' shape first and then any number of feature axes (none for spins, one of length q for Potts states).
+    """
+
+    @property
+    @abc.abstractmethod
+    def sites(self) -> tuple[int, ...]:
+        """The shape of the sites."""
+
+    @abc.abstractmethod
+    def local_field(self, x: Array) -> Array:
+        """Σ_j J_ij x_j for every site i: like x."""
+
+    @abc.abstractmethod
+    def colours(self) -> np.ndarray:
+        """Classes of sites without an interaction inside a class: one boolean mask a class, shape (classes, *sites)."""
+
+    @abc.abstractmethod
+    def scaled(self, factor: Array) -> Couplings:
+        """The couplings times a factor."""
+
+
+class DenseCouplings(Couplings):
+    """Couplings between all pairs: J (n, n), or tables J_ij(a, b) of shape (n, q, n, q); symmetric, with zero diagonal blocks."""
+
+    strength: Array
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        return self.strength.shape[:1]
+
+    def local_field(self, x: Array) -> Array:
+        return jnp.tensordot(self.strength, x, axes=self.strength.ndim // 2)
+
+    def colours(self) -> np.ndarray:
+        return np.eye(self.strength.shape[0], dtype=bool)
+
+    def scaled(self, factor: Array) -> Couplings:
+        return DenseCouplings(self.strength * factor)
+
+
+class SparseCouplings(Couplings):
+    """Couplings on the edges of a graph: strength (m,), or tables J_ij(a, b) of shape (m, q, q); edges (m, 2), each pair once."""
+
+    strength: Array
+    edges: Frozen = eqx.field(static=True)
+    n: int = eqx.field(static=True)
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        return (self.n,)
+
+    def local_field(self, x: Array) -> Array:
+        i, j = self.edges.value.T
+        zero = jnp.zeros(x.shape, x.dtype)
+        if self.strength.ndim == 3:
+            forth, back = jnp.einsum("mab,mb->ma", self.strength, x[j]), jnp.einsum("mab,ma->mb", self.strength, x[i])
+        else:
+            strength = self.strength.reshape(-1, *(1,) * (x.ndim - 1))
+            forth, back = strength * x[j], strength * x[i]
+        return zero.at[i].add(forth).at[j].add(back)
+
+    def colours(self) -> np.ndarray:
+        return _colour_classes(self.n, self.edges.value)
+
+    def scaled(self, factor: Array) -> Couplings:
+        return SparseCouplings(self.strength * factor, self.edges, self.n)
+
+
+class LatticeCouplings(Couplings):
+    """Nearest-neighbour couplings on a hypercubic lattice, one strength an axis and a site, or one for all.
+
+    strength broadcasts to (axes, *shape); strength[a, i] couples site i with its next site along axis a. With a free boundary the last
+    site of an axis has no next one. With periodic=True an axis of length 2 couples its sites twice, an axis of length 1 a site to itself.
+    """
+
+    strength: Array
+    shape: tuple[int, ...] = eqx.field(static=True)
+    periodic: bool = eqx.field(static=True)
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        return self.shape
+
+    def local_field(self, x: Array) -> Array:
+        strength = jnp.broadcast_to(self.strength, (len(self.shape), *self.shape))
+        total = jnp.zeros_like(x)
+        for axis in range(len(self.shape)):
+            j = strength[axis]
+            if not self.periodic:
+                last = np.arange(self.shape[axis]) == self.shape[axis] - 1
+                j = jnp.where(
+                    np.expand_dims(last, tuple(a for a in range(len(self.shape)) if a != axis)), jnp.zeros_like(j), j
+                )
+            j = j.reshape(*self.shape, *(1,) * (x.ndim - len(self.shape)))
+            total = total + j * jnp.roll(x, -1, axis) + jnp.roll(j * x, 1, axis)
+        return total
+
+    def colours(self) -> np.ndarray:
+        parity = np.indices(self.shape).sum(axis=0) % 2
+        if not self.periodic or all(length % 2 == 0 for length in self.shape):
+            return np.stack([parity == 0, parity == 1])
+        number = np.arange(int(np.prod(self.shape))).reshape(self.shape)
+        edges = [np.stack([number, np.roll(number, -1, axis)], -1).reshape(-1, 2) for axis in range(len(self.shape))]
+        return _colour_classes(number.size, np.concatenate(edges)).reshape(-1, *self.shape)
+
+    def scaled(self, factor: Array) -> Couplings:
+        return LatticeCouplings(self.strength * factor, self.shape, self.periodic)
+
+
+def _colour_classes(n: int, edges: np.ndarray) -> np.ndarray:
+    import networkx
+
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(n))
+    graph.add_edges_from((int(i), int(j)) for i, j in edges if i != j)
+    colour = networkx.greedy_color(graph, strategy="DSATUR" if n <= 2000 else "largest_first")
+    number = np.array([colour[i] for i in range(n)], int)
+    return np.stack([number == c for c in range(number.max(initial=0) + 1)])
+
+
+def _dense(strength: Any) -> DenseCouplings:
+    strength = _float(strength)
+    half = strength.ndim // 2
+    if strength.ndim not in (2, 4) or strength.shape[:half] != strength.shape[half:]:
+        raise ValueError(f"dense couplings need shape (n, n), or (n, q, n, q) for tables, but got {strength.shape}")
+    if not isinstance(strength, jax.core.Tracer):
+        j = np.asarray(strength)
+        if not np.isfinite(j).all():
+            raise ValueError("couplings must be finite, but some are NaN or infinite")
+        if not np.allclose(j, j.transpose(*range(half, 2 * half), *range(half))):
+            raise ValueError("dense couplings must be symmetric; pass ½ (J + Jᵀ)")
+        if np.diagonal(j, axis1=0, axis2=half).any():
+            raise ValueError("dense couplings must have a zero diagonal: a site does not interact with itself")
+    return DenseCouplings(strength)
+
+
+def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
+    edges, strength = np.asarray(edges, int).reshape(-1, 2), _float(strength)
+    strength = jnp.broadcast_to(strength, (len(edges),)) if strength.ndim == 0 else strength
+    if strength.shape[:1] != (len(edges),) or strength.ndim not in (1, 3):
+        raise ValueError(
+            f"sparse couplings need one strength an edge: {len(edges)} edges, but strengths of shape {strength.shape}"
+        )
+    if len(edges) and (edges.min() < 0 or edges.max() >= n):
+        raise ValueError(f"an edge names a site outside 0 … {n - 1}")
+    if (edges[:, 0] == edges[:, 1]).any():
+        raise ValueError(f"an edge joins site {edges[edges[:, 0] == edges[:, 1]][0, 0]} to itself")
+    if len(np.unique(np.sort(edges, axis=1), axis=0)) != len(edges):
+        raise ValueError("an edge stands twice in the list: give each pair once, with the sum of its strengths")
+    return SparseCouplings(strength, Frozen(edges), n)
+
+
+def _lattice(shape: Any, strength: Any, periodic: bool) -> LatticeCouplings:
+    shape, strength = tuple(int(length) for length in shape), _float(strength)
+    if not shape or min(shape) < 1:
+        raise ValueError(f"a lattice needs a shape of lengths of at least 1, but got {shape}")
+    if strength.ndim and np.broadcast_shapes(strength.shape, (len(shape), *shape)) != (len(shape), *shape):
+        raise ValueError(
+            f"lattice couplings must broadcast to (axes, *shape) = {(len(shape), *shape)}, but got {strength.shape}"
+        )
+    if periodic and min(shape) < 2:
+        raise ValueError(
+            f"a periodic lattice needs lengths of at least 2, but got {shape}: a site would be its own neighbour"
+        )
+    return LatticeCouplings(strength, shape, periodic)
+
+
+class Pairwise(Energy):
+    """What Ising and Potts energies share: E(x) = -½ Σ_ij J_ij φ(x_i)·φ(x_j) - Σ_i h_i · φ(x_i), and Gibbs sweeps by colour classes."""
+
+    couplings: eqx.AbstractVar[Couplings]
+    fields: eqx.AbstractVar[Array]
+
+    def _features(self, x: Array) -> Array:
+        return units.features(self.space, x, self.fields.dtype)
+
+    def __call__(self, x: State) -> Array:
+        phi = self._features(x)
+        return -jnp.sum(phi * (0.5 * self.couplings.local_field(phi) + self.fields))
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        """One Gibbs sweep of a batch of states (n, *sites): every colour class once, its sites in parallel."""
+        masks = self.couplings.colours()
+
+        def update(carry: tuple[Array, PRNGKeyArray], mask: Array) -> tuple[tuple[Array, PRNGKeyArray], None]:
+            x, key = carry
+            key, draw_key = jax.random.split(key)
+            potentials = jax.vmap(lambda s: self.couplings.local_field(self._features(s)) + self.fields)(x)
+            return (jnp.where(mask[None], units.sample(self.space, draw_key, potentials).astype(x.dtype), x), key), None
+
+        if isinstance(self.couplings, DenseCouplings):
+            return self._gibbs_dense(key, v)
+        return jax.lax.scan(update, (v, key), jnp.asarray(masks))[0][0]
+
+    def _gibbs_dense(self, key: PRNGKeyArray, v: Array) -> Array:
+        """Site after site, in order."""
+        phi = jax.vmap(self._features)(v)
+        strength = self.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
+        site_space = type(self.space)((), self.space.k) if isinstance(self.space, Categorical) else type(self.space)(())
+
+        def update(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            v, phi = carry
+            row = strength[i]  # (n,), or (q, n, q) for tables
+            pulled = jnp.tensordot(phi, row, axes=1) if row.ndim == 1 else jnp.einsum("cjb,ajb->ca", phi, row)
+            if row.ndim == 1 and phi.ndim == 3:
+                pulled = jnp.einsum("cjb,j->cb", phi, row)
+            potentials = pulled + self.fields[i][None]
+            new = units.sample(site_space, jax.random.fold_in(key, i), potentials)
+            return v.at[:, i].set(new.astype(v.dtype)), phi.at[:, i].set(units.features(site_space, new, phi.dtype))
+
+        return jax.lax.fori_loop(0, v.shape[1], update, (v, phi))[0]
+
+    def base(self) -> Energy:
+        return Independent(self.fields * 0, self.space)
+
+    def tempered(self, base: Energy, beta: Array) -> Energy:
+        if not isinstance(base, Independent):
+            return super().tempered(base, beta)
+        beta = jnp.asarray(beta, self.fields.dtype)
+        fields = (1 - beta) * base.potentials.astype(self.fields.dtype) + beta * self.fields
+        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, (self.couplings.scaled(beta), fields))
+
+
+class Ising(Pairwise):
+    """An Ising model of spins s_i = ±1: E(s) = -½ Σ_ij J_ij s_i s_j - Σ_i h_i s_i, each pair once in Σ_{i<j} J_ij s_i s_j.
+
+    Args:
+        couplings: J, shape (n, n), symmetric with zero diagonal. `Ising.sparse` takes an edge list, `Ising.lattice` a lattice.
+        fields: h, of the sites' shape or a number; by default 0.
+
+    The inverse temperature is part of the parameters: p(s) ∝ exp(-E(s)), so pass β J and β h.
+
+    Raises:
+        ValueError: for couplings that are not symmetric, have a diagonal, repeat an edge or do not fit the fields.
+
+    Example:
+        >>> import lnz
+        >>> torus = lnz.Ising.lattice((4, 4), 0.3, periodic=True)
+        >>> round(float(lnz.log_partition(torus).value), 4)  # Kaufman 1949: 12.7855
+        12.7855
+    """
+
+    couplings: Couplings
+    fields: Array
+
+    def __init__(self, couplings: Any, fields: Any = 0.0):
+        self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
+        if isinstance(self.couplings, DenseCouplings | SparseCouplings) and self.couplings.strength.ndim > 2:
+            raise ValueError("an Ising model has one coupling a pair; tables J_ij(a, b) belong to lnz.Potts")
+        self.fields = _fields(fields, self.couplings.sites)
+
+    @classmethod
+    def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int) -> Ising:
+        """On a graph of n sites: edges (m, 2), each pair once; couplings (m,) or one number."""
+        return cls(_sparse(edges, couplings, n), fields)
+
+    @classmethod
+    def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, periodic: bool) -> Ising:
+        """On a hypercubic lattice; couplings broadcast to (axes, *shape), the strength towards the next site along each axis."""
+        return cls(_lattice(shape, couplings, periodic), fields)
+
+    @property
+    def space(self) -> Space:
+        return Spin(self.couplings.sites)
+
+
+class Potts(Pairwise):
+    """A Potts model of q states a site: E(x) = -½ Σ_ij J_ij δ(x_i, x_j) - Σ_i h_i(x_i), or with tables J_ij(x_i, x_j).
+
+    Args:
+        couplings: as for `Ising`: dense (n, n), or `Potts.sparse`, `Potts.lattice`. Tables are dense (n, q, n, q), symmetric under the
+            exchange of both pairs, or sparse (m, q, q), as in direct coupling analysis of proteins.
+        fields: h, of shape (*sites, q), or a number; by default 0.
+        q: the number of states.
+    """
+
+    couplings: Couplings
+    fields: Array
+
+    def __init__(self, couplings: Any, fields: Any = 0.0, *, q: int):
+        self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
+        if not isinstance(q, int | np.integer) or q < 1:
+            raise ValueError(f"a Potts model needs a whole number q of at least 1 states, but got {q!r}")
+        tables = self.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(self.couplings, DenseCouplings | SparseCouplings) and tables.ndim > 2 and tables.shape[-1] != q:
+            raise ValueError(f"coupling tables of shape {tables.shape} do not fit q = {q} states")
+        self.fields = _fields(fields, (*self.couplings.sites, int(q)))
+
+    @classmethod
+    def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int, q: int) -> Potts:
+        """On a graph of n sites: edges (m, 2), each pair once; couplings (m,), tables (m, q, q), or one number."""
+        return cls(_sparse(edges, couplings, n), fields, q=q)
+
+    @classmethod
+    def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, q: int, periodic: bool) -> Potts:
+        """On a hypercubic lattice; couplings broadcast to (axes, *shape)."""
+        return cls(_lattice(shape, couplings, periodic), fields, q=q)
+
+    @property
+    def space(self) -> Space:
+        return Categorical(self.couplings.sites, self.fields.shape[-1])
+
+
+def _fields(fields: Any, shape: tuple[int, ...]) -> Array:
+    fields = _float(fields)
+    if fields.ndim == 0:
+        return jnp.broadcast_to(fields, shape)
+    if fields.shape != shape:
+        raise ValueError(f"fields need shape {shape}, as the couplings have it, but got {fields.shape}")
+    return fields

@@ -1,0 +1,357 @@
+"""Restricted Boltzmann machines: binary or categorical visibles, Gaussian visibles, and the path from independent visibles to them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lnz.energies import units
+from lnz.energies.independent import Gaussian, Independent
+from lnz.energy import Energy
+from lnz.mathematics import softplus
+from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
+
+
+class RBM(Energy):
+    """A restricted Boltzmann machine with binary hidden units: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h.
+
+    φ(v) is v for binary or spin visibles and the flattened indicator onehot(v) for categorical ones (Potts visibles). The hidden units
+    are summed out in closed form: F(v) = -b · φ(v) - Σ_j softplus(c_j + φ(v)ᵀ W_j).
+
+    Args:
+        visible: the number of binary visible units, or a `Binary`, `Spin` or `Categorical` space of shape (n,).
+        hidden: the number of hidden units.
+        key: random key of the initial weights, N(0, scale²); the biases start at 0.
+        scale: standard deviation of the initial weights.
+        dtype: of the parameters.
+
+    Attributes:
+        weights: W, shape (visible features, hidden).
+        visible_bias: b, shape (visible features,).
+        hidden_bias: c, shape (hidden,).
+
+    Source: Smolensky 1986; Hinton 2012, "A practical guide to training restricted Boltzmann machines" (the initial values).
+
+    Example:
+        >>> import jax, lnz
+        >>> lnz.RBM(visible=6, hidden=3, key=jax.random.key(0)).weights.shape
+        (6, 3)
+    """
+
+    weights: Float[Array, "features hidden"]
+    visible_bias: Float[Array, " features"]
+    hidden_bias: Float[Array, " hidden"]
+    visible: Space = eqx.field(static=True)
+
+    def __init__(
+        self, visible: int | Space, hidden: int, *, key: PRNGKeyArray, scale: float = 0.01, dtype: Any = jnp.float32
+    ):
+        self.visible = _visible_space(visible)
+        features = math.prod(units.feature_shape(self.visible))
+        self.weights = scale * jax.random.normal(key, (features, _hidden_count(hidden)), dtype)
+        self.visible_bias = jnp.zeros((features,), dtype)
+        self.hidden_bias = jnp.zeros((hidden,), dtype)
+
+    @classmethod
+    def from_parameters(cls, weights: Any, visible_bias: Any, hidden_bias: Any, *, visible: Space | None = None) -> RBM:
+        """The machine with these parameters: W (features, hidden), b (features,), c (hidden,)."""
+        weights, visible_bias, hidden_bias = (jnp.asarray(p) for p in (weights, visible_bias, hidden_bias))
+        if weights.ndim != 2 or visible_bias.shape != weights.shape[:1] or hidden_bias.shape != weights.shape[1:]:
+            raise ValueError(
+                f"an RBM needs weights (features, hidden), visible_bias (features,) and hidden_bias (hidden,), but got "
+                f"{weights.shape}, {visible_bias.shape} and {hidden_bias.shape}"
+            )
+        space = Binary(weights.shape[0]) if visible is None else visible
+        rbm = cls(space, weights.shape[1], key=jax.random.key(0), dtype=weights.dtype)
+        if rbm.weights.shape != weights.shape:
+            raise ValueError(
+                f"{space} has {rbm.weights.shape[0]} features, but the weights have {weights.shape[0]} rows"
+            )
+        return eqx.tree_at(
+            lambda r: (r.weights, r.visible_bias, r.hidden_bias), rbm, (weights, visible_bias, hidden_bias)
+        )
+
+    @classmethod
+    def from_data(
+        cls,
+        data: Any,
+        hidden: int,
+        *,
+        key: PRNGKeyArray,
+        visible: Space | None = None,
+        scale: float = 0.01,
+        dtype: Any = jnp.float32,
+    ) -> RBM:
+        """A machine to start learning from: small random weights, and the visible bias of independent units fitted to the data.
+
+        Args:
+            data: observed states (n, features).
+            visible: their space; by default `Binary`.
+
+        Source: Hinton 2012, section 8 (the visible bias at the data's log odds; here with one count added to each value).
+        """
+        space = Binary(np.shape(data)[1:]) if visible is None else visible
+        rbm = cls(space, hidden, key=key, scale=scale, dtype=dtype)
+        bias = Independent.from_data(data, rbm.visible).potentials.reshape(-1).astype(dtype)
+        return eqx.tree_at(lambda r: r.visible_bias, rbm, bias)
+
+    @property
+    def space(self) -> Space:
+        return Product(self.visible, Binary(self.hidden_bias.size))
+
+    @property
+    def observed(self) -> Space:
+        return self.visible
+
+    def _features(self, v: Array) -> Array:
+        """φ(v), flattened: shape (*batch, features)."""
+        batch = v.shape[: v.ndim - len(self.visible.shape)]
+        return units.features(self.visible, v, self.weights.dtype).reshape(*batch, self.visible_bias.size)
+
+    def __call__(self, x: State) -> Array:
+        v, h = x
+        phi, h = self._features(v), h.astype(self.weights.dtype)
+        return -jnp.dot(phi, self.visible_bias) - jnp.dot(h, self.hidden_bias) - jnp.dot(phi @ self.weights, h)
+
+    def free_energy(self, v: State) -> Array:
+        phi = self._features(v)
+        return -jnp.dot(phi, self.visible_bias) - jnp.sum(softplus(self.hidden_bias + phi @ self.weights))
+
+    def hidden_mean(self, v: Array) -> Array:
+        """E[h | v] of a batch of states (n, *visible): shape (n, hidden)."""
+        return jax.nn.sigmoid(self.hidden_bias[None] + self._features(v) @ self.weights)
+
+    def visible_mean(self, h: Array) -> Array:
+        """E[φ(v) | h] of a batch (n, hidden): shape (n, *feature shape)."""
+        return units.mean(self.visible, self._visible_potentials(h))
+
+    def _visible_potentials(self, h: Array) -> Array:
+        potentials = self.visible_bias[None] + h.astype(self.weights.dtype) @ self.weights.T
+        return potentials.reshape(h.shape[0], *units.feature_shape(self.visible))
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        """One sweep of block Gibbs on a batch of visible states (n, *visible): h ~ p(h|v), then v ~ p(v|h)."""
+        hidden_key, visible_key = jax.random.split(key)
+        h = units.sample(
+            Binary(self.hidden_bias.size), hidden_key, self.hidden_bias[None] + self._features(v) @ self.weights
+        )
+        return units.sample(self.visible, visible_key, self._visible_potentials(h)).astype(v.dtype)
+
+    def collapsed(self) -> Energy:
+        features_log_size = self.visible.log_size
+        return HiddenEnergy(self) if self.hidden_bias.size * math.log(2) < features_log_size else super().collapsed()
+
+    def base(self) -> Energy:
+        shape = units.feature_shape(self.visible)
+        return Independent(jnp.reshape(self.visible_bias, shape) * 0, self.visible)
+
+    @property
+    def log_latent_volume(self) -> float:
+        return self.hidden_bias.size * math.log(2)
+
+    def tempered(self, base: Energy, beta: Array) -> Energy:
+        if isinstance(base, Independent):
+            return TemperedRBM(
+                self, base.potentials.reshape(-1).astype(self.weights.dtype), jnp.asarray(beta, self.weights.dtype)
+            )
+        return super().tempered(base, beta)
+
+
+class TemperedRBM(Energy):
+    """An RBM at inverse temperature β, on the geometric path of the joint energy from independent visibles with log-potentials η.
+
+    E_β(v, h) = -((1 - β) η + β b) · φ(v) - β (c · h + φ(v)ᵀ W h); the hidden units have the closed form at every β. Scaling after the
+    matrix product lets the compiler share the product between temperatures.
+
+    Source: Salakhutdinov & Murray 2008, "On the quantitative analysis of deep belief networks".
+    """
+
+    rbm: RBM
+    start: Float[Array, " features"]
+    beta: Array
+
+    @property
+    def space(self) -> Space:
+        return self.rbm.visible
+
+    def _bias(self) -> Array:
+        return (1 - self.beta) * self.start + self.beta * self.rbm.visible_bias
+
+    def __call__(self, x: State) -> Array:
+        phi = self.rbm._features(x)
+        return -jnp.dot(phi, self._bias()) - jnp.sum(
+            softplus(self.beta * (self.rbm.hidden_bias + phi @ self.rbm.weights))
+        )
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        hidden_key, visible_key = jax.random.split(key)
+        rbm = self.rbm
+        h = units.sample(
+            Binary(rbm.hidden_bias.size),
+            hidden_key,
+            self.beta * (rbm.hidden_bias[None] + rbm._features(v) @ rbm.weights),
+        )
+        potentials = self._bias()[None] + self.beta * (h @ rbm.weights.T)
+        potentials = potentials.reshape(v.shape[0], *units.feature_shape(rbm.visible))
+        return units.sample(rbm.visible, visible_key, potentials).astype(v.dtype)
+
+
+class HiddenEnergy(Energy):
+    """The marginal of an RBM's hidden layer: E(h) = -c · h - Σ_i log Σ_{v_i} exp((b + W h)_i · φ(v_i)). The same Z as the machine's."""
+
+    rbm: RBM
+
+    @property
+    def space(self) -> Space:
+        return Binary(self.rbm.hidden_bias.size)
+
+    def __call__(self, x: State) -> Array:
+        h = x.astype(self.rbm.weights.dtype)
+        potentials = self.rbm._visible_potentials(h[None])[0]
+        return -jnp.dot(h, self.rbm.hidden_bias) - jnp.sum(units.log_partition(self.rbm.visible, potentials))
+
+
+class GaussianRBM(Energy):
+    """A restricted Boltzmann machine with Gaussian visibles and binary hidden units.
+
+    E(v, h) = Σ_i (v_i - b_i)² / (2 σ_i²) - c · h - Σ_ij (v_i / σ_i²) W_ij h_j, so that p(v|h) = N(b + W h, σ²) and
+    p(h_j = 1|v) = logistic(c_j + Σ_i v_i W_ij / σ_i²). Summing out h: F(v) = Σ_i (v_i - b_i)² / (2 σ_i²) - Σ_j softplus(c_j + (v/σ²)ᵀ W_j).
+
+    Args:
+        visible: the number of visible units.
+        hidden: the number of hidden units.
+        key: random key of the initial weights, N(0, scale²); biases and log σ start at 0.
+        scale: standard deviation of the initial weights.
+        dtype: of the parameters.
+
+    Source: Cho, Ilin & Raiko 2011, "Improved learning of Gaussian-Bernoulli restricted Boltzmann machines" (this parametrisation).
+    """
+
+    weights: Float[Array, "visible hidden"]
+    visible_bias: Float[Array, " visible"]
+    hidden_bias: Float[Array, " hidden"]
+    log_scale: Float[Array, " visible"]
+
+    def __init__(self, visible: int, hidden: int, *, key: PRNGKeyArray, scale: float = 0.01, dtype: Any = jnp.float32):
+        self.weights = scale * jax.random.normal(key, (_hidden_count(visible), _hidden_count(hidden)), dtype)
+        self.visible_bias = jnp.zeros((visible,), dtype)
+        self.hidden_bias = jnp.zeros((hidden,), dtype)
+        self.log_scale = jnp.zeros((visible,), dtype)
+
+    @property
+    def space(self) -> Space:
+        return Product(self.observed, Binary(self.hidden_bias.size))
+
+    @property
+    def observed(self) -> Space:
+        return Real(self.visible_bias.shape)
+
+    def _precision(self) -> Array:
+        return jnp.exp(-2 * self.log_scale)
+
+    def _quadratic(self, v: Array) -> Array:
+        return 0.5 * jnp.sum(jnp.square(v - self.visible_bias) * self._precision())
+
+    def _hidden_input(self, v: Array) -> Array:
+        return self.hidden_bias + (v * self._precision()) @ self.weights
+
+    def __call__(self, x: State) -> Array:
+        v, h = (part.astype(self.weights.dtype) for part in x)
+        return self._quadratic(v) - jnp.dot(self._hidden_input(v), h)
+
+    def free_energy(self, v: State) -> Array:
+        v = v.astype(self.weights.dtype)
+        return self._quadratic(v) - jnp.sum(softplus(self._hidden_input(v)))
+
+    def collapsed(self) -> Energy:
+        return GaussianHiddenEnergy(self)
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        """One sweep of block Gibbs on a batch (n, visible): h ~ p(h|v), then v ~ p(v|h)."""
+        return _gaussian_gibbs(self, key, v, jnp.ones((), self.weights.dtype), self.visible_bias)
+
+    def base(self) -> Energy:
+        return Gaussian(self.visible_bias, self._precision())
+
+    @property
+    def log_latent_volume(self) -> float:
+        return self.hidden_bias.size * math.log(2)
+
+    def tempered(self, base: Energy, beta: Array) -> Energy:
+        if isinstance(base, Gaussian) and base.precision.ndim == 1:
+            return TemperedGaussianRBM(self, base, jnp.asarray(beta, self.weights.dtype))
+        return super().tempered(base, beta)
+
+
+class TemperedGaussianRBM(Energy):
+    """A `GaussianRBM` at inverse temperature β, on the geometric path from independent normal visibles."""
+
+    rbm: GaussianRBM
+    start: Gaussian
+    beta: Array
+
+    @property
+    def space(self) -> Space:
+        return self.rbm.observed
+
+    def __call__(self, x: State) -> Array:
+        v = x.astype(self.rbm.weights.dtype)
+        quadratic = (1 - self.beta) * self.start(v).astype(v.dtype) + self.beta * self.rbm._quadratic(v)
+        return quadratic - jnp.sum(softplus(self.beta * self.rbm._hidden_input(v)))
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        hidden_key, visible_key = jax.random.split(key)
+        rbm, beta = self.rbm, self.beta
+        inputs = rbm.hidden_bias[None] + (v.astype(rbm.weights.dtype) * rbm._precision()[None]) @ rbm.weights
+        h = units.sample(Binary(rbm.hidden_bias.size), hidden_key, beta * inputs)
+        warm, cold = (1 - beta) * self.start.precision.astype(h.dtype), beta * rbm._precision()
+        precision = warm + cold
+        mean = (warm * self.start.mean.astype(h.dtype))[None] + cold[None] * (
+            rbm.visible_bias[None] + h @ rbm.weights.T
+        )
+        noise = jax.random.normal(visible_key, v.shape, h.dtype)
+        return (mean / precision[None] + noise / jnp.sqrt(precision)[None]).astype(v.dtype)
+
+
+def _gaussian_gibbs(rbm: GaussianRBM, key: PRNGKeyArray, v: Array, beta: Array, mean: Array) -> Array:
+    return TemperedGaussianRBM(rbm, Gaussian(mean, rbm._precision()), beta).gibbs(key, v)
+
+
+class GaussianHiddenEnergy(Energy):
+    """The marginal of a Gaussian RBM's hidden layer: a pairwise model of bits, E(h) = -c · h - Σ_i [b_i u_i + u_i²/2]/σ_i² - Σ_i ½ log 2πσ_i², u = W h."""
+
+    rbm: GaussianRBM
+
+    @property
+    def space(self) -> Space:
+        return Binary(self.rbm.hidden_bias.size)
+
+    def __call__(self, x: State) -> Array:
+        rbm = self.rbm
+        h = x.astype(rbm.weights.dtype)
+        shift = rbm.weights @ h
+        gain = jnp.sum((rbm.visible_bias * shift + 0.5 * jnp.square(shift)) * rbm._precision())
+        return -jnp.dot(h, rbm.hidden_bias) - gain - jnp.sum(rbm.log_scale + 0.5 * np.log(2 * np.pi))
+
+
+def _visible_space(visible: int | Space) -> Space:
+    space = Binary(visible) if isinstance(visible, int | np.integer) else visible
+    if isinstance(space, Real):
+        raise ValueError("an RBM over real visibles is lnz.GaussianRBM(visible=n, hidden=m, key=key)")
+    if not isinstance(space, Binary | Spin | Categorical) or len(space.shape) != 1 or space.shape[0] < 1:
+        raise ValueError(
+            f"an RBM needs a number of visible units, or a Binary, Spin or Categorical space of shape (n,), but got {visible!r}"
+        )
+    return space
+
+
+def _hidden_count(n: int) -> int:
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"the number of units must be a whole number of at least 1, but got {n!r}")
+    return int(n)

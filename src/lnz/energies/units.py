@@ -1,0 +1,62 @@
+"""Independent discrete units given their log-potentials: the one place that knows how spins, bits and categories differ.
+
+A unit's features φ(x) are what its log-potential multiplies: p(x) ∝ exp(η · φ(x)).
+
+- `Binary`: φ(x) = x, η one number a unit.
+- `Spin`: φ(x) = x, η one number a unit.
+- `Categorical`: φ(x) = onehot(x), η one number a category: a trailing axis of length k.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.mathematics import softplus
+from lnz.spaces import Binary, Categorical, Space, Spin
+
+
+def feature_shape(space: Space) -> tuple[int, ...]:
+    """The shape of φ(x) for one state of the space. Raises TypeError for a space without such units."""
+    if isinstance(space, Binary | Spin):
+        return space.shape
+    if isinstance(space, Categorical):
+        return (*space.shape, space.k)
+    raise TypeError(f"independent discrete units live in Binary, Spin or Categorical, not in {space}")
+
+
+def features(space: Space, x: Array, dtype: jnp.dtype) -> Array:
+    """φ(x), in the given dtype: shape (*batch, *feature_shape)."""
+    if isinstance(space, Categorical):
+        return jax.nn.one_hot(x.astype(jnp.int32), space.k, dtype=dtype)
+    return jnp.asarray(x).astype(dtype)
+
+
+def log_partition(space: Space, potentials: Array) -> Array:
+    """log Σ_x exp(η · φ(x)) of every unit, in nats: shape (*batch, *space.shape)."""
+    if isinstance(space, Binary):
+        return softplus(potentials)
+    if isinstance(space, Spin):
+        return softplus(2 * potentials) - potentials
+    return jax.nn.logsumexp(potentials, axis=-1)
+
+
+def mean(space: Space, potentials: Array) -> Array:
+    """E[φ(x)] of every unit: shape (*batch, *feature_shape)."""
+    if isinstance(space, Binary):
+        return jax.nn.sigmoid(potentials)
+    if isinstance(space, Spin):
+        return jnp.tanh(potentials)
+    return jax.nn.softmax(potentials, axis=-1)
+
+
+def sample(space: Space, key: PRNGKeyArray, potentials: Array) -> Array:
+    """One draw of every unit, in the potentials' dtype (int32 for categories): shape (*batch, *space.shape)."""
+    if isinstance(space, Categorical):
+        return jax.random.categorical(key, potentials, axis=-1).astype(jnp.int32)
+    one = jnp.ones((), potentials.dtype)
+    off = one * 0 if isinstance(space, Binary) else -one
+    scale = 1 if isinstance(space, Binary) else 2
+    on = jax.random.uniform(key, potentials.shape, potentials.dtype) < jax.nn.sigmoid(scale * potentials)
+    return jnp.where(on, one, off)

@@ -1,0 +1,192 @@
+"""What can be normalised: a callable pytree that maps one state to one number, E_θ(x), with θ in its leaves."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lnz.frozen import Frozen
+from lnz.spaces import Space, State
+
+
+class Energy(eqx.Module):
+    """An energy E_θ(x): one state in, one scalar out, p_θ(x) = exp(-E_θ(x)) / Z(θ).
+
+    Its array leaves are θ, so `jax.grad` with respect to the energy is ∇_θ. Batches go through `jax.vmap`.
+
+    A subclass gives `space` and `__call__`. It may offer more, and routes and kernels ask for it:
+
+    - `free_energy(v)` and `observed`, where latent variables are summed out in closed form (T6): the marginal of the observed part is
+      p(v) = exp(-F(v)) / Z with the same Z.
+    - `collapsed()`: another energy with the same Z for every θ, on the smallest space that is at hand.
+    - `log_normaliser()`: log Z in closed form; `sample(key, n)`: exact samples.
+    - `gibbs(key, v)`: one sweep of Gibbs moves on a batch of observed states.
+    - `base()`: a reference with a closed form and exact samples; `tempered(base, beta)`: the geometric path from it, as an energy.
+    """
+
+    @property
+    @abc.abstractmethod
+    def space(self) -> Space:
+        """Where x lives."""
+
+    @abc.abstractmethod
+    def __call__(self, x: State) -> Array:
+        """E_θ(x) of one state, in nats: a scalar."""
+
+    @property
+    def observed(self) -> Space:
+        """Where the data live: the space without the latent variables."""
+        return self.space
+
+    def free_energy(self, v: State) -> Array:
+        """F_θ(v) = -log Σ_h exp(-E_θ(v, h)) of one observed state, in nats. Without latent variables, E itself."""
+        return self(v)
+
+    def collapsed(self) -> Energy:
+        """An energy on the smallest space at hand with the same Z(θ) for every θ."""
+        return FreeEnergy(self) if type(self).free_energy is not Energy.free_energy else self
+
+    def base(self) -> Energy:
+        """A reference on the observed space whose log Z is known and which can be sampled exactly."""
+        from lnz.energies.independent import default_base
+
+        return default_base(self.observed)
+
+    def tempered(self, base: Energy, beta: Array) -> Energy:
+        """The energy at inverse temperature beta on the geometric path from `base` (0) to this energy (1)."""
+        return Tempered(base, self, beta)
+
+    @property
+    def log_latent_volume(self) -> float:
+        """log Z of the latent variables at beta = 0 of the tempered path: n log 2 for n binary latents, 0 without latents."""
+        return 0.0
+
+
+class FreeEnergy(Energy):
+    """The marginal of an energy's observed part: E(v) = F_θ(v), the same log Z."""
+
+    energy: Energy
+
+    @property
+    def space(self) -> Space:
+        return self.energy.observed
+
+    def __call__(self, x: State) -> Array:
+        return self.energy.free_energy(x)
+
+
+class Tempered(Energy):
+    """The geometric path between two energies: E_β = (1 - β) E_0 + β E_1, at one β in [0, 1].
+
+    At β = 0 the other end is left out altogether, so that 0 · ∞ never arises where p̃_1 = 0.
+    """
+
+    start: Energy
+    end: Energy
+    beta: Array
+
+    @property
+    def space(self) -> Space:
+        return self.end.observed
+
+    def __call__(self, x: State) -> Array:
+        start, end = self.start.free_energy(x), self.end.free_energy(x)
+        beta = jnp.asarray(self.beta, jnp.result_type(start))
+        cold = jnp.where(beta > 0, beta * jnp.where(beta > 0, end.astype(start.dtype), 0), 0)
+        warm = jnp.where(beta < 1, (1 - beta) * jnp.where(beta < 1, start, 0), 0)
+        return cold + warm
+
+
+class FunctionEnergy(Energy):
+    """An energy from any callable: a plain function, a `jax.tree_util.Partial`, an Equinox module, a Flax NNX module.
+
+    The callable takes one state and returns one scalar, E(x) in nats. Its floating-point arrays are the parameters; whatever else it
+    holds (integers, strings, activation functions, random keys) is kept as a constant.
+
+    Args:
+        function: the callable.
+        space: where x lives.
+
+    Raises:
+        TypeError: if `function` is not callable, or is a class rather than an instance.
+        ValueError: if the energy of one state is not a real scalar.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> def energy(coupling, s):
+        ...     return -coupling * s[0] * s[1]
+        >>> model = lnz.FunctionEnergy(jax.tree_util.Partial(energy, jnp.asarray(0.5)), lnz.Spin(2))
+        >>> round(float(lnz.log_partition(model).value), 4)  # log(4 cosh 0.5)
+        1.5064
+    """
+
+    parameters: Any
+    _constants: Frozen = eqx.field(static=True)
+    _space: Space = eqx.field(static=True)
+
+    def __init__(self, function: Callable[..., Any], space: Space):
+        if not callable(function) or inspect.isclass(function):
+            raise TypeError(f"an energy must be a callable that maps one state to one number, but got {function!r}")
+        if not isinstance(space, Space):
+            raise TypeError(f"an energy needs a space, such as lnz.Binary(8) or lnz.Real(2), but got {space!r}")
+        self.parameters, constants = eqx.partition(function, eqx.is_inexact_array)
+        self._constants = Frozen(constants)
+        self._space = space
+        check_scalar(self)
+
+    @property
+    def function(self) -> Callable[[State], Array]:
+        """The callable, put together again."""
+        return eqx.combine(self.parameters, jax.tree.map(_thaw, self._constants.value))
+
+    @property
+    def space(self) -> Space:
+        return self._space
+
+    def __call__(self, x: State) -> Array:
+        return self.function(x)
+
+
+def _thaw(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if eqx.is_array_like(leaf) and not isinstance(leaf, bool | int | float | complex) else leaf
+
+
+def check_scalar(energy: Energy) -> None:
+    """Raise ValueError unless the energy maps one state to one real scalar (seen without computing it)."""
+    out = jax.eval_shape(lambda e, x: e(x), energy, energy.space.struct)
+    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        got = f"shape {out.shape}, dtype {out.dtype}" if isinstance(out, jax.ShapeDtypeStruct) else type(out).__name__
+        raise ValueError(
+            f"an energy must return one real number for one state of {energy.space}, but this one returns {got}. "
+            "Sum over the entries of x, not over a batch: batches go through jax.vmap."
+        )
+
+
+def as_energy(model: Any) -> Energy:
+    """Any energy as an `Energy`: a member of the library as it is, a callable with a `space` attribute wrapped.
+
+    Raises TypeError for anything else, with the remedy.
+    """
+    if isinstance(model, Energy):
+        return model
+    space = getattr(model, "space", None)
+    if callable(model) and isinstance(space, Space):
+        return FunctionEnergy(model, space)
+    raise TypeError(
+        f"cannot use {type(model).__name__} as an energy: it needs a `space`. Wrap it as lnz.FunctionEnergy(function, space), for "
+        "example lnz.FunctionEnergy(f, lnz.Spin(10))"
+    )
+
+
+def widen(energy: Any) -> Any:
+    """The energy with its floating-point parameters in the widest dtype that JAX is set to (float64 under `jax_enable_x64`)."""
+    dtype = jnp.result_type(float)
+    cast = lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) and leaf.dtype != dtype else leaf  # noqa: E731
+    return jax.tree.map(cast, energy)

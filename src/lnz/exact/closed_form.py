@@ -1,0 +1,46 @@
+"""log Z by a formula, for energies that have one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from lnz.energy import Energy, widen
+from lnz.estimate import Estimate, exact
+from lnz.route import Route
+from lnz.spaces import State
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedForm(Route):
+    """log Z by the energy's own formula, `energy.log_normaliser()`. Exact; its gradient is the formula's derivative.
+
+    Expectations of other functions are served where the observed states can be enumerated or integrated on a grid.
+    """
+
+    def refusal(self, energy: Energy) -> str | None:
+        return None if hasattr(energy, "log_normaliser") else f"{type(energy).__name__} has no closed form of log Z"
+
+    def cost(self, energy: Energy) -> float:
+        return 1.0
+
+    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+        value = widen(energy).log_normaliser()  # pyright: ignore[reportAttributeAccessIssue]
+        rounding = jax.lax.stop_gradient(16 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value)))
+        return exact(value, rounding=rounding, route="a closed form")
+
+    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+        return eqx.filter_grad(lambda e: widen(e).log_normaliser())(energy)
+
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+        from lnz.exact.enumeration import Enumeration
+        from lnz.exact.quadrature import Quadrature
+
+        route = Enumeration() if energy.observed.discrete else Quadrature()
+        route.require(energy, key)
+        return route.expectation(energy, f, key)

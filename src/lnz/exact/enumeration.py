@@ -1,0 +1,211 @@
+"""log Z and expectations by listing every state, in blocks of bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energy import Energy, FreeEnergy, widen
+from lnz.estimate import Estimate, exact
+from lnz.mathematics import log_sum_exp
+from lnz.route import Route
+from lnz.spaces import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Enumeration(Route):
+    """The sum over every state, exact up to rounding, in the widest dtype that JAX is set to.
+
+    log Z and its gradient are summed over the energy's smallest form (for an RBM its smaller layer); expectations over the observed
+    states.
+
+    Attributes:
+        memory: bytes that one block of states may take.
+    """
+
+    memory: int = 48 * 2**20
+
+    def refusal(self, energy: Energy) -> str | None:
+        space = energy.collapsed().space
+        if not space.discrete:
+            return f"{space} is continuous"
+        return None if space.count <= 2**32 else f"{space} has 10^{space.log_size / math.log(10):.0f} states"
+
+    def cost(self, energy: Energy) -> float:
+        return float(energy.collapsed().space.count)
+
+    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+        energy = widen(energy).collapsed()
+        log_z, _ = self._fold(energy, lambda states, logits: ())
+        return exact(
+            log_z,
+            rounding=_rounding(log_z, energy),
+            route=f"enumeration of {energy.space.count:,} states of {energy.space}",
+        )
+
+    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+        """E[-∂E] by one pass: a block's weighted sum of gradients is one reverse pass over the block."""
+        parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+
+        def rebuilt(parameters: Any) -> Energy:
+            return widen(eqx.combine(parameters, constants)).collapsed()
+
+        def block(states: State, logits: Array) -> Any:
+            # States of zero probability are replaced by the block's most probable one, so that 0 · ∞ cannot arise in their gradient.
+            best = jnp.argmax(logits)
+            possible = logits > -jnp.inf
+            states = jax.tree.map(lambda x: jnp.where(possible.reshape(-1, *(1,) * (x.ndim - 1)), x, x[best]), states)
+            weights = _softmax(logits)
+            return jax.grad(lambda p: -jnp.dot(weights, jax.vmap(rebuilt(p))(states).astype(weights.dtype)))(parameters)
+
+        return self._fold(rebuilt(parameters), block)[1]
+
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+        marginal = FreeEnergy(widen(energy))
+        if marginal.space.count > 2**32:
+            raise ValueError(f"{marginal.space} has too many states to list: use a stochastic route")
+
+        def block(states: State, logits: Array) -> Any:
+            weights = _softmax(logits)
+
+            def average(values: Array) -> Array:
+                values = (
+                    jnp.asarray(values, jnp.result_type(float))
+                    if not jnp.issubdtype(values.dtype, jnp.inexact)
+                    else values
+                )
+                w = weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
+                return jnp.sum(jnp.where(w > 0, w * values, 0), axis=0)
+
+            return jax.tree.map(average, jax.vmap(f)(states))
+
+        log_z, mean = self._fold(marginal, block)
+        relative = _rounding(log_z, marginal)
+        rounding = jax.tree.map(lambda m: jax.lax.stop_gradient(relative.astype(m.dtype) * (1 + jnp.abs(m))), mean)
+        return exact(
+            mean, rounding=rounding, route=f"enumeration of {marginal.space.count:,} states of {marginal.space}"
+        )
+
+    def sample(self, energy: Energy, key: PRNGKeyArray, n: int) -> State:
+        """n independent exact samples of the observed states. All probabilities are held at once: up to 2^24 states."""
+        marginal = FreeEnergy(widen(energy))
+        count = marginal.space.count
+        if count > 2**24:
+            raise ValueError(
+                f"{marginal.space} has {count:,} states: exact sampling by enumeration holds at most {2**24:,}"
+            )
+        cumulative = jnp.cumsum(jax.nn.softmax(self._logits(marginal)))
+        u = jax.random.uniform(key, (n,), cumulative.dtype) * cumulative[-1]
+        return marginal.space.decode(jnp.searchsorted(cumulative, u, side="right"))
+
+    def probabilities(self, energy: Energy) -> Array:
+        """p(v) of every observed state, in the order of `space.decode`: shape (count,). Up to 2^24 states."""
+        marginal = FreeEnergy(widen(energy))
+        if marginal.space.count > 2**24:
+            raise ValueError(
+                f"{marginal.space} has {marginal.space.count:,} states: too many to list their probabilities"
+            )
+        return jax.nn.softmax(self._logits(marginal))
+
+    def _logits(self, energy: Energy) -> Array:
+        block, blocks = self._blocks(energy)
+        logits = jax.lax.map(lambda start: self._block_logits(energy, start, block)[1], jnp.arange(blocks) * block)
+        return logits.reshape(-1)[: energy.space.count]
+
+    def _blocks(self, energy: Energy) -> tuple[int, int]:
+        """The block size, a power of two, and the number of blocks."""
+        count = energy.space.count
+        fit = max(1, self.memory // max(1, bytes_per_state(energy)))
+        block = min(2 ** int(math.log2(fit)), 2 ** math.ceil(math.log2(max(count, 1))), 2**20)
+        return block, -(-count // block)
+
+    def _block_logits(self, energy: Energy, start: Array, block: int) -> tuple[State, Array]:
+        count = energy.space.count
+        index = start.astype(jnp.uint32) + jnp.arange(block, dtype=jnp.uint32)
+        inside = (index <= np.uint32(count - 1)) & (index >= start.astype(jnp.uint32))
+        states = energy.space.decode(jnp.where(inside, index, jnp.zeros_like(index)))
+        energies = jax.vmap(energy)(states).astype(jnp.result_type(float))
+        return states, jnp.where(inside, -energies, -jnp.inf)
+
+    def _fold(self, energy: Energy, block_mean: Callable[[State, Array], Any]) -> tuple[Array, Any]:
+        """log Z and the p-weighted mean over all states of what `block_mean(states, logits)` gives for a block."""
+        block, blocks = self._blocks(energy)
+
+        def one(start: Array) -> tuple[Array, Any]:
+            states, logits = self._block_logits(energy, start, block)
+            return log_sum_exp(logits), block_mean(states, logits)
+
+        if blocks == 1:
+            log_z, mean = one(jnp.zeros((), jnp.int32))
+            return log_z, jax.tree.map(lambda m: _keep(log_z > -jnp.inf, m), mean)
+
+        def step(carry: tuple[Array, Array, Any], start: Array) -> tuple[tuple[Array, Array, Any], None]:
+            log_z, lost, mean = carry
+            log_b, block_value = one(start)
+            new, carry_lost = _add_logs(log_z, log_b, lost)
+            old_share, new_share = _share(log_z, new), _share(log_b, new)
+            mean = jax.tree.map(
+                lambda m, b: old_share.astype(m.dtype) * m + _keep(log_b > -jnp.inf, new_share.astype(b.dtype) * b),
+                mean,
+                block_value,
+            )
+            return (new, carry_lost, mean), None
+
+        shapes = jax.eval_shape(one, jax.ShapeDtypeStruct((), jnp.int32))
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
+        start = (jnp.asarray(-jnp.inf, shapes[0].dtype), jnp.zeros((), shapes[0].dtype), empty)
+        starts = (jnp.arange(blocks, dtype=jnp.uint32) * np.uint32(block)).astype(jnp.uint32)
+        (log_z, lost, mean), _ = jax.lax.scan(step, start, starts)
+        return log_z + lost, mean
+
+
+def _add_logs(a: Array, b: Array, lost: Array) -> tuple[Array, Array]:
+    """log(e^a + e^b), and the rounding error of the running sum with what was lost before (compensated summation)."""
+    high, low = jnp.maximum(a, b), jnp.minimum(a, b)
+    possible = high > -jnp.inf
+    gain = jnp.where(possible, jnp.log1p(jnp.exp(jnp.where(possible, low - high, 0))), 0)
+    total = jnp.where(possible, high + gain, -jnp.inf)
+    missed = jnp.where(possible, gain - (total - jnp.where(possible, high, 0)), 0)
+    return total, lost + missed
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return jnp.where(part > -jnp.inf, jnp.exp(jnp.where(part > -jnp.inf, part - whole, 0)), 0)
+
+
+def _keep(condition: Array, x: Array) -> Array:
+    return jnp.where(condition, x, jnp.zeros_like(x))
+
+
+def _softmax(logits: Array) -> Array:
+    top = jax.lax.stop_gradient(jnp.max(logits))
+    shifted = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
+    total = jnp.sum(shifted)
+    return shifted / jnp.where(total > 0, total, 1)
+
+
+def _rounding(log_z: Array, energy: Energy) -> Array:
+    """A generous allowance for rounding: some units in the last place of the energies' own scale."""
+    eps = jnp.finfo(log_z.dtype).eps
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(energy.space.struct))
+    return jax.lax.stop_gradient(eps * (16 + math.sqrt(size)) * (1 + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))))
+
+
+def bytes_per_state(energy: Energy) -> int:
+    """Bytes of the largest intermediate arrays of one evaluation: the two largest, as a reverse pass holds them."""
+    jaxpr = jax.make_jaxpr(lambda e, x: e(x))(energy, energy.space.struct)
+    sizes = [
+        var.aval.size * var.aval.dtype.itemsize
+        for eqn in jaxpr.jaxpr.eqns
+        for var in eqn.outvars
+        if hasattr(var.aval, "size")
+    ]
+    return sum(sorted(sizes, reverse=True)[:2]) + 64

@@ -1,0 +1,177 @@
+"""log Z and expectations of continuous energies in one to three dimensions, by product quadrature with an error estimate."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lnz.energy import Energy, FreeEnergy, widen
+from lnz.estimate import Estimate
+from lnz.mathematics import log_sum_exp
+from lnz.route import Route
+from lnz.spaces import Box, Real, State
+
+_POINTS = {1: 2**16 + 1, 2: 1025, 3: 161}
+_REACH = 200.0  # of the final grid, in standard deviations
+_WIDE = 1e4  # of the first grid, in units of its scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Quadrature(Route):
+    """The integral on a product grid, for at most three real dimensions.
+
+    A bounded dimension takes composite Gauss-Legendre panels. An unbounded one is mapped to (-1, 1), or to half of it, centred and
+    scaled by the mass seen on coarser grids, and takes the trapezium rule in the mapped variable, which converges faster than any power
+    for smooth integrands. The error is the difference to the rule with half the points and, where a dimension is unbounded, six tenths of
+    the range; it assumes an energy that is smooth at the scale of the grid, so the estimate is `approximate`.
+
+    Attributes:
+        points: points a dimension; by default 65537, 1025 and 161 for one, two and three dimensions.
+    """
+
+    points: int | None = None
+
+    def refusal(self, energy: Energy) -> str | None:
+        space = energy.observed
+        if not isinstance(space, Real | Box):
+            return f"{space} is not continuous" if space.discrete else f"{space} is no plain real space or box"
+        size = math.prod(space.shape)
+        return None if 1 <= size <= 3 else f"{size} dimensions: quadrature serves one to three"
+
+    def cost(self, energy: Energy) -> float:
+        size = math.prod(energy.observed.shape)
+        return float(self._points(size)) ** size
+
+    def _points(self, dimensions: int) -> int:
+        return self.points or _POINTS.get(dimensions, 1)
+
+    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+        return self._integrate(energy, lambda x: ())[0]
+
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+        return self._integrate(energy, f)[1]
+
+    def _integrate(self, energy: Energy, f: Callable[[State], Any]) -> tuple[Estimate, Estimate]:
+        energy = FreeEnergy(widen(energy))
+        space, n = energy.space, self._points(math.prod(energy.space.shape))
+        centre, scale = _locate(energy, n)
+        fine = _fold(energy, f, _grids(space, n, centre, scale, _REACH))
+        coarse = _fold(energy, f, _grids(space, n // 2 + 1, centre, scale, 0.6 * _REACH))
+        route = f"quadrature on {n}^{math.prod(space.shape)} points"
+
+        def estimate(fine: Any, coarse: Any) -> Estimate:
+            def error(a: Array, b: Array) -> Array:
+                eps = 64 * jnp.finfo(a.dtype).eps
+                difference = jnp.where(jnp.isfinite(a) | jnp.isfinite(b), jnp.abs(a - b), 0)
+                return jax.lax.stop_gradient(difference + eps * (1 + jnp.abs(a)))
+
+            size = jax.tree.map(error, fine, coarse)
+            lower, upper = jax.tree.map(lambda v, e: v - e, fine, size), jax.tree.map(lambda v, e: v + e, fine, size)
+            return Estimate(fine, size, lower, upper, known="approximate", route=route)
+
+        return estimate(fine[0], coarse[0]), estimate(fine[1], coarse[1])
+
+
+def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
+    """Centre and scale of each dimension from the mass on coarser grids, starting wide. Only unbounded dimensions use them."""
+    size = math.prod(energy.space.shape)
+    dtype = jnp.result_type(float)
+    centre, scale = jnp.zeros((size,), dtype), jnp.ones((size,), dtype)
+    if isinstance(energy.space, Box) and np.isfinite(energy.space.log_size):
+        return centre, scale
+
+    def moments(x: Array) -> Any:
+        x = x.reshape(-1)
+        return x, x * x
+
+    for reach, points in ((_WIDE, n), (_WIDE / 10, n // 2), (_REACH, n // 2), (_REACH, n // 4), (_REACH, n // 4)):
+        _, (mean, square) = _fold(energy, moments, _grids(energy.space, max(33, points), centre, scale, reach))
+        spread = jnp.sqrt(jnp.maximum(square - mean * mean, 0))
+        good = jnp.isfinite(mean) & jnp.isfinite(spread)
+        centre = jnp.where(good, mean, centre)
+        # A mode narrower than the grid looks like a point: come closer, but never by more than a factor of 20 at once.
+        scale = jnp.where(good, jnp.clip(spread, scale / 20, scale * 1e4), scale)
+    return jax.lax.stop_gradient(centre), jax.lax.stop_gradient(scale)
+
+
+def _grids(space: Real | Box, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array]]:
+    """Nodes and log weights of every dimension."""
+    low, high = (limit.reshape(-1) for limit in space.limits)
+    return [
+        _rule(float(a), float(b), n, centre[i], scale[i], reach) for i, (a, b) in enumerate(zip(low, high, strict=True))
+    ]
+
+
+def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: float) -> tuple[Array, Array]:
+    dtype = jnp.result_type(float)
+    if math.isfinite(low) and math.isfinite(high):
+        order = min(16, n)
+        panels = max(1, n // order)
+        x, w = np.polynomial.legendre.leggauss(order)
+        edges = np.linspace(low, high, panels + 1)
+        half = np.diff(edges)[:, None] / 2
+        nodes = (edges[:-1, None] + half * (1 + x)).ravel()
+        return jnp.asarray(nodes, dtype), jnp.asarray(np.log(half * w).ravel(), dtype)
+    # x = c + s R sinh(a t) / sinh(a) on the line, x = low + exp(…) on a half-line; equal steps in t.
+    t = np.linspace(-1, 1, n)
+    step = t[1] - t[0]
+    if not math.isfinite(low) and not math.isfinite(high):
+        a = math.log(reach)
+        z = reach * np.sinh(a * t) / np.sinh(a)
+        log_jacobian = np.log(reach * a * np.cosh(a * t) / np.sinh(a) * step)
+        return centre + scale * jnp.asarray(z, dtype), jnp.log(scale) + jnp.asarray(log_jacobian, dtype)
+    sign, end = (1.0, low) if math.isfinite(low) else (-1.0, high)
+    # Exponential-sinh: x - end = s · exp(k sinh(u)); it reaches 0 and ∞ doubly exponentially fast.
+    u = 3.6 * t
+    log_y = 0.5 * np.pi * np.sinh(u)
+    distance = jnp.maximum(jnp.abs(centre - end), scale)
+    log_x = jnp.log(distance) + jnp.asarray(log_y, dtype)
+    limit = 300.0 if dtype == jnp.dtype("float64") else 80.0
+    inside = jnp.abs(log_x) < limit
+    log_jacobian = log_x + jnp.asarray(np.log(0.5 * np.pi * np.cosh(u) * 3.6 * step), dtype)
+    nodes = end + sign * jnp.exp(jnp.where(inside, log_x, 0))
+    return nodes, jnp.where(inside, log_jacobian, -jnp.inf)
+
+
+def _fold(energy: Energy, f: Callable[[State], Any], grids: list[tuple[Array, Array]]) -> tuple[Array, Any]:
+    """log ∫ e^-E and the mean of f under p, over the product grid, one block of its first dimension after the other."""
+    shape, dtype = energy.space.shape, jnp.result_type(float)
+    first, rest = grids[0], grids[1:]
+    inner = [jnp.ravel(g) for g in jnp.meshgrid(*(nodes for nodes, _ in rest), indexing="ij")]
+    inner_log_w = jnp.zeros((1,), dtype)
+    for _, log_w in rest:
+        inner_log_w = (inner_log_w[:, None] + log_w[None]).reshape(-1)
+
+    def block(x0: Array, log_w0: Array) -> tuple[Array, Any]:
+        columns = [jnp.repeat(x0, inner_log_w.size)] + [jnp.tile(column, x0.size) for column in inner]
+        states = jnp.stack(columns, axis=-1).reshape(-1, *shape)
+        log_w = (log_w0[:, None] + inner_log_w[None]).reshape(-1)
+        energies = jax.vmap(energy)(states).astype(dtype)
+        logits = jnp.where(log_w > -jnp.inf, log_w - energies, -jnp.inf)
+        log_b = log_sum_exp(logits)
+        safe = jnp.where(log_b > -jnp.inf, log_b, 0)
+        weights = jnp.exp(logits - safe)
+
+        def average(values: Array) -> Array:
+            values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(dtype)
+            w = weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
+            return jnp.sum(jnp.where(w > 0, w * jnp.where(w > 0, values, 0), 0), axis=0)
+
+        return log_b, jax.tree.map(average, jax.vmap(f)(states))
+
+    per_block = max(1, min(first[0].size, 2**14 // inner_log_w.size))
+    blocks = -(-first[0].size // per_block)
+    pad = blocks * per_block - first[0].size
+    x0 = jnp.pad(first[0], (0, pad), mode="edge").reshape(blocks, per_block)
+    log_w0 = jnp.pad(first[1], (0, pad), constant_values=-jnp.inf).reshape(blocks, per_block)
+    logs, means = jax.lax.map(lambda b: block(*b), (x0, log_w0))
+    log_z = log_sum_exp(logs)
+    shares = jnp.exp(logs - jnp.where(log_z > -jnp.inf, log_z, 0))
+    return log_z, jax.tree.map(lambda m: jnp.tensordot(shares.astype(m.dtype), m, axes=1), means)

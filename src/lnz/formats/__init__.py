@@ -1,0 +1,13 @@
+"""Reading the user's data and writing results: arrays in, arrays out, and every refusal a `DataError` of one line."""
+
+from .arrays import load as load
+from .check import check as check
+from .data import Data as Data
+from .data import DataError as DataError
+from .digits import digits as digits
+from .files import WriteError as WriteError
+from .files import write_atomic as write_atomic
+from .prepare import Split as Split
+from .prepare import binarise as binarise
+from .prepare import split as split
+from .samples import save_samples as save_samples

@@ -1,0 +1,66 @@
+"""Arrays as hashable constants: structure that belongs to an energy but is no parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class Frozen:
+    """A constant pytree that is hashed and compared by content.
+
+    JAX needs everything outside a pytree's leaves to be hashable. Edge lists, colour classes and the parts of a user's model that are no
+    float array are wrapped in this class, so that an energy's leaves are its parameters and nothing else.
+
+    Arrays must be concrete; they are copied to NumPy and made read-only. Typed random keys are kept as they are.
+
+    Example:
+        >>> Frozen(np.arange(3)) == Frozen(np.arange(3))
+        True
+    """
+
+    __slots__ = ("_hash", "_identity", "value")
+
+    def __init__(self, value: Any):
+        leaves, treedef = jax.tree.flatten(value)
+        leaves = [_constant(leaf) for leaf in leaves]
+        self.value = jax.tree.unflatten(treedef, leaves)
+        self._identity = (treedef, tuple(_fingerprint(leaf) for leaf in leaves))
+        self._hash = hash(self._identity)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Frozen) and self._identity == other._identity)
+
+    def __repr__(self) -> str:
+        return f"Frozen({self.value!r})"
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _constant(leaf: Any) -> Any:
+    if isinstance(leaf, jax.core.Tracer):
+        raise TypeError(
+            "a structural array (an edge list, a counter, a constant) is being traced; build the energy outside jit, vmap and grad, "
+            "and pass only its float parameters through them"
+        )
+    if isinstance(leaf, (np.ndarray, jax.Array)) and not _is_key(leaf):
+        array = np.array(leaf)
+        array.setflags(write=False)
+        return array
+    return leaf
+
+
+def _fingerprint(leaf: Any) -> Any:
+    if _is_key(leaf):
+        data = np.asarray(jax.random.key_data(leaf))
+        return (str(leaf.dtype), data.shape, data.tobytes())
+    if isinstance(leaf, np.ndarray):
+        return (leaf.dtype.str, leaf.shape, leaf.tobytes())
+    return leaf

@@ -1,0 +1,95 @@
+"""log Z and its derivative, once: ∇_θ log Z = E_{x ~ p_θ}[-∂_θ E_θ(x)]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from lnz.energy import Energy, as_energy
+from lnz.estimate import Estimate
+from lnz.frozen import Frozen
+from lnz.route import Route, choose
+
+
+def log_partition(energy: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None) -> Estimate:
+    """log Z(θ) = log Σ_x exp(-E_θ(x)), or the integral, in nats, with its error and how it is known.
+
+    Works under `jax.jit`, `jax.vmap` and `jax.grad`. The derivative of the estimate's value (and of its limits, which move with it) is
+    E_p[-∂_θ E_θ(x)], taken by the same route; exact routes can be differentiated again (T7).
+
+    Args:
+        energy: an `Energy`, or any callable with a `space`.
+        route: how to take the sum; by default `lnz.choose(energy)` picks one.
+        key: a random key, for routes that draw samples.
+
+    Returns:
+        An `Estimate` with a scalar value in nats.
+
+    Raises:
+        ValueError: where the route cannot serve this energy, with the reason; where a random key is missing; where the energy is NaN,
+            or Z infinite.
+
+    Example:
+        >>> import jax.numpy as jnp, lnz
+        >>> float(lnz.log_partition(lnz.Ising(jnp.zeros((3, 3)))).value)  # doctest: +ELLIPSIS
+        2.0794...
+    """
+    energy = as_energy(energy)
+    route = choose(energy).route if route is None else route
+    route.require(energy, key)
+    parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+    estimate = _compiled(route, Frozen(constants), parameters, key)
+    _refuse_nan(estimate, energy)
+    return estimate
+
+
+def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None) -> Estimate:
+    """E_{v ~ p_θ}[f(v)] over the observed states, with its error. f maps one state to a pytree of arrays.
+
+    Arguments and errors are those of `log_partition`.
+    """
+    energy = as_energy(energy)
+    route = choose(energy).route if route is None else route
+    route.require(energy, key)
+    return route.expectation(energy, f, key)
+
+
+def _log_partition_primal(route: Route, constants: Frozen, parameters: Any, key: Any) -> Estimate:
+    return route.log_partition(eqx.combine(parameters, constants.value), key)
+
+
+def _forward(route: Route, constants: Frozen, parameters: Any, key: Any) -> tuple[Estimate, Any]:
+    return _log_partition_primal(route, constants, parameters, key), (parameters, key)
+
+
+def _backward(route: Route, constants: Frozen, residuals: Any, cotangent: Estimate) -> tuple[Any, None]:
+    parameters, key = residuals
+    mean = route.mean_gradient(eqx.combine(parameters, constants.value), key)
+    scale = cotangent.value + cotangent.lower + cotangent.upper
+    gradient = jax.tree.map(lambda g, p: (scale.astype(g.dtype) * g).astype(p.dtype), mean, parameters)
+    return gradient, None
+
+
+_log_partition = jax.custom_vjp(_log_partition_primal, nondiff_argnums=(0, 1))
+_log_partition.defvjp(_forward, _backward)
+_compiled = jax.jit(_log_partition, static_argnums=(0, 1))
+
+
+def _refuse_nan(estimate: Estimate, energy: Energy) -> None:
+    """Raise on a NaN or an infinite Z where Python can see the value; inside a transformation it stays in the value."""
+    if isinstance(estimate.value, jax.core.Tracer):
+        return
+    value = np.asarray(estimate.value)
+    if np.isnan(value).any():
+        raise ValueError(
+            f"log Z is NaN: the energy {type(energy).__name__} is NaN for some state, or -inf and +inf meet. Check its parameters."
+        )
+    if (value == jnp.inf).any():
+        raise ValueError(
+            f"log Z is +inf: the energy {type(energy).__name__} is -inf for some state, so p cannot be normalised."
+        )

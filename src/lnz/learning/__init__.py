@@ -1,0 +1,1 @@
+"""Learning: phases, negative phases, the trainer and the whole run."""

@@ -1,0 +1,160 @@
+"""Negative phases: how learning draws from p_θ."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energy import Energy
+from lnz.random import fast_key
+from lnz.route import Route
+from lnz.sampling.kernels import Kernel, default_kernel, run_chains
+from lnz.spaces import State
+
+
+class NegativePhase(abc.ABC):
+    """How learning takes E_{v ~ p_θ}[-∂F]. Static: a frozen dataclass; what must survive from one update to the next is its state."""
+
+    def refusal(self, energy: Energy) -> str | None:
+        """Why this negative phase cannot serve the energy, in words, or None."""
+        return None
+
+    @abc.abstractmethod
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        """The state before the first update: a pytree of arrays (empty where there is none)."""
+
+    @abc.abstractmethod
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any]:
+        """States (m, *shape) that stand for p_θ in this update, their weights (None: all equal), and the state for the next update.
+
+        `data` and `weights` are the batch that the update learns from.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveDivergence(NegativePhase):
+    """CD-k: chains start at the data of every update and take k steps (T11).
+
+    It cannot see, and so cannot raise the energy of, modes far from the data.
+
+    Attributes:
+        steps: k.
+        kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
+
+    Source: Hinton 2002, "Training products of experts by minimizing contrastive divergence".
+    """
+
+    steps: int = 1
+    kernel: Kernel | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one("steps", self.steps)
+
+    def refusal(self, energy: Energy) -> str | None:
+        return _kernel_refusal(self.kernel, energy)
+
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        return ()
+
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any]:
+        return run_chains(energy, self.kernel or default_kernel(energy), fast_key(key), data, self.steps), weights, ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PersistentChains(NegativePhase):
+    """Stochastic maximum likelihood (SML, persistent CD): chains continue from the previous update (T12).
+
+    The chains are the state. They track the model only while the parameters move little against the mixing time.
+
+    Attributes:
+        sweeps: kernel steps an update.
+        chains: the number of chains; by default one for every datum of a batch. They start at samples of the energy's base.
+        kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
+
+    Source: Younes 1989; Tieleman 2008, "Training restricted Boltzmann machines using approximations to the likelihood gradient".
+    """
+
+    sweeps: int = 1
+    chains: int | None = None
+    kernel: Kernel | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one("sweeps", self.sweeps)
+        if self.chains is not None:
+            _at_least_one("chains", self.chains)
+
+    def refusal(self, energy: Energy) -> str | None:
+        return _kernel_refusal(self.kernel, energy)
+
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        chains = energy.base().sample(key, self.chains or batch_size)  # pyright: ignore[reportAttributeAccessIssue]
+        widest = jnp.result_type(*[leaf.dtype for leaf in jax.tree.leaves(energy)]) if jax.tree.leaves(energy) else None
+        if widest is not None and jnp.issubdtype(widest, jnp.floating) and jnp.issubdtype(chains.dtype, jnp.floating):
+            chains = chains.astype(widest)
+        return chains
+
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any]:
+        chains = run_chains(energy, self.kernel or default_kernel(energy), fast_key(key), state, self.sweeps)
+        return chains, None, chains
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactPhase(NegativePhase):
+    """The exact negative phase, ∇ log Z by an exact route such as `Enumeration()`: learning without sampling noise.
+
+    Attributes:
+        route: the route; by default `lnz.choose(energy)`, which must be exact.
+    """
+
+    route: Route | None = None
+
+    def refusal(self, energy: Energy) -> str | None:
+        route = self.chosen(energy)
+        if route.random:
+            return f"{type(route).__name__} is not exact: name an affordable exact route, or use PersistentChains"
+        return route.refusal(energy)
+
+    def chosen(self, energy: Energy) -> Route:
+        """The route that serves this energy."""
+        from lnz.route import choose
+
+        return self.route or choose(energy).route
+
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        return ()
+
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any]:
+        raise TypeError("the exact negative phase draws no states: its gradient is route.mean_gradient")
+
+
+def _kernel_refusal(kernel: Kernel | None, energy: Energy) -> str | None:
+    try:
+        return (kernel or default_kernel(energy)).refusal(energy)
+    except ValueError as error:
+        return str(error)
+
+
+def _at_least_one(name: str, n: Any) -> None:
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
+
+
+def negative_phase_names() -> dict[str, type[NegativePhase]]:
+    """The names by which the command line and configurations call the negative phases."""
+    return {"cd": ContrastiveDivergence, "persistent": PersistentChains, "exact": ExactPhase}
+
+
+__all__ = ["ContrastiveDivergence", "ExactPhase", "NegativePhase", "PersistentChains", "negative_phase_names"]

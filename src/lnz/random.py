@@ -1,0 +1,210 @@
+"""Random bits that are cheap on a CPU, as key types for `jax.random`.
+
+Discrete sampling spends its time in two places, matrix products and random bits. On a CPU, JAX compiles its
+`threefry2x32` as a rolled loop that cannot be fused with the code that uses the bits. The key types here can be:
+
+| `bits`         | what                                                          | use                                 |
+|----------------|---------------------------------------------------------------|-------------------------------------|
+| `"threefry"`   | Threefry-2x32, 20 rounds, unrolled: **the bits of stock JAX** | the default                         |
+| `"threefry13"` | the same with 13 rounds, which have no known statistical flaw | opt-in; simulation, no cryptography |
+| `"hash"`       | the xor of two keyed hashes of the counter                    | opt-in; tested, not proven          |
+
+All three split, fold in and seed as stock JAX does (20 rounds), so their streams are as independent of each other as
+stock streams; only the bits drawn from a key differ. A key keeps its data when its type changes.
+
+    >>> import jax
+    >>> key = fast_key(0)
+    >>> bool((jax.random.uniform(key, (3,)) == jax.random.uniform(jax.random.key(0), (3,))).all())
+    True
+
+A sampler gains as much again by drawing into `bool` and carrying `bool` through its scan: the processor then works
+on wider vectors. `benchmarks/random_bits.py` measures both.
+
+The paper: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.random import define_prng_impl, threefry_prng_impl
+from jaxtyping import Array, ArrayLike, Key, UInt, UInt32
+
+_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+_PARITY = 0x1BD11BDA
+_WIDTHS = (8, 16, 32, 64)
+_LARGEST = 2**32  # counters are one 32-bit word; the other is 0
+
+
+def fast_key(key: ArrayLike, *, bits: str | None = None) -> Key[Array, "..."]:
+    """The same key, of a type whose bits are cheap on a CPU.
+
+    With the default every draw, split and fold is the one that the stock key gives, bit for bit, only sooner. Works
+    under `jit` and `vmap`, and on arrays of keys.
+
+    **Arguments:**
+    - `key`: an integer seed; a typed key or array of keys (`jax.random.key`); or raw key data, uint32 of shape
+        `(..., 2)` (`jax.random.PRNGKey`). Keys of another family (`rbg`, `philox2x32`, ...) are returned as they are,
+        whatever `bits` says.
+    - `bits`: `"threefry"`, `"threefry13"` or `"hash"`, see the table of this module. None means `"threefry"`, but
+        leaves alone a key that already has one of these types: a function can call `fast_key` on its argument without
+        undoing the caller's choice.
+
+    **Raises:** `ValueError` for unknown `bits`; `TypeError` for what is neither seed nor key.
+
+    Example:
+        >>> import jax
+        >>> jax.random.bits(fast_key(7)) == jax.random.bits(jax.random.key(7))
+        Array(True, dtype=bool)
+        >>> bits_of(fast_key(jax.random.key(7), bits="hash"))
+        'hash'
+    """
+    if bits is not None and bits not in _TYPES:
+        raise ValueError(f"bits={bits!r} is unknown; choose one of {', '.join(map(repr, _TYPES))}")
+    chosen = _TYPES[bits or "threefry"]
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        present = bits_of(key)
+        if present == "threefry2x32" or (present in _TYPES and bits not in (None, present)):
+            return jax.random.wrap_key_data(jax.random.key_data(key), impl=chosen)
+        return key  # pyright: ignore[reportReturnType]
+    shape = np.shape(key)
+    if dtype == np.uint32 and shape[-1:] == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key), impl=chosen)
+    integer = isinstance(key, int) if dtype is None else jnp.issubdtype(dtype, jnp.integer)
+    if integer and not isinstance(key, bool) and shape == ():
+        return jax.random.key(key, impl=chosen)
+    kind = type(key).__name__ if dtype is None else f"{dtype} of shape {shape}"
+    raise TypeError(f"{kind} is neither a seed nor a random key; pass an integer, or a key from jax.random.key(seed)")
+
+
+def bits_of(key: ArrayLike) -> str:
+    """The name of a key's type: what `fast_key` calls `bits`, or JAX's own name (`"threefry2x32"`, `"rbg"`, ...).
+
+    A key's data and this name are all that a checkpoint must keep of it.
+    """
+    present = jax.random.key_impl(key)
+    return next((name for name, implementation in _TYPES.items() if implementation == present), str(present))
+
+
+def _threefry(key0: Any, key1: Any, x0: Any, x1: Any, rounds: int = 20) -> tuple[Any, Any]:
+    """Threefry-2x32: the block (x0, x1) enciphered under (key0, key1), all uint32, without a loop.
+
+    Each round is x0 += x1; x1 = rotate(x1) ^ x0. The key enters before the first round and after every fourth.
+    """
+    keys = (key0, key1, key0 ^ key1 ^ np.uint32(_PARITY))
+    x0, x1 = x0 + key0, x1 + key1
+    for i in range(rounds):
+        x0 = x0 + x1
+        turn = _ROTATIONS[i % 8]
+        x1 = ((x1 << np.uint32(turn)) | (x1 >> np.uint32(32 - turn))) ^ x0
+        if i % 4 == 3:
+            n = i // 4 + 1
+            x0, x1 = x0 + keys[n % 3], x1 + (keys[(n + 1) % 3] + np.uint32(n))
+    return x0, x1
+
+
+def _mix(x: Any, shifts: tuple[int, int, int], factors: tuple[int, int]) -> Any:
+    """A bijection of 32-bit words in which every bit of x moves every bit of the result: shift, multiply, repeat."""
+    x = (x ^ (x >> np.uint32(shifts[0]))) * np.uint32(factors[0])
+    x = (x ^ (x >> np.uint32(shifts[1]))) * np.uint32(factors[1])
+    return x ^ (x >> np.uint32(shifts[2]))
+
+
+def _hash(key0: Any, key1: Any, counter: Any) -> Any:
+    """A keyed hash of a 32-bit counter: mix(counter ^ key0) ^ mix'(counter + key1).
+
+    One bijection alone never repeats a word, which a test of collisions sees; the xor of two does not have this flaw.
+    The mixers are C. Wellons's `lowbias32` (2018) and A. Appleby's MurmurHash3 finaliser (2011).
+    """
+    one = _mix(counter ^ key0, (16, 15, 16), (0x7FEB352D, 0x846CA68B))
+    return one ^ _mix(counter + key1, (16, 13, 16), (0x85EBCA6B, 0xC2B2AE35))
+
+
+def _counter(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """0, 1, 2, ... in row-major order; sums of iotas, so that a compiler can fuse and shard it."""
+    count, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        if shape[axis] > 1:
+            count = count + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
+        stride *= shape[axis]
+    return count
+
+
+def _narrow(high: Any, low: Any, width: int) -> UInt[Array, "..."]:
+    """Two words as one of `width` bits: side by side for 64, xored and cut for less."""
+    if width == 64:
+        return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
+    return (high ^ low).astype(f"uint{width}")
+
+
+def _left_to_stock(shape: tuple[int, ...]) -> bool:
+    """Whether stock JAX must do it, to get the same bits: its older scheme (`jax_threefry_partitionable` off) and more
+    counters than a word holds."""
+    return not getattr(jax.config, "jax_threefry_partitionable", True) or math.prod(shape) > _LARGEST
+
+
+def _refuse(width: int, shape: tuple[int, ...]) -> None:
+    if width not in _WIDTHS:
+        raise ValueError(f"random words of {width} bits do not exist here; ask for 8, 16, 32 or 64")
+    if math.prod(shape) > _LARGEST:
+        raise ValueError(f"shape {shape} needs more than 2**32 words of one key; split the key, or use bits='threefry'")
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _threefry_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    if _left_to_stock(shape) or width not in _WIDTHS:
+        return threefry_prng_impl.random_bits(key, width, shape)
+    return _narrow(*_threefry(key[0], key[1], jnp.zeros(shape, jnp.uint32), _counter(shape)), width)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _threefry13_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    _refuse(width, shape)
+    return _narrow(*_threefry(key[0], key[1], jnp.zeros(shape, jnp.uint32), _counter(shape), 13), width)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _hash_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    """The hash is too simple to see a raw key: two keys that differ in a bit would give related words. It is keyed by
+    Threefry-20 of blocks at the far end of the counter, which `split` and `fold_in` never reach."""
+    _refuse(width, shape)
+    last, counter = np.uint32(0xFFFFFFFF), _counter(shape)
+    low = _hash(*_threefry(key[0], key[1], last, last), counter)
+    if width < 64:
+        return low.astype(f"uint{width}")
+    return _narrow(_hash(*_threefry(key[0], key[1], last, last - np.uint32(1)), counter), low, 64)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _split(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "... 2"]:
+    if _left_to_stock(shape):
+        return threefry_prng_impl.split(key, shape)
+    return jnp.stack(_threefry(key[0], key[1], jnp.zeros(shape, jnp.uint32), _counter(shape)), axis=-1)
+
+
+@jax.jit
+def _fold_in(key: UInt32[Array, "2"], data: Any) -> UInt32[Array, "2"]:
+    return jnp.stack(_threefry(key[0], key[1], np.uint32(0), jnp.asarray(data).astype(jnp.uint32)))
+
+
+def _key_type(name: str, bits: Any) -> Any:
+    return define_prng_impl(
+        key_shape=(2,),
+        seed=threefry_prng_impl.seed,
+        split=_split,
+        random_bits=bits,
+        fold_in=_fold_in,
+        name=f"lnz_{name}",
+        tag=f"lnz_{name}",
+    )
+
+
+_TYPES = {
+    "threefry": _key_type("threefry", _threefry_bits),
+    "threefry13": _key_type("threefry13", _threefry13_bits),
+    "hash": _key_type("hash", _hash_bits),
+}

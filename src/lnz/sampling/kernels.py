@@ -1,0 +1,128 @@
+"""Markov kernels: each leaves p_θ of an energy invariant, on a batch of chains of observed states."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energy import Energy
+from lnz.spaces import Binary, Box, Categorical, Real, Spin, State
+
+
+class Kernel(abc.ABC):
+    """A Markov kernel that leaves p(v) ∝ exp(-F(v)) invariant. Kernels are static: frozen dataclasses of plain numbers."""
+
+    @abc.abstractmethod
+    def refusal(self, energy: Energy) -> str | None:
+        """Why this kernel cannot serve the energy, in words, or None."""
+
+    @abc.abstractmethod
+    def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
+        """One move of a batch of states (n, *shape): the new states and named figures, such as the acceptance rate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gibbs(Kernel):
+    """One Gibbs sweep: the energy's own blocks (`energy.gibbs`) where it offers them, otherwise site after site.
+
+    Source: Geman & Geman 1984.
+    """
+
+    def refusal(self, energy: Energy) -> str | None:
+        if hasattr(energy, "gibbs") or isinstance(energy.observed, Binary | Spin | Categorical):
+            return None
+        return (
+            f"Gibbs sweeps need the energy's own `gibbs` or a Binary, Spin or Categorical space, not {energy.observed}"
+        )
+
+    def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
+        offered = getattr(energy, "gibbs", None)
+        return (_single_site_sweep(energy, key, v) if offered is None else offered(key, v)), {}
+
+
+def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array) -> Array:
+    """Every site once, in order, from its exact conditional law: one energy evaluation a site and a value."""
+    space: Any = energy.observed
+    values = np.arange(space.categories) if not isinstance(space, Spin) else np.array([-1, 1])
+    choices = jnp.asarray(values).astype(v.dtype)
+    flat = v.reshape(v.shape[0], space.size)
+
+    def update(site: Array, flat: Array) -> Array:
+        def logit(value: Array) -> Array:
+            changed = flat.at[:, site].set(value).reshape(v.shape)
+            return -jax.vmap(energy.free_energy)(changed)
+
+        logits = jax.lax.map(logit, choices)
+        drawn = jax.random.categorical(jax.random.fold_in(key, site), logits, axis=0)
+        return flat.at[:, site].set(choices[drawn])
+
+    return jax.lax.fori_loop(0, space.size, update, flat).reshape(v.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Langevin(Kernel):
+    """The Metropolis-adjusted Langevin algorithm: v' = v - ε ∇F(v) + √(2ε) ξ, accepted or not, so that p stays invariant.
+
+    Outside a box p is zero and a move is rejected.
+
+    Attributes:
+        step_size: ε.
+
+    Source: Roberts & Tweedie 1996; the kernel is BlackJAX's.
+    """
+
+    step_size: float = 0.1
+
+    def refusal(self, energy: Energy) -> str | None:
+        space = energy.observed
+        if not isinstance(space, Real | Box):
+            return f"Langevin moves need a Real space or a Box, not {space}"
+        return None if self.step_size > 0 else f"the step size must be above 0, but is {self.step_size}"
+
+    def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
+        return langevin_step(energy, key, v, jnp.asarray(self.step_size, v.dtype))
+
+
+def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array) -> tuple[Array, dict[str, Array]]:
+    """A Langevin move with a step size that may be traced."""
+    import blackjax
+
+    low, high = energy.observed.limits  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = jnp.asarray(low, v.dtype), jnp.asarray(high, v.dtype)
+
+    def log_density(x: Array) -> Array:
+        return jnp.where(jnp.all((x >= low) & (x <= high)), -energy.free_energy(x), -jnp.inf).astype(v.dtype)
+
+    kernel = blackjax.mcmc.mala.build_kernel()
+
+    def move(key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
+        state, info = kernel(key, blackjax.mala.init(x, log_density), log_density, step_size)
+        return state.position, info.acceptance_rate
+
+    moved, acceptance = jax.vmap(move)(jax.random.split(key, v.shape[0]), v)
+    return moved, {"acceptance": jnp.mean(acceptance)}
+
+
+def default_kernel(energy: Energy) -> Kernel:
+    """Gibbs sweeps where the energy allows them, Langevin moves otherwise. Raises ValueError where neither serves."""
+    kernels = (Gibbs(), Langevin())
+    reasons = [kernel.refusal(energy) for kernel in kernels]
+    for kernel, reason in zip(kernels, reasons, strict=True):
+        if reason is None:
+            return kernel
+    raise ValueError("no kernel serves this energy: " + "; ".join(str(reason) for reason in reasons))
+
+
+def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int) -> State:
+    """The states after `sweeps` moves of the kernel."""
+
+    def body(v: State, key: PRNGKeyArray) -> tuple[State, None]:
+        return kernel.step(energy, key, v)[0], None
+
+    return jax.lax.scan(body, v, jax.random.split(key, sweeps))[0]

@@ -1,0 +1,382 @@
+"""Where x lives: the space says whether Z is a sum or an integral, lists or samples the states, and validates them."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+Shape = int | Sequence[int]
+State = Any  # an array, or for a product space a tuple of them
+
+
+def _as_shape(shape: Shape) -> tuple[int, ...]:
+    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    if not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
+        raise ValueError(f"a space needs a shape of whole numbers of at least 0, but got {shape}")
+    return tuple(int(n) for n in shape)
+
+
+class Space(abc.ABC):
+    """A set of states x. Spaces are static: hashable, compared by value, never traced.
+
+    Attributes:
+        shape: the shape of one state (for a product: a tuple of shapes).
+        discrete: True where Z is a sum, False where it is an integral.
+    """
+
+    discrete: ClassVar[bool]
+    shape: Any
+
+    @property
+    @abc.abstractmethod
+    def log_size(self) -> float:
+        """The log of the number of states (discrete) or of the volume (continuous; may be infinite), in nats."""
+
+    @property
+    @abc.abstractmethod
+    def struct(self) -> Any:
+        """One state's shape and dtype, as `jax.ShapeDtypeStruct` (for a product: a tuple of them)."""
+
+    @abc.abstractmethod
+    def uniform(self, key: PRNGKeyArray, n: int) -> State:
+        """n independent states, uniform over the space: shape (n, *shape). Raises ValueError where no such law exists."""
+
+    @abc.abstractmethod
+    def problem(self, x: np.ndarray) -> str | None:
+        """What is wrong with the values of x, in words, or None. The shape has been checked already."""
+
+    def decode(self, index: Array) -> State:
+        """The states with the given numbers in 0 … count-1, in lexicographic order: shape (*index.shape, *shape)."""
+        raise TypeError(f"{self} is continuous: its states cannot be listed. Use quadrature or a stochastic route.")
+
+    @property
+    def count(self) -> int:
+        """The number of states, as a Python int. Raises TypeError for a continuous space."""
+        raise TypeError(f"{self} is continuous: its states cannot be counted")
+
+    def validate(self, x: Any, *, batch: bool = False) -> None:
+        """Raise ValueError if x is not a state (or, with batch=True, not an array of states along axis 0).
+
+        Only what Python can see is checked: the shape always, the values unless x is being traced.
+        """
+        shape = np.shape(x)
+        state_shape = shape[1:] if batch else shape
+        if (batch and len(shape) == 0) or state_shape != self.shape:
+            wanted = ("n", *self.shape) if batch else self.shape
+            raise ValueError(
+                f"{self} wants {'states' if batch else 'a state'} of shape {_words(wanted)}, but got {shape}"
+            )
+        if not isinstance(x, jax.core.Tracer):
+            trouble = self.problem(np.asarray(x))
+            if trouble is not None:
+                raise ValueError(f"{trouble}, which {self} does not contain")
+
+
+def _words(shape: Sequence[Any]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def _odd_one(x: np.ndarray, good: np.ndarray) -> str:
+    position = tuple(int(i) for i in np.argwhere(~good)[0])
+    return f"the value {x[position]!r} at position {position}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Discrete(Space):
+    shape: tuple[int, ...]
+    discrete: ClassVar[bool] = True
+
+    def __init__(self, shape: Shape = ()):
+        object.__setattr__(self, "shape", _as_shape(shape))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape[0] if len(self.shape) == 1 else self.shape})"
+
+    @property
+    def categories(self) -> int:
+        return 2
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def count(self) -> int:
+        return self.categories**self.size
+
+    @property
+    def log_size(self) -> float:
+        return self.size * math.log(self.categories)
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
+
+    def _from_digits(self, digits: Array) -> Array:
+        return digits.astype(self.struct.dtype)
+
+    def decode(self, index: Array) -> Array:
+        if self.count > 2**32:
+            raise ValueError(f"{self} has {self.categories}^{self.size} states: too many to number")
+        index = jnp.asarray(index).astype(jnp.uint32)
+        place = np.asarray([self.categories**i for i in reversed(range(self.size))], np.uint32)
+        place = place.reshape((1,) * index.ndim + (self.size,))
+        digits = (index[..., None] // place) % np.uint32(self.categories)
+        return self._from_digits(digits.reshape(*index.shape, *self.shape))
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        return self._from_digits(jax.random.randint(key, (n, *self.shape), 0, self.categories))
+
+
+class Binary(_Discrete):
+    """States with entries 0 or 1: {0, 1}^shape.
+
+    Example:
+        >>> Binary(3).count
+        8
+    """
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+            return f"an array of dtype {x.dtype}"
+        good = (x == 0) | (x == 1)
+        return None if good.all() else _odd_one(x, good) + " is neither 0 nor 1"
+
+
+class Spin(_Discrete):
+    """States with entries -1 or +1: {-1, +1}^shape. Booleans and zeros are refused, they are no spins."""
+
+    def _from_digits(self, digits: Array) -> Array:
+        one = jnp.ones((), self.struct.dtype)
+        return jnp.where(digits == 0, -one, one)
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number):
+            return f"an array of dtype {x.dtype} (spins are the numbers -1 and +1: convert 0/1 by 2 * x - 1)"
+        good = (x == 1) | (x == -1)
+        hint = " (0/1 data become spins by 2 * x - 1)" if np.isin(x, (0, 1)).all() else ""
+        return None if good.all() else _odd_one(x, good) + f" is neither -1 nor +1{hint}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Categorical(_Discrete):
+    """States with integer entries 0 … k-1: {0, …, k-1}^shape.
+
+    Args:
+        shape: the shape of a state.
+        k: the number of categories, at least 1.
+    """
+
+    k: int
+
+    def __init__(self, shape: Shape = (), k: int = 2):
+        super().__init__(shape)
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"Categorical needs a whole number k of at least 1 categories, but got k={k!r}")
+        object.__setattr__(self, "k", int(k))
+
+    def __repr__(self) -> str:
+        return f"Categorical({self.shape[0] if len(self.shape) == 1 else self.shape}, k={self.k})"
+
+    @property
+    def categories(self) -> int:
+        return self.k
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.dtype("int32"))
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number):
+            return f"an array of dtype {x.dtype}"
+        good = (x >= 0) & (x < self.k) & (x == np.floor(x))
+        return None if good.all() else _odd_one(x, good) + f" is no whole number from 0 to {self.k - 1}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Real(Space):
+    """States with real entries: R^shape. Z is an integral against Lebesgue measure."""
+
+    shape: tuple[int, ...]
+    discrete: ClassVar[bool] = False
+
+    def __init__(self, shape: Shape = ()):
+        object.__setattr__(self, "shape", _as_shape(shape))
+
+    def __repr__(self) -> str:
+        return f"Real({self.shape[0] if len(self.shape) == 1 else self.shape})"
+
+    @property
+    def log_size(self) -> float:
+        return math.inf if self.shape != (0,) else 0.0
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
+
+    @property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lower and the upper limit of every entry, each of shape `shape`."""
+        return np.full(self.shape, -np.inf), np.full(self.shape, np.inf)
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        raise ValueError(
+            f"{self} has no uniform law: give the energy a base it can be sampled from, such as a Gaussian"
+        )
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
+            return f"an array of dtype {x.dtype}"
+        good = np.isfinite(x)
+        return None if good.all() else _odd_one(x, good) + " is not finite"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Box(Space):
+    """States with real entries between limits: Π [low_i, high_i]. A limit may be infinite.
+
+    The limits are constants. Limits that depend on a parameter would move the support, and ∇ log Z would need a boundary term (T4), so
+    traced limits are refused.
+
+    Args:
+        low: lower limit, a number or an array that broadcasts to `shape`.
+        high: upper limit, likewise; above `low` everywhere.
+        shape: the shape of a state; by default the limits' own.
+    """
+
+    shape: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    discrete: ClassVar[bool] = False
+
+    def __init__(self, low: Any, high: Any, shape: Shape | None = None):
+        if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
+            raise ValueError(
+                "a Box's limits must be constants: with limits that depend on a parameter the support moves and "
+                "∇ log Z = E[-∂E] misses a boundary term. Rescale x to a fixed box inside the energy."
+            )
+        shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if shape is None else _as_shape(shape)
+        low, high = (np.broadcast_to(np.asarray(limit, np.float64), shape) for limit in (low, high))
+        if not (low < high).all():
+            raise ValueError("a Box needs low < high in every entry (and no NaN): check the limits")
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "low", tuple(low.ravel().tolist()))
+        object.__setattr__(self, "high", tuple(high.ravel().tolist()))
+
+    def __repr__(self) -> str:
+        def side(limit: tuple[float, ...]) -> str:
+            return (
+                f"{limit[0]:g}"
+                if len(set(limit)) == 1
+                else "[" + ", ".join(f"{v:g}" for v in limit[:4]) + (", …]" if len(limit) > 4 else "]")
+            )
+
+        return f"Box({side(self.low)}, {side(self.high)}, shape={self.shape})" if self.low else "Box(shape=())"
+
+    @property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lower and the upper limit of every entry, each of shape `shape`."""
+        return np.asarray(self.low).reshape(self.shape), np.asarray(self.high).reshape(self.shape)
+
+    @property
+    def log_size(self) -> float:
+        low, high = self.limits
+        return float(np.log(high - low).sum())
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        if not math.isfinite(self.log_size):
+            raise ValueError(
+                f"{self} is unbounded and has no uniform law: give the energy a base it can be sampled from"
+            )
+        low, high = (jnp.asarray(limit, self.struct.dtype) for limit in self.limits)
+        u = jax.random.uniform(key, (n, *self.shape), self.struct.dtype)
+        return low[None] + u * (high - low)[None]
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
+            return f"an array of dtype {x.dtype}"
+        low, high = self.limits
+        good = (x >= low) & (x <= high) & np.isfinite(x)
+        return None if good.all() else _odd_one(x, good) + " is outside the limits"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Product(Space):
+    """Tuples of states, one from each space. Discrete if all its spaces are.
+
+    Example:
+        >>> Product(Binary(2), Categorical(1, k=3)).count
+        12
+    """
+
+    spaces: tuple[Space, ...]
+
+    def __init__(self, *spaces: Space):
+        if not spaces or not all(isinstance(space, Space) for space in spaces):
+            raise ValueError("Product needs one or more spaces, as Product(Binary(2), Real(3))")
+        object.__setattr__(self, "spaces", spaces)
+
+    def __repr__(self) -> str:
+        return "Product(" + ", ".join(map(repr, self.spaces)) + ")"
+
+    @property
+    def discrete(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(space.discrete for space in self.spaces)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(space.shape for space in self.spaces)
+
+    @property
+    def struct(self) -> Any:
+        return tuple(space.struct for space in self.spaces)
+
+    @property
+    def log_size(self) -> float:
+        return sum(space.log_size for space in self.spaces)
+
+    @property
+    def count(self) -> int:
+        return math.prod(space.count for space in self.spaces)
+
+    def decode(self, index: Array) -> tuple[State, ...]:
+        if self.count > 2**32:
+            raise ValueError(f"{self} has {self.count} states: too many to number")
+        index = jnp.asarray(index).astype(jnp.uint32)
+        states = []
+        for space in reversed(self.spaces):
+            if space.count == 2**32:
+                states.append(space.decode(index))
+                index = jnp.zeros_like(index)
+            else:
+                states.append(space.decode(index % np.uint32(space.count)))
+                index = index // np.uint32(space.count)
+        return tuple(reversed(states))
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> tuple[State, ...]:
+        return tuple(space.uniform(jax.random.fold_in(key, i), n) for i, space in enumerate(self.spaces))
+
+    def problem(self, x: np.ndarray) -> str | None:
+        raise NotImplementedError
+
+    def validate(self, x: Any, *, batch: bool = False) -> None:
+        if not isinstance(x, tuple) or len(x) != len(self.spaces):
+            raise ValueError(f"{self} wants a tuple of {len(self.spaces)} states, but got {type(x).__name__}")
+        for space, part in zip(self.spaces, x, strict=True):
+            space.validate(part, batch=batch)
+        if batch and len({np.shape(leaf)[0] for leaf in jax.tree.leaves(x)}) > 1:
+            raise ValueError(
+                f"{self} got parts with different numbers of states: {[np.shape(leaf)[0] for leaf in jax.tree.leaves(x)]}"
+            )
