@@ -28,6 +28,8 @@ class Energy(eqx.Module):
     - `collapsed()`: another energy with the same Z for every θ, on the smallest space that is at hand.
     - `log_normaliser()`: log Z in closed form; `sample(key, n)`: exact samples.
     - `gibbs(key, v)`: one sweep of Gibbs moves on a batch of observed states.
+    - `block_energies(size)`: for binary or spin states, a function of the first state of an aligned block of `size` = 2^k consecutive states
+      to the energies of all of them, cheaper than one by one.
     - `base()`: a reference with a closed form and exact samples; `tempered(base, beta)`: the geometric path from it, as an energy.
     """
 

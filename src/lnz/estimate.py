@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from lnz.frozen import is_traced
+
 Known = Literal["exact", "certified", "bound", "conditional", "approximate"]
 """How an estimate is known.
 
@@ -49,7 +51,7 @@ class Estimate(eqx.Module):
     def sentence(self, name: str = "log Z") -> str:
         """The estimate in words, for one scalar value (nats)."""
         leaves = jax.tree.leaves(self.value)
-        if len(leaves) != 1 or np.ndim(leaves[0]) != 0 or isinstance(leaves[0], jax.core.Tracer):
+        if len(leaves) != 1 or np.ndim(leaves[0]) != 0 or is_traced(leaves[0]):
             shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
             return f"{name}: arrays of shape {shapes}, {self.known}, by {self.route}"
         value, error = float(leaves[0]), float(jax.tree.leaves(self.standard_error)[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -40,12 +42,17 @@ class Frozen:
         return f"Frozen({self.value!r})"
 
 
+def is_traced(x: Any) -> bool:
+    """Whether x is being traced by a JAX transformation, so that Python cannot see its value."""
+    return isinstance(x, jax.core.Tracer)
+
+
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _constant(leaf: Any) -> Any:
-    if isinstance(leaf, jax.core.Tracer):
+    if is_traced(leaf):
         raise TypeError(
             "a structural array (an edge list, a counter, a constant) is being traced; build the energy outside jit, vmap and grad, "
             "and pass only its float parameters through them"

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from lnz.energy import Energy, as_energy
 from lnz.estimate import Estimate
-from lnz.frozen import Frozen
+from lnz.frozen import Frozen, is_traced
 from lnz.route import Route, choose
 
 
@@ -82,7 +82,7 @@ _compiled = jax.jit(_log_partition, static_argnums=(0, 1))
 
 def _refuse_nan(estimate: Estimate, energy: Energy) -> None:
     """Raise on a NaN or an infinite Z where Python can see the value; inside a transformation it stays in the value."""
-    if isinstance(estimate.value, jax.core.Tracer):
+    if is_traced(estimate.value):
         return
     value = np.asarray(estimate.value)
     if np.isnan(value).any():

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz.frozen import is_traced
+
 Shape = int | Sequence[int]
 State = Any  # an array, or for a product space a tuple of them
 
@@ -74,7 +76,7 @@ class Space(abc.ABC):
             raise ValueError(
                 f"{self} wants {'states' if batch else 'a state'} of shape {_words(wanted)}, but got {shape}"
             )
-        if not isinstance(x, jax.core.Tracer):
+        if not is_traced(x):
             trouble = self.problem(np.asarray(x))
             if trouble is not None:
                 raise ValueError(f"{trouble}, which {self} does not contain")
@@ -258,7 +260,7 @@ class Box(Space):
     discrete: ClassVar[bool] = False
 
     def __init__(self, low: Any, high: Any, shape: Shape | None = None):
-        if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
+        if is_traced(low) or is_traced(high):
             raise ValueError(
                 "a Box's limits must be constants: with limits that depend on a parameter the support moves and "
                 "∇ log Z = E[-∂E] misses a boundary term. Rescale x to a fixed box inside the energy."

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.energies import units
 from lnz.energy import Energy
+from lnz.frozen import is_traced
 from lnz.mathematics import softplus
-from lnz.spaces import Binary, Box, Categorical, Product, Real, Space, Spin, State
+from lnz.spaces import Binary, Categorical, Real, Space, Spin, State
 
 
 class Independent(Energy):
@@ -95,7 +96,7 @@ class Gaussian(Energy):
             raise ValueError(
                 f"a Gaussian needs a mean (n,) and a precision (n, n) or (n,), but got {self.mean.shape} and {self.precision.shape}"
             )
-        if not isinstance(self.precision, jax.core.Tracer):
+        if not is_traced(self.precision):
             precision = np.asarray(self.precision, np.float64)
             if precision.ndim == 2 and not np.allclose(precision, precision.T, rtol=1e-5, atol=0):
                 raise ValueError("the precision of a Gaussian must be symmetric; pass ½ (Λ + Λᵀ)")
@@ -161,7 +162,7 @@ class Mixture(Energy):
 
     def _log_masses(self) -> Array:
         return self.log_weights + jnp.stack(
-            [c.log_normaliser().astype(self.log_weights.dtype) for c in self.components]
+            [c.log_normaliser().astype(self.log_weights.dtype) for c in self.components]  # pyright: ignore[reportAttributeAccessIssue]
         )
 
     @property
@@ -174,7 +175,7 @@ class Mixture(Energy):
     def sample(self, key: PRNGKeyArray, n: int) -> Array:
         choice_key, draw_key = jax.random.split(key)
         choice = jax.random.categorical(choice_key, self._log_masses(), shape=(n,))
-        draws = jnp.stack([c.sample(jax.random.fold_in(draw_key, i), n) for i, c in enumerate(self.components)])
+        draws = jnp.stack([c.sample(jax.random.fold_in(draw_key, i), n) for i, c in enumerate(self.components)])  # pyright: ignore[reportAttributeAccessIssue]
         return jnp.take_along_axis(draws, choice.reshape(1, n, *(1,) * (draws.ndim - 2)), axis=0)[0]
 
 
@@ -243,6 +244,3 @@ def default_base(space: Space) -> Energy:
 def _float(x: Any) -> Array:
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
-
-
-__all__ = ["Box", "Gaussian", "Independent", "LogisticReal", "Mixture", "Product", "Uniform", "default_base"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz.energies import units
 from lnz.energies.independent import Independent, _float
 from lnz.energy import Energy
-from lnz.frozen import Frozen
+from lnz.frozen import Frozen, is_traced
 from lnz.spaces import Categorical, Space, Spin, State
 
 
@@ -146,7 +147,7 @@ def _dense(strength: Any) -> DenseCouplings:
     half = strength.ndim // 2
     if strength.ndim not in (2, 4) or strength.shape[:half] != strength.shape[half:]:
         raise ValueError(f"dense couplings need shape (n, n), or (n, q, n, q) for tables, but got {strength.shape}")
-    if not isinstance(strength, jax.core.Tracer):
+    if not is_traced(strength):
         j = np.asarray(strength)
         if not np.isfinite(j).all():
             raise ValueError("couplings must be finite, but some are NaN or infinite")
@@ -219,7 +220,7 @@ class Pairwise(Energy):
         """Site after site, in order."""
         phi = jax.vmap(self._features)(v)
         strength = self.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
-        site_space = type(self.space)((), self.space.k) if isinstance(self.space, Categorical) else type(self.space)(())
+        site_space = Categorical((), self.space.k) if isinstance(self.space, Categorical) else Spin(())
 
         def update(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             v, phi = carry
@@ -285,6 +286,22 @@ class Ising(Pairwise):
     @property
     def space(self) -> Space:
         return Spin(self.couplings.sites)
+
+    def block_energies(self, size: int) -> Callable[[Array], Array]:
+        """Energies of 2^k consecutive states: the low spins among themselves once, their coupling to the high spins by one product."""
+        n, low = self.fields.size, size.bit_length() - 1
+        high = n - low
+        unit = jnp.eye(n, dtype=self.fields.dtype).reshape(n, *self.fields.shape)
+        j, h = jax.vmap(self.couplings.local_field)(unit).reshape(n, n), self.fields.reshape(-1)
+        s = Spin(low).decode(jnp.arange(size, dtype=jnp.uint32)).astype(h.dtype)
+        inner = -jnp.sum(s * (0.5 * (s @ j[high:, high:]) + h[high:][None]), axis=1)
+        pull = s @ j[high:, :high]
+
+        def energies(first: Array) -> Array:
+            t = first.reshape(-1)[:high].astype(h.dtype)
+            return inner - pull @ t - jnp.dot(t, 0.5 * (j[:high, :high] @ t) + h[:high])
+
+        return energies
 
 
 class Potts(Pairwise):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -216,6 +217,44 @@ class HiddenEnergy(Energy):
         potentials = self.rbm._visible_potentials(h[None])[0]
         return -jnp.dot(h, self.rbm.hidden_bias) - jnp.sum(units.log_partition(self.rbm.visible, potentials))
 
+    def block_energies(self, size: int) -> Callable[[Array], Array]:
+        """Energies of 2^k consecutive states, for binary visibles in float64 by products of exponentials.
+
+        The low bits' potentials are exponentiated once; the high bits multiply them. Σ_i log(1 + e^{z_i}) is taken as logarithms of
+        products of eight factors, which cannot overflow while every |z_i| ≤ 80; otherwise softplus is summed.
+        """
+        rbm, low = self.rbm, size.bit_length() - 1
+        high = rbm.hidden_bias.size - low
+        bits = Binary(low).decode(jnp.arange(size, dtype=jnp.uint32)).astype(rbm.weights.dtype)
+        shared = rbm.weights[:, high:] @ bits.T  # (features, size): states last, so that they fill the vector lanes
+        gain = bits @ rbm.hidden_bias[high:]
+
+        def potentials(first: Array) -> tuple[Array, Array]:
+            h = first[:high].astype(rbm.weights.dtype)
+            return rbm.visible_bias + rbm.weights[:, :high] @ h, gain + jnp.dot(rbm.hidden_bias[:high], h)
+
+        def directly(first: Array) -> Array:
+            pulled, gained = potentials(first)
+            per_unit = (pulled[:, None] + shared).T.reshape(size, *units.feature_shape(rbm.visible))
+            return -gained - jnp.sum(units.log_partition(rbm.visible, per_unit).reshape(size, -1), axis=1)
+
+        if not isinstance(rbm.visible, Binary) or rbm.weights.dtype != jnp.dtype("float64"):
+            return directly
+        group = 8
+        padding = -rbm.visible_bias.size % group
+        factors = jnp.pad(jnp.exp(shared), ((0, padding), (0, 0))).reshape(group, -1, size)
+        small = jnp.max(jnp.abs(rbm.visible_bias) + jnp.sum(jnp.abs(rbm.weights), axis=1)) < 80
+
+        def by_products(first: Array) -> Array:
+            pulled, gained = potentials(first)
+            scale = jnp.pad(jnp.exp(pulled), (0, padding)).reshape(group, -1)
+            product = 1 + factors[0] * scale[0, :, None]
+            for i in range(1, group):
+                product = product * (1 + factors[i] * scale[i, :, None])
+            return -gained - jnp.sum(jnp.log(product), axis=0)
+
+        return lambda first: jax.lax.cond(small, by_products, directly, first)
+
 
 class GaussianRBM(Energy):
     """A restricted Boltzmann machine with Gaussian visibles and binary hidden units.
@@ -324,7 +363,10 @@ def _gaussian_gibbs(rbm: GaussianRBM, key: PRNGKeyArray, v: Array, beta: Array, 
 
 
 class GaussianHiddenEnergy(Energy):
-    """The marginal of a Gaussian RBM's hidden layer: a pairwise model of bits, E(h) = -c · h - Σ_i [b_i u_i + u_i²/2]/σ_i² - Σ_i ½ log 2πσ_i², u = W h."""
+    """The marginal of a Gaussian RBM's hidden layer, a pairwise model of bits; the same Z as the machine's.
+
+    E(h) = -c · h - Σ_i (b_i u_i + u_i²/2) / σ_i² - Σ_i log(σ_i √(2π)) with u = W h.
+    """
 
     rbm: GaussianRBM
 

@@ -117,7 +117,9 @@ class Enumeration(Route):
 
     def _logits(self, energy: Energy) -> Array:
         block, blocks = self._blocks(energy)
-        logits = jax.lax.map(lambda start: self._block_logits(energy, start, block)[1], jnp.arange(blocks) * block)
+        lister = self._lister(energy, block)
+        starts = (jnp.arange(blocks, dtype=jnp.uint32) * np.uint32(block)).astype(jnp.uint32)
+        logits = jax.lax.map(lambda start: lister(start)[1], starts)
         return logits.reshape(-1)[: energy.space.count]
 
     def _blocks(self, energy: Energy) -> tuple[int, int]:
@@ -127,20 +129,29 @@ class Enumeration(Route):
         block = min(2 ** int(math.log2(fit)), 2 ** math.ceil(math.log2(max(count, 1))), 2**20)
         return block, -(-count // block)
 
-    def _block_logits(self, energy: Energy, start: Array, block: int) -> tuple[State, Array]:
-        count = energy.space.count
-        index = start.astype(jnp.uint32) + jnp.arange(block, dtype=jnp.uint32)
-        inside = (index <= np.uint32(count - 1)) & (index >= start.astype(jnp.uint32))
-        states = energy.space.decode(jnp.where(inside, index, jnp.zeros_like(index)))
-        energies = jax.vmap(energy)(states).astype(jnp.result_type(float))
-        return states, jnp.where(inside, -energies, -jnp.inf)
+    def _lister(self, energy: Energy, block: int) -> Callable[[Array], tuple[State, Array]]:
+        """A function of a block's first index to its states and their -E. What all blocks share is computed once, outside the loop."""
+        count, dtype = energy.space.count, jnp.result_type(float)
+        shared = getattr(energy, "block_energies", None)
+        block_energies = None if shared is None else shared(block)
+
+        def one(start: Array) -> tuple[State, Array]:
+            index = start.astype(jnp.uint32) + jnp.arange(block, dtype=jnp.uint32)
+            inside = (index <= np.uint32(count - 1)) & (index >= start.astype(jnp.uint32))
+            states = energy.space.decode(jnp.where(inside, index, jnp.zeros_like(index)))
+            if block_energies is None:
+                return states, jnp.where(inside, -jax.vmap(energy)(states).astype(dtype), -jnp.inf)
+            return states, -block_energies(jax.tree.map(lambda x: x[0], states))
+
+        return one
 
     def _fold(self, energy: Energy, block_mean: Callable[[State, Array], Any]) -> tuple[Array, Any]:
         """log Z and the p-weighted mean over all states of what `block_mean(states, logits)` gives for a block."""
         block, blocks = self._blocks(energy)
+        lister = self._lister(energy, block)
 
         def one(start: Array) -> tuple[Array, Any]:
-            states, logits = self._block_logits(energy, start, block)
+            states, logits = lister(start)
             return log_sum_exp(logits), block_mean(states, logits)
 
         if blocks == 1:

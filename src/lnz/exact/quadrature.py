@@ -101,7 +101,7 @@ def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
     return jax.lax.stop_gradient(centre), jax.lax.stop_gradient(scale)
 
 
-def _grids(space: Real | Box, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array]]:
+def _grids(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array]]:
     """Nodes and log weights of every dimension."""
     low, high = (limit.reshape(-1) for limit in space.limits)
     return [

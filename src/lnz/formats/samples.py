@@ -74,9 +74,11 @@ def save_samples(
 
 def _write_archive(file: io.BufferedIOBase, name: str, array: np.ndarray) -> None:
     # By hand, since numpy.savez of NumPy 2.0 leaves its archive open when the disk is full.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[arg-type]
-        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-            np.lib.format.write_array(member, array, allow_pickle=False)
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,  # type: ignore[arg-type]
+        archive.open(f"{name}.npy", "w", force_zip64=True) as member,
+    ):
+        np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _write_table(file: io.BufferedIOBase, array: np.ndarray) -> None:

@@ -99,7 +99,7 @@ def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array)
     def log_density(x: Array) -> Array:
         return jnp.where(jnp.all((x >= low) & (x <= high)), -energy.free_energy(x), -jnp.inf).astype(v.dtype)
 
-    kernel = blackjax.mcmc.mala.build_kernel()
+    kernel: Any = blackjax.mcmc.mala.build_kernel()
 
     def move(key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
         state, info = kernel(key, blackjax.mala.init(x, log_density), log_density, step_size)
