@@ -1,10 +1,12 @@
 """Timing that is fair to several candidates: one thread, one run, turns taken.
 
 All candidates run in **one process**, interleaved A B C A B C, and are compared by the median of their process (CPU)
-time. One process is the simplest fair choice: with one thread, torch runs in the calling thread, and XLA in a pool
-that sleeps while idle. Measured: every candidate takes 2 to 6 % longer beside the others than alone in its process,
-much the same for all, so ratios hold. Process time leaves out the time that other programs take of the processor; `measure`
-compares it with wall-clock time, and says so in the table if a candidate ever used more than one thread.
+time, which leaves out what other programs take of the processor. One process is the simplest fair choice: with one
+thread, torch runs in the calling thread and XLA's pool sleeps while idle. Measured: a candidate takes 2 to 6 % longer
+beside the others than alone in its process, much the same for all, so ratios hold.
+
+`one_thread` sets the usual variables **and pins the process to one processor**, because the variables do not suffice:
+under JAX 0.10 with both of XLA's flags, per-thread times still showed a large product spread over four threads.
 
 Memory cannot be told apart in one process, so `peak_memory` runs a job in a child of its own.
 """
@@ -34,11 +36,14 @@ SINGLE = {
 
 
 def one_thread() -> None:
-    """Restart this program with one thread for BLAS, OpenMP and XLA, and JAX on the CPU; call it first in `main`.
+    """Restart this program pinned to one processor, with one thread for BLAS, OpenMP and XLA; call it first in `main`.
 
-    The variables are read when the libraries are loaded, hence the restart: what was imported before does not matter.
+    The libraries look when they are loaded, hence the restart: what was imported before does not matter. Of the
+    processors allowed (`taskset -c 1 python ...` allows one) the last is taken.
     """
-    if any(os.environ.get(name) != value for name, value in SINGLE.items()):
+    processors = os.sched_getaffinity(0)
+    if len(processors) > 1 or any(os.environ.get(name) != value for name, value in SINGLE.items()):
+        os.sched_setaffinity(0, {max(processors)})
         os.environ.update(SINGLE)
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -68,15 +73,14 @@ def measure(
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     calls, seconds = {}, {name: [] for name in candidates}
-    walls, systems = dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, 0.0)
+    systems = dict.fromkeys(candidates, 0.0)
     for name, call in candidates.items():
         _run(call, 1)  # warm-up: compiles, allocates
-        calls[name] = max(1, math.ceil(min_time / max(_run(call, 1)[1], 1e-6)))
+        calls[name] = max(1, math.ceil(min_time / max(_run(call, 1)[0], 1e-6)))
     for _ in range(repeats):
         for name, call in candidates.items():
-            wall, cpu, system = _run(call, calls[name])
+            cpu, system = _run(call, calls[name])
             seconds[name].append(cpu)
-            walls[name] += wall
             systems[name] += system
 
     table = Table("", "ms", "± %", "system %", "ratio", title=title, title_justify="left")
@@ -86,9 +90,8 @@ def measure(
         medians[name] = statistics.median(values) / work
         spread = 50 * (max(values) - min(values)) / statistics.median(values)
         share = 100 * systems[name] / sum(values)
-        several = " (more than one thread!)" if sum(values) > 1.15 * walls[name] else ""
         ratio = medians[name] / next(iter(medians.values()))
-        table.add_row(name + several, f"{1e3 * medians[name]:.4g}", f"{spread:.0f}", f"{share:.0f}", f"{ratio:.2f}")
+        table.add_row(name, f"{1e3 * medians[name]:.4g}", f"{spread:.0f}", f"{share:.0f}", f"{ratio:.2f}")
     Console().print(table)
     return medians
 
@@ -122,12 +125,11 @@ def _status(field: str) -> float:
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field))
 
 
-def _run(call: Callable[[], Any], times: int) -> tuple[float, float, float]:
-    """Wall-clock, process and system time of `times` calls, in seconds, the last result waited for."""
-    system, cpu, wall = resource.getrusage(resource.RUSAGE_SELF).ru_stime, time.process_time(), time.perf_counter()
+def _run(call: Callable[[], Any], times: int) -> tuple[float, float]:
+    """Process time and the system's part of it, in seconds, of `times` calls, each result waited for."""
+    system, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_stime, time.process_time()
     for _ in range(times):
         result = call()
         if "jax" in sys.modules:
             sys.modules["jax"].block_until_ready(result)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_stime - system
+    return time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_stime - system
