@@ -21,7 +21,18 @@ Job = Callable[[], float]  # log Z in nats
 
 def lnz_exact(model: peers.Model) -> dict[str, Callable[[], Job]]:
     """lnz's candidates: name to a function that sets the job up (imports, parameters) and returns it."""
-    return {}
+
+
+    def make() -> Job:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        import lnz
+
+        rbm = lnz.RBM.from_parameters(*model)
+        return lambda: float(lnz.log_partition(rbm, route=lnz.Enumeration()).value)
+
+    return {"lnz (float64)": make}
 
 
 def jobs(model: peers.Model) -> dict[str, Callable[[], Job]]:

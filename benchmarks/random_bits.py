@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl, threefry_prng_impl
-from timing import measure, one_thread
 
 from lnz import random
+from timing import measure, one_thread
 
 VISIBLE, HIDDEN, CHAINS, SWEEPS, DRAWS = 784, 500, 500, 10, 20
 WIDE = {"xla_cpu_prefer_vector_width": 512}
@@ -143,10 +143,7 @@ def main() -> None:
     weights = (w, jnp.full((1, VISIBLE), -1, jnp.float32), jnp.zeros((1, HIDDEN), jnp.float32))
     start = jnp.asarray(source.random((CHAINS, VISIBLE)) < 0.3)
     data, small = start.astype(jnp.float32), 1e-3 * start.astype(jnp.float32)
-    states = {
-        kind: (start.astype(kind), jnp.zeros((CHAINS, HIDDEN), kind))
-        for kind in (jnp.float32.dtype.name, jnp.bool_.dtype.name)
-    }
+    states = {kind: (start.astype(kind), jnp.zeros((CHAINS, HIDDEN), kind)) for kind in ("float32", "bool")}
 
     jobs: dict[str, Callable[[], Any]] = {"matrix products alone": partial(jax.jit(products), small, w)}
     for name, key in keys.items():

@@ -18,7 +18,22 @@ EPOCHS = 20  # updates in one call of scikit-learn's `fit`
 
 def lnz_updates(model: peers.Model, data: peers.Array, *, sweeps: int) -> dict[str, Callable[[], Any]]:
     """lnz's candidates, each doing one update of the parameters with `sweeps` block Gibbs sweeps of its chains."""
-    return {}
+    import jax
+    import optax
+
+    import lnz
+
+    trainer = lnz.Trainer(optax.sgd(0.01), lnz.PersistentChains(sweeps=sweeps))
+    rbm = lnz.RBM.from_parameters(*model)
+    batch = jax.numpy.asarray(data)
+    state = trainer.init(rbm, jax.random.key(0), batch_size=len(data))
+
+    def update() -> Any:
+        nonlocal state
+        state, _ = trainer.step(state, batch)
+        return state.energy.weights  # pyright: ignore[reportAttributeAccessIssue]
+
+    return {"lnz": update}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,10 @@ class Energy(eqx.Module):
 
     @property
     def log_latent_volume(self) -> float:
-        """log Z of the latent variables at beta = 0 of the tempered path: n log 2 for n binary latents, 0 without latents."""
+        """Of an energy that `tempered` made: what log Z at beta = 0 has above the base's own, in nats.
+
+        n log 2 where the path runs through the joint energy of n binary latent variables, 0 where it is that of the free energy.
+        """
         return 0.0
 
 
@@ -110,14 +114,15 @@ class FunctionEnergy(Energy):
     """An energy from any callable: a plain function, a `jax.tree_util.Partial`, an Equinox module, a Flax NNX module.
 
     The callable takes one state and returns one scalar, E(x) in nats. Its floating-point arrays are the parameters; whatever else it
-    holds (integers, strings, activation functions, random keys) is kept as a constant.
+    holds (integers, strings, activation functions, random keys) is kept as a constant. So is what a plain function finds outside its
+    arguments: a later change of it goes unnoticed. Objects that are no pytrees, whose contents JAX cannot see at all, are refused.
 
     Args:
         function: the callable.
         space: where x lives.
 
     Raises:
-        TypeError: if `function` is not callable, or is a class rather than an instance.
+        TypeError: if `function` is not callable, is a class rather than an instance, or an object that is no pytree.
         ValueError: if the energy of one state is not a real scalar.
 
     Example:
@@ -136,6 +141,11 @@ class FunctionEnergy(Energy):
     def __init__(self, function: Callable[..., Any], space: Space):
         if not callable(function) or inspect.isclass(function):
             raise TypeError(f"an energy must be a callable that maps one state to one number, but got {function!r}")
+        if _is_opaque(function):
+            raise TypeError(
+                f"JAX cannot see into a {type(getattr(function, '__self__', function)).__name__}: its parameters would get no gradient, and a "
+                "change of them would go unnoticed. Make it an Equinox module, or pass jax.tree_util.Partial(function, parameters)."
+            )
         if not isinstance(space, Space):
             raise TypeError(f"an energy needs a space, such as lnz.Binary(8) or lnz.Real(2), but got {space!r}")
         self.parameters, constants = eqx.partition(function, eqx.is_inexact_array)
@@ -154,6 +164,13 @@ class FunctionEnergy(Energy):
 
     def __call__(self, x: State) -> Array:
         return self.function(x)
+
+
+def _is_opaque(function: Any) -> bool:
+    """Whether a callable is an object of a class that is no pytree, or a method of one: neither a function nor a wrapped one."""
+    owner = function.__self__ if inspect.ismethod(function) else function
+    plain = inspect.isroutine(owner) or isinstance(owner, functools.partial) or hasattr(owner, "__wrapped__")
+    return not plain and jax.tree_util.all_leaves([owner])
 
 
 def _thaw(leaf: Any) -> Any:

@@ -57,6 +57,8 @@ class Estimate(eqx.Module):
         value, error = float(leaves[0]), float(jax.tree.leaves(self.standard_error)[0])
         lower, upper = float(jax.tree.leaves(self.lower)[0]), float(jax.tree.leaves(self.upper)[0])
         if self.known == "exact":
+            if math.isinf(value):
+                return f"{name} = {value} (exact), by {self.route}"
             rounding = max(upper - value, value - lower)
             return f"{name} = {value:.10g} (exact up to rounding of {rounding:.1g}), by {self.route}"
         digits = decimals(max(error, 1e-12))

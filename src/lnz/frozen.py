@@ -69,5 +69,6 @@ def _fingerprint(leaf: Any) -> Any:
         data = np.asarray(jax.random.key_data(leaf))
         return (str(leaf.dtype), data.shape, data.tobytes())
     if isinstance(leaf, np.ndarray):
-        return (leaf.dtype.str, leaf.shape, leaf.tobytes())
-    return leaf
+        return (str(leaf.dtype), leaf.shape, leaf.tobytes())
+    # 1, 1.0 and True are equal in Python, as are 0.0 and -0.0, but an energy may tell them apart.
+    return (type(leaf), repr(leaf) if isinstance(leaf, float | complex) else leaf)

@@ -39,7 +39,7 @@ def log_partition(energy: Any, *, route: Route | None = None, key: PRNGKeyArray 
         >>> float(lnz.log_partition(lnz.Ising(jnp.zeros((3, 3)))).value)  # doctest: +ELLIPSIS
         2.0794...
     """
-    energy = as_energy(energy)
+    energy, route = as_energy(energy), _checked(route)
     route = choose(energy).route if route is None else route
     route.require(energy, key)
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
@@ -53,10 +53,22 @@ def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKey
 
     Arguments and errors are those of `log_partition`.
     """
-    energy = as_energy(energy)
+    energy, route = as_energy(energy), _checked(route)
     route = choose(energy).route if route is None else route
     route.require(energy, key)
-    return route.expectation(energy, f, key)
+    estimate = route.expectation(energy, f, key)
+    leaves = [leaf for leaf in jax.tree.leaves(estimate.value) if not is_traced(leaf)]
+    if any(np.isnan(np.asarray(leaf)).any() for leaf in leaves):
+        raise ValueError(
+            f"E[f] is NaN: f or the energy {type(energy).__name__} is NaN for some state, or every state has probability zero"
+        )
+    return estimate
+
+
+def _checked(route: Any) -> Route | None:
+    if route is not None and not isinstance(route, Route):
+        raise TypeError(f"route must be a route such as lnz.Enumeration(), but is {route!r}")
+    return route
 
 
 def _log_partition_primal(route: Route, constants: Frozen, parameters: Any, key: Any) -> Estimate:

@@ -27,10 +27,24 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 
 
 def log_sum_exp(x: Array) -> Array:
-    """log Σ_i e^{x_i} over all entries; -inf where all are -inf, with zero gradient there."""
+    """log Σ_i e^{x_i} over all entries; -inf where all are -inf, with zero gradient at every -inf, whatever x depends on."""
+    return _log_sum_exp(x)
+
+
+@jax.custom_jvp
+def _log_sum_exp(x: Array) -> Array:
     top = jax.lax.stop_gradient(jnp.max(x, initial=-jnp.inf))
     shift = jnp.where(jnp.isfinite(top), top, 0)
     return jnp.log(jnp.sum(jnp.exp(x - shift))) + shift
+
+
+@_log_sum_exp.defjvp
+def _log_sum_exp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (t,) = primals, tangents
+    out = _log_sum_exp(x)
+    possible = x != -jnp.inf
+    shares = jnp.exp(jnp.where(possible, x - jnp.where(out == -jnp.inf, 0, out), -jnp.inf))
+    return out, jnp.sum(shares * jnp.where(possible, t, 0))
 
 
 def log_mean_exp(x: Array) -> Array:

@@ -17,13 +17,14 @@ stock streams; only the bits drawn from a key differ. A key keeps its data when 
     >>> bool((jax.random.uniform(key, (3,)) == jax.random.uniform(jax.random.key(0), (3,))).all())
     True
 
-A sampler gains as much again by drawing into `bool` and carrying `bool` through its scan: the processor then works
-on wider vectors. `benchmarks/random_bits.py` measures both.
+A sampler gains again by keeping its states as `bool` where they leave a scan (every layer of an RBM, not only the
+visible one): the processor then works on wider vectors. `benchmarks/random_bits.py` measures all of this.
 
 The paper: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
 """
 
 import functools
+import inspect
 import math
 from typing import Any
 
@@ -161,20 +162,32 @@ def _refuse(width: int, shape: tuple[int, ...]) -> None:
         raise ValueError(f"shape {shape} needs more than 2**32 words of one key; split the key, or use bits='threefry'")
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+def _compiled(function: Any) -> Any:
+    """`jit`, with shapes and widths static, behind a plain function: keys hold these, and must pickle."""
+    names = [name for name in inspect.signature(function).parameters if name in ("width", "shape")]
+    compiled = jax.jit(function, static_argnames=names)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Array:
+        return compiled(*arguments)
+
+    return call
+
+
+@_compiled
 def _threefry_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
     if _left_to_stock(shape) or width not in _WIDTHS:
         return threefry_prng_impl.random_bits(key, width, shape)
     return _narrow(*_threefry(*_words(key), jnp.zeros(shape, jnp.uint32), _counter(shape)), width)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@_compiled
 def _threefry13_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
     _refuse(width, shape)
     return _narrow(*_threefry(*_words(key), jnp.zeros(shape, jnp.uint32), _counter(shape), 13), width)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@_compiled
 def _hash_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
     """The hash is too simple to see a raw key: two keys that differ in a bit would give related words. It is keyed by
     Threefry-20 of blocks at the far end of the counter, which `split` and `fold_in` never reach."""
@@ -186,14 +199,14 @@ def _hash_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> U
     return _narrow(_hash(*_threefry(*words, last, last - np.uint32(1)), counter), low, 64)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@_compiled
 def _split(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "... 2"]:
     if _left_to_stock(shape):
         return threefry_prng_impl.split(key, shape)
     return jnp.stack(_threefry(key[0], key[1], jnp.zeros(shape, jnp.uint32), _counter(shape)), axis=-1)
 
 
-@jax.jit
+@_compiled
 def _fold_in(key: UInt32[Array, "2"], data: Any) -> UInt32[Array, "2"]:
     return jnp.stack(_threefry(key[0], key[1], np.uint32(0), jnp.asarray(data).astype(jnp.uint32)))
 

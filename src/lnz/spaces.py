@@ -19,11 +19,11 @@ Shape = int | Sequence[int]
 State = Any  # an array, or for a product space a tuple of them
 
 
-def _as_shape(shape: Shape) -> tuple[int, ...]:
-    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    if not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
-        raise ValueError(f"a space needs a shape of whole numbers of at least 0, but got {shape}")
-    return tuple(int(n) for n in shape)
+def _as_shape(shape: Any) -> tuple[int, ...]:
+    lengths = tuple(shape) if np.ndim(shape) else (shape,)
+    if not all(isinstance(n, int | np.integer) and n >= 0 for n in lengths):
+        raise ValueError(f"a space needs a shape of whole numbers of at least 0, but got {shape!r}")
+    return tuple(int(n) for n in lengths)
 
 
 class Space(abc.ABC):
@@ -266,6 +266,10 @@ class Box(Space):
                 "∇ log Z = E[-∂E] misses a boundary term. Rescale x to a fixed box inside the energy."
             )
         shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if shape is None else _as_shape(shape)
+        if any(np.broadcast_shapes(np.shape(limit), shape) != shape for limit in (low, high)):
+            raise ValueError(
+                f"a Box's limits must broadcast to its shape {shape}, but have {np.shape(low)} and {np.shape(high)}"
+            )
         low, high = (np.broadcast_to(np.asarray(limit, np.float64), shape) for limit in (low, high))
         if not (low < high).all():
             raise ValueError("a Box needs low < high in every entry (and no NaN): check the limits")

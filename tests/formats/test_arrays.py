@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import pickle
+import resource
 import struct
 import tracemalloc
 import zipfile
@@ -99,6 +100,8 @@ class TestLoad:
         np.testing.assert_array_equal(load(path).array, GREY[0])  # the only one
         np.savez(path, weights=GREY[0], X=BITS)
         np.testing.assert_array_equal(load(path).array, BITS)  # a usual name
+        np.savez(path, weights=GREY[0], X=GREY[0], images=BITS)
+        np.testing.assert_array_equal(load(path).array, BITS)  # the first of them
         np.testing.assert_array_equal(load(path, name="weights").array, GREY[0])  # the one that was asked for
 
     def test_npz_as_mnist(self, tmp_path):
@@ -162,9 +165,9 @@ class TestLoad:
         array = load(tmp_path / "x.csv").array
         assert refusal(check, array, "real").startswith("data: row 1, column 2 is nan, not a finite number")
 
-    @pytest.mark.parametrize("header", ["label,0,1,2", "Label,a,b,c"])
+    @pytest.mark.parametrize("header", ["label,0,1,2", "Label,a,b,c", "\ufefflabel,a,b,c"])
     def test_csv_labels(self, tmp_path, header):
-        (tmp_path / "x.csv").write_text(f"{header}\n7,0,1,2\n8,3,4,5\n")
+        (tmp_path / "x.csv").write_text(f"{header}\n7,0,1,2\n8,3,4,5\n", encoding="utf-8")
         data = load(tmp_path / "x.csv")
         np.testing.assert_array_equal(data.array, [[0, 1, 2], [3, 4, 5]])
         np.testing.assert_array_equal(data.labels, [7, 8])
@@ -572,6 +575,13 @@ class TestPrepare:
         assert list(binarise(np.asarray([0, 60], np.uint8), threshold=-3.5)) == [1, 1]
         assert binarise(np.zeros((0, 3))).shape == (0, 3)
 
+    def test_binarise_looks_at_every_block(self, monkeypatch):
+        monkeypatch.setattr("lnz.formats.prepare._BLOCK", 2)
+        assert "is not clear" in refusal(binarise, np.asarray([0, 0.5, 16, 16, 16, 16]))
+        assert list(binarise(np.asarray([7, 7, 16, 8, 0, 3]))) == [0, 0, 1, 1, 0, 0]
+        for bad in (np.nan, np.inf):
+            assert "holds NaN or infinity" in refusal(binarise, np.asarray([0, 1, 0, 1, bad, 1]))
+
     def test_binarise_by_a_fixed_draw(self, monkeypatch):
         grey = np.random.RandomState(3).randint(0, 256, (40, 784)).astype(np.uint8)
         bits = binarise(grey, stochastic=True, seed=5)
@@ -697,10 +707,25 @@ class TestWriteAtomic:
     @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv", "x.png"])
     def test_full_device(self, tmp_path, monkeypatch, name, size):
         """The kernel itself says no, and every writer lets its error number through."""
-        monkeypatch.setattr(files, "_create", lambda path: open("/dev/full", "r+b"))  # noqa: SIM115
+        full = lambda path, mode: open("/dev/full", mode.replace("x", "w"))  # noqa: E731, SIM115
+        monkeypatch.setattr(files, "open", full, raising=False)
         with pytest.raises(WriteError, match="the disk is full") as caught:
             save_samples(tmp_path / name, np.zeros((size, 1)), (1, 1))
         assert caught.value.errno == errno.ENOSPC
+        no_leftovers(tmp_path)
+
+    @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv"])
+    def test_no_room_in_the_middle(self, tmp_path, name):
+        """The header fits and the values do not; NumPy's own way of writing would lose the error number here."""
+        array = np.random.RandomState(0).rand(30_000, 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            with pytest.raises(WriteError, match="the file grew beyond the limit on its size") as caught:
+                save_samples(tmp_path / name, array)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert caught.value.errno == errno.EFBIG
         no_leftovers(tmp_path)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no")])
@@ -730,6 +755,10 @@ class TestWriteAtomic:
         assert "it is not a regular file" in message(tmp_path)
         assert "it is not a regular file" in message(tmp_path / "pipe")
         no_leftovers(tmp_path, "file", "pipe")
+
+    def test_long_names(self, tmp_path):
+        write_atomic(tmp_path / ("x" * 255), lambda file: file.write(b"new"))
+        no_leftovers(tmp_path, "x" * 255)
 
     def test_follows_a_link(self, tmp_path):
         (tmp_path / "link").symlink_to("target")

@@ -11,15 +11,17 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.annealing.certificate import lower_limit, upper_limit
 from lnz.energy import Energy
 from lnz.estimate import Estimate
 from lnz.frozen import Frozen
+from lnz.mathematics import log_mean_exp
 from lnz.random import fast_key
 from lnz.route import Route
-from lnz.sampling.kernels import Langevin, default_kernel, langevin_step
+from lnz.sampling.kernels import Langevin, compact, default_kernel, langevin_step
 from lnz.spaces import State
 
 _ASSUMPTION = "the annealed chains reach every mode; the lower limit alone is certified"
@@ -58,8 +60,9 @@ class AnnealedImportanceSampling(Route):
 
     def __post_init__(self) -> None:
         for name in ("temperatures", "chains", "sweeps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}")
+            n = getattr(self, name)
+            if not isinstance(n, int | np.integer) or n < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
         if self.schedule not in ("linear", "sigmoid", "quadratic"):
             raise ValueError(f"unknown schedule {self.schedule!r}: choose linear, sigmoid or quadratic")
         if not 0 < self.confidence < 1:
@@ -105,9 +108,11 @@ class AnnealedImportanceSampling(Route):
     def log_partition(self, energy: Energy, key: Any) -> Estimate:
         log_weights, _, figures = self.anneal(energy, key)
         n, tail = self.chains, (1 - self.confidence) / 2
-        value = jax.nn.logsumexp(log_weights) - math.log(n)
-        relative = jnp.exp(log_weights - value)  # mean 1
+        value = log_mean_exp(log_weights)
+        alive = value != -jnp.inf
+        relative = jnp.where(alive, jnp.exp(log_weights - jnp.where(alive, value, 0)), 0)  # mean 1
         error = jnp.std(relative, ddof=1) / math.sqrt(n) if n > 1 else jnp.asarray(jnp.inf, value.dtype)
+        error = jnp.where(alive, error, jnp.inf)
         return Estimate(
             value=value,
             standard_error=error,
@@ -118,7 +123,7 @@ class AnnealedImportanceSampling(Route):
             confidence=self.confidence,
             assumption=_ASSUMPTION,
             diagnostics={
-                "effective_sample_size": n**2 / jnp.sum(relative**2),
+                "effective_sample_size": jnp.where(alive, n**2 / jnp.where(alive, jnp.sum(relative**2), 1), 0),
                 "log_weight_sd": jnp.std(log_weights),
                 "certified_lower": lower_limit(log_weights, confidence=self.confidence),
                 **figures,
@@ -127,19 +132,18 @@ class AnnealedImportanceSampling(Route):
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any) -> Estimate:
         log_weights, v, figures = self.anneal(energy, key)
-        share = jax.nn.softmax(log_weights)
+        share = jax.nn.softmax(log_weights)  # NaN where every weight is zero
         z = statistics.NormalDist().inv_cdf(0.5 + self.confidence / 2)
 
-        def shaped(values: Array) -> Array:
-            return share.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
+        def weighted(power: int, values: Array) -> Array:
+            w = share.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
+            return jnp.sum(jnp.where(w == 0, 0, w**power * values), axis=0)
 
         values = jax.tree.map(
             lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(share.dtype), jax.vmap(f)(v)
         )
-        mean = jax.tree.map(lambda x: jnp.sum(shaped(x) * x, axis=0), values)
-        error = jax.tree.map(
-            lambda x, m: jnp.sqrt(jnp.sum(shaped(x) ** 2 * jnp.square(x - m[None]), axis=0)), values, mean
-        )
+        mean = jax.tree.map(lambda x: weighted(1, x), values)
+        error = jax.tree.map(lambda x, m: jnp.sqrt(weighted(2, jnp.square(x - m[None]))), values, mean)
         return Estimate(
             value=mean,
             standard_error=error,
@@ -155,6 +159,9 @@ class AnnealedImportanceSampling(Route):
     def mean_gradient(self, energy: Energy, key: Any) -> Any:
         log_weights, v, _ = jax.lax.stop_gradient(self.anneal(energy, key))
         share = jax.nn.softmax(log_weights)
+        # States of weight zero are replaced by that of the largest, so that 0 · ∞ cannot arise in their gradient.
+        best, dead = jnp.argmax(log_weights), share == 0
+        v = jax.tree.map(lambda x: jnp.where(dead.reshape(-1, *(1,) * (x.ndim - 1)), x[best], x), v)
         return eqx.filter_grad(lambda e: -jnp.sum(share * jax.vmap(e.free_energy)(v).astype(share.dtype)))(energy)
 
     def anneal(self, energy: Energy, key: PRNGKeyArray) -> tuple[Array, State, dict[str, Array]]:
@@ -172,8 +179,9 @@ class AnnealedImportanceSampling(Route):
     ) -> tuple[Array, State, dict[str, Array]]:
         base, kernel, betas = self._base(energy), default_kernel(energy), self.betas()
         start_key, chain_key = jax.random.split(key)
-        v = base.sample(start_key, n)  # pyright: ignore[reportAttributeAccessIssue]
-        log_z0 = base.log_normaliser() + energy.log_latent_volume  # pyright: ignore[reportAttributeAccessIssue]
+        sampled = base.sample(start_key, n)  # pyright: ignore[reportAttributeAccessIssue]
+        v = compact(energy.tempered(base, betas[0]), sampled)
+        log_z0 = base.log_normaliser() + energy.tempered(base, betas[0]).log_latent_volume  # pyright: ignore[reportAttributeAccessIssue]
         dtype = jnp.result_type(float)
 
         def step(carry: tuple[State, Array, Array], inputs: Any) -> tuple[tuple[State, Array, Array], dict[str, Array]]:
@@ -181,7 +189,8 @@ class AnnealedImportanceSampling(Route):
             before, beta, step_size, key = inputs
             warm, cold = energy.tempered(base, before), energy.tempered(base, beta)
             gain = (jax.vmap(warm.free_energy)(v) - jax.vmap(cold.free_energy)(v)).astype(dtype) - lost
-            total = log_w + gain
+            # A chain of weight zero stays so: where p̃ = 0 at both temperatures, the gain would be ∞ - ∞.
+            total = jnp.where(log_w == -jnp.inf, -jnp.inf, log_w + gain)
             lost = jnp.where(jnp.isfinite(total), (total - log_w) - gain, 0)  # Kahan: a thousand small float32 gains
             for sweep in range(self.sweeps):
                 sweep_key = jax.random.fold_in(key, sweep)
@@ -194,6 +203,7 @@ class AnnealedImportanceSampling(Route):
         inputs = (betas[:-1], betas[1:], steps, jax.random.split(chain_key, self.temperatures))
         zero = jnp.zeros((n,), dtype)
         (v, log_w, _), trace = jax.lax.scan(step, (v, zero, zero), inputs)
+        v = jax.tree.map(lambda new, old: new.astype(old.dtype), v, sampled)
         return log_w + log_z0.astype(dtype), v, trace
 
     def _pilot(self, energy: Energy, key: PRNGKeyArray) -> Array:

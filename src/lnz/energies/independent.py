@@ -31,7 +31,7 @@ class Independent(Energy):
     _space: Space = eqx.field(static=True)
 
     def __init__(self, potentials: Any, space: Space):
-        self.potentials = jnp.asarray(potentials)
+        self.potentials = _float(potentials)
         self._space = space
         if self.potentials.shape != units.feature_shape(space):
             raise ValueError(
@@ -60,7 +60,8 @@ class Independent(Energy):
         return jnp.sum(units.log_partition(self._space, self.potentials))
 
     def sample(self, key: PRNGKeyArray, n: int) -> Array:
-        return units.sample(self._space, key, jnp.broadcast_to(self.potentials, (n, *self.potentials.shape)))
+        draws = units.sample(self._space, key, jnp.broadcast_to(self.potentials, (n, *self.potentials.shape)))
+        return draws.astype(self.potentials.dtype) if isinstance(self._space, Binary) else draws
 
 
 def _counts(data: np.ndarray, space: Space) -> np.ndarray:

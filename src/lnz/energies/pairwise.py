@@ -44,16 +44,29 @@ class Couplings(eqx.Module):
 
 
 class DenseCouplings(Couplings):
-    """Couplings between all pairs: J (n, n), or tables J_ij(a, b) of shape (n, q, n, q); symmetric, with zero diagonal blocks."""
+    """Couplings between all pairs: J (n, n), or tables J_ij(a, b) of shape (n, q, n, q); symmetric, with zero diagonal blocks.
+
+    Only the symmetric part off the diagonal counts, so that an optimiser that moves the rest (by noise, or by the sign of a rounding
+    error) cannot part the Gibbs sweeps from the energy.
+    """
 
     strength: Array
+
+    def matrix(self) -> Array:
+        """½ (J + Jᵀ) with a zero diagonal: like J."""
+        half = self.strength.ndim // 2
+        both = 0.5 * (self.strength + self.strength.transpose(*range(half, 2 * half), *range(half)))
+        same = np.eye(len(self.strength), dtype=bool).reshape(
+            *self.strength.shape[:1], *(1,) * (half - 1), -1, *(1,) * (half - 1)
+        )
+        return jnp.where(same, jnp.zeros_like(both), both)
 
     @property
     def sites(self) -> tuple[int, ...]:
         return self.strength.shape[:1]
 
     def local_field(self, x: Array) -> Array:
-        return jnp.tensordot(self.strength, x, axes=self.strength.ndim // 2)
+        return jnp.tensordot(self.matrix(), x, axes=self.strength.ndim // 2)
 
     def colours(self) -> np.ndarray:
         return np.eye(self.strength.shape[0], dtype=bool)
@@ -148,9 +161,8 @@ def _dense(strength: Any) -> DenseCouplings:
     if strength.ndim not in (2, 4) or strength.shape[:half] != strength.shape[half:]:
         raise ValueError(f"dense couplings need shape (n, n), or (n, q, n, q) for tables, but got {strength.shape}")
     if not is_traced(strength):
+        _refuse_infinite("couplings", strength)
         j = np.asarray(strength)
-        if not np.isfinite(j).all():
-            raise ValueError("couplings must be finite, but some are NaN or infinite")
         if not np.allclose(j, j.transpose(*range(half, 2 * half), *range(half))):
             raise ValueError("dense couplings must be symmetric; pass ½ (J + Jᵀ)")
         if np.diagonal(j, axis1=0, axis2=half).any():
@@ -159,7 +171,10 @@ def _dense(strength: Any) -> DenseCouplings:
 
 
 def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
-    edges, strength = np.asarray(edges, int).reshape(-1, 2), _float(strength)
+    edges, strength = np.asarray(edges), _float(strength)
+    if edges.size and (edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer)):
+        raise ValueError(f"edges are pairs of whole numbers (m, 2), but got {edges.dtype} of shape {edges.shape}")
+    edges = edges.astype(int).reshape(-1, 2)
     strength = jnp.broadcast_to(strength, (len(edges),)) if strength.ndim == 0 else strength
     if strength.shape[:1] != (len(edges),) or strength.ndim not in (1, 3):
         raise ValueError(
@@ -167,6 +182,7 @@ def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
         )
     if len(edges) and (edges.min() < 0 or edges.max() >= n):
         raise ValueError(f"an edge names a site outside 0 … {n - 1}")
+    _refuse_infinite("couplings", strength)
     if (edges[:, 0] == edges[:, 1]).any():
         raise ValueError(f"an edge joins site {edges[edges[:, 0] == edges[:, 1]][0, 0]} to itself")
     if len(np.unique(np.sort(edges, axis=1), axis=0)) != len(edges):
@@ -182,6 +198,7 @@ def _lattice(shape: Any, strength: Any, periodic: bool) -> LatticeCouplings:
         raise ValueError(
             f"lattice couplings must broadcast to (axes, *shape) = {(len(shape), *shape)}, but got {strength.shape}"
         )
+    _refuse_infinite("couplings", strength)
     if periodic and min(shape) < 2:
         raise ValueError(
             f"a periodic lattice needs lengths of at least 2, but got {shape}: a site would be its own neighbour"
@@ -219,15 +236,13 @@ class Pairwise(Energy):
     def _gibbs_dense(self, key: PRNGKeyArray, v: Array) -> Array:
         """Site after site, in order."""
         phi = jax.vmap(self._features)(v)
-        strength = self.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
+        strength = self.couplings.matrix()  # pyright: ignore[reportAttributeAccessIssue]
         site_space = Categorical((), self.space.k) if isinstance(self.space, Categorical) else Spin(())
 
         def update(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             v, phi = carry
             row = strength[i]  # (n,), or (q, n, q) for tables
-            pulled = jnp.tensordot(phi, row, axes=1) if row.ndim == 1 else jnp.einsum("cjb,ajb->ca", phi, row)
-            if row.ndim == 1 and phi.ndim == 3:
-                pulled = jnp.einsum("cjb,j->cb", phi, row)
+            pulled = jnp.einsum("cj...,j->c...", phi, row) if row.ndim == 1 else jnp.einsum("cjb,ajb->ca", phi, row)
             potentials = pulled + self.fields[i][None]
             new = units.sample(site_space, jax.random.fold_in(key, i), potentials)
             return v.at[:, i].set(new.astype(v.dtype)), phi.at[:, i].set(units.features(site_space, new, phi.dtype))
@@ -271,7 +286,7 @@ class Ising(Pairwise):
         self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
         if isinstance(self.couplings, DenseCouplings | SparseCouplings) and self.couplings.strength.ndim > 2:
             raise ValueError("an Ising model has one coupling a pair; tables J_ij(a, b) belong to lnz.Potts")
-        self.fields = _fields(fields, self.couplings.sites)
+        self.fields = _fields(fields, self.couplings.sites, self.couplings)
 
     @classmethod
     def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int) -> Ising:
@@ -322,9 +337,14 @@ class Potts(Pairwise):
         if not isinstance(q, int | np.integer) or q < 1:
             raise ValueError(f"a Potts model needs a whole number q of at least 1 states, but got {q!r}")
         tables = self.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(self.couplings, DenseCouplings | SparseCouplings) and tables.ndim > 2 and tables.shape[-1] != q:
+        of_pairs = tables.shape[1::2] if isinstance(self.couplings, DenseCouplings) else tables.shape[1:]
+        if (
+            isinstance(self.couplings, DenseCouplings | SparseCouplings)
+            and tables.ndim > 2
+            and set(of_pairs) != {int(q)}
+        ):
             raise ValueError(f"coupling tables of shape {tables.shape} do not fit q = {q} states")
-        self.fields = _fields(fields, (*self.couplings.sites, int(q)))
+        self.fields = _fields(fields, (*self.couplings.sites, int(q)), self.couplings)
 
     @classmethod
     def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int, q: int) -> Potts:
@@ -341,8 +361,16 @@ class Potts(Pairwise):
         return Categorical(self.couplings.sites, self.fields.shape[-1])
 
 
-def _fields(fields: Any, shape: tuple[int, ...]) -> Array:
-    fields = _float(fields)
+def _refuse_infinite(name: str, values: Array) -> None:
+    if not is_traced(values) and not np.isfinite(np.asarray(values)).all():
+        raise ValueError(
+            f"{name} must be finite, but some are NaN or infinite; for states of zero probability write an lnz.FunctionEnergy that is +inf there"
+        )
+
+
+def _fields(fields: Any, shape: tuple[int, ...], couplings: Any) -> Array:
+    fields = _float(fields) if not isinstance(fields, int | float) else jnp.asarray(fields, couplings.strength.dtype)
+    _refuse_infinite("fields", fields)
     if fields.ndim == 0:
         return jnp.broadcast_to(fields, shape)
     if fields.shape != shape:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.energies import units
-from lnz.energies.independent import Gaussian, Independent
+from lnz.energies.independent import Gaussian, Independent, _float
 from lnz.energy import Energy
 from lnz.mathematics import softplus
 from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
@@ -62,7 +62,7 @@ class RBM(Energy):
     @classmethod
     def from_parameters(cls, weights: Any, visible_bias: Any, hidden_bias: Any, *, visible: Space | None = None) -> RBM:
         """The machine with these parameters: W (features, hidden), b (features,), c (hidden,)."""
-        weights, visible_bias, hidden_bias = (jnp.asarray(p) for p in (weights, visible_bias, hidden_bias))
+        weights, visible_bias, hidden_bias = (_float(p) for p in (weights, visible_bias, hidden_bias))
         if weights.ndim != 2 or visible_bias.shape != weights.shape[:1] or hidden_bias.shape != weights.shape[1:]:
             raise ValueError(
                 f"an RBM needs weights (features, hidden), visible_bias (features,) and hidden_bias (hidden,), but got "
@@ -152,10 +152,6 @@ class RBM(Energy):
         shape = units.feature_shape(self.visible)
         return Independent(jnp.reshape(self.visible_bias, shape) * 0, self.visible)
 
-    @property
-    def log_latent_volume(self) -> float:
-        return self.hidden_bias.size * math.log(2)
-
     def tempered(self, base: Energy, beta: Array) -> Energy:
         if isinstance(base, Independent):
             return TemperedRBM(
@@ -181,6 +177,10 @@ class TemperedRBM(Energy):
     def space(self) -> Space:
         return self.rbm.visible
 
+    @property
+    def log_latent_volume(self) -> float:
+        return self.rbm.hidden_bias.size * math.log(2)
+
     def _bias(self) -> Array:
         return (1 - self.beta) * self.start + self.beta * self.rbm.visible_bias
 
@@ -198,7 +198,7 @@ class TemperedRBM(Energy):
             hidden_key,
             self.beta * (rbm.hidden_bias[None] + rbm._features(v) @ rbm.weights),
         )
-        potentials = self._bias()[None] + self.beta * (h @ rbm.weights.T)
+        potentials = self._bias()[None] + self.beta * (h.astype(rbm.weights.dtype) @ rbm.weights.T)
         potentials = potentials.reshape(v.shape[0], *units.feature_shape(rbm.visible))
         return units.sample(rbm.visible, visible_key, potentials).astype(v.dtype)
 
@@ -318,10 +318,6 @@ class GaussianRBM(Energy):
     def base(self) -> Energy:
         return Gaussian(self.visible_bias, self._precision())
 
-    @property
-    def log_latent_volume(self) -> float:
-        return self.hidden_bias.size * math.log(2)
-
     def tempered(self, base: Energy, beta: Array) -> Energy:
         if isinstance(base, Gaussian) and base.precision.ndim == 1:
             return TemperedGaussianRBM(self, base, jnp.asarray(beta, self.weights.dtype))
@@ -339,6 +335,10 @@ class TemperedGaussianRBM(Energy):
     def space(self) -> Space:
         return self.rbm.observed
 
+    @property
+    def log_latent_volume(self) -> float:
+        return self.rbm.hidden_bias.size * math.log(2)
+
     def __call__(self, x: State) -> Array:
         v = x.astype(self.rbm.weights.dtype)
         quadratic = (1 - self.beta) * self.start(v).astype(v.dtype) + self.beta * self.rbm._quadratic(v)
@@ -348,7 +348,7 @@ class TemperedGaussianRBM(Energy):
         hidden_key, visible_key = jax.random.split(key)
         rbm, beta = self.rbm, self.beta
         inputs = rbm.hidden_bias[None] + (v.astype(rbm.weights.dtype) * rbm._precision()[None]) @ rbm.weights
-        h = units.sample(Binary(rbm.hidden_bias.size), hidden_key, beta * inputs)
+        h = units.sample(Binary(rbm.hidden_bias.size), hidden_key, beta * inputs).astype(inputs.dtype)
         warm, cold = (1 - beta) * self.start.precision.astype(h.dtype), beta * rbm._precision()
         precision = warm + cold
         mean = (warm * self.start.mean.astype(h.dtype))[None] + cold[None] * (

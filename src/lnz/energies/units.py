@@ -52,11 +52,14 @@ def mean(space: Space, potentials: Array) -> Array:
 
 
 def sample(space: Space, key: PRNGKeyArray, potentials: Array) -> Array:
-    """One draw of every unit, in the potentials' dtype (int32 for categories): shape (*batch, *space.shape)."""
+    """One draw of every unit: booleans for `Binary`, ±1 in the potentials' dtype for `Spin`, int32 for `Categorical`.
+
+    Shape (*batch, *space.shape). Booleans are what a processor compares and carries fastest; callers cast where they need numbers.
+    """
     if isinstance(space, Categorical):
         return jax.random.categorical(key, potentials, axis=-1).astype(jnp.int32)
+    uniform = jax.random.uniform(key, potentials.shape, potentials.dtype)
+    if isinstance(space, Binary):
+        return uniform < jax.nn.sigmoid(potentials)
     one = jnp.ones((), potentials.dtype)
-    off = one * 0 if isinstance(space, Binary) else -one
-    scale = 1 if isinstance(space, Binary) else 2
-    on = jax.random.uniform(key, potentials.shape, potentials.dtype) < jax.nn.sigmoid(scale * potentials)
-    return jnp.where(on, one, off)
+    return jnp.where(uniform < jax.nn.sigmoid(2 * potentials), one, -one)

@@ -16,6 +16,11 @@ from lnz.route import Route
 from lnz.spaces import State
 
 
+def _with_gradient(energy: Energy) -> tuple[Any, Any]:
+    gradient = eqx.filter_grad(lambda e: e.log_normaliser())(energy)
+    return eqx.filter(energy, eqx.is_inexact_array), gradient
+
+
 @dataclasses.dataclass(frozen=True)
 class ClosedForm(Route):
     """log Z by the energy's own formula, `energy.log_normaliser()`. Exact; its gradient is the formula's derivative.
@@ -30,8 +35,13 @@ class ClosedForm(Route):
         return 1.0
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        value = widen(energy).log_normaliser()  # pyright: ignore[reportAttributeAccessIssue]
-        rounding = jax.lax.stop_gradient(16 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value)))
+        energy = widen(energy)
+        value = energy.log_normaliser()  # pyright: ignore[reportAttributeAccessIssue]
+        # What a relative rounding of every parameter would change (the terms of a formula may cancel), and of the value itself.
+        fixed = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, energy)
+        parts = jax.tree.map(lambda t, g: jnp.sum(jnp.abs(jnp.where(g == 0, 0, t * g))), *_with_gradient(fixed))
+        scale = 1 + jnp.abs(value) + sum(part.astype(value.dtype) for part in jax.tree.leaves(parts))
+        rounding = jax.lax.stop_gradient(16 * jnp.finfo(value.dtype).eps * scale)
         return exact(value, rounding=rounding, route="a closed form")
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:

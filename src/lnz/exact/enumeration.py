@@ -33,6 +33,10 @@ class Enumeration(Route):
 
     memory: int = 48 * 2**20
 
+    def __post_init__(self) -> None:
+        if not self.memory >= 1:
+            raise ValueError(f"memory must be a number of bytes of at least 1, but is {self.memory!r}")
+
     def refusal(self, energy: Energy) -> str | None:
         space = energy.collapsed().space
         if not space.discrete:
@@ -44,10 +48,10 @@ class Enumeration(Route):
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
         energy = widen(energy).collapsed()
-        log_z, _ = self._fold(energy, lambda states, logits: ())
+        log_z, scale = self._fold(energy, lambda states, logits: (logits, _mean(_softmax(logits), jnp.abs(logits))))
         return exact(
             log_z,
-            rounding=_rounding(log_z, energy),
+            rounding=_rounding(log_z, scale, energy),
             route=f"enumeration of {energy.space.count:,} states of {energy.space}",
         )
 
@@ -58,62 +62,61 @@ class Enumeration(Route):
         def rebuilt(parameters: Any) -> Energy:
             return widen(eqx.combine(parameters, constants)).collapsed()
 
-        def block(states: State, logits: Array) -> Any:
+        def block(states: State, logits: Array) -> tuple[Array, Any]:
             # States of zero probability are replaced by the block's most probable one, so that 0 · ∞ cannot arise in their gradient.
             best = jnp.argmax(logits)
-            possible = logits > -jnp.inf
+            possible = logits != -jnp.inf
             states = jax.tree.map(lambda x: jnp.where(possible.reshape(-1, *(1,) * (x.ndim - 1)), x, x[best]), states)
-            weights = _softmax(logits)
-            return jax.grad(lambda p: -jnp.dot(weights, jax.vmap(rebuilt(p))(states).astype(weights.dtype)))(parameters)
+            energies, pull_back = jax.vjp(lambda p: jax.vmap(rebuilt(p))(states), parameters)
+            logits = jnp.where(possible, -energies.astype(logits.dtype), -jnp.inf)
+            return logits, pull_back(-_softmax(logits).astype(energies.dtype))[0]
 
         return self._fold(rebuilt(parameters), block)[1]
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
-        marginal = FreeEnergy(widen(energy))
-        if marginal.space.count > 2**32:
-            raise ValueError(f"{marginal.space} has too many states to list: use a stochastic route")
+        marginal = self._observed(energy, 2**32)
 
-        def block(states: State, logits: Array) -> Any:
-            weights = _softmax(logits)
+        def block(states: State, logits: Array) -> tuple[Array, Any]:
+            weights, values = _softmax(logits), jax.vmap(f)(states)
+            mean = jax.tree.map(lambda x: _mean(weights, x), values)
+            size = jax.tree.map(lambda x: _mean(weights, jnp.abs(x)), values)
+            return logits, (mean, size, _mean(weights, jnp.abs(logits)))
 
-            def average(values: Array) -> Array:
-                values = (
-                    jnp.asarray(values, jnp.result_type(float))
-                    if not jnp.issubdtype(values.dtype, jnp.inexact)
-                    else values
-                )
-                w = weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
-                return jnp.sum(jnp.where(w > 0, w * values, 0), axis=0)
-
-            return jax.tree.map(average, jax.vmap(f)(states))
-
-        log_z, mean = self._fold(marginal, block)
-        relative = _rounding(log_z, marginal)
-        rounding = jax.tree.map(lambda m: jax.lax.stop_gradient(relative.astype(m.dtype) * (1 + jnp.abs(m))), mean)
+        log_z, (mean, size, scale) = self._fold(marginal, block)
+        mean = jax.tree.map(lambda m: jnp.where(log_z == -jnp.inf, jnp.nan, m), mean)  # no state is possible
+        relative = _rounding(log_z, scale, marginal)
+        rounding = jax.tree.map(lambda s: jax.lax.stop_gradient(relative.astype(s.dtype) * (1 + s)), size)
         return exact(
             mean, rounding=rounding, route=f"enumeration of {marginal.space.count:,} states of {marginal.space}"
         )
 
     def sample(self, energy: Energy, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples of the observed states. All probabilities are held at once: up to 2^24 states."""
-        marginal = FreeEnergy(widen(energy))
-        count = marginal.space.count
-        if count > 2**24:
-            raise ValueError(
-                f"{marginal.space} has {count:,} states: exact sampling by enumeration holds at most {2**24:,}"
-            )
+        marginal = self._observed(energy, 2**24)
         cumulative = jnp.cumsum(jax.nn.softmax(self._logits(marginal)))
         u = jax.random.uniform(key, (n,), cumulative.dtype) * cumulative[-1]
-        return marginal.space.decode(jnp.searchsorted(cumulative, u, side="right"))
+        index = jnp.searchsorted(cumulative, u, side="right")
+        last = jnp.searchsorted(cumulative, cumulative[-1], side="left")  # where u was rounded up to the total
+        return marginal.space.decode(jnp.minimum(index, last))
 
     def probabilities(self, energy: Energy) -> Array:
         """p(v) of every observed state, in the order of `space.decode`: shape (count,). Up to 2^24 states."""
-        marginal = FreeEnergy(widen(energy))
-        if marginal.space.count > 2**24:
+        return jax.nn.softmax(self._logits(self._observed(energy, 2**24)))
+
+    def _observed(self, energy: Energy, most: int) -> FreeEnergy:
+        """The marginal of the observed states, where there are at most so many of them."""
+        space = energy.observed
+        if not space.discrete:
             raise ValueError(
-                f"{marginal.space} has {marginal.space.count:,} states: too many to list their probabilities"
+                f"the observed states of {type(energy).__name__} are continuous, {space}, and cannot be listed: use lnz.Quadrature() in "
+                "one to three dimensions, or a stochastic route"
             )
-        return jax.nn.softmax(self._logits(marginal))
+        if space.count > most:
+            raise ValueError(
+                f"{space} has 10^{space.log_size / math.log(10):.0f} states, more than the {most:,} that can be listed here: use a "
+                "stochastic route"
+            )
+        return FreeEnergy(widen(energy))
 
     def _logits(self, energy: Energy) -> Array:
         block, blocks = self._blocks(energy)
@@ -145,18 +148,18 @@ class Enumeration(Route):
 
         return one
 
-    def _fold(self, energy: Energy, block_mean: Callable[[State, Array], Any]) -> tuple[Array, Any]:
-        """log Z and the p-weighted mean over all states of what `block_mean(states, logits)` gives for a block."""
+    def _fold(self, energy: Energy, block_mean: Callable[[State, Array], tuple[Array, Any]]) -> tuple[Array, Any]:
+        """log Z and the p-weighted mean over all states. `block_mean(states, logits)` gives the logits of a block and its mean."""
         block, blocks = self._blocks(energy)
         lister = self._lister(energy, block)
 
         def one(start: Array) -> tuple[Array, Any]:
-            states, logits = lister(start)
-            return log_sum_exp(logits), block_mean(states, logits)
+            logits, mean = block_mean(*lister(start))
+            return log_sum_exp(logits), mean
 
         if blocks == 1:
             log_z, mean = one(jnp.zeros((), jnp.int32))
-            return log_z, jax.tree.map(lambda m: _keep(log_z > -jnp.inf, m), mean)
+            return log_z, jax.tree.map(lambda m: _keep(log_z != -jnp.inf, m), mean)
 
         def step(carry: tuple[Array, Array, Any], start: Array) -> tuple[tuple[Array, Array, Any], None]:
             log_z, lost, mean = carry
@@ -164,7 +167,7 @@ class Enumeration(Route):
             new, carry_lost = _add_logs(log_z, log_b, lost)
             old_share, new_share = _share(log_z, new), _share(log_b, new)
             mean = jax.tree.map(
-                lambda m, b: old_share.astype(m.dtype) * m + _keep(log_b > -jnp.inf, new_share.astype(b.dtype) * b),
+                lambda m, b: old_share.astype(m.dtype) * m + _keep(log_b != -jnp.inf, new_share.astype(b.dtype) * b),
                 mean,
                 block_value,
             )
@@ -181,15 +184,14 @@ class Enumeration(Route):
 def _add_logs(a: Array, b: Array, lost: Array) -> tuple[Array, Array]:
     """log(e^a + e^b), and the rounding error of the running sum with what was lost before (compensated summation)."""
     high, low = jnp.maximum(a, b), jnp.minimum(a, b)
-    possible = high > -jnp.inf
-    gain = jnp.where(possible, jnp.log1p(jnp.exp(jnp.where(possible, low - high, 0))), 0)
-    total = jnp.where(possible, high + gain, -jnp.inf)
-    missed = jnp.where(possible, gain - (total - jnp.where(possible, high, 0)), 0)
-    return total, lost + missed
+    usual = jnp.isfinite(high)  # not so where both are -inf, or one is +inf or NaN, which must stay
+    gain = jnp.where(usual, jnp.log1p(jnp.exp(jnp.where(usual, low - high, 0))), 0)
+    total = high + gain
+    return total, lost + jnp.where(usual, gain - (total - high), 0)
 
 
 def _share(part: Array, whole: Array) -> Array:
-    return jnp.where(part > -jnp.inf, jnp.exp(jnp.where(part > -jnp.inf, part - whole, 0)), 0)
+    return jnp.where(part == -jnp.inf, 0, jnp.exp(jnp.where(part == -jnp.inf, 0, part - whole)))
 
 
 def _keep(condition: Array, x: Array) -> Array:
@@ -200,19 +202,28 @@ def _softmax(logits: Array) -> Array:
     top = jax.lax.stop_gradient(jnp.max(logits))
     shifted = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
     total = jnp.sum(shifted)
-    return shifted / jnp.where(total > 0, total, 1)
+    return shifted / jnp.where(total == 0, 1, total)
 
 
-def _rounding(log_z: Array, energy: Energy) -> Array:
-    """A generous allowance for rounding: some units in the last place of the energies' own scale."""
+def _mean(weights: Array, values: Array) -> Array:
+    """Σ_i w_i x_i over the first axis; a weight of zero leaves its value out, be it infinite."""
+    values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(weights.dtype)
+    w = weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
+    return jnp.sum(jnp.where(w == 0, 0, w * values), axis=0)
+
+
+def _rounding(log_z: Array, scale: Array, energy: Energy) -> Array:
+    """A generous allowance for rounding: some units in the last place of the energies' own scale, E|E|, and of log Z."""
     eps = jnp.finfo(log_z.dtype).eps
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(energy.space.struct))
-    return jax.lax.stop_gradient(eps * (16 + math.sqrt(size)) * (1 + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))))
+    scale = 1 + scale + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))
+    return jax.lax.stop_gradient(eps * (16 + math.sqrt(size)) * scale)
 
 
 def bytes_per_state(energy: Energy) -> int:
     """Bytes of the largest intermediate arrays of one evaluation: the two largest, as a reverse pass holds them."""
-    jaxpr = jax.make_jaxpr(lambda e, x: e(x))(energy, energy.space.struct)
+    arrays, rest = eqx.partition(energy, eqx.is_array)
+    jaxpr = jax.make_jaxpr(lambda a, x: eqx.combine(a, rest)(x))(arrays, energy.space.struct)
     sizes = [
         var.aval.size * var.aval.dtype.itemsize
         for eqn in jaxpr.jaxpr.eqns

@@ -13,13 +13,20 @@ import numpy as np
 
 from lnz.formats.files import write_atomic
 
+_FORMAT = "lnz-1"
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is cut short, damaged, or of another model."""
 
 
 def save_tree(path: str | Path, tree: Any, metadata: dict[str, Any] | None = None) -> None:
-    """Write the arrays of a pytree to a file, atomically. Random keys are written as their data.
+    """Write the arrays of a pytree to a file, atomically. Random keys are written as their data; other leaves are left out.
+
+    Args:
+        path: the file; replaced if it exists.
+        tree: any pytree.
+        metadata: anything JSON can hold; finite floats come back bit for bit.
 
     Raises:
         WriteError: where the file cannot be written (a full disk, no permission).
@@ -27,13 +34,13 @@ def save_tree(path: str | Path, tree: Any, metadata: dict[str, Any] | None = Non
     """
     from safetensors.numpy import save
 
-    arrays = {name: np.asarray(_plain(leaf)) for name, leaf in _named_leaves(tree)}
+    arrays = {name: np.asarray(_plain(leaf), order="C") for name, leaf in _named_arrays(tree)}
     for name, array in arrays.items():
-        if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
-            raise ValueError(f"will not write a checkpoint with NaN in {name}")
-    payload = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    about = {"metadata": json.dumps(metadata or {}), "digest": _digest(arrays), "format": "lnz-1"}
-    write_atomic(path, lambda file: file.write(save(payload, metadata=about)))
+        if jnp.issubdtype(array.dtype, jnp.inexact) and np.isnan(array).any():
+            raise ValueError(f"will not write a checkpoint with NaN in {name}. Go back to values without NaN.")
+    text = json.dumps(metadata or {})
+    about = {"metadata": text, "digest": _digest(arrays, text), "format": _FORMAT}
+    write_atomic(path, lambda file: file.write(save(arrays, metadata=about)))
 
 
 def load_tree(path: str | Path, like: Any, *, with_metadata: bool = False) -> Any:
@@ -41,14 +48,14 @@ def load_tree(path: str | Path, like: Any, *, with_metadata: bool = False) -> An
 
     Args:
         path: the file.
-        like: a pytree that says what is expected.
+        like: a pytree that says what is expected; its leaves that are no arrays are kept.
         with_metadata: whether to return (tree, metadata) rather than the tree.
 
     Raises:
         CheckpointError: if the file is missing, cut short, damaged, or holds another model.
     """
     arrays, metadata = load_arrays(path)
-    named = _named_leaves(like)
+    named = _named_arrays(like)
     missing = [name for name, _ in named if name not in arrays]
     extra = sorted(set(arrays) - {name for name, _ in named})
     if missing or extra:
@@ -56,21 +63,15 @@ def load_tree(path: str | Path, like: Any, *, with_metadata: bool = False) -> An
         raise CheckpointError(
             f"{path} is a checkpoint of another model or of other settings: {detail}. Use the settings it was made with."
         )
-    leaves = []
     for name, leaf in named:
-        expected, array = np.asarray(_plain(leaf)), arrays[name]
+        expected, array = _plain(leaf), arrays[name]
         if expected.shape != array.shape or expected.dtype != array.dtype:
             raise CheckpointError(
                 f"{path} is a checkpoint of another model: {name} is {array.dtype}{list(array.shape)}, "
-                f"but this run has {expected.dtype}{list(expected.shape)}"
+                f"but this run has {expected.dtype}{list(expected.shape)}. Use the settings it was made with."
             )
-        leaves.append(
-            jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-            if _is_key(leaf)
-            else jnp.asarray(array)
-        )
-    treedef = jax.tree.structure(like)
-    tree = jax.tree.unflatten(treedef, leaves)
+    leaves = [_restored(arrays[name], leaf) if _is_array(leaf) else leaf for name, leaf in _named_leaves(like)]
+    tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return (tree, metadata) if with_metadata else tree
 
 
@@ -80,26 +81,38 @@ def load_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
+        raise CheckpointError(f"there is no checkpoint at {path}. Check the path.")
     try:
         with safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
+            if about.get("format") != _FORMAT:
+                raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of lnz. Name another file.")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        cause = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path} is cut short or no checkpoint ({error}). Resume from another one, or start anew."
+            f"{path} is cut short or no checkpoint ({cause}). Resume from another one, or start anew."
         ) from None
-    if about.get("format") != "lnz-1":
-        raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of lnz")
-    if about.get("digest") != _digest(arrays):
+    text = about.get("metadata", "")
+    if about.get("digest") != _digest(arrays, text):
         raise CheckpointError(
             f"{path} is damaged: its contents do not match their digest. Resume from another one, or start anew."
         )
-    return arrays, json.loads(about["metadata"])
+    return arrays, json.loads(text)
 
 
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path) or "value", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _named_arrays(tree: Any) -> list[tuple[str, Any]]:
+    return [(name, leaf) for name, leaf in _named_leaves(tree) if _is_array(leaf)]
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -110,10 +123,16 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _restored(array: np.ndarray, like: Any) -> Any:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+    return jnp.asarray(array) if isinstance(like, jax.Array) else array
+
+
+def _digest(arrays: dict[str, np.ndarray], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(array.tobytes() if array.size else b"")
+        array = np.asarray(arrays[name], order="C")
+        digest.update(f"|{name}|{array.dtype.name}|{array.shape}|".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()

@@ -94,9 +94,10 @@ def _range(flat: np.ndarray) -> tuple[float, float, bool]:
     """The smallest value, the largest, and whether all are whole."""
     low, high, whole = math.inf, -math.inf, True
     for _, block in blocks(flat):
-        low, high = min(low, float(block.min())), max(high, float(block.max()))
-        if not (math.isfinite(low) and math.isfinite(high)) or np.isnan(block).any():
+        smallest, largest = float(block.min()), float(block.max())  # NaN comes through both
+        if not (math.isfinite(smallest) and math.isfinite(largest)):
             raise DataError("binarise: the array holds NaN or infinity. Remove or fill in those values first")
+        low, high = min(low, smallest), max(high, largest)
         whole = whole and (block.dtype.kind != "f" or bool((block == np.trunc(block)).all()))
     return low, high, whole
 

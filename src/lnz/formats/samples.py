@@ -5,9 +5,9 @@ import math
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Shaped
 
 from .data import DataError, numeric_problem
 from .files import write_atomic
@@ -20,7 +20,7 @@ _PIXELS = 50_000_000
 
 def save_samples(
     path: str | os.PathLike[str],
-    array: Shaped[np.ndarray | Array, "..."],
+    array: Any,
     image_shape: tuple[int, int] | None = None,
     *,
     force: bool = False,
@@ -34,7 +34,7 @@ def save_samples(
 
     Args:
         path: where to write.
-        array: the samples, shape (n, *shape), finite numbers.
+        array: the samples, of NumPy or JAX: shape (n, *shape), finite numbers.
         image_shape: (height, width) of one sample; a `.png` needs it.
         force: replace a file that exists.
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy, as_energy
-from lnz.formats.checkpoint import load_tree, save_tree
+from lnz.learning.check import Plan, checked_data, checked_validation, plan_updates
 from lnz.learning.likelihood import LogLikelihood, log_likelihood
+from lnz.learning.loop import compiled_loop, epoch_order, measure_key
 from lnz.learning.negative import NegativePhase, PersistentChains
+from lnz.learning.resume import Best, Keeper, Progress, describe, digest
 from lnz.learning.trainer import Trainer, TrainState
-from lnz.route import Route, choose
+from lnz.route import Route
 from lnz.spaces import State
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ _CHUNK_SECONDS = 0.5  # how long the compiled loop runs between two looks at the
 
 
 class Diverged(RuntimeError):
-    """Training met a NaN or infinite energy or gradient."""
+    """Training met a NaN or infinite energy, gradient or parameter."""
 
 
 class Interrupted(RuntimeError):
@@ -100,25 +99,30 @@ def fit(
 
     Args:
         energy: an `Energy`, or any callable with a `space`; its float arrays are where learning starts.
-        data: observed states (n, *shape).
+        data: observed states (n, *shape), n ≥ 2, of any numeric dtype; batches are cast to the parameters' as they are used.
         negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
         optimizer: any optax gradient transformation; by default `optax.sgd(0.01)`.
-        epochs: passes over the data.
+        epochs: passes over the data in all, those of a resumed state included; a fraction is rounded up to whole updates.
         batch_size: data an update; the last batch of an epoch may be smaller, and no bias comes from it.
-        weights: of the data, shape (n,), not negative.
+        weights: of the data, shape (n,), not negative; a datum of weight k counts as k equal data, one of weight zero is left out.
         validation: observed states whose log-likelihood is measured as learning goes.
-        evaluate_every: epochs between two records.
+        evaluate_every: epochs between two records; the last update always has one.
         route: for log Z in that measurement; by default `lnz.choose(energy)`.
         key: random key of the whole run.
-        checkpoint: a file. The state is written there, atomically, at every record and at the end; if the file exists, the run resumes
-            from it (`<name>.best` beside it holds the best model so far).
-        state: a state to go on from, instead of `energy` and a checkpoint.
+        checkpoint: a file. The state is written there, atomically, before the first update, at every record and at the end; if the file
+            exists, the run resumes from it (`<name>.best` beside it holds the best model so far). A file of another model, key, batch
+            size, negative phase or other data is refused; the optimiser's numbers are not seen.
+        state: a state to go on from, instead of `energy` and `key`.
         on_progress: called with (updates made, updates in all) about twice a second.
-        on_record: called with every `Record`.
+        on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record may come twice, but never not
+            at all.
 
     Raises:
-        ValueError: for data, weights or options that cannot serve, before any work.
-        Diverged: on a NaN or infinite energy or gradient, with the step and the last good checkpoint.
+        ValueError: for data, weights or options that cannot serve, before any work; for validation data that are impossible under the
+            estimated log Z (see `log_likelihood`).
+        CheckpointError: for a checkpoint that is damaged, or of another run.
+        WriteError: where a checkpoint cannot be written (a full disk, no such folder).
+        Diverged: on a NaN or infinite energy, gradient or parameter, with the step and the last good checkpoint.
         Interrupted: on Ctrl-C, after saving the state.
 
     Example:
@@ -128,187 +132,112 @@ def fit(
         >>> int(fitted.state.step)
         4
     """
-    energy = as_energy(energy)
-    negative_phase = PersistentChains() if negative_phase is None else negative_phase
-    n, weights = _check(energy, data, weights, validation, batch_size, epochs, evaluate_every)
-    trainer = Trainer(optimizer, negative_phase)
-    batch = min(batch_size, n)
-    per_epoch = -(-n // batch)
-    total = math.ceil(epochs * per_epoch)
-    every = max(1, round(evaluate_every * per_epoch))
-    state = trainer.init(energy, key, batch_size=batch) if state is None else state
-    best = _Best(state.energy)
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.exists():
-        state = load_tree(path, state)
-        best.load(path)
-    saved_step = int(state.step) if path is not None and path.exists() else None
-    if validation is not None:
-        route = choose(state.energy).route if route is None else route
-        validation = jax.tree.map(jnp.asarray, validation)
+    energy = as_energy(energy) if state is None else state.energy
+    trainer = Trainer(optimizer, PersistentChains() if negative_phase is None else negative_phase)
+    data, weights, n = checked_data(energy, data, weights)
+    validation, route = checked_validation(energy, validation, route, key)
+    plan = plan_updates(n, batch_size, epochs, evaluate_every)
+    keeper = Keeper(checkpoint)
+    resuming = keeper.exists()
+    if resuming and state is not None:
+        raise ValueError(f"both a state and an existing checkpoint, {checkpoint}, say where to start: pass one of them")
+    if checkpoint is not None:
+        keeper.settings = {
+            "model": describe(energy),
+            "data": f"fingerprint {digest((data, weights))}",
+            "batch size": plan.batch,
+            "negative phase": repr(trainer.negative_phase),
+        }
+    state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
+    sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures}
+    step = int(state.step)
+    progress = Progress(state, sums, 0, step, Best(state.energy, step, -math.inf))
+    if resuming:
+        progress = keeper.load(progress)
+    else:
+        keeper.save(progress)
 
-    order_key = jax.random.fold_in(jax.random.fold_in(state.key, 0x6F726465), 0)
-    run = _compiled_loop(trainer, batch, n)
-    device_data = jax.tree.map(jnp.asarray, data)
+    run = _Run(trainer, plan, keeper, progress, data, weights)
     history: list[Record] = []
-    began, sums, since = time.perf_counter(), None, 0
-    order, order_epoch, chunk = None, -1, 1
-
-    def save() -> None:
-        nonlocal saved_step
-        if path is not None:
-            save_tree(path, state, {"step": int(state.step)})
-            saved_step = int(state.step)
-
+    began = time.perf_counter()
     try:
-        while (step := int(state.step)) < total:
-            epoch, first = divmod(step, per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = _order(order_key, epoch, n, per_epoch * batch), epoch
-            stop = min(first + chunk, per_epoch, total - epoch * per_epoch, first + every - step % every)
-            tick = time.perf_counter()
-            state, chunk_sums, bad = run(state, device_data, weights, order, first, stop)
-            if int(bad) >= 0:
-                where = (
-                    "no checkpoint was kept"
-                    if saved_step is None
-                    else f"the last good checkpoint is {path}, at step {saved_step}"
-                )
-                raise Diverged(
-                    f"the energies or gradients became NaN or infinite at step {epoch * per_epoch + int(bad)}; {where}. "
-                    "Lower the learning rate, or check the data's scale."
-                )
-            spent = time.perf_counter() - tick
-            if spent < _CHUNK_SECONDS / 2:
-                chunk *= 2
-            elif spent > 2 * _CHUNK_SECONDS:
-                chunk = max(1, chunk // 2)
-            sums = chunk_sums if sums is None else jax.tree.map(jnp.add, sums, chunk_sums)
-            since += stop - first
-            step = int(state.step)
-            if on_progress is not None:
-                on_progress(step, total)
-            if step % every == 0 or step == total:
-                likelihood = None
-                if validation is not None:
-                    likelihood = log_likelihood(
-                        state.energy, validation, route=route, key=jax.random.fold_in(order_key, step)
-                    )
-                figures = {name: float(value) / since for name, value in sums.items()}
-                record = Record(step, step / per_epoch, time.perf_counter() - began, figures, likelihood)
+        while True:
+            if run.due():
+                record = run.record(time.perf_counter() - began, validation, route)
                 history.append(record)
-                if best.update(state.energy, record):
-                    best.save(path)
-                save()
                 if on_record is not None:
                     on_record(record)
-                sums, since = None, 0
+                run.close(record)
+            if run.progress.step >= plan.total:
+                break
+            run.advance()
+            if on_progress is not None:
+                on_progress(run.progress.step, plan.total)
     except KeyboardInterrupt:
-        save()
-        where = (
-            "nothing was saved (no checkpoint was asked for)"
-            if path is None
-            else f"the state at step {int(state.step)} is saved in {path}"
-        )
-        raise Interrupted(f"interrupted: {where}") from None
-    return Fitted(
-        state.energy,
-        state,
-        history,
-        best.energy if validation is not None else state.energy,
-        best.step if validation is not None else int(state.step),
-    )
+        keeper.save(run.progress)
+        where = "nothing was saved, as no checkpoint was asked for. Pass checkpoint=…, a file, to be able to resume."
+        if keeper.path is not None:
+            where = f"the state is saved in {keeper.path}. The same call resumes from there."
+        raise Interrupted(f"interrupted at step {run.progress.step}: {where}") from None
+    progress = run.progress
+    best = progress.best if validation is not None else Best(progress.state.energy, progress.step, math.nan)
+    return Fitted(progress.state.energy, progress.state, history, best.energy, best.step)
 
 
-def _check(
-    energy: Energy,
-    data: State,
-    weights: Any,
-    validation: State | None,
-    batch_size: int,
-    epochs: float,
-    evaluate_every: float,
-) -> tuple[int, Array | None]:
-    energy.observed.validate(data, batch=True)
-    n = jax.tree.leaves(data)[0].shape[0]
-    if n < 2:
-        raise ValueError(f"learning needs at least two data, but got {n}")
-    if validation is not None:
-        energy.observed.validate(validation, batch=True)
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, but is {batch_size!r}")
-    if not (math.isfinite(epochs) and epochs > 0 and math.isfinite(evaluate_every) and evaluate_every > 0):
-        raise ValueError(f"epochs and evaluate_every must be above 0, but are {epochs} and {evaluate_every}")
-    if weights is None:
-        return n, None
-    weights = np.asarray(weights, np.float32)
-    if weights.shape != (n,):
-        raise ValueError(f"weights need shape ({n},), one a datum, but got {weights.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
-        raise ValueError("weights must be finite, not negative, and not all zero")
-    return n, jnp.asarray(weights / weights.mean())
+class _Run:
+    """A run on its way. `progress` changes in one assignment a time, so that an interrupt always finds a whole one."""
 
+    def __init__(
+        self, trainer: Trainer, plan: Plan, keeper: Keeper, progress: Progress, data: State, weights: Array | None
+    ):
+        self.plan, self.keeper, self.progress = plan, keeper, progress
+        self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
+        self.loop = compiled_loop(trainer, plan.batch, plan.n)
+        self.order, self.order_epoch, self.chunk = None, -1, 1
 
-def _order(key: PRNGKeyArray, epoch: int, n: int, padded: int) -> Array:
-    return jnp.pad(jax.random.permutation(jax.random.fold_in(key, epoch), n), (0, padded - n)).astype(jnp.int32)
+    def due(self) -> bool:
+        """Whether the step reached wants a record that has not been made."""
+        step = self.progress.step
+        return step != self.progress.recorded and (step % self.plan.every == 0 or step == self.plan.total)
 
+    def advance(self) -> None:
+        """Make updates for about `_CHUNK_SECONDS`, up to the end of the epoch or the next record."""
+        plan, progress = self.plan, self.progress
+        epoch, first = divmod(progress.step, plan.per_epoch)
+        if epoch != self.order_epoch:
+            self.order, self.order_epoch = epoch_order(progress.state.key, epoch, plan.n, plan.batch), epoch
+        to_record = plan.every - progress.step % plan.every
+        stop = first + min(self.chunk, plan.per_epoch - first, plan.total - progress.step, to_record)
+        tick = time.perf_counter()
+        state, sums, bad = self.loop(progress.state, progress.sums, self.data, self.weights, self.order, first, stop)
+        if int(bad) >= 0:
+            raise Diverged(
+                f"the energies, gradients or parameters became NaN or infinite at step {epoch * plan.per_epoch + int(bad)}; "
+                f"{self.keeper}. Lower the learning rate, or check the data's scale."
+            )
+        self.progress = dataclasses.replace(progress, state=state, sums=sums, since=progress.since + stop - first)
+        spent = time.perf_counter() - tick
+        if spent < _CHUNK_SECONDS / 2:
+            self.chunk *= 2
+        elif spent > 2 * _CHUNK_SECONDS:
+            self.chunk = max(1, self.chunk // 2)
 
-@functools.lru_cache(maxsize=16)
-def _compiled_loop(trainer: Trainer, batch: int, n: int) -> Callable[..., Any]:
-    """A compiled loop over the batches first … stop-1 of an epoch, for any first and stop."""
+    def record(self, seconds: float, validation: State | None, route: Route | None) -> Record:
+        """Look at the run as it stands."""
+        progress, likelihood = self.progress, None
+        if validation is not None:
+            key = measure_key(progress.state.key, progress.step)
+            likelihood = log_likelihood(progress.state.energy, validation, route=route, key=key)
+        figures = {name: float(total) / progress.since for name, total in progress.sums.items()}
+        return Record(progress.step, progress.step / self.plan.per_epoch, seconds, figures, likelihood)
 
-    def loop(state: TrainState, data: State, weights: Array | None, order: Array, first: Array, stop: Array) -> Any:
-        def update(i: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-            rows = jax.lax.dynamic_slice(order, (i * batch,), (batch,))
-            present = (i * batch + jnp.arange(batch, dtype=jnp.int32)) < n
-            w = present.astype(jnp.float32) if weights is None else jnp.where(present, weights[rows], 0)
-            scale = None if weights is None else jnp.sum(w) / jnp.sum(present)
-            if n % batch == 0 and weights is None:
-                w = None
-            return trainer.update(state, jax.tree.map(lambda leaf: leaf[rows], data), w, scale)
-
-        figures = jax.eval_shape(update, first, state)[1]
-        sums = jax.tree.map(lambda s: jnp.zeros((), jnp.float32), figures)
-
-        def body(i: Array, carry: Any) -> Any:
-            state, sums, bad = carry
-            new, figures = update(i, state)
-            fine = jnp.all(jnp.stack([jnp.isfinite(f) for f in jax.tree.leaves(figures)]))
-            sums = jax.tree.map(lambda s, f: s + f.astype(jnp.float32), sums, figures)
-            return new, sums, jnp.where((bad < 0) & ~fine, i, bad)
-
-        return jax.lax.fori_loop(first, stop, body, (state, sums, jnp.asarray(-1, jnp.result_type(first))))
-
-    dynamic_loop = eqx.filter_jit(loop)
-
-    def run(state: TrainState, data: State, weights: Array | None, order: Array, first: int, stop: int) -> Any:
-        return dynamic_loop(state, data, weights, order, jnp.asarray(first, jnp.int32), jnp.asarray(stop, jnp.int32))
-
-    return run
-
-
-class _Best:
-    """The best model so far by validation likelihood."""
-
-    def __init__(self, energy: Energy):
-        self.energy, self.step, self.value = energy, 0, -math.inf
-
-    def update(self, energy: Energy, record: Record) -> bool:
-        better = record.validation is not None and record.validation.value > self.value
-        if better:
-            self.energy, self.step, self.value = energy, record.step, record.validation.value
-        return better
-
-    def save(self, path: Path | None) -> None:
-        if path is not None:
-            save_tree(best_path(path), self.energy, {"step": self.step, "value": self.value})
-
-    def load(self, path: Path) -> None:
-        if best_path(path).exists():
-            self.energy, about = load_tree(best_path(path), self.energy, with_metadata=True)
-            self.step, self.value = int(about["step"]), float(about["value"])
-
-
-def best_path(checkpoint: Path) -> Path:
-    """Where `fit` keeps the best model beside a checkpoint."""
-    return checkpoint.with_name(checkpoint.name + ".best")
+    def close(self, record: Record) -> None:
+        """Keep the best model and the state on disk, once everybody has seen the record."""
+        progress = self.progress
+        best = progress.best
+        if record.validation is not None and record.validation.value > best.value:
+            best = Best(progress.state.energy, record.step, record.validation.value)
+            self.keeper.save_best(best)
+        sums = jax.tree.map(jnp.zeros_like, progress.sums)
+        self.progress = dataclasses.replace(progress, sums=sums, since=0, recorded=record.step, best=best)
+        self.keeper.save(self.progress)

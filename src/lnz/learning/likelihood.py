@@ -14,8 +14,9 @@ from jaxtyping import PRNGKeyArray
 from lnz.energy import as_energy
 from lnz.estimate import Estimate, Known, decimals
 from lnz.identity import log_partition
+from lnz.learning.phases import as_arrays, cast
 from lnz.route import Route
-from lnz.spaces import State
+from lnz.spaces import Binary, Product, Space, Spin, State
 
 
 class LogLikelihood(eqx.Module):
@@ -46,7 +47,10 @@ class LogLikelihood(eqx.Module):
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error)) if self.standard_error > 0 else 4
-        text = f"log-likelihood = {self.value:.{digits}f} nats per datum over {self.n:,} data (data's own standard error {self.data_standard_error:.2g})"
+        text = (
+            f"log-likelihood = {self.value:.{digits}f} nats per datum over {self.n:,} data "
+            f"(data's own standard error {self.data_standard_error:.2g})"
+        )
         if self.known == "exact":
             return f"{text}, exact, by {self.log_z.route}"
         return f"{text}, between {self.lower:.{digits}f} and {self.upper:.{digits}f} from the error of log Z ({self.known}), by {self.log_z.route}"
@@ -74,23 +78,27 @@ def log_likelihood(
             data, a proof that log Ẑ is too small.
     """
     energy = as_energy(energy)
+    data = as_arrays(energy, data)
     energy.observed.validate(data, batch=True)
     n = jax.tree.leaves(data)[0].shape[0]
     if n == 0:
         raise ValueError("the likelihood of no data is not defined: the data have no rows")
     log_z = log_partition(energy, route=route, key=key) if log_z is None else log_z
     negative = -free_energies(energy, data)
-    if np.isnan(negative).any():
-        raise ValueError(f"the energy of datum {int(np.argmax(np.isnan(negative)))} is NaN: check the parameters")
+    bad = np.isnan(negative) | (negative == math.inf)
+    if bad.any():
+        raise ValueError(f"the energy of datum {int(np.argmax(bad))} is NaN or -inf: check the parameters")
+    if not math.isfinite(log_z.value):
+        raise ValueError(f"log Z is {float(log_z.value)}: no likelihood can be measured with it. Check the parameters.")
     if energy.observed.discrete:
-        _refuse_impossible(data, negative, log_z)
+        _refuse_impossible(energy.observed, data, negative, log_z)
     mean = float(negative.mean())
     return LogLikelihood(
         value=mean - float(log_z.value),
         standard_error=float(log_z.standard_error),
         lower=mean - float(log_z.upper),
         upper=mean - float(log_z.lower),
-        data_standard_error=float(negative.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf,
+        data_standard_error=float(negative.std(ddof=1) / math.sqrt(n)) if n > 1 and math.isfinite(mean) else math.inf,
         log_z=log_z,
         n=n,
     )
@@ -110,17 +118,28 @@ def free_energies(energy: Any, data: State, *, block: int = 4096) -> np.ndarray:
 
 @eqx.filter_jit
 def _free_energies(energy: Any, batch: State) -> Any:
-    return jax.vmap(energy.free_energy)(batch)
+    return jax.vmap(energy.free_energy)(cast(energy, batch))
 
 
-def _refuse_impossible(data: State, negative: np.ndarray, log_z: Estimate) -> None:
-    rows = np.concatenate([np.asarray(leaf).reshape(len(negative), -1) for leaf in jax.tree.leaves(data)], axis=1)
-    _, first = np.unique(rows, axis=0, return_index=True)
-    top = negative[first].max()
+def _refuse_impossible(space: Space, data: State, negative: np.ndarray, log_z: Estimate) -> None:
+    """Raise ValueError if the distinct data have a total probability above 1, beyond rounding and the error of log Z."""
+    _, first = np.unique(_packed(space, data, len(negative)), axis=0, return_index=True)
+    top, error = negative[first].max(), float(log_z.standard_error)
+    if top == -math.inf or not math.isfinite(error):
+        return
     total = top + math.log(np.exp(negative[first] - top).sum()) - float(log_z.value)
-    allowance = 1e-4 + 5 * float(log_z.standard_error) if math.isfinite(float(log_z.standard_error)) else math.inf
-    if total > allowance:
+    if total > 1e-4 + 1e-6 * abs(top) + 5 * error:
         raise ValueError(
             f"an impossible likelihood: the {len(first):,} distinct data have total probability e^{total:.3g} > 1, so log Z = "
             f"{float(log_z.value):.4f} is too small by at least {total:.3g} nats. Use more temperatures or chains, or an exact route."
         )
+
+
+def _packed(space: Space, data: State, n: int) -> np.ndarray:
+    """One row of small integers for every datum of a discrete space: equal rows are equal data."""
+    if isinstance(space, Product):
+        return np.concatenate(
+            [_packed(s, part, n).astype(np.int32) for s, part in zip(space.spaces, data, strict=True)], axis=1
+        )
+    rows = np.asarray(data).reshape(n, -1)
+    return np.packbits(rows > 0, axis=1) if isinstance(space, Binary | Spin) else rows.astype(np.int32)

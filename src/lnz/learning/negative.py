@@ -6,11 +6,13 @@ import abc
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
+from lnz.learning.phases import cast, parameter_dtype
 from lnz.random import fast_key
 from lnz.route import Route
 from lnz.sampling.kernels import Kernel, default_kernel, run_chains
@@ -96,11 +98,10 @@ class PersistentChains(NegativePhase):
         return _kernel_refusal(self.kernel, energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
-        chains = energy.base().sample(key, self.chains or batch_size)  # pyright: ignore[reportAttributeAccessIssue]
-        widest = jnp.result_type(*[leaf.dtype for leaf in jax.tree.leaves(energy)]) if jax.tree.leaves(energy) else None
-        if widest is not None and jnp.issubdtype(widest, jnp.floating) and jnp.issubdtype(chains.dtype, jnp.floating):
-            chains = chains.astype(widest)
-        return chains
+        dtype = parameter_dtype(energy)
+        base = jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, energy.base())
+        chains = base.sample(key, self.chains or batch_size)  # pyright: ignore[reportAttributeAccessIssue]
+        return cast(energy, chains)
 
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
@@ -148,7 +149,7 @@ def _kernel_refusal(kernel: Kernel | None, energy: Energy) -> str | None:
 
 
 def _at_least_one(name: str, n: Any) -> None:
-    if not isinstance(n, int) or n < 1:
+    if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
 
 

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy, as_energy
+from lnz.frozen import is_traced
 from lnz.route import Route
-from lnz.spaces import State
+from lnz.spaces import Product, State
 
 
 class Phases(NamedTuple):
@@ -27,7 +29,7 @@ class Phases(NamedTuple):
 
 
 def phases(
-    energy: Any, data: State, negative: Route | State, *, weights: Array | None = None, key: PRNGKeyArray | None = None
+    energy: Any, data: State, negative: Route | State, *, weights: Any = None, key: PRNGKeyArray | None = None
 ) -> Phases:
     """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.
 
@@ -35,11 +37,11 @@ def phases(
         energy: an `Energy`, or any callable with a `space`. Latent variables are summed out in closed form (T6).
         data: observed states (n, *shape).
         negative: a route, such as `lnz.Enumeration()`, or states of chains (m, *shape) that stand for the model.
-        weights: of the data, shape (n,); by default all equal.
+        weights: of the data, shape (n,), not negative; by default all equal.
         key: for a route that draws samples.
 
     Raises:
-        ValueError: if the data or the chains are outside the energy's observed space.
+        ValueError: if the data or the chains are outside the energy's observed space, or the weights are not finite, negative or all zero.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -49,24 +51,65 @@ def phases(
         Array([1., 1., 1., 1.], dtype=float32)
     """
     energy = as_energy(energy)
+    data = as_arrays(energy, data)
     energy.observed.validate(data, batch=True)
-    positive = mean_negative_gradient(energy, data, weights)
+    weights = None if weights is None else as_weights(weights, jax.tree.leaves(data)[0].shape[0])
+    positive = mean_and_gradient(energy, cast(energy, data), weights)[1]
     if isinstance(negative, Route):
         negative.require(energy, key)
         return Phases(positive, negative.mean_gradient(energy, key))
+    negative = as_arrays(energy, negative)
     energy.observed.validate(negative, batch=True)
-    return Phases(positive, mean_negative_gradient(energy, negative, None))
+    return Phases(positive, mean_and_gradient(energy, cast(energy, negative), None)[1])
 
 
-def mean_negative_gradient(energy: Energy, v: State, weights: Array | None) -> Any:
-    """Σ_i w_i (-∂_θ F_θ(v_i)) / Σ_i w_i over a batch of observed states, by one reverse pass."""
-    return eqx.filter_grad(lambda e: -mean_free_energy(e, v, weights))(energy)
+def mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
+    """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ F_θ(v), by one reverse pass."""
+    mean, gradient = eqx.filter_value_and_grad(lambda e: mean_free_energy(e, v, weights))(energy)
+    return mean, jax.tree.map(jnp.negative, gradient)
 
 
 def mean_free_energy(energy: Energy, v: State, weights: Array | None) -> Array:
     """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats. A weight of zero leaves a state out altogether, even where its energy is infinite."""
-    free = jax.vmap(energy.free_energy)(v)
     if weights is None:
-        return jnp.mean(free)
+        return jnp.mean(jax.vmap(energy.free_energy)(v))
+    # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
+    kept, first = weights > 0, jnp.argmax(weights > 0)
+    shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
+    free = jax.vmap(energy.free_energy)(jax.tree.map(shown, v))
     weights = weights.astype(free.dtype)
-    return jnp.sum(jnp.where(weights > 0, weights * free, 0)) / jnp.sum(weights)
+    return jnp.sum(weights * free) / jnp.sum(weights)
+
+
+def as_arrays(energy: Energy, v: State) -> State:
+    """Observed states as arrays (lists and data frames become NumPy arrays), for a product space a tuple of them."""
+    array = lambda part: part if isinstance(part, jax.Array) else np.asarray(part)  # noqa: E731
+    return tuple(map(array, v)) if isinstance(energy.observed, Product) and isinstance(v, tuple) else array(v)
+
+
+def as_weights(weights: Any, n: int) -> Array:
+    """The weights of n data as an array. Raises ValueError unless they are finite, not negative and not all zero (where Python can see)."""
+    if np.shape(weights) != (n,):
+        raise ValueError(f"weights need shape ({n},), one a datum, but got {np.shape(weights)}")
+    if is_traced(weights):
+        return weights
+    seen = np.asarray(weights, jnp.result_type(float))
+    if not np.isfinite(seen).all() or (seen < 0).any() or not (seen > 0).any():
+        raise ValueError("weights must be finite, not negative, and not all zero: check them for NaN and overflow")
+    return jnp.asarray(seen)
+
+
+def cast(energy: Energy, v: State) -> State:
+    """Observed states in the dtype of the energy's parameters (int32 for categories), whatever dtype they are stored in."""
+    dtype = parameter_dtype(energy)
+
+    def one(struct: jax.ShapeDtypeStruct, leaf: Array) -> Array:
+        return jnp.asarray(leaf).astype(dtype if jnp.issubdtype(struct.dtype, jnp.floating) else struct.dtype)
+
+    return jax.tree.map(one, energy.observed.struct, v)
+
+
+def parameter_dtype(energy: Energy) -> jnp.dtype:
+    """The widest floating-point dtype among an energy's parameters; JAX's default where it has none."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(energy) if eqx.is_inexact_array(leaf)]
+    return max(dtypes, key=lambda dtype: dtype.itemsize) if dtypes else jnp.result_type(float)

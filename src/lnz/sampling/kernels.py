@@ -101,12 +101,15 @@ def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array)
 
     kernel: Any = blackjax.mcmc.mala.build_kernel()
 
-    def move(key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
-        state, info = kernel(key, blackjax.mala.init(x, log_density), log_density, step_size)
-        return state.position, info.acceptance_rate
+    def move(key: PRNGKeyArray, x: Array) -> tuple[Array, Array, Array]:
+        before = blackjax.mala.init(x, log_density)
+        after, info = kernel(key, before, log_density, step_size)
+        return after.position, info.acceptance_rate, before.logdensity > -jnp.inf
 
-    moved, acceptance = jax.vmap(move)(jax.random.split(key, v.shape[0]), v)
-    return moved, {"acceptance": jnp.mean(acceptance)}
+    moved, acceptance, possible = jax.vmap(move)(jax.random.split(key, v.shape[0]), v)
+    # A chain at a point of zero probability (of weight zero, in annealing) says nothing about the step size.
+    mean = jnp.sum(jnp.where(possible, acceptance, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(acceptance.dtype)
+    return moved, {"acceptance": mean}
 
 
 def default_kernel(energy: Energy) -> Kernel:
@@ -120,9 +123,16 @@ def default_kernel(energy: Energy) -> Kernel:
 
 
 def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int) -> State:
-    """The states after `sweeps` moves of the kernel."""
+    """The states after `sweeps` moves of the kernel, in the dtype they came in."""
 
     def body(v: State, key: PRNGKeyArray) -> tuple[State, None]:
         return kernel.step(energy, key, v)[0], None
 
-    return jax.lax.scan(body, v, jax.random.split(key, sweeps))[0]
+    moved = jax.lax.scan(body, compact(energy, v), jax.random.split(key, sweeps))[0]
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, v)
+
+
+def compact(energy: Energy, v: State) -> State:
+    """Chains in the dtype that moves fastest: booleans for binary states of an energy with Gibbs sweeps of its own, else as they are."""
+    binary = isinstance(energy.observed, Binary) and hasattr(energy, "gibbs")
+    return v.astype(bool) if binary else v  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,392 @@
+"""The commands, their options and their help. Nothing here imports JAX: `lnz --help` answers at once."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import BadInput
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="""Unnormalised models p = exp(-E) / Z: train them, and read a likelihood you can trust.
+
+All likelihoods are in nats per datum, and say how log Z is known.""",
+    epilog="Try: lnz train digits · lnz evaluate runs/digits · lnz sample runs/digits -n 64 --out digits.png",
+)
+
+
+class Model(enum.StrEnum):
+    rbm = "rbm"
+    gaussian_rbm = "gaussian-rbm"
+    potts_rbm = "potts-rbm"
+    ising = "ising"
+    potts = "potts"
+
+
+class Phase(enum.StrEnum):
+    cd = "cd"
+    persistent = "persistent"
+    exact = "exact"
+
+
+class Optimizer(enum.StrEnum):
+    sgd = "sgd"
+    momentum = "momentum"
+    adam = "adam"
+
+
+class Schedule(enum.StrEnum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class RouteKind(enum.StrEnum):
+    auto = "auto"
+    exact = "exact"
+    ais = "ais"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Temperatures = Annotated[
+    int | None, typer.Option(min=1, help="Of annealing, if no exact route serves. [10,000; large models 4,000]")
+]
+Chains = Annotated[int | None, typer.Option(min=1, help="Of annealing, likewise. [512; large models 256]")]
+Confidence = Annotated[float, typer.Option(help="Of the interval of log Z, between 0 and 1.")]
+Kind = Annotated[RouteKind, typer.Option("--route", help="How log Z is taken; auto: exact where that is affordable.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Of the random numbers. [the run's own]")]
+
+_DATA, _MODEL, _LEARNING, _RUN = "Data", "Model", "Learning", "Run"
+
+
+@app.callback(invoke_without_command=True)
+def lnz(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from lnz import __version__
+
+        typer.echo(f"lnz {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="**digits** (1,797 handwritten digits, 8x8), or a file: .npy, .npz, .csv, .tsv, .parquet, "
+            "MNIST's idx, or a folder of images.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[Model, typer.Option(rich_help_panel=_MODEL, help="What to train.")] = Model.rbm,
+    hidden: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=_MODEL, help="Hidden units. [twice the visible ones, 16 to 500]"),
+    ] = None,
+    categories: Annotated[
+        int | None,
+        typer.Option(
+            min=2, rich_help_panel=_MODEL, help="Of each variable, for the Potts models. [1 + the largest value]"
+        ),
+    ] = None,
+    array: Annotated[
+        str | None, typer.Option(rich_help_panel=_DATA, help="Which array of an .npz file.", show_default=False)
+    ] = None,
+    binarise: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_DATA,
+            help="How grey values become 0 and 1 where a model needs that: auto (half the scale 1, 16 or 255), a "
+            "THRESHOLD, stochastic (drawn once), or never.",
+        ),
+    ] = "auto",
+    validation: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_DATA,
+            help="Short for a split into 1 - F, F and no test data.",
+            show_default=False,
+            metavar="F",
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_DATA,
+            metavar="TRAIN,VALIDATION,TEST",
+            help="Fractions. The best model on the validation data is kept.",
+        ),
+    ] = "0.7,0.1,0.2",
+    split_seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=2**32 - 1, rich_help_panel=_DATA, help="Of the split alone.")
+    ] = 0,
+    negative_phase: Annotated[
+        Phase | None,
+        typer.Option(
+            rich_help_panel=_LEARNING,
+            help="Chains from the data (cd), chains that go on (persistent), or no chains (exact). [persistent]",
+            show_default=False,
+        ),
+    ] = None,
+    sweeps: Annotated[
+        int | None,
+        typer.Option(
+            "--sweeps", "--steps", min=1, rich_help_panel=_LEARNING, help="Gibbs sweeps an update. [1; digits 5]"
+        ),
+    ] = None,
+    chains: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_LEARNING, help="Persistent chains. [100]")
+    ] = None,
+    optimizer: Annotated[
+        Optimizer | None,
+        typer.Option(rich_help_panel=_LEARNING, help="[sgd; gaussian-rbm adam]", show_default=False),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LEARNING, help="At the start. [sgd 0.05 (digits 0.2), momentum 0.01, adam 0.001]"
+        ),
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(rich_help_panel=_LEARNING, help="Of the learning rate. [linear, to 0]", show_default=False),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=_LEARNING, help="L2, of weights and couplings. [0.0001; digits 0.001]"),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LEARNING, help="Passes over the training data. [as many as 20,000 updates take]"
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_LEARNING, help="Data an update. [100]")
+    ] = None,
+    evaluate_every: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LEARNING,
+            help="Epochs between two looks at the validation data, each with a checkpoint. [20 looks a run, or as "
+            "many as take 5 % of the work]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=_RUN, help="The run folder. [runs/NAME OF THE DATA]", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", rich_help_panel=_RUN, help="Replace a run of that name.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_RUN, metavar="RUN", help="Go on with an interrupted run, as if it had never stopped."
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, max=2**32 - 1, rich_help_panel=_RUN, help="Of the first weights, the chains and the measuring."
+        ),
+    ] = 0,
+    json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=_RUN, help="Print one JSON object on stdout.")
+    ] = False,
+) -> None:
+    """Train a model, measure its likelihood, and leave a run folder with a report.
+
+    The defaults are 20,000 updates by stochastic maximum likelihood. Real data (gaussian-rbm) are standardised for learning; the model and
+    its likelihood are in the data's own units. Bits become spins for the model ising.
+
+    Examples:
+
+    - lnz train digits
+    - lnz train images.npz --hidden 500 --epochs 20 --out runs/mine
+    - lnz train measurements.csv --model gaussian-rbm --split 0.8,0.2,0
+    - lnz train votes.csv --model ising --negative-phase exact
+    - lnz train --resume runs/mine
+    """
+    if resume is not None:
+        _refuse_with_resume(ctx)
+    elif data is None:
+        raise BadInput("train: no data were given. Name a file, or `digits`")
+    given = {
+        "data": data,
+        "array": array,
+        "binarise": binarise,
+        "split": _fractions(ctx, split, validation),
+        "split_seed": split_seed,
+        "model": str(model),
+        "hidden": hidden,
+        "categories": categories,
+        "negative_phase": negative_phase and str(negative_phase),
+        "sweeps": sweeps,
+        "chains": chains,
+        "optimizer": optimizer and str(optimizer),
+        "learning_rate": _positive("--learning-rate", learning_rate),
+        "schedule": schedule and str(schedule),
+        "weight_decay": _not_negative("--weight-decay", weight_decay),
+        "epochs": _positive("--epochs", epochs),
+        "batch_size": batch_size,
+        "evaluate_every": _positive("--evaluate-every", evaluate_every),
+        "seed": seed,
+    }
+    from .process import prepare_jax
+
+    prepare_jax()
+    from . import show
+    from .train import begin, reopen
+    from .train import train as work
+
+    run = reopen(resume) if resume is not None else begin(given, out=out, force=force)
+    results = work(run)
+    show.training(results, as_json=json)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Argument(help="Data of the same kind. [the run's own test data]", show_default=False)
+    ] = None,
+    array: Annotated[str | None, typer.Option(help="Which array of an .npz file.", show_default=False)] = None,
+    temperatures: Temperatures = None,
+    chains: Chains = None,
+    confidence: Confidence = 0.99,
+    route: Kind = RouteKind.auto,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Measure the log-likelihood of data under a trained model, in nats per datum.
+
+    The data are coded as the run's own were. Without a FILE they are the run's test data, split again as the run split them.
+
+    The JSON object holds log_likelihood with its standard_error, lower and upper limit, all from the error of log Z alone;
+    data_standard_error, of the data as a sample; and log_z with log_z_standard_error, log_z_lower and log_z_upper.
+
+    Examples:
+
+    - lnz evaluate runs/digits
+    - lnz evaluate runs/mine test.npz --temperatures 20000 --json
+    """
+    effort = _effort(temperatures, chains, confidence, route)
+    from .process import prepare_jax
+
+    prepare_jax()
+    from . import evaluate as room
+    from . import show
+
+    found = room.evaluate(run, file, effort, array=array, seed=seed)
+    show.likelihood(found, unit=room.open_target(run).unit, name=str(file or found["split"]), as_json=json)
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN|FILE.lnz", help="A run folder, or a saved energy.")],
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many samples.")] = 100,
+    out: Annotated[Path, typer.Option(help="Where to: .npy, .npz, .csv, or .png for images.")] = Path("samples.npy"),
+    temperatures: Annotated[
+        int, typer.Option(min=1, help="Of the annealing that brings the chains to the model.")
+    ] = 1000,
+    sweeps: Annotated[int, typer.Option(min=0, help="That follow at the model itself.")] = 100,
+    seed: Seed = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    json: Json = False,
+) -> None:
+    """Draw samples of a model: exact where that is affordable, otherwise from annealed chains.
+
+    Examples:
+
+    - lnz sample runs/digits -n 64 --out digits.png
+    - lnz sample runs/mine -n 10000 --out drawn.npy --seed 1
+    """
+    from .process import prepare_jax
+
+    prepare_jax()
+    from . import evaluate as room
+    from . import show
+
+    found = room.sample(run, n, out, force=force, seed=seed, temperatures=temperatures, sweeps=sweeps)
+    show.sampling(found, as_json=json)
+
+
+@app.command()
+def logz(
+    run: Annotated[Path, typer.Argument(metavar="RUN|FILE.lnz", help="A run folder, or a saved energy.")],
+    temperatures: Temperatures = None,
+    chains: Chains = None,
+    confidence: Confidence = 0.99,
+    route: Kind = RouteKind.auto,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Estimate log Z of a model, in nats, and say how it is known.
+
+    Examples:
+
+    - lnz logz runs/digits
+    - lnz logz ising.lnz --route ais --temperatures 5000 --json
+    """
+    effort = _effort(temperatures, chains, confidence, route)
+    from .process import prepare_jax
+
+    prepare_jax()
+    from . import evaluate as room
+    from . import show
+
+    found, sentence = room.log_z(run, effort, seed=seed)
+    show.log_z(found, sentence, as_json=json)
+
+
+def _effort(temperatures: int | None, chains: int | None, confidence: float, route: RouteKind) -> Any:
+    if not 0 < confidence < 1:
+        raise BadInput(f"--confidence: {confidence:g} is not between 0 and 1. Give, for example, 0.99")
+    from .measuring import Effort
+
+    return Effort(temperatures, chains, confidence, str(route))
+
+
+def _refuse_with_resume(ctx: typer.Context) -> None:
+    """A resumed run takes everything from its config: any other setting would be another run."""
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if name not in ("resume", "json") and source is not None and source.name == "COMMANDLINE":
+            option = "DATA" if name == "data" else "--" + name.replace("_", "-")
+            raise BadInput(f"--resume takes every setting from the run's config.json. Leave out {option}")
+
+
+def _fractions(ctx: typer.Context, split: str, validation: float | None) -> tuple[float, float, float]:
+    if validation is not None:
+        source = ctx.get_parameter_source("split")
+        if source is not None and source.name == "COMMANDLINE":
+            raise BadInput("--validation and --split say the same thing. Give one of them")
+        if not 0 <= validation < 1:
+            raise BadInput(f"--validation: {validation:g} is no fraction. Give, for example, 0.1")
+        return (1 - validation, validation, 0.0)
+    try:
+        parts = tuple(float(part) for part in split.split(","))
+    except ValueError:
+        parts = ()
+    if len(parts) != 3 or not all(0 <= part <= 1 for part in parts) or abs(sum(parts) - 1) > 1e-6:
+        raise BadInput(f"--split: {split!r} are not three fractions that add up to 1. Give, for example, 0.7,0.1,0.2")
+    return parts  # pyright: ignore[reportReturnType]
+
+
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise BadInput(f"{name}: {value:g} is not above 0. Give a positive number")
+    return value
+
+
+def _not_negative(name: str, value: float | None) -> float | None:
+    if value is not None and not 0 <= value < float("inf"):
+        raise BadInput(f"{name}: {value:g} is below 0 or not finite. Give 0 or a positive number")
+    return value

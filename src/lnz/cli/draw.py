@@ -1,0 +1,101 @@
+"""Samples of a finished model: exact where that is affordable, otherwise from annealed chains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lnz
+from lnz.energies import units
+from lnz.energy import Energy
+from lnz.random import fast_key
+from lnz.sampling.kernels import default_kernel
+
+_STATES = 2**20  # that exact sampling may list
+_CHAINS = 1024  # that anneal together
+
+
+def draw(
+    energy: Energy, base: Energy | None, n: int, key: Any, *, temperatures: int = 1000, sweeps: int = 100
+) -> tuple[np.ndarray, str]:
+    """n observed states of the model, and how they were drawn, in words.
+
+    Args:
+        energy: the model.
+        base: what annealed chains start from; by default the energy's own.
+        n: the number of states.
+        key: random key.
+        temperatures: of the annealing that brings the chains to the model.
+        sweeps: that follow at the model itself, after resampling by the annealing weights.
+
+    Returns:
+        The states, shape (n, *shape), uint8 for bits, int8 for spins, float32 for reals; and a description.
+    """
+    states, how = _draw_exact(energy, key, n), ""
+    if states is None:
+        states, share = _draw_annealed(energy, base, key, n, temperatures, sweeps)
+        how = f"annealed chains ({temperatures:,} temperatures, then {sweeps:,} sweeps), effective share {share:.0%}"
+    else:
+        how = "exact and independent"
+    return np.asarray(states).astype(_dtype(energy)), how
+
+
+def _draw_exact(energy: Energy, key: Any, n: int) -> Any:
+    """Exact samples by a formula, by listing the observed states, or by listing the hidden ones; None where too many."""
+    if hasattr(energy, "sample"):
+        return energy.sample(key, n)  # pyright: ignore[reportAttributeAccessIssue]
+    if energy.observed.discrete and energy.observed.count <= _STATES:
+        return lnz.Enumeration().sample(energy, key, n)
+    if not isinstance(energy, lnz.RBM | lnz.GaussianRBM) or energy.hidden_bias.size > 20:
+        return None
+    hidden_key, visible_key = jax.random.split(key)
+    h = lnz.Enumeration().sample(energy.collapsed(), hidden_key, n).astype(energy.weights.dtype)
+    if isinstance(energy, lnz.GaussianRBM):
+        noise = jax.random.normal(visible_key, (n, energy.visible_bias.size), h.dtype)
+        return energy.visible_bias[None] + h @ energy.weights.T + jnp.exp(energy.log_scale)[None] * noise
+    potentials = energy.visible_bias[None] + h @ energy.weights.T
+    return units.sample(energy.visible, visible_key, potentials.reshape(n, *units.feature_shape(energy.visible)))
+
+
+def _draw_annealed(
+    energy: Energy, base: Energy | None, key: Any, n: int, temperatures: int, sweeps: int
+) -> tuple[np.ndarray, float]:
+    """States resampled from annealed chains by their weights, and the effective share of those chains."""
+    chains = min(_CHAINS, max(n, 128))
+    route = lnz.AnnealedImportanceSampling.from_base(
+        energy.base() if base is None else base, temperatures=temperatures, chains=chains
+    )
+    route.require(energy, key)
+    kernel = default_kernel(energy)
+
+    @eqx.filter_jit
+    def block(energy: Energy, key: Any) -> tuple[Any, Any]:
+        anneal_key, choice_key, sweep_key = jax.random.split(key, 3)
+        log_weights, states, _ = route.anneal(energy, anneal_key)
+        share = jax.nn.softmax(log_weights)
+        # Systematic resampling: chain i is kept n_i times, n_i within one of its share.
+        places = (jnp.arange(chains, dtype=share.dtype) + jax.random.uniform(choice_key, (), share.dtype)) / chains
+        chosen = jnp.minimum(jnp.searchsorted(jnp.cumsum(share), places), chains - 1)
+        moved = (
+            lnz.run_chains(energy, kernel, fast_key(sweep_key), states[chosen], sweeps) if sweeps else states[chosen]
+        )
+        return moved, 1 / (chains * jnp.sum(share**2))
+
+    parts, shares = [], []
+    for i in range(-(-n // chains)):
+        moved, share = block(energy, jax.random.fold_in(key, i))
+        order = np.random.default_rng(i).permutation(chains)  # resampling leaves copies side by side
+        parts.append(np.asarray(moved)[order])
+        shares.append(float(share))
+    return np.concatenate(parts)[:n], float(np.mean(shares))
+
+
+def _dtype(energy: Energy) -> Any:
+    space = energy.observed
+    if isinstance(space, lnz.Categorical):
+        return np.uint8 if space.k <= 256 else np.int32
+    return {lnz.Binary: np.uint8, lnz.Spin: np.int8}.get(type(space), np.float32)

@@ -1,0 +1,54 @@
+"""Which errors are whose: bad usage and input (2), failed work (1), an interruption (130), and bugs, which keep their traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+
+
+class BadInput(ValueError):
+    """An option, a file or a folder that cannot serve: one line, the cause first and then the remedy."""
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what the library refuses before any work into bad input."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (ValueError, TypeError) as error:
+        raise BadInput(str(error)) from error
+
+
+def explain(error: BaseException) -> tuple[int, str | None]:
+    """The exit code of an error and its line, or None as the line where it is a bug and its traceback should be seen."""
+    if hasattr(error, "format_message"):  # a usage error of click, which newer versions of typer keep to themselves
+        return 2, _with_hint(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of our output has gone: `lnz … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0, ""
+    if isinstance(error, BadInput):
+        return 2, str(error)
+    if isinstance(error, MemoryError):
+        return 1, "memory ran out. Use fewer data, chains or hidden units"
+    from lnz.formats.checkpoint import CheckpointError
+    from lnz.formats.data import DataError
+
+    if isinstance(error, DataError | CheckpointError):
+        return 2, str(error)
+    if isinstance(error, OSError | ValueError) or type(error).__name__ in ("Interrupted", "Diverged"):
+        return 130 if type(error).__name__ == "Interrupted" else 1, str(error)
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        return 1, "the device's memory ran out. Use fewer data, chains or hidden units"
+    return 1, None
+
+
+def _with_hint(message: str) -> str:
+    message = message.rstrip(". ")
+    return message + ". Run `lnz --help`, or `lnz COMMAND --help`, for what is understood"

@@ -1,0 +1,113 @@
+"""`lnz evaluate`, `lnz logz` and `lnz sample`: what a finished run, or a saved energy, has to say."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import lnz
+from lnz.energy import Energy
+
+from . import dataset, measuring, show
+from .draw import draw
+from .errors import BadInput, refusing
+from .folder import RunFolder
+from .measuring import Effort
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A model to ask: of a run, with the base it is annealed from, or of a file.
+
+    Attributes:
+        energy: the model.
+        base: what to anneal from; None for the energy's own.
+        run: the run folder, or None.
+        seed: the run's seed, or 0.
+    """
+
+    energy: Energy
+    base: Energy | None
+    run: RunFolder | None
+    seed: int
+
+    @property
+    def unit(self) -> str:
+        """What one datum is called."""
+        return "datum" if self.run is None else dataset.Coding.from_json(self.run.config()["data"]["coding"]).unit
+
+    def key(self, seed: int | None, purpose: int) -> Any:
+        """A random key: without a seed, the one that the run itself used for this purpose (2: log Z, 3: samples)."""
+        return jax.random.split(jax.random.key(self.seed if seed is None else seed), 4)[purpose]
+
+
+def open_target(path: Path) -> Target:
+    """A run folder or a file of a saved energy. Raises BadInput or CheckpointError for anything else."""
+    if path.is_file():
+        return Target(lnz.load_energy(path), None, None, 0)
+    run = RunFolder.open(path)
+    config = run.config()
+    if not run["model.lnz"].is_file():
+        raise BadInput(f"{path}: the run is not finished, it has no model.lnz. Go on with: lnz train --resume {path}")
+    return Target(lnz.load_energy(run["model.lnz"]), lnz.load_energy(run["base.lnz"]), run, config["settings"]["seed"])
+
+
+def evaluate(path: Path, file: Path | None, effort: Effort, *, array: str | None, seed: int | None) -> dict[str, Any]:
+    """The log-likelihood of a file, or of the run's own held-out data."""
+    from .train import reopen
+
+    if path.is_file():
+        raise BadInput(f"{path}: is a file, and evaluate needs a run folder. For log Z alone use: lnz logz {path}")
+    target = open_target(path)
+    assert target.run is not None
+    split = None
+    if file is None:
+        run = reopen(path)
+        split = next(name for name in ("test", "validation", "train") if name in run.dataset.parts())
+        states = run.dataset.parts()[split]
+        if split != "test":
+            show.note(f"the run kept no test data, so its {split} data are taken")
+    else:
+        config = target.run.config()
+        coding = dataset.Coding.from_json(config["data"]["coding"])
+        notes: list[str] = []
+        found = dataset.load(str(file), array)
+        states = coding.encode(found, seed=config["settings"]["split_seed"], notes=notes)
+        for text in notes:
+            show.note(text)
+    began = time.perf_counter()
+    route = measuring.choose_route(target.energy, target.base, effort)
+    key = target.key(seed, 2)
+    likelihood = lnz.log_likelihood(target.energy, states, route=route, key=key)
+    found_json = measuring.likelihood_json(likelihood, split=split)
+    return found_json | {"seconds": time.perf_counter() - began}
+
+
+def log_z(path: Path, effort: Effort, *, seed: int | None) -> tuple[dict[str, Any], str]:
+    """log Z of a run's model or a saved energy, and the same as a sentence."""
+    target = open_target(path)
+    with refusing():
+        route = measuring.choose_route(target.energy, target.base, effort)
+        route.require(target.energy, target.key(seed, 2))
+    estimate = lnz.log_partition(target.energy, route=route, key=target.key(seed, 2))
+    return measuring.estimate_json(estimate), str(estimate)
+
+
+def sample(
+    path: Path, n: int, out: Path, *, force: bool, seed: int | None, temperatures: int, sweeps: int
+) -> dict[str, Any]:
+    """Draw states of a model and write them to a file."""
+    if out.exists() and not force:
+        raise BadInput(f"{out}: exists already. Choose another name, or replace it by --force")
+    target = open_target(path)
+    image_shape = None
+    if target.run is not None:
+        image_shape = dataset.Coding.from_json(target.run.config()["data"]["coding"]).image_shape
+    with refusing():
+        states, how = draw(target.energy, target.base, n, target.key(seed, 3), temperatures=temperatures, sweeps=sweeps)
+        lnz.formats.save_samples(out, states, image_shape, force=force)
+    return {"n": n, "out": str(out), "shape": list(states.shape), "dtype": str(states.dtype), "how": how}

@@ -1,0 +1,159 @@
+"""The run folder: what a run leaves behind, written so that it is whole at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lnz
+from lnz.formats import WriteError, write_atomic
+from lnz.formats.checkpoint import load_arrays
+
+from .errors import BadInput
+from .settings import Settings
+
+_FILES = (
+    "config.json",
+    "checkpoint.safetensors",
+    "checkpoint.safetensors.best",
+    "metrics.jsonl",
+    "model.lnz",
+    "base.lnz",
+    "results.json",
+    "samples.npy",
+    "samples.png",
+    "filters.png",
+    "curves.png",
+    "moments.png",
+    "report.html",
+)
+
+
+class RunFolder:
+    """Paths of a run, and its small files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __getitem__(self, name: str) -> Path:
+        return self.path / name
+
+    @classmethod
+    def create(cls, path: Path, *, force: bool) -> RunFolder:
+        """A new folder. An existing one is refused unless it is empty, or a run that `force` lets us replace."""
+        folder = cls(path)
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{path}: is a file. Give another folder by --out")
+        if path.is_dir() and any(path.iterdir()):
+            if not folder["config.json"].is_file():
+                raise BadInput(f"{path}: is a folder that holds no run, so it is never replaced. Give another by --out")
+            if not force:
+                raise BadInput(
+                    f"{path}: exists already. Go on with it by --resume {path}, replace it by --force, or give another folder by --out"
+                )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name in _FILES:
+                folder[name].unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(f"{path}: could not be made ({error.strerror}). Give another folder by --out") from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of a run that was begun. Raises BadInput where there is none."""
+        if not path.is_dir():
+            raise BadInput(f"{path}: there is no such run folder. Check the spelling and the folder you are in")
+        if not (path / "config.json").is_file():
+            raise BadInput(f"{path}: is not a run folder, it holds no config.json. Give one that `lnz train` made")
+        return cls(path)
+
+    def config(self) -> dict[str, Any]:
+        """The run's configuration, checked."""
+        try:
+            found = json.loads(self["config.json"].read_text())
+            Settings.from_json(found["settings"])
+            _ = found["data"]["coding"], found["data"]["sha256"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise BadInput(
+                f"{self['config.json']}: is not the configuration of a run ({type(error).__name__}: {error}). Train anew"
+            ) from None
+        return found
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a small file, whole or not at all."""
+        text = json.dumps(strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomic(self[name], lambda file: file.write(text.encode()))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
+        if not self["metrics.jsonl"].is_file():
+            return []
+        found = []
+        for line in self["metrics.jsonl"].read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+
+class Metrics:
+    """`metrics.jsonl`: one line a record, on disk before the next update. Lines after the checkpoint's step are dropped."""
+
+    def __init__(self, folder: RunFolder):
+        self._path = folder["metrics.jsonl"]
+        checkpoint = folder["checkpoint.safetensors"]
+        step = int(load_arrays(checkpoint)[1]["step"]) if checkpoint.is_file() else -1
+        self.records = [record for record in folder.records() if record["step"] <= step]
+        text = "".join(_line(record) for record in self.records)
+        write_atomic(self._path, lambda file: file.write(text.encode()))
+        self.seconds = self.records[-1]["seconds"] if self.records else 0.0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record, unless its step has been written before."""
+        if self.records and record["step"] <= self.records[-1]["step"]:
+            return
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise WriteError(
+                f"{self._path}: could not be written ({error.strerror}). Free some space, then go on with "
+                f"lnz train --resume {self._path.parent}"
+            ) from None
+        self.records.append(record)
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(strict(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def strict(content: Any) -> Any:
+    """Plain values that JSON has: NumPy's and JAX's numbers as Python's, NaN and infinities as null."""
+    if isinstance(content, dict):
+        return {str(name): strict(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [strict(value) for value in content]
+    if content is None or isinstance(content, str | bool | int):
+        return content
+    number = float(content)
+    return number if math.isfinite(number) else None
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "scikit-learn")
+    return {
+        "lnz": lnz.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+    }

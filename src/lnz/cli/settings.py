@@ -1,0 +1,115 @@
+"""What a run is made with: every setting, with the defaults that depend on the data and the model filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from .errors import BadInput
+
+MODELS = ("rbm", "gaussian-rbm", "potts-rbm", "ising", "potts")
+UPDATES = 20_000  # in a run, where the epochs are not given
+LOOKS = 20  # at the held-out data in a run, where evaluate_every is not given
+_LOOK_SHARE = 0.05  # of a run's work that those looks may take
+_RATES = {"sgd": 0.05, "momentum": 0.01, "adam": 1e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that a run depends on, apart from the data themselves. Plain numbers and words, as `config.json` holds them."""
+
+    data: str
+    array: str | None
+    binarise: str
+    split: tuple[float, float, float]
+    split_seed: int
+    model: str
+    hidden: int | None
+    categories: int | None
+    negative_phase: str
+    sweeps: int
+    chains: int
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    epochs: float
+    batch_size: int
+    evaluate_every: float
+    seed: int
+
+    def updates(self, n: int) -> int:
+        """The number of updates on n training data."""
+        return math.ceil(self.epochs * -(-n // min(self.batch_size, n)))
+
+    @classmethod
+    def from_json(cls, found: Any) -> Settings:
+        """The settings of a `config.json`. Raises KeyError or TypeError where it is none."""
+        values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+        return cls(**(values | {"split": tuple(values["split"])}))
+
+
+def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | None) -> Settings:
+    """The settings with the defaults filled in.
+
+    The recipe for the digits (20,000 updates of 5 sweeps, rate 0.2 falling to 0, weight decay 0.001) and the general
+    one were measured: see the README. `given` holds None where the user was silent.
+
+    Args:
+        given: by the names of `Settings`.
+        rows: the number of training data.
+        columns: the number of variables.
+        categories: the number of values a variable takes, for categorical data.
+    """
+    model, optimizer = given["model"], given["optimizer"] or ("adam" if given["model"] == "gaussian-rbm" else "sgd")
+    is_rbm = model.endswith("rbm")
+    recipe = given["data"] == "digits" and model == "rbm" and optimizer == "sgd"
+    if not is_rbm and given["hidden"] is not None:
+        raise BadInput(f"--hidden: the model {model} has no hidden units. Leave it out, or choose --model rbm")
+    features = columns * (categories or 1)
+    negative_phase = given["negative_phase"] or "persistent"
+    for name in ("chains", "sweeps"):
+        if negative_phase == "exact" and given[name] is not None:
+            raise BadInput(f"--{name}: the exact negative phase has no chains. Leave it out")
+    if negative_phase == "cd" and given["chains"] is not None:
+        raise BadInput("--chains: contrastive divergence runs one chain from every datum of a batch. Leave it out")
+    batch_size = given["batch_size"] or 100
+    per_epoch = -(-rows // min(batch_size, rows))
+    settings = Settings(
+        **(
+            given
+            | {
+                "hidden": (given["hidden"] or min(500, max(16, 2 * features))) if is_rbm else None,
+                "categories": categories,
+                "negative_phase": negative_phase,
+                "sweeps": given["sweeps"] or (5 if recipe else 1),
+                "chains": given["chains"] or 100,
+                "optimizer": optimizer,
+                "learning_rate": _or(given["learning_rate"], 0.2 if recipe else _RATES[optimizer]),
+                "schedule": given["schedule"] or "linear",
+                "weight_decay": _or(given["weight_decay"], 1e-3 if recipe else 1e-4),
+                "epochs": given["epochs"] or max(1, round(UPDATES / per_epoch)),
+                "batch_size": batch_size,
+                "evaluate_every": given["evaluate_every"] or 1.0,
+            }
+        )
+    )
+    if given["evaluate_every"] is None:
+        looks = LOOKS if recipe else _looks(settings, settings.updates(rows))
+        settings = dataclasses.replace(settings, evaluate_every=settings.epochs / looks)
+    return settings
+
+
+def _looks(settings: Settings, updates: int) -> int:
+    """How many looks at the held-out data take no more than a share of the work, in products of a row and the weights."""
+    chains = settings.chains if settings.negative_phase == "persistent" else settings.batch_size
+    work = updates * (2 * settings.batch_size + chains * (2 + 2 * settings.sweeps))
+    return int(min(LOOKS, max(1, _LOOK_SHARE * work / (3 * LOOK_TEMPERATURES * LOOK_CHAINS))))
+
+
+LOOK_TEMPERATURES, LOOK_CHAINS = 500, 128  # of the annealing that a look at the held-out data takes
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

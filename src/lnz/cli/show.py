@@ -1,0 +1,162 @@
+"""What the commands print when they are done: tables for people, strict JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from lnz.estimate import decimals
+
+from .folder import strict
+
+
+def note(text: str) -> None:
+    """A remark on stderr."""
+    print("lnz: note: " + " ".join(text.split()), file=sys.stderr, flush=True)
+
+
+def emit_json(content: Any) -> None:
+    """One JSON object on stdout; NaN and infinities are null."""
+    print(json.dumps(strict(content), ensure_ascii=False, allow_nan=False))
+
+
+def number(value: float | None, error: float | None = None, *, least: int = 2, most: int = 6) -> str:
+    """A value with as many decimals as its error deserves."""
+    if value is None:
+        return "unknown"
+    digits = 4 if error is None else decimals(error) if error > 0 else 4
+    return f"{value:.{max(least, min(most, digits))}f}".replace("-", "−")
+
+
+def log_z_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """log Z, its interval, and how it is known, as rows of a table."""
+    exact = found["known"] == "exact"
+    value = number(found["log_z"], None if exact else found["standard_error"])
+    rows = [("log Z", value if exact else f"{value} ± {found['standard_error']:.2g}")]
+    if not exact and found["lower"] is not None and found["upper"] is not None:
+        between = (
+            f"{number(found['lower'], found['standard_error'])} to {number(found['upper'], found['standard_error'])}"
+        )
+        rows.append(("interval", f"{between}, with {100 * found['confidence']:g} % confidence"))
+    rows.append(("how it is known", ": ".join(part for part in (found["known"], found["assumption"]) if part)))
+    route = found["route"]
+    if found["effective_sample_size"] is not None:
+        route += f", effective sample size {found['effective_sample_size']:.0f}"
+    rows.append(("by", route))
+    return rows
+
+
+def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None = None) -> Any:
+    """A table of log-likelihoods, with the error from log Z and that of the data apart."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=_box(), pad_edge=False)
+    for name in (f"log-likelihood, nats per {unit}", "", "± by log Z", "± by the data", "n"):
+        table.add_column(name, justify="left" if name.startswith("log-l") else "right")
+    for row in rows:
+        error = row["standard_error"]
+        value = number(row["log_likelihood"], error or row["data_standard_error"], most=4)
+        table.add_row(
+            row["name"],
+            f"[bold]{value}[/bold]" if row.get("strong") else value,
+            "exact" if row["known"] == "exact" else f"{error:.2g}",
+            "unknown" if row["data_standard_error"] is None else f"{row['data_standard_error']:.2g}",
+            f"{row['n']:,}",
+        )
+    return table
+
+
+def fact_table(rows: list[tuple[str, str]]) -> Any:
+    """Names and facts in two columns."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in rows:
+        table.add_row(name, fact)
+    return table
+
+
+def _print(*parts: Any) -> None:
+    """Print tables and lines on stdout, 100 columns wide where it is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)
+    for part in parts:
+        console.print(part)
+
+
+def training(results: dict[str, Any], *, as_json: bool) -> None:
+    """How a run ended."""
+    splits = results["splits"]
+    held_out = next(name for name in ("test", "validation", "train") if name in splits)
+    if as_json:
+        emit_json(splits[held_out] | results)
+        return
+    rows = [found | {"name": name, "strong": name == held_out} for name, found in splits.items()]
+    rows.append(results["factorised"][held_out] | {"name": f"factorised model, {held_out}"})
+    phases, seconds = results["phases"], results["seconds"]
+    facts = [
+        *log_z_lines(results["log_z_estimate"]),
+        (
+            "two phases",
+            f"differ by {phases['disagreement']:.3f} of their size (negative phase: {phases['negative_phase']}); "
+            f"energy gap {signed(phases['energy_gap'])} nats",
+        ),
+        ("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"),
+        ("time", f"{seconds['training']:.0f} s training, {seconds['measuring']:.0f} s measuring and drawing"),
+        ("report", f"{results['run']}/report.html"),
+    ]
+    _print(
+        "", f"{results['model']}, on {results['data']}", likelihood_table(rows, unit=results["unit"]), fact_table(facts)
+    )
+
+
+def likelihood(found: dict[str, Any], *, unit: str, name: str, as_json: bool) -> None:
+    """A measured log-likelihood."""
+    if as_json:
+        emit_json(found)
+        return
+    low, high = found["lower"], found["upper"]
+    facts = log_z_lines(estimate_of(found))
+    if found["known"] != "exact":
+        limits = f"{number(low, found['standard_error'])} to {number(high, found['standard_error'])}, from log Z"
+        facts.insert(0, ("log-likelihood", limits))
+    _print(likelihood_table([found | {"name": name, "strong": True}], unit=unit), fact_table(facts))
+
+
+def log_z(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    """An estimate of log Z."""
+    if as_json:
+        emit_json(found)
+    else:
+        _print(sentence)
+
+
+def sampling(found: dict[str, Any], *, as_json: bool) -> None:
+    """Where samples went and how they were drawn."""
+    if as_json:
+        emit_json(found)
+    else:
+        _print(f"{found['n']:,} samples in {found['out']}: {found['how']}")
+
+
+def estimate_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The estimate of log Z inside a likelihood."""
+    named = {name: found[f"log_z_{name}"] for name in ("standard_error", "lower", "upper")}
+    return {
+        name: found[name] for name in ("log_z", "known", "route", "confidence", "assumption", "effective_sample_size")
+    } | named
+
+
+def signed(value: float) -> str:
+    """A number with its sign and two decimals."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _box() -> Any:
+    from rich import box
+
+    return box.SIMPLE_HEAD

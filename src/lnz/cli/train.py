@@ -1,0 +1,262 @@
+"""`lnz train`: from data to a model, its likelihood, and a run folder that shows them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import lnz
+from lnz import report
+from lnz.energy import Energy
+from lnz.learning.fit import Interrupted, Record
+
+from . import dataset, measuring, models, show
+from .draw import draw
+from .errors import BadInput, refusing
+from .folder import Metrics, RunFolder, versions
+from .progress import Step, TrainingProgress
+from .settings import LOOK_CHAINS, LOOK_TEMPERATURES, Settings, fill
+
+
+@dataclasses.dataclass
+class Run:
+    """A run with all that it is made of."""
+
+    folder: RunFolder
+    settings: Settings
+    dataset: dataset.Dataset
+
+    def __post_init__(self) -> None:
+        coding, train = self.dataset.coding, self.dataset.train
+        self.standard = models.Standard(coding, train)
+        self.base = models.factorised(coding.space, train)
+        self.keys = dict(
+            zip(
+                ("init", "fit", "log_z", "samples"),
+                jax.random.split(jax.random.key(self.settings.seed), 4),
+                strict=True,
+            )
+        )
+
+
+def begin(given: dict[str, Any], *, out: Path | None, force: bool) -> Run:
+    """A new run. Everything that can be refused is refused before the folder is touched."""
+    source = given["data"]
+    data = dataset.load(source, given["array"])
+    notes: list[str] = []
+    coding = dataset.choose_coding(data, given["model"], binarise=given["binarise"], categories=given["categories"])
+    split, split_seed = given["split"], given["split_seed"]
+    found = dataset.divide(data, coding, fractions=split, split_seed=split_seed, seed=split_seed, notes=notes)
+    given = given | {"data": source if source == "digits" else str(Path(source).resolve())}
+    settings = fill(given, rows=len(found.train), columns=coding.columns, categories=coding.categories)
+    folder = RunFolder(out or Path("runs") / _name(source))
+    run = Run(folder, settings, found)
+    with refusing():
+        _refuse_unfit(run)
+    if source != "digits":
+        if coding.words:
+            notes.insert(0, f"{data.source}: {coding.words}")
+        for text in notes:
+            show.note(text)
+    run.folder = RunFolder.create(folder.path, force=force)
+    run.folder.write_json(
+        "config.json",
+        {
+            "command": ["lnz", *sys.argv[1:]],
+            "begun": _now(),
+            "settings": dataclasses.asdict(settings),
+            "data": found.about(),
+            "versions": versions(),
+        },
+    )
+    return run
+
+
+def _refuse_unfit(run: Run) -> None:
+    """Raise where the model, its optimiser and its negative phase do not go together."""
+    energy = models.build(run.settings, run.dataset, run.keys["init"])
+    phase = models.negative_phase(run.settings)
+    reason = phase.refusal(energy)
+    if reason is not None:
+        raise BadInput(f"--negative-phase {run.settings.negative_phase}: {reason}")
+    models.optimiser(run.settings, run.settings.updates(len(run.dataset.train)))
+
+
+def reopen(path: Path) -> Run:
+    """The run of a folder, with its data read again. Raises BadInput where they have changed."""
+    folder = RunFolder.open(path)
+    config = folder.config()
+    settings, about = Settings.from_json(config["settings"]), config["data"]
+    data = dataset.load(settings.data, settings.array)
+    with refusing():
+        found = dataset.divide(
+            data,
+            dataset.Coding.from_json(about["coding"]),
+            fractions=settings.split,
+            split_seed=settings.split_seed,
+            seed=settings.split_seed,
+            notes=[],
+        )
+    if found.sha256 != about["sha256"]:
+        raise BadInput(f"{data.source}: has changed since {path} was begun. Bring the old data back, or train anew")
+    return Run(folder, settings, found)
+
+
+def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
+    """Fit the model, measure it, and fill the run folder. Goes on from the checkpoint where there is one."""
+    folder, settings, data = run.folder, run.settings, run.dataset
+    began = time.perf_counter()
+    again = f"Go on with: lnz train --resume {folder.path}"
+    energy = models.build(settings, data, run.keys["init"])
+    rows, updates = data.train, settings.updates(len(data.train))
+    standard, unit = run.standard, data.coding.unit
+    metrics = Metrics(folder)
+    earlier = metrics.seconds
+    look = _look_route(energy, run)
+
+    def on_record(record: Record) -> None:
+        metrics.add(_record_json(record, earlier, standard.log_volume))
+        progress.record(metrics.records[-1])
+
+    per_epoch = -(-len(rows) // min(settings.batch_size, len(rows)))
+    try:
+        with TrainingProgress(updates=updates, per_epoch=per_epoch, unit=unit, shown=shown) as progress:
+            fitted = lnz.fit(
+                energy,
+                standard.data(rows),
+                negative_phase=models.negative_phase(settings),
+                optimizer=models.optimiser(settings, updates),
+                epochs=settings.epochs,
+                batch_size=settings.batch_size,
+                validation=standard.data(data.validation) if len(data.validation) else None,
+                evaluate_every=settings.evaluate_every,
+                route=look,
+                key=run.keys["fit"],
+                checkpoint=folder["checkpoint.safetensors"],
+                on_progress=progress.step,
+                on_record=on_record,
+            )
+        trained = time.perf_counter()
+        with Step("measuring the likelihood", shown=shown):
+            model = standard.model(fitted.best)
+            lnz.save_energy(folder["base.lnz"], run.base)
+            lnz.save_energy(folder["model.lnz"], model)
+            results = _measure(run, model)
+        with Step("drawing samples and the report", shown=shown):
+            results |= {"best_step": fitted.best_step, "updates": updates}
+            _illustrate(run, model, results, metrics.records)
+    except Interrupted as error:
+        raise Interrupted(f"{error}. {again}") from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted after training; the model is saved. {again}") from None
+    now = time.perf_counter()
+    results["seconds"] = {"training": earlier + trained - began, "measuring": now - trained}
+    folder.write_json("results.json", results)
+    _report(run, results, metrics.records)
+    return results
+
+
+def _look_route(energy: Energy, run: Run) -> Any:
+    """How log Z is taken at each look at the held-out data: quickly."""
+    budget = lnz.Budget(evaluations=2.0**16)
+    choice = lnz.choose(energy, budget)
+    base = run.base
+    if run.standard.real:
+        base = lnz.Gaussian(np.zeros(energy.observed.shape), np.ones(energy.observed.shape))
+    if not choice.route.random:
+        return choice.route
+    return lnz.AnnealedImportanceSampling.from_base(base, temperatures=LOOK_TEMPERATURES, chains=LOOK_CHAINS)
+
+
+def _record_json(record: Record, earlier: float, log_volume: float) -> dict[str, Any]:
+    look = record.validation
+    return {
+        "step": record.step,
+        "epoch": record.epoch,
+        "seconds": earlier + record.seconds,
+        "figures": dict(sorted(record.figures.items())),
+        "validation": None
+        if look is None
+        else {
+            "log_likelihood": look.value - log_volume,
+            "lower": look.lower - log_volume,
+            "upper": look.upper - log_volume,
+            "standard_error": look.standard_error,
+            "data_standard_error": look.data_standard_error,
+            "log_z": float(look.log_z.value),
+            "known": look.known,
+            "n": look.n,
+        },
+    }
+
+
+def _measure(run: Run, model: Energy) -> dict[str, Any]:
+    """Log Z, and the log-likelihood of every part of the data, under the model and under independent units."""
+    route = measuring.choose_route(model, run.base, measuring.Effort())
+    log_z = lnz.log_partition(model, route=route, key=run.keys["log_z"])
+    parts = run.dataset.parts()
+    splits = {
+        name: measuring.likelihood_json(lnz.log_likelihood(model, part, log_z=log_z), split=name)
+        for name, part in parts.items()
+    }
+    alone = {
+        name: measuring.likelihood_json(lnz.log_likelihood(run.base, part), split=name) for name, part in parts.items()
+    }
+    return {
+        "run": str(run.folder.path),
+        "model": models.words(run.settings, run.dataset.coding),
+        "data": run.dataset.source,
+        "unit": run.dataset.coding.unit,
+        "log_z_estimate": measuring.estimate_json(log_z),
+        "splits": splits,
+        "factorised": alone,
+    }
+
+
+def _illustrate(run: Run, model: Energy, results: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Samples, the two phases on the whole of the training data, and the pictures."""
+    data, image_shape = run.dataset, run.dataset.coding.image_shape
+    large = measuring.size(model) > 2**15
+    n, temperatures = (256, 500) if large else (1000, 1000)
+    samples, how = draw(model, run.base, n, run.keys["samples"], temperatures=temperatures)
+    route = measuring.choose_route(model, run.base, measuring.Effort())
+    results["phases"] = measuring.agreement(model, data.train, samples, route)
+    results["samples"] = how
+    folder = run.folder
+    lnz.formats.write_atomic(folder["samples.npy"], lambda file: np.save(file, samples, allow_pickle=False))
+    held_out = data.test if len(data.test) else data.train
+    report.samples(folder["samples.png"], samples, held_out, image_shape)
+    report.filters(folder["filters.png"], model, image_shape)
+    report.moments(folder["moments.png"], samples, data.train, categories=data.coding.categories)
+    levels = {name: found["log_likelihood"] for name, found in results["splits"].items()}
+    report.curves(folder["curves.png"], records, levels=levels, baseline=_baseline(results), unit=data.coding.unit)
+
+
+def _baseline(results: dict[str, Any]) -> float:
+    alone = results["factorised"]
+    return alone[next(name for name in ("validation", "test", "train") if name in alone)]["log_likelihood"]
+
+
+def _report(run: Run, results: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    report.page(
+        run.folder["report.html"],
+        title=run.folder.path.name,
+        results=results,
+        config=run.folder.config(),
+        pictures={name: run.folder[f"{name}.png"].read_bytes() for name in ("curves", "samples", "filters", "moments")},
+    )
+
+
+def _name(source: str) -> str:
+    return "digits" if source == "digits" else (Path(source).resolve().name.split(".")[0] or "run")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

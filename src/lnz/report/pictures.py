@@ -1,0 +1,249 @@
+"""The four pictures of a run: curves, samples beside data, filters or couplings, and moments of the model against the data's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lnz.energy import Energy
+
+from .style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas
+
+_TILES = 10  # a side of a sheet of samples
+_FILTERS = 144
+_ROWS = 60  # of a heat map of samples
+_PAIRS = 20_000  # points of the scatter of covariances
+
+
+def curves(
+    path: Path,
+    records: list[dict[str, Any]],
+    *,
+    levels: dict[str, float],
+    baseline: float,
+    unit: str,
+) -> None:
+    """How the run went: the held-out log-likelihood with its limits from log Z, the energy gap, and the phases' disagreement.
+
+    Args:
+        path: a PNG.
+        records: lines of `metrics.jsonl`.
+        levels: final log-likelihoods by part of the data, in nats.
+        baseline: the log-likelihood of independent units on the held-out data, in nats.
+        unit: what one datum is called.
+    """
+    looks = [r for r in records if r["validation"] is not None]
+    gaps = [r for r in records if r["figures"].get("energy_gap") is not None]
+    with Canvas(path, width=9.2, height=3.2 if not looks else 3.4) as figure:
+        panels = figure.subplots(1, 3, width_ratios=(1.6, 1, 1))
+        _likelihood_panel(panels[0], looks, levels, baseline, unit)
+        _series(panels[1], gaps, "energy_gap", "Energy gap", "nats, data less model", BLUE)
+        if gaps:
+            panels[1].axhline(0, color=QUIET, linewidth=0.8)
+        _series(panels[2], records, "disagreement", "Disagreement of the phases", "in one update", ORANGE)
+        panels[2].set_ylim(bottom=0)
+
+
+def _likelihood_panel(
+    axes: Any, looks: list[dict[str, Any]], levels: dict[str, float], baseline: float, unit: str
+) -> None:
+    axes.set_title("Log-likelihood")
+    axes.set_ylabel(f"nats per {unit}")
+    axes.set_xlabel("updates")
+    axes.xaxis.set_major_formatter(_thousands())
+    if looks:
+        steps = [r["step"] for r in looks]
+        values = np.array([r["validation"]["log_likelihood"] for r in looks], float)
+        low, high = (np.array([_or_nan(r["validation"][side]) for r in looks]) for side in ("lower", "upper"))
+        axes.fill_between(steps, low, high, color=BLUE, alpha=0.18, linewidth=0)
+        axes.plot(steps, values, color=BLUE, marker="o", markersize=2.5, linewidth=1.2, label="validation, as it went")
+    styles = {"train": (QUIET, "--"), "validation": (BLUE, "--"), "test": (GREEN, "-")}
+    for name, value in levels.items():
+        if name == "validation" and "test" in levels:
+            continue
+        colour, dash = styles[name]
+        axes.axhline(value, color=colour, linestyle=dash, linewidth=1, label=f"{name}, at the end")
+    axes.axhline(baseline, color=ORANGE, linestyle=":", linewidth=1.2, label="factorised model")
+    axes.legend(loc="center right")
+
+
+def _series(axes: Any, records: list[dict[str, Any]], name: str, title: str, label: str, colour: str) -> None:
+    axes.set_title(title)
+    axes.set_ylabel(label)
+    axes.set_xlabel("updates")
+    axes.xaxis.set_major_formatter(_thousands())
+    axes.xaxis.set_major_locator(_few_ticks())
+    if records:
+        steps = [r["step"] for r in records]
+        axes.plot(steps, [r["figures"][name] for r in records], color=colour, marker="o", markersize=2.5, linewidth=1.2)
+    else:
+        axes.text(0.5, 0.5, "none in the exact phase", ha="center", va="center", transform=axes.transAxes, color=QUIET)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+
+def samples(path: Path, drawn: np.ndarray, data: np.ndarray, image_shape: tuple[int, int] | None) -> None:
+    """Samples of the model beside data: sheets of images, or heat maps with one row a state."""
+    drawn, data = (states.reshape(len(states), -1) for states in (drawn, data))
+    low, high = _range(data)
+    with Canvas(path, width=9.2, height=4.9 if image_shape else 4.2) as figure:
+        left, right = figure.subplots(1, 2)
+        for axes, states, title in ((left, data, "Held-out data"), (right, drawn, "Samples of the model")):
+            axes.set_title(title)
+            axes.grid(False)
+            if image_shape is None:
+                shown = axes.imshow(states[:_ROWS], cmap="Greys", vmin=low, vmax=high, aspect="auto")
+                axes.set_xlabel("variable")
+                axes.set_ylabel("state")
+            else:
+                sheet = _sheet(states[: _TILES**2], image_shape, _TILES)
+                cmap = _with_gaps("Greys_r" if high > 1 else "Greys")
+                shown = axes.imshow(np.ma.masked_invalid(sheet), cmap=cmap, vmin=low, vmax=high)
+                _bare(axes)
+        if image_shape is None:
+            figure.colorbar(shown, ax=[left, right], shrink=0.8, pad=0.01)
+
+
+def filters(path: Path, energy: Energy, image_shape: tuple[int, int] | None) -> None:
+    """What the model has learned: a hidden unit's weights as an image each, or all weights or couplings as a heat map."""
+    weights = getattr(energy, "weights", None)
+    if weights is None:
+        return _couplings(path, energy)
+    weights = np.asarray(weights, float)
+    if image_shape is None or weights.shape[0] != math.prod(image_shape):
+        order = np.argsort(-np.linalg.norm(weights, axis=0))
+        return _heat_map(path, weights[:, order].T, "Weights", "visible unit", "hidden unit, strongest first")
+    order = np.argsort(-np.linalg.norm(weights, axis=0))[:_FILTERS]
+    across = math.ceil(math.sqrt(1.6 * len(order)))
+    down = math.ceil(len(order) / across)
+    sheet = _sheet(weights[:, order].T, image_shape, across)
+    top = float(np.quantile(np.abs(weights[:, order]), 0.999)) or 1.0
+    with Canvas(
+        path, width=9.2, height=max(1.8, 0.6 + 8.6 * down / across * image_shape[0] / image_shape[1])
+    ) as figure:
+        axes = figure.subplots()
+        axes.set_title(f"Weights of {len(order)} of {weights.shape[1]} hidden units, strongest first")
+        shown = axes.imshow(np.ma.masked_invalid(sheet), cmap=_with_gaps("RdBu_r"), vmin=-top, vmax=top)
+        _bare(axes)
+        figure.colorbar(shown, ax=axes, shrink=0.6, aspect=30, pad=0.01).outline.set_visible(False)
+    return None
+
+
+def _couplings(path: Path, energy: Any) -> None:
+    strength = np.asarray(energy.couplings.matrix(), float)
+    if strength.ndim == 2:
+        return _heat_map(path, strength, "Couplings J", "site", "site", square=True)
+    # Tables J_ij(a, b): their norm in the zero-sum gauge, where every row and column sums to 0.
+    centred = strength - strength.mean(axis=1, keepdims=True)
+    centred = centred - centred.mean(axis=3, keepdims=True)
+    norms = np.sqrt((centred**2).sum(axis=(1, 3)))
+    return _heat_map(path, norms, "Couplings: norm of J_ij in the zero-sum gauge", "site", "site", square=True)
+
+
+def _heat_map(path: Path, values: np.ndarray, title: str, across: str, down: str, *, square: bool = False) -> None:
+    signed = bool((values < 0).any())
+    top = float(np.abs(values).max()) or 1.0
+    with Canvas(path, width=6.6 if square else 9.2, height=5.4 if square else 4.6) as figure:
+        axes = figure.subplots()
+        axes.set_title(title)
+        axes.grid(False)
+        cmap, low = ("RdBu_r", -top) if signed else ("Blues", 0.0)
+        shown = axes.imshow(values, cmap=cmap, vmin=low, vmax=top, aspect="equal" if square else "auto")
+        axes.set_xlabel(across)
+        axes.set_ylabel(down)
+        figure.colorbar(shown, ax=axes, shrink=0.8).outline.set_visible(False)
+
+
+def moments(path: Path, drawn: np.ndarray, data: np.ndarray, *, categories: int | None = None) -> None:
+    """Means and covariances of the model's samples against the training data's: points on the diagonal agree.
+
+    For categorical data the variables are the indicators of the categories.
+    """
+    first, second = (_indicators(states.reshape(len(states), -1), categories) for states in (data, drawn))
+    with Canvas(path, width=9.2, height=4.4) as figure:
+        left, right = figure.subplots(1, 2)
+        _scatter(left, first.mean(axis=0), second.mean(axis=0), "Means", size=10)
+        if first.shape[1] > 1 and len(first) > 1 and len(second) > 1:
+            i, j = np.triu_indices(first.shape[1], 1)
+            if len(i) > _PAIRS:
+                chosen = np.random.default_rng(0).choice(len(i), _PAIRS, replace=False)
+                i, j = i[chosen], j[chosen]
+            pairs = [np.cov(states, rowvar=False)[i, j] for states in (first, second)]
+            _scatter(right, *pairs, "Covariances of pairs", size=3)
+        else:
+            right.set_axis_off()
+
+
+def _indicators(states: np.ndarray, categories: int | None) -> np.ndarray:
+    states = states[:20_000]
+    if categories is None:
+        return states.astype(float)
+    return (states[:, :, None] == np.arange(categories)).reshape(len(states), -1).astype(float)
+
+
+def _scatter(axes: Any, x: np.ndarray, y: np.ndarray, title: str, *, size: float) -> None:
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    pad = 0.04 * (high - low) or 1.0
+    axes.plot([low - pad, high + pad], [low - pad, high + pad], color=QUIET, linewidth=0.8, zorder=1)
+    axes.scatter(x, y, s=size, color=BLUE, alpha=0.55, linewidths=0, zorder=2, rasterized=True)
+    axes.set_title(title)
+    axes.set_xlabel("training data")
+    axes.set_ylabel("samples of the model")
+    axes.set_aspect("equal")
+    axes.set_xlim(low - pad, high + pad)
+    axes.set_ylim(low - pad, high + pad)
+    if len(x) > 2 and x.std() > 0 and y.std() > 0:
+        words = f"correlation {np.corrcoef(x, y)[0, 1]:.3f}"
+        axes.text(0.04, 0.96, words, transform=axes.transAxes, va="top", color=INK, fontsize=8)
+
+
+def _sheet(images: np.ndarray, shape: tuple[int, int], across: int) -> np.ndarray:
+    """Images as tiles, row by row, with gaps of NaN between them."""
+    height, width = shape
+    gap = max(1, round(min(shape) / 10))
+    down = math.ceil(len(images) / across)
+    sheet = np.full((down * (height + gap) - gap, across * (width + gap) - gap), np.nan)
+    for i, image in enumerate(images):
+        top, left = (i // across) * (height + gap), (i % across) * (width + gap)
+        sheet[top : top + height, left : left + width] = image.reshape(shape)
+    return sheet
+
+
+def _range(data: np.ndarray) -> tuple[float, float]:
+    low, high = float(data.min()), float(data.max())
+    return (low, high) if high > low else (low, low + 1)
+
+
+def _bare(axes: Any) -> None:
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _with_gaps(name: str) -> Any:
+    import matplotlib
+
+    cmap = matplotlib.colormaps[name].copy()
+    cmap.set_bad("white" if name != "Greys" else "#dfe4e8")
+    return cmap
+
+
+def _thousands() -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{value:,.0f}")
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=4, integer=True)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
