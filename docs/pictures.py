@@ -34,9 +34,7 @@ def curve(axes: Any, run: Path) -> None:
 
     looks = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [look["step"] for look in looks]
-    value, low, high = (
-        [look["validation"][name] for look in looks] for name in ("log_likelihood", "lower", "upper")
-    )
+    value, low, high = ([look["validation"][name] for look in looks] for name in ("log_likelihood", "lower", "upper"))
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(steps, value, color=BLUE, marker="o", markersize=3, linewidth=1.3)
     train, validation, _ = baselines.parts()
@@ -48,11 +46,13 @@ def curve(axes: Any, run: Path) -> None:
         level = model.log_likelihood(validation).mean()
         axes.axhline(level, color=colour, linestyle="--", linewidth=1.1)
         axes.annotate(
-            name, (steps[-1], level), xytext=(0, -4), textcoords="offset points", ha="right", va="top", color=colour
+            name, (steps[-1], level), xytext=(0, 3), textcoords="offset points", ha="right", va="bottom", color=colour
         )
     axes.set_title("Held-out log-likelihood, nats per image")
     axes.set_xlabel("updates")
     axes.set_ylim(top=max(high) + 0.5)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -27,7 +27,10 @@ import lnz
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
-MODULES = ["lnz", *sorted(m.name for m in pkgutil.walk_packages(lnz.__path__, "lnz.") if not m.name.endswith("__main__"))]
+MODULES = [
+    "lnz",
+    *sorted(m.name for m in pkgutil.walk_packages(lnz.__path__, "lnz.") if not m.name.endswith("__main__")),
+]
 
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```$(?:\s*<!-- within (?P<percent>[\d.]+) % -->)?(?:\s*^```text\n(?P<output>.*?)^```$)?",

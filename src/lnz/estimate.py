@@ -36,6 +36,7 @@ class Estimate(eqx.Module):
         confidence: the probability with which the limits hold (1.0 for deterministic ones).
         assumption: what a `conditional` estimate rests on, in words; empty otherwise.
         diagnostics: named arrays, such as the effective sample size.
+        quantity: what it estimates, in words.
     """
 
     value: Any
@@ -47,9 +48,11 @@ class Estimate(eqx.Module):
     confidence: float = eqx.field(static=True, default=1.0)
     assumption: str = eqx.field(static=True, default="")
     diagnostics: dict[str, Array] = eqx.field(default_factory=dict)
+    quantity: str = eqx.field(static=True, default="log Z")
 
-    def sentence(self, name: str = "log Z") -> str:
-        """The estimate in words, for one scalar value (nats)."""
+    def sentence(self, name: str | None = None) -> str:
+        """The estimate in words, for one scalar value (log Z in nats). The name of the quantity may be given."""
+        name = self.quantity if name is None else name
         leaves = jax.tree.leaves(self.value)
         if len(leaves) != 1 or np.ndim(leaves[0]) != 0 or is_traced(leaves[0]):
             shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
@@ -61,11 +64,12 @@ class Estimate(eqx.Module):
                 return f"{name} = {value} (exact), by {self.route}"
             rounding = max(upper - value, value - lower)
             return f"{name} = {value:.10g} (exact up to rounding of {rounding:.1g}), by {self.route}"
-        digits = decimals(max(error, 1e-12))
-        text = f"{name} = {value:.{digits}f}"
-        if error > 0:
+        digits = decimals(error)
+        small = 0 < error < 1e-8  # beyond the digits worth printing
+        text = f"{name} = {value:.10g} ± {error:.1g}" if small else f"{name} = {value:.{digits}f}"
+        if error > 0 and not small:
             text += f" ± {error:.{digits}f}"
-        if math.isfinite(lower) or math.isfinite(upper):
+        if not small and (math.isfinite(lower) or math.isfinite(upper)):
             between = f"between {lower:.{digits}f} and {upper:.{digits}f}"
             if not math.isfinite(upper):
                 between = f"at least {lower:.{digits}f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -62,7 +63,7 @@ def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKey
         raise ValueError(
             f"E[f] is NaN: f or the energy {type(energy).__name__} is NaN for some state, or every state has probability zero"
         )
-    return estimate
+    return dataclasses.replace(estimate, quantity="E[f]")
 
 
 def _checked(route: Any) -> Route | None:

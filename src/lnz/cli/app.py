@@ -62,7 +62,9 @@ Temperatures = Annotated[
 Chains = Annotated[int | None, typer.Option(min=1, help="Of annealing, likewise. [512; large models 256]")]
 Confidence = Annotated[float, typer.Option(help="Of the interval of log Z, between 0 and 1.")]
 Kind = Annotated[RouteKind, typer.Option("--route", help="How log Z is taken; auto: exact where that is affordable.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Of the random numbers. [the run's own]")]
+Seed = Annotated[
+    int | None, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Of the random numbers. [the run's own]")
+]
 
 _DATA, _MODEL, _LEARNING, _RUN = "Data", "Model", "Learning", "Run"
 
@@ -70,9 +72,9 @@ _DATA, _MODEL, _LEARNING, _RUN = "Data", "Model", "Learning", "Run"
 @app.callback(invoke_without_command=True)
 def lnz(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        from lnz import __version__
+        import lnz as library
 
-        typer.echo(f"lnz {__version__}")
+        typer.echo(f"lnz {library.__version__}")  # pyright: ignore[reportAttributeAccessIssue]
         raise typer.Exit()
 
 
@@ -166,9 +168,7 @@ def train(
     ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(
-            rich_help_panel=_LEARNING, help="Passes over the training data. [as many as 20,000 updates take]"
-        ),
+        typer.Option(rich_help_panel=_LEARNING, help="Passes over the training data. [as many as 20,000 updates take]"),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=_LEARNING, help="Data an update. [100]")
@@ -177,8 +177,8 @@ def train(
         float | None,
         typer.Option(
             rich_help_panel=_LEARNING,
-            help="Epochs between two looks at the validation data, each with a checkpoint. [20 looks a run, or as "
-            "many as take 5 % of the work]",
+            help="Epochs between two looks at the validation data, each with a checkpoint. [20 looks a run; large models fewer, "
+            "about 5 % of the work]",
         ),
     ] = None,
     out: Annotated[
@@ -194,7 +194,12 @@ def train(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(metavar="N", min=0, max=2**32 - 1, rich_help_panel=_RUN, help="Of the first weights, the chains and the measuring."
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=2**32 - 1,
+            rich_help_panel=_RUN,
+            help="Of the first weights, the chains and the measuring.",
         ),
     ] = 0,
     json: Annotated[

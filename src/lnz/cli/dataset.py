@@ -40,8 +40,9 @@ class Coding:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Coding:
         """From the entry of a `config.json`."""
-        shape = found["image_shape"]
-        return cls(**(found | {"image_shape": None if shape is None else tuple(shape)}))
+        values, shape = dict(found), found["image_shape"]
+        values["image_shape"] = None if shape is None else tuple(shape)
+        return cls(**values)
 
     @property
     def space(self) -> Space:
@@ -195,6 +196,11 @@ def divide(
     digest = hashlib.sha256(repr((states.shape, str(states.dtype))).encode())
     digest.update(states.data)
     return Dataset(data.source, coding, train, validation, test, digest.hexdigest())
+
+
+def held_out(parts: dict[str, Any]) -> str:
+    """The part that a run is judged by: the test data, or what comes next where there are none."""
+    return next(name for name in ("test", "validation", "train") if name in parts)
 
 
 def is_within(rows: np.ndarray, values: tuple[int, int]) -> bool:

@@ -11,6 +11,7 @@ import jax
 
 import lnz
 from lnz.energy import Energy
+from lnz.formats.checkpoint import CheckpointError
 
 from . import dataset, measuring, show
 from .draw import draw
@@ -48,7 +49,13 @@ class Target:
 def open_target(path: Path) -> Target:
     """A run folder or a file of a saved energy. Raises BadInput or CheckpointError for anything else."""
     if path.is_file():
-        return Target(lnz.load_energy(path), None, None, 0)
+        try:
+            return Target(lnz.load_energy(path), None, None, 0)
+        except CheckpointError as error:
+            if path.suffix == ".lnz":
+                raise
+            what = "holds no saved energy. Give a run folder, or a file that lnz.save_energy wrote"
+            raise BadInput(f"{path}: {what}") from error
     run = RunFolder.open(path)
     config = run.config()
     if not run["model.lnz"].is_file():
@@ -67,7 +74,7 @@ def evaluate(path: Path, file: Path | None, effort: Effort, *, array: str | None
     split = None
     if file is None:
         run = reopen(path)
-        split = next(name for name in ("test", "validation", "train") if name in run.dataset.parts())
+        split = dataset.held_out(run.dataset.parts())
         states = run.dataset.parts()[split]
         if split != "test":
             show.note(f"the run kept no test data, so its {split} data are taken")

@@ -14,8 +14,7 @@ from lnz.energy import Energy
 from lnz.route import Route
 
 from .errors import BadInput
-
-_LARGE = 2**15  # parameters; beyond, annealing takes fewer temperatures and chains
+from .settings import LARGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ def size(energy: Energy) -> int:
 
 def choose_route(energy: Energy, base: Energy | None, effort: Effort) -> Route:
     """An exact route where one is affordable, otherwise annealing from a base that was fitted to the data."""
-    large = size(energy) > _LARGE
+    large = size(energy) > LARGE
     temperatures = effort.temperatures or (4_000 if large else 10_000)
     chains = effort.chains or (256 if large else 512)
     annealing = lnz.AnnealedImportanceSampling.from_base(

@@ -21,7 +21,7 @@ def prepare_jax() -> None:
 
     jax.config.update("jax_enable_x64", True)
     folder = _cache_folder(jax.__version__)
-    if folder is not None and not jax.config.jax_compilation_cache_dir:
+    if folder is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")

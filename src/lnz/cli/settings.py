@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
+
+from lnz.learning.check import plan_updates
 
 from .errors import BadInput
 
@@ -12,6 +13,7 @@ MODELS = ("rbm", "gaussian-rbm", "potts-rbm", "ising", "potts")
 UPDATES = 20_000  # in a run, where the epochs are not given
 LOOKS = 20  # at the held-out data in a run, where evaluate_every is not given
 _LOOK_SHARE = 0.05  # of a run's work that those looks may take
+LARGE = 2**15  # parameters; beyond, log Z is measured with less work, and less often
 _RATES = {"sgd": 0.05, "momentum": 0.01, "adam": 1e-3}
 
 
@@ -41,13 +43,14 @@ class Settings:
 
     def updates(self, n: int) -> int:
         """The number of updates on n training data."""
-        return math.ceil(self.epochs * -(-n // min(self.batch_size, n)))
+        return plan_updates(n, self.batch_size, self.epochs, self.evaluate_every).total
 
     @classmethod
     def from_json(cls, found: Any) -> Settings:
         """The settings of a `config.json`. Raises KeyError or TypeError where it is none."""
-        values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
-        return cls(**(values | {"split": tuple(values["split"])}))
+        values: dict[str, Any] = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+        values["split"] = tuple(values["split"])
+        return cls(**values)
 
 
 def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | None) -> Settings:
@@ -96,19 +99,23 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
         )
     )
     if given["evaluate_every"] is None:
-        looks = LOOKS if recipe else _looks(settings, settings.updates(rows))
+        parameters = features * (settings.hidden or features)
+        looks = LOOKS if parameters <= LARGE else _looks(settings, settings.updates(rows))
         settings = dataclasses.replace(settings, evaluate_every=settings.epochs / looks)
     return settings
 
 
 def _looks(settings: Settings, updates: int) -> int:
-    """How many looks at the held-out data take no more than a share of the work, in products of a row and the weights."""
+    """How many looks at the held-out data a large model can afford, counting products of a row and the weights."""
     chains = settings.chains if settings.negative_phase == "persistent" else settings.batch_size
     work = updates * (2 * settings.batch_size + chains * (2 + 2 * settings.sweeps))
-    return int(min(LOOKS, max(1, _LOOK_SHARE * work / (3 * LOOK_TEMPERATURES * LOOK_CHAINS))))
+    temperatures, chains = look_effort(large=True)
+    return int(min(LOOKS, max(1, _LOOK_SHARE * work / (3 * temperatures * chains))))
 
 
-LOOK_TEMPERATURES, LOOK_CHAINS = 500, 128  # of the annealing that a look at the held-out data takes
+def look_effort(*, large: bool) -> tuple[int, int]:
+    """Temperatures and chains of the annealing that a look at the held-out data takes."""
+    return 500, 64 if large else 128
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lnz.estimate import decimals
 
+from .dataset import held_out
 from .folder import strict
 
 
@@ -91,12 +92,12 @@ def _print(*parts: Any) -> None:
 def training(results: dict[str, Any], *, as_json: bool) -> None:
     """How a run ended."""
     splits = results["splits"]
-    held_out = next(name for name in ("test", "validation", "train") if name in splits)
+    judge = held_out(splits)
     if as_json:
-        emit_json(splits[held_out] | results)
+        emit_json(splits[judge] | results)
         return
-    rows = [found | {"name": name, "strong": name == held_out} for name, found in splits.items()]
-    rows.append(results["factorised"][held_out] | {"name": f"factorised model, {held_out}"})
+    rows = [found | {"name": name, "strong": name == judge} for name, found in splits.items()]
+    rows.append(results["factorised"][judge] | {"name": f"factorised model, {judge}"})
     phases, seconds = results["phases"], results["seconds"]
     facts = [
         *log_z_lines(results["log_z_estimate"]),

@@ -15,14 +15,16 @@ import numpy as np
 import lnz
 from lnz import report
 from lnz.energy import Energy
+from lnz.formats.checkpoint import load_arrays
 from lnz.learning.fit import Interrupted, Record
 
 from . import dataset, measuring, models, show
+from .dataset import held_out
 from .draw import draw
 from .errors import BadInput, refusing
 from .folder import Metrics, RunFolder, versions
 from .progress import Step, TrainingProgress
-from .settings import LOOK_CHAINS, LOOK_TEMPERATURES, Settings, fill
+from .settings import LARGE, Settings, fill, look_effort
 
 
 @dataclasses.dataclass
@@ -106,6 +108,10 @@ def reopen(path: Path) -> Run:
         )
     if found.sha256 != about["sha256"]:
         raise BadInput(f"{data.source}: has changed since {path} was begun. Bring the old data back, or train anew")
+    now = versions()
+    for name in ("lnz", "jax", "numpy"):
+        if (then := config.get("versions", {}).get(name)) != now[name]:
+            show.note(f"{path} was begun with {name} {then}, and this is {now[name]}: the last digits may differ")
     return Run(folder, settings, found)
 
 
@@ -152,10 +158,11 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
         with Step("drawing samples and the report", shown=shown):
             results |= {"best_step": fitted.best_step, "updates": updates}
             _illustrate(run, model, results, metrics.records)
-    except Interrupted as error:
-        raise Interrupted(f"{error}. {again}") from None
+    except Interrupted:
+        step = int(load_arrays(folder["checkpoint.safetensors"])[1]["step"])
+        raise Interrupted(f"interrupted after update {step:,} of {updates:,}; the state is saved. {again}") from None
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted after training; the model is saved. {again}") from None
+        raise Interrupted(f"interrupted; what was done is saved. {again}") from None
     now = time.perf_counter()
     results["seconds"] = {"training": earlier + trained - began, "measuring": now - trained}
     folder.write_json("results.json", results)
@@ -172,7 +179,8 @@ def _look_route(energy: Energy, run: Run) -> Any:
         base = lnz.Gaussian(np.zeros(energy.observed.shape), np.ones(energy.observed.shape))
     if not choice.route.random:
         return choice.route
-    return lnz.AnnealedImportanceSampling.from_base(base, temperatures=LOOK_TEMPERATURES, chains=LOOK_CHAINS)
+    temperatures, chains = look_effort(large=measuring.size(energy) > LARGE)
+    return lnz.AnnealedImportanceSampling.from_base(base, temperatures=temperatures, chains=chains)
 
 
 def _record_json(record: Record, earlier: float, log_volume: float) -> dict[str, Any]:
@@ -223,7 +231,7 @@ def _measure(run: Run, model: Energy) -> dict[str, Any]:
 def _illustrate(run: Run, model: Energy, results: dict[str, Any], records: list[dict[str, Any]]) -> None:
     """Samples, the two phases on the whole of the training data, and the pictures."""
     data, image_shape = run.dataset, run.dataset.coding.image_shape
-    large = measuring.size(model) > 2**15
+    large = measuring.size(model) > LARGE
     n, temperatures = (256, 500) if large else (1000, 1000)
     samples, how = draw(model, run.base, n, run.keys["samples"], temperatures=temperatures)
     route = measuring.choose_route(model, run.base, measuring.Effort())
@@ -231,17 +239,19 @@ def _illustrate(run: Run, model: Energy, results: dict[str, Any], records: list[
     results["samples"] = how
     folder = run.folder
     lnz.formats.write_atomic(folder["samples.npy"], lambda file: np.save(file, samples, allow_pickle=False))
-    held_out = data.test if len(data.test) else data.train
-    report.samples(folder["samples.png"], samples, held_out, image_shape)
-    report.filters(folder["filters.png"], model, image_shape)
-    report.moments(folder["moments.png"], samples, data.train, categories=data.coding.categories)
+    name = held_out(data.parts())
+    units = (run.standard.mean, run.standard.scale) if run.standard.real else None
+    title = f"Data ({name})"
+    report.samples(folder["samples.png"], samples, data.parts()[name], image_shape, name=title, units=units)
+    report.filters(folder["filters.png"], model, image_shape, units=units)
+    report.moments(folder["moments.png"], samples, data.train, categories=data.coding.categories, units=units)
     levels = {name: found["log_likelihood"] for name, found in results["splits"].items()}
     report.curves(folder["curves.png"], records, levels=levels, baseline=_baseline(results), unit=data.coding.unit)
 
 
 def _baseline(results: dict[str, Any]) -> float:
     alone = results["factorised"]
-    return alone[next(name for name in ("validation", "test", "train") if name in alone)]["log_likelihood"]
+    return alone["validation" if "validation" in alone else held_out(alone)]["log_likelihood"]
 
 
 def _report(run: Run, results: dict[str, Any], records: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +20,8 @@ from lnz.route import Route
 from lnz.spaces import Box, Real, State
 
 _POINTS = {1: 2**16 + 1, 2: 1025, 3: 161}
-_REACH = 200.0  # of the final grid on a line, in standard deviations
-_WIDE = 50.0  # the first grid reaches so many times further
+_REACH = 800.0  # of the final grid on a line, in units of its scale
+_WIDE = 12.5  # the first grid reaches so many times further
 _ROUNDING = 2048  # units in the last place: a block of the sum has 2^14 terms or more
 
 
@@ -69,8 +70,8 @@ class Quadrature(Route):
         space, n = energy.space, self._points(math.prod(energy.space.shape))
         centre, scale = _locate(energy, n)
         fine = _fold(energy, f, _grids(space, n, centre, scale, 1.0))
-        rough = _fold(energy, f, _grids(space, 2 * n // 3, centre, scale, 0.5))
-        coarse = _fold(energy, f, _grids(space, n // 2 + 1, centre, scale, 0.25))
+        rough = _fold(energy, f, _grids(space, 2 * n // 3 | 1, centre, scale, 0.5))
+        coarse = _fold(energy, f, _grids(space, n // 2 | 1, centre, scale, 0.25))
         route = f"quadrature on {n}^{math.prod(space.shape)} points"
 
         def estimate(fine: Any, rough: Any, coarse: Any) -> Estimate:
@@ -89,25 +90,32 @@ class Quadrature(Route):
 
 
 def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
-    """Centre and scale of each dimension from the mass on coarser grids, starting wide. Only unbounded dimensions use them."""
+    """Centre and scale of each dimension from the mass on coarser grids, starting wide. Only unbounded dimensions use them.
+
+    The scale is half the geometric mean of |x - centre|, a quarter of a normal law's standard deviation, and unmoved by heavy tails.
+    """
+    energy = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, energy)
     size = math.prod(energy.space.shape)
     dtype = jnp.result_type(float)
-    centre, scale = jnp.zeros((size,), dtype), jnp.ones((size,), dtype)
+    start = jnp.zeros((size,), dtype), jnp.ones((size,), dtype)
     if isinstance(energy.space, Box) and np.isfinite(energy.space.log_size):
-        return centre, scale
+        return start
 
-    def moments(x: Array) -> Any:
-        x = x.reshape(-1)
-        return x, x * x
+    def closer(reach: float, points: int, place: tuple[Array, Array]) -> tuple[Array, Array]:
+        centre, scale = place
 
-    for reach, points in ((_WIDE, n), (_WIDE / 10, n // 2), (1.0, n // 2), (1.0, n // 4), (1.0, n // 4)):
-        _, (mean, square) = _fold(energy, moments, _grids(energy.space, max(33, points), centre, scale, reach))
-        spread = jnp.sqrt(jnp.maximum(square - mean * mean, 0))
+        def moments(x: Array) -> tuple[Array, Array]:
+            x = x.reshape(-1)
+            return x, jnp.log(jnp.maximum(jnp.abs(x - centre), 1e-6 * scale))
+
+        _, (mean, log_size) = _fold(energy, moments, _grids(energy.space, max(33, points | 1), centre, scale, reach))
+        spread = 0.5 * jnp.exp(log_size)
         good = jnp.isfinite(mean) & jnp.isfinite(spread)
-        centre = jnp.where(good, mean, centre)
         # A mode narrower than the grid looks like a point: come closer, but never by more than a factor of 20 at once.
-        scale = jnp.where(good, jnp.clip(spread, scale / 20, scale * 1e4), scale)
-    return jax.lax.stop_gradient(centre), jax.lax.stop_gradient(scale)
+        return jnp.where(good, mean, centre), jnp.where(good, jnp.clip(spread, scale / 20, scale * 1e4), scale)
+
+    place = closer(_WIDE / 10, n // 2, closer(_WIDE, n, start))
+    return jax.lax.fori_loop(0, 6, lambda _, place: closer(1.0, n // 2, place), place)
 
 
 def _grids(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array]]:
@@ -151,11 +159,9 @@ def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: f
     nodes = end + sign * jnp.exp(jnp.where(inside, log_x, 0))
     # Mass that is narrow against its distance from the end sees no end: it takes the grid of the line.
     beyond = sign * (line - end) > 0
-    narrow = distance > 30 * scale
+    narrow = distance > 120 * scale
     nodes = jnp.where(narrow, jnp.where(beyond, line, centre), nodes)
-    return nodes, jnp.where(
-        narrow, jnp.where(beyond, log_line, -jnp.inf), jnp.where(inside, log_jacobian, -jnp.inf)
-    )
+    return nodes, jnp.where(narrow, jnp.where(beyond, log_line, -jnp.inf), jnp.where(inside, log_jacobian, -jnp.inf))
 
 
 def _fold(energy: Energy, f: Callable[[State], Any], grids: list[tuple[Array, Array]]) -> tuple[Array, Any]:

@@ -47,20 +47,30 @@ def phases(
         >>> import jax, jax.numpy as jnp, lnz
         >>> rbm = lnz.RBM(visible=4, hidden=2, key=jax.random.key(0))
         >>> halves = lnz.phases(rbm, jnp.ones((10, 4)), lnz.Enumeration())
-        >>> halves.positive.visible_bias
+        >>> halves.positive.visible_bias.round(3)
         Array([1., 1., 1., 1.], dtype=float32)
     """
     energy = as_energy(energy)
     data = as_arrays(energy, data)
     energy.observed.validate(data, batch=True)
     weights = None if weights is None else as_weights(weights, jax.tree.leaves(data)[0].shape[0])
-    positive = mean_and_gradient(energy, cast(energy, data), weights)[1]
+    positive = _mean_gradient(energy, data, weights)
     if isinstance(negative, Route):
         negative.require(energy, key)
-        return Phases(positive, negative.mean_gradient(energy, key))
+        return Phases(positive, _route_gradient(negative, energy, key))
     negative = as_arrays(energy, negative)
     energy.observed.validate(negative, batch=True)
-    return Phases(positive, mean_and_gradient(energy, cast(energy, negative), None)[1])
+    return Phases(positive, _mean_gradient(energy, negative, None))
+
+
+@eqx.filter_jit
+def _mean_gradient(energy: Energy, v: State, weights: Array | None) -> Any:
+    return mean_and_gradient(energy, cast(energy, v), weights)[1]
+
+
+@eqx.filter_jit
+def _route_gradient(route: Route, energy: Energy, key: PRNGKeyArray | None) -> Any:
+    return route.mean_gradient(energy, key)
 
 
 def mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:

@@ -17,6 +17,10 @@ _FILTERS = 144
 _ROWS = 60  # of a heat map of samples
 _PAIRS = 20_000  # points of the scatter of covariances
 
+Units = tuple[
+    np.ndarray, np.ndarray
+]  # mean and standard deviation of every variable of real data, which are drawn in these units
+
 
 def curves(
     path: Path,
@@ -52,8 +56,7 @@ def _likelihood_panel(
 ) -> None:
     axes.set_title("Log-likelihood")
     axes.set_ylabel(f"nats per {unit}")
-    axes.set_xlabel("updates")
-    axes.xaxis.set_major_formatter(_thousands())
+    _update_axis(axes, max((r["step"] for r in looks), default=1), ticks=5)
     if looks:
         steps = [r["step"] for r in looks]
         values = np.array([r["validation"]["log_likelihood"] for r in looks], float)
@@ -73,9 +76,7 @@ def _likelihood_panel(
 def _series(axes: Any, records: list[dict[str, Any]], name: str, title: str, label: str, colour: str) -> None:
     axes.set_title(title)
     axes.set_ylabel(label)
-    axes.set_xlabel("updates")
-    axes.xaxis.set_major_formatter(_thousands())
-    axes.xaxis.set_major_locator(_few_ticks())
+    _update_axis(axes, max((r["step"] for r in records), default=1), ticks=3)
     if records:
         steps = [r["step"] for r in records]
         axes.plot(steps, [r["figures"][name] for r in records], color=colour, marker="o", markersize=2.5, linewidth=1.2)
@@ -85,34 +86,59 @@ def _series(axes: Any, records: list[dict[str, Any]], name: str, title: str, lab
         axes.set_yticks([])
 
 
-def samples(path: Path, drawn: np.ndarray, data: np.ndarray, image_shape: tuple[int, int] | None) -> None:
-    """Samples of the model beside data: sheets of images, or heat maps with one row a state."""
+def samples(
+    path: Path,
+    drawn: np.ndarray,
+    data: np.ndarray,
+    image_shape: tuple[int, int] | None,
+    *,
+    name: str = "Data",
+    units: Units | None = None,
+) -> None:
+    """Samples of the model beside data: sheets of images, or heat maps with one row a state.
+
+    Args:
+        path: a PNG.
+        drawn: states of the model.
+        data: states of the data.
+        image_shape: (height, width), where a state is an image.
+        name: what the data are called.
+        units: of real data that are no images.
+    """
     drawn, data = (states.reshape(len(states), -1) for states in (drawn, data))
     low, high = _range(data)
+    cmap = "Greys"
+    if units is not None and image_shape is None:
+        drawn, data = ((states - units[0]) / units[1] for states in (drawn, data))
+        low, high, cmap = -3.0, 3.0, "RdBu_r"
     with Canvas(path, width=9.2, height=4.9 if image_shape else 4.2) as figure:
         left, right = figure.subplots(1, 2)
-        for axes, states, title in ((left, data, "Held-out data"), (right, drawn, "Samples of the model")):
+        for axes, states, title in ((left, data, name), (right, drawn, "Samples of the model")):
             axes.set_title(title)
             axes.grid(False)
             if image_shape is None:
-                shown = axes.imshow(states[:_ROWS], cmap="Greys", vmin=low, vmax=high, aspect="auto")
+                shown = axes.imshow(states[:_ROWS], cmap=cmap, vmin=low, vmax=high, aspect="auto")
                 axes.set_xlabel("variable")
                 axes.set_ylabel("state")
             else:
                 sheet = _sheet(states[: _TILES**2], image_shape, _TILES)
-                cmap = _with_gaps("Greys_r" if high > 1 else "Greys")
-                shown = axes.imshow(np.ma.masked_invalid(sheet), cmap=cmap, vmin=low, vmax=high)
+                ink = _with_gaps("Greys_r" if high > 1 else "Greys")
+                shown = axes.imshow(np.ma.masked_invalid(sheet), cmap=ink, vmin=low, vmax=high)
                 _bare(axes)
         if image_shape is None:
-            figure.colorbar(shown, ax=[left, right], shrink=0.8, pad=0.01)
+            label = None if units is None else "standard deviations from the mean"
+            figure.colorbar(shown, ax=[left, right], shrink=0.8, pad=0.01, label=label).outline.set_visible(False)
 
 
-def filters(path: Path, energy: Energy, image_shape: tuple[int, int] | None) -> None:
-    """What the model has learned: a hidden unit's weights as an image each, or all weights or couplings as a heat map."""
+def filters(path: Path, energy: Energy, image_shape: tuple[int, int] | None, *, units: Units | None = None) -> None:
+    """What the model has learned: a hidden unit's weights as an image each, or all weights or couplings as a heat map.
+
+    Weights of real data are drawn in the data's standard units.
+    """
     weights = getattr(energy, "weights", None)
     if weights is None:
         return _couplings(path, energy)
-    weights = np.asarray(weights, float)
+    weights = np.asarray(weights, float) if units is None else np.asarray(weights, float) / units[1][:, None]
     if image_shape is None or weights.shape[0] != math.prod(image_shape):
         order = np.argsort(-np.linalg.norm(weights, axis=0))
         return _heat_map(path, weights[:, order].T, "Weights", "visible unit", "hidden unit, strongest first")
@@ -157,22 +183,31 @@ def _heat_map(path: Path, values: np.ndarray, title: str, across: str, down: str
         figure.colorbar(shown, ax=axes, shrink=0.8).outline.set_visible(False)
 
 
-def moments(path: Path, drawn: np.ndarray, data: np.ndarray, *, categories: int | None = None) -> None:
+def moments(
+    path: Path, drawn: np.ndarray, data: np.ndarray, *, categories: int | None = None, units: Units | None = None
+) -> None:
     """Means and covariances of the model's samples against the training data's: points on the diagonal agree.
 
-    For categorical data the variables are the indicators of the categories.
+    For categorical data the variables are the indicators of the categories. For real data quantiles take the means' place, in standard
+    units.
     """
     first, second = (_indicators(states.reshape(len(states), -1), categories) for states in (data, drawn))
     with Canvas(path, width=9.2, height=4.4) as figure:
         left, right = figure.subplots(1, 2)
-        _scatter(left, first.mean(axis=0), second.mean(axis=0), "Means", size=10)
+        if units is None:
+            _scatter(left, first.mean(axis=0), second.mean(axis=0), "Means", size=10)
+        else:
+            first, second = ((states - units[0]) / units[1] for states in (first, second))
+            levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+            x, y = (np.quantile(states, levels, axis=0).ravel() for states in (first, second))
+            _scatter(left, x, y, "Quantiles at 5, 25, 50, 75 and 95 %, standardised", size=10)
         if first.shape[1] > 1 and len(first) > 1 and len(second) > 1:
             i, j = np.triu_indices(first.shape[1], 1)
             if len(i) > _PAIRS:
                 chosen = np.random.default_rng(0).choice(len(i), _PAIRS, replace=False)
                 i, j = i[chosen], j[chosen]
-            pairs = [np.cov(states, rowvar=False)[i, j] for states in (first, second)]
-            _scatter(right, *pairs, "Covariances of pairs", size=3)
+            x, y = (np.cov(states, rowvar=False)[i, j] for states in (first, second))
+            _scatter(right, x, y, "Covariances of pairs" + ("" if units is None else ", standardised"), size=3)
         else:
             right.set_axis_off()
 
@@ -188,6 +223,7 @@ def _scatter(axes: Any, x: np.ndarray, y: np.ndarray, title: str, *, size: float
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     pad = 0.04 * (high - low) or 1.0
     axes.plot([low - pad, high + pad], [low - pad, high + pad], color=QUIET, linewidth=0.8, zorder=1)
+    size = max(size, min(14, 3000 / len(x)))
     axes.scatter(x, y, s=size, color=BLUE, alpha=0.55, linewidths=0, zorder=2, rasterized=True)
     axes.set_title(title)
     axes.set_xlabel("training data")
@@ -195,6 +231,7 @@ def _scatter(axes: Any, x: np.ndarray, y: np.ndarray, title: str, *, size: float
     axes.set_aspect("equal")
     axes.set_xlim(low - pad, high + pad)
     axes.set_ylim(low - pad, high + pad)
+    axes.locator_params(nbins=6)
     if len(x) > 2 and x.std() > 0 and y.std() > 0:
         words = f"correlation {np.corrcoef(x, y)[0, 1]:.3f}"
         axes.text(0.04, 0.96, words, transform=axes.transAxes, va="top", color=INK, fontsize=8)
@@ -233,16 +270,13 @@ def _with_gaps(name: str) -> Any:
     return cmap
 
 
-def _thousands() -> Any:
-    from matplotlib.ticker import FuncFormatter
+def _update_axis(axes: Any, last: int, *, ticks: int) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    return FuncFormatter(lambda value, _: f"{value:,.0f}")
-
-
-def _few_ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=4, integer=True)
+    axes.set_xlabel("updates")
+    axes.set_xlim(0, 1.02 * last)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True))
 
 
 def _or_nan(value: float | None) -> float:

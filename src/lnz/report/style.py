@@ -10,7 +10,7 @@ from lnz.formats import write_atomic
 
 INK, QUIET, GRID = "#22303c", "#7a8794", "#e6eaee"
 BLUE, ORANGE, GREEN = "#2f6f9f", "#c9752d", "#4c8c5a"
-_STYLE = {
+_STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
     "figure.facecolor": "white",

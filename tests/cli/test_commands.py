@@ -1,0 +1,216 @@
+"""What the commands do when all is well."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import lnz
+
+from .conftest import ROOT, call, correlated_bits, start
+
+EVALUATED = {"log_likelihood", "log_z", "standard_error", "lower", "upper", "known", "route", "n"}
+
+
+def strict(text: str) -> dict:
+    """Read JSON that must not hold NaN or Infinity."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def test_help_imports_no_jax():
+    code = "import sys; from lnz.cli import run; assert run(['train', '--help']) == 0; assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True)
+    assert "--negative-phase" in done.stdout
+    assert "lnz train digits" in done.stdout
+
+
+def test_every_command_has_examples():
+    for command in ("train", "evaluate", "sample", "logz"):
+        outcome = call(command, "--help")
+        assert outcome.code == 0
+        assert f"lnz {command} runs/" in outcome.out or "lnz train digits" in outcome.out
+        assert "--json" in outcome.out
+        assert "--seed" in outcome.out
+
+
+def test_version():
+    assert call("--version").out == f"lnz {lnz.__version__}\n"
+
+
+def test_a_run_folder(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {"config.json", "model.lnz", "base.lnz", "checkpoint.safetensors", "metrics.jsonl", "results.json"}
+    assert names >= {"samples.png", "samples.npy", "filters.png", "curves.png", "moments.png", "report.html"}
+    config = strict((finished / "config.json").read_text())
+    assert config["settings"]["hidden"] == 3
+    assert config["versions"]["jax"]
+    assert config["data"]["rows"] == {"train": 63, "validation": 9, "test": 18}
+    records = [strict(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [8, 16]
+    assert records[-1]["validation"]["known"] == "exact"
+    samples = np.load(finished / "samples.npy")
+    assert samples.dtype == np.uint8
+    assert samples.shape == (1000, 6)
+
+
+def test_the_printed_table(finished):
+    text = (finished / "stdout.txt").read_text()
+    for words in ("train", "validation", "test", "factorised model, test", "log Z", "how it is known", "exact"):
+        assert words in text
+    for words in ("two phases", "time", "report", "± by log Z", "± by the data", "enumeration of 8 states"):
+        assert words in text
+
+
+def test_the_likelihood_is_right(finished):
+    model, data = lnz.load_energy(finished / "model.lnz"), correlated_bits(90, 6)
+    test = data[lnz.formats.split(90, fractions=(0.7, 0.1, 0.2)).test]
+    outcome = call("evaluate", finished, "--json")
+    assert outcome.code == 0, outcome.err
+    found = strict(outcome.out)
+    assert found.keys() >= EVALUATED
+    every = np.asarray(lnz.Binary(6).decode(np.arange(64)))
+    weights, b, c = (np.asarray(p, float) for p in (model.weights, model.visible_bias, model.hidden_bias))
+    free = lambda v: -v @ b - np.logaddexp(0, c + v @ weights).sum(axis=1)  # noqa: E731
+    log_z = np.logaddexp.reduce(-free(every))
+    assert found["log_z"] == pytest.approx(log_z, abs=1e-5)
+    assert found["log_likelihood"] == pytest.approx(-free(test).mean() - log_z, abs=1e-5)
+    assert found["data_standard_error"] == pytest.approx(free(test).std(ddof=1) / math.sqrt(18), rel=1e-4)
+    assert found["split"] == "test"
+    assert found["n"] == 18
+    assert found["known"] == "exact"
+    results = strict((finished / "results.json").read_text())
+    assert results["splits"]["test"]["log_likelihood"] == found["log_likelihood"]
+
+
+def test_evaluate_by_annealing(finished):
+    exact = strict(call("evaluate", finished, "--json").out)
+    options = ("--route", "ais", "--temperatures", 50, "--chains", 400, "--json")
+    found = strict(call("evaluate", finished, *options).out)
+    assert found["known"] == "conditional"
+    assert found["standard_error"] == found["log_z_standard_error"] > 0
+    assert abs(found["log_z"] - exact["log_z"]) < 6 * found["standard_error"]
+    assert found["lower"] < found["log_likelihood"] < found["upper"]
+    assert found["log_z_lower"] < found["log_z"] < found["log_z_upper"]
+    other = strict(call("evaluate", finished, *options, "--seed", 5).out)
+    assert other["log_z"] != found["log_z"]
+    assert strict(call("evaluate", finished, *options).out)["log_z"] == found["log_z"]
+
+
+def test_evaluate_a_file(finished, bits, tmp_path):
+    outcome = call("evaluate", finished, bits)
+    assert outcome.code == 0, outcome.err
+    assert "votes.csv" in outcome.out
+    one = tmp_path / "one.npy"
+    np.save(one, correlated_bits(90, 6)[:1])
+    found = strict(call("evaluate", finished, one, "--json").out)
+    assert found["n"] == 1
+    assert found["data_standard_error"] is None
+    assert found["split"] is None
+
+
+def test_log_z_of_a_run_and_of_a_file(finished):
+    found = strict(call("logz", finished, "--json").out)
+    assert found == strict(call("logz", finished / "model.lnz", "--json").out)
+    assert found["known"] == "exact"
+    assert call("logz", finished).out.startswith("log Z = ")
+    annealed = call("logz", finished / "model.lnz", "--route", "ais", "--temperatures", 20, "--chains", 50)
+    assert "annealed importance sampling (20 temperatures, 50 chains)" in " ".join(annealed.out.split())
+
+
+def test_samples(finished, tmp_path):
+    for suffix in (".npy", ".npz", ".csv"):
+        path = tmp_path / f"drawn{suffix}"
+        outcome = call("sample", finished, "-n", 40, "--out", path, "--seed", 3)
+        assert outcome.code == 0, outcome.err
+        assert "exact and independent" in outcome.out
+        drawn = lnz.formats.load(path).rows
+        assert drawn.shape == (40, 6)
+        assert np.array_equal(drawn, lnz.formats.load(tmp_path / "drawn.npy").rows)
+        assert call("evaluate", finished, path).code == 0
+    found = strict(call("sample", finished, "-n", 40, "--out", path, "--seed", 4, "--force", "--json").out)
+    assert found["n"] == 40
+    assert not np.array_equal(drawn, lnz.formats.load(path).rows)
+
+
+def test_a_constant_column_is_a_note(tmp_path):
+    data = correlated_bits(40, 4)
+    data[:, 2] = 1
+    np.save(tmp_path / "x.npy", data)
+    options = ("--hidden", 3, "--epochs", 1, "--evaluate-every", 1)
+    outcome = call("train", tmp_path / "x.npy", *options, "--out", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "lnz: note:" in outcome.err
+    assert "1 of 4 columns is constant (column 3, always 1)" in outcome.err
+    found = strict(outcome.out)
+    assert found.keys() >= EVALUATED | {"splits", "factorised", "phases", "seconds"}
+    assert math.isfinite(found["log_likelihood"])
+    before = (tmp_path / "run" / "config.json").read_text()
+    assert call("train", tmp_path / "x.npy", *options, "--seed", 1, "--out", tmp_path / "run", "--force").code == 0
+    assert (tmp_path / "run" / "config.json").read_text() != before
+
+
+@pytest.mark.parametrize("model", ["gaussian-rbm", "potts-rbm", "ising", "potts"])
+def test_every_model(model, tmp_path):
+    generator = np.random.default_rng(1)
+    data = correlated_bits(60, 4) + (generator.integers(0, 2, (60, 4)) if "potts" in model else 0)
+    if model == "gaussian-rbm":
+        data = 100 + 5 * generator.normal(size=(60, 4)) @ generator.normal(size=(4, 4))
+    np.save(tmp_path / "x.npy", data)
+    hidden = ("--hidden", 3) if "rbm" in model else ("--negative-phase", "exact")
+    options = ("--model", model, *hidden, "--validation", 0.2, "--epochs", 3, "--evaluate-every", 3)
+    outcome = call("train", tmp_path / "x.npy", *options, "--out", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+    found = strict(outcome.out)
+    assert found["known"] == "exact"
+    assert found["split"] == "validation"
+    again = strict(call("evaluate", tmp_path / "run", "--json").out)
+    assert again["log_likelihood"] == found["log_likelihood"]
+    drawn = tmp_path / "drawn.npy"
+    assert call("sample", tmp_path / "run", "-n", 30, "--out", drawn).code == 0
+    assert call("evaluate", tmp_path / "run", drawn).code == 0
+
+
+def test_images_become_bits_by_one_rule(tmp_path):
+    generator = np.random.default_rng(2)
+    images = generator.integers(0, 256, (50, 3, 4)).astype(np.uint8)
+    np.savez(tmp_path / "x.npz", images=images)
+    run = tmp_path / "run"
+    options = ("--negative-phase", "cd", "--steps", 2, "--hidden", 4, "--epochs", 1, "--evaluate-every", 1)
+    outcome = call("train", tmp_path / "x.npz", *options, "--out", run)
+    assert outcome.code == 0, outcome.err
+    assert "values from 127.5 up are 1, those below are 0" in outcome.err
+    assert "nats per image" in outcome.out
+    np.save(tmp_path / "dark.npy", (images[:9] // 4).reshape(9, -1))
+    np.save(tmp_path / "zeros.npy", np.zeros((9, 12), np.uint8))
+    dark, zeros = (strict(call("evaluate", run, tmp_path / name, "--json").out) for name in ("dark.npy", "zeros.npy"))
+    assert dark["log_likelihood"] == zeros["log_likelihood"]  # the threshold is the run's, not the file's
+    np.save(tmp_path / "bits.npy", (images[:9] >= 128).reshape(9, -1))
+    np.save(tmp_path / "grey.npy", images[:9])
+    outcome = call("evaluate", run, tmp_path / "bits.npy", "--json")
+    assert "holds 0 and 1 already" in outcome.err
+    grey = strict(call("evaluate", run, tmp_path / "grey.npy", "--json").out)
+    assert strict(outcome.out)["log_likelihood"] == grey["log_likelihood"]
+    assert call("sample", run, "-n", 9, "--out", tmp_path / "tiles.png").code == 0
+
+
+def test_training_that_diverges(bits, tmp_path):
+    options = ("--learning-rate", 1e38, "--hidden", 3, "--epochs", 3, "--schedule", "constant")
+    outcome = call("train", bits, *options, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert "NaN or infinite" in outcome.error
+    assert "Lower the learning rate" in outcome.error
+
+
+def test_as_a_process(finished):
+    process = start("logz", finished, "--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert strict(out)["known"] == "exact"
+    process = start("logz", finished / "nowhere")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("lnz: error: ")
+    assert err.count("\n") == 1
