@@ -112,7 +112,9 @@ def test_the_page_draws_every_room():
 
 
 def test_import_lnz_loads_no_jax():
-    code = "import sys, lnz; lnz.__version__; print(*sorted({'jax', 'equinox', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, lnz; lnz.__version__; print(*sorted({'jax', 'equinox', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

@@ -5,8 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-
-from .conftest import call
+from cli_cases import call
 
 
 def save(path, array):

@@ -7,10 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from cli_cases import ROOT, call, correlated_bits, start
 
 import lnz
-
-from .conftest import ROOT, call, correlated_bits, start
 
 EVALUATED = {"log_likelihood", "log_z", "standard_error", "lower", "upper", "known", "route", "n"}
 
@@ -73,7 +72,7 @@ def test_the_likelihood_is_right(finished):
     assert found.keys() >= EVALUATED
     every = np.asarray(lnz.Binary(6).decode(np.arange(64)))
     weights, b, c = (np.asarray(p, float) for p in (model.weights, model.visible_bias, model.hidden_bias))
-    free = lambda v: -v @ b - np.logaddexp(0, c + v @ weights).sum(axis=1)  # noqa: E731
+    free = lambda v: -(v @ b) - np.logaddexp(0, c + v @ weights).sum(axis=1)  # noqa: E731
     log_z = np.logaddexp.reduce(-free(every))
     assert found["log_z"] == pytest.approx(log_z, abs=1e-5)
     assert found["log_likelihood"] == pytest.approx(-free(test).mean() - log_z, abs=1e-5)

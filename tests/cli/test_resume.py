@@ -9,10 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from cli_cases import call, start
 
 from lnz.formats.checkpoint import load_arrays
-
-from .conftest import call, start
 
 EPOCHS = 240
 

@@ -265,9 +265,7 @@ def _bare(axes: Any) -> None:
 def _with_gaps(name: str) -> Any:
     import matplotlib
 
-    cmap = matplotlib.colormaps[name].copy()
-    cmap.set_bad("white" if name != "Greys" else "#dfe4e8")
-    return cmap
+    return matplotlib.colormaps[name].with_extremes(bad="white" if name != "Greys" else "#dfe4e8")
 
 
 def _update_axis(axes: Any, last: int, *, ticks: int) -> None:

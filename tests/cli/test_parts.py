@@ -1,0 +1,207 @@
+"""The parts behind the commands: coding, defaults, units, samples, strict JSON."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lnz
+from lnz.cli import models
+from lnz.cli.dataset import Coding, Dataset, choose_coding, divide
+from lnz.cli.draw import _draw_annealed, draw
+from lnz.cli.folder import strict
+from lnz.cli.settings import fill
+from lnz.formats import Data, digits
+
+SILENT = dict.fromkeys(
+    [
+        "array",
+        "hidden",
+        "categories",
+        "negative_phase",
+        "sweeps",
+        "chains",
+        "optimizer",
+        "learning_rate",
+        "schedule",
+        "weight_decay",
+        "epochs",
+        "batch_size",
+        "evaluate_every",
+    ]
+)
+GIVEN = SILENT | {
+    "data": "digits",
+    "binarise": "auto",
+    "split": (0.7, 0.1, 0.2),
+    "split_seed": 0,
+    "model": "rbm",
+    "seed": 0,
+}
+
+
+def rows(values):
+    return Data(np.asarray(values), "x.npy")
+
+
+def test_the_recipe_for_digits():
+    settings = fill(GIVEN, rows=1258, columns=64, categories=None)
+    assert (settings.hidden, settings.sweeps, settings.chains, settings.batch_size) == (128, 5, 100, 100)
+    assert (settings.optimizer, settings.learning_rate, settings.schedule) == ("sgd", 0.2, "linear")
+    assert settings.weight_decay == 1e-3
+    assert abs(settings.updates(1258) - 20_000) < 10
+    assert settings.epochs / settings.evaluate_every == pytest.approx(20)
+
+
+def test_general_defaults():
+    given = GIVEN | {"data": "x.npz"}
+    settings = fill(given, rows=42_000, columns=784, categories=None)
+    assert (settings.hidden, settings.sweeps, settings.learning_rate, settings.weight_decay) == (500, 1, 0.05, 1e-4)
+    assert abs(settings.updates(42_000) - 20_000) < 420
+    looks = settings.epochs / settings.evaluate_every
+    work = 20_000 * 600
+    assert looks >= 1
+    assert looks * 3 * 500 * 64 < 0.06 * work
+    assert fill(given | {"model": "gaussian-rbm"}, rows=90, columns=5, categories=None).optimizer == "adam"
+    assert fill(given | {"weight_decay": 0.0}, rows=90, columns=5, categories=None).weight_decay == 0
+    assert fill(given | {"model": "potts"}, rows=90, columns=5, categories=3).hidden is None
+
+
+def test_digits_are_split_and_coded():
+    coding = choose_coding(digits(), "rbm", binarise="auto", categories=None)
+    assert coding.threshold == 8
+    assert coding.image_shape == (8, 8)
+    found = divide(digits(), coding, fractions=(0.7, 0.1, 0.2), split_seed=0, seed=0, notes=[])
+    assert {name: len(part) for name, part in found.parts().items()} == {"train": 1258, "validation": 180, "test": 359}
+    order = np.random.RandomState(0).permutation(1797)
+    expected = (digits().rows[np.sort(order[1438:])] >= 8).astype(np.uint8)
+    assert np.array_equal(found.test, expected)
+    assert Coding.from_json(json.loads(json.dumps(found.about()["coding"]))) == coding
+
+
+def test_spins_from_bits_and_from_spins():
+    bits = np.random.default_rng(0).integers(0, 2, (30, 3))
+    first = choose_coding(rows(bits), "ising", binarise="auto", categories=None)
+    second = choose_coding(rows(2 * bits - 1), "ising", binarise="auto", categories=None)
+    coded = [c.encode(rows(x), seed=0, notes=[]) for c, x in ((first, bits), (second, 2 * bits - 1))]
+    assert np.array_equal(coded[0], 2 * bits - 1)
+    assert np.array_equal(coded[1], 2 * bits - 1)
+    assert coded[0].dtype == np.int8
+
+
+def test_bits_drawn_once():
+    grey = np.random.default_rng(0).random((2000, 2))
+    coding = choose_coding(rows(grey), "rbm", binarise="stochastic", categories=None)
+    first, again, other = (coding.encode(rows(grey), seed=seed, notes=[], fitting=True) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert abs(first.mean() - grey.mean()) < 0.05
+    assert not np.array_equal(first, grey >= 0.5)
+
+
+def test_real_data_and_back():
+    """A model of standardised data gives the same density as its image in the data's own units."""
+    generator = np.random.default_rng(5)
+    data = (np.array([50.0, -3.0, 0.2]) + np.array([9.0, 0.1, 2.0]) * generator.normal(size=(40, 3))).astype(np.float32)
+    coding = Coding("real", 3)
+    standard = models.Standard(coding, data)
+    u = standard.data(data)
+    assert np.allclose(u.mean(axis=0), 0, atol=1e-4)
+    assert np.allclose(u.std(axis=0), 1, atol=1e-4)
+    keys = jax.random.split(jax.random.key(1), 4)
+    rbm = lnz.GaussianRBM.__new__(lnz.GaussianRBM)
+    for name, value in {
+        "weights": jax.random.normal(keys[0], (3, 4)),
+        "visible_bias": jax.random.normal(keys[1], (3,)),
+        "hidden_bias": jax.random.normal(keys[2], (4,)),
+        "log_scale": 0.3 * jax.random.normal(keys[3], (3,)),
+    }.items():
+        object.__setattr__(rbm, name, value)
+    inside = lnz.log_likelihood(rbm, u.astype(np.float64))
+    outside = lnz.log_likelihood(standard.model(rbm), data.astype(np.float64))
+    assert outside.value == pytest.approx(inside.value - standard.log_volume, abs=1e-4)
+    assert models.Standard(Coding("binary", 3), data).model(rbm) is rbm
+
+
+def test_weight_decay_spares_biases_and_fields():
+    dataset = Dataset("x", Coding("categorical", 3, categories=2), *(np.zeros((4, 3), np.uint8),) * 3, "")
+    settings = fill(
+        GIVEN | {"model": "potts", "weight_decay": 0.5, "learning_rate": 1.0, "schedule": "constant"},
+        rows=4,
+        columns=3,
+        categories=2,
+    )
+    energy = models.build(settings, dataset, jax.random.key(0))
+    energy = jax.tree.map(jnp.ones_like, energy)
+    optimiser = models.optimiser(settings, 10)
+    nothing = jax.tree.map(jnp.zeros_like, energy)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, _ = optimiser.update(nothing, optimiser.init(energy), energy)
+    assert np.allclose(updates.couplings.strength, -0.5)
+    assert np.allclose(updates.fields, 0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_end_where_they_should(name, schedule):
+    settings = fill(
+        GIVEN | {"optimizer": name, "schedule": schedule, "weight_decay": 0.0, "learning_rate": 0.5},
+        rows=100,
+        columns=3,
+        categories=None,
+    )
+    optimiser = models.optimiser(settings, 8)
+    parameters, step = {"w": jnp.ones(3)}, []
+    state = optimiser.init(parameters)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for _ in range(9):
+            updates, state = optimiser.update({"w": jnp.ones(3)}, state, parameters)
+            step.append(float(optax.global_norm(updates)))
+    assert step[0] > 0
+    assert (step[-1] > 0.5 * step[0]) == (schedule == "constant")
+
+
+def exact_pair_means(rbm):
+    v = np.asarray(rbm.visible.decode(jnp.arange(16)))
+    p = np.asarray(lnz.Enumeration().probabilities(rbm))
+    return np.einsum("s,si,sj->ij", p, v, v)
+
+
+def small_rbm():
+    keys = jax.random.split(jax.random.key(3), 3)
+    return lnz.RBM.from_parameters(
+        1.5 * jax.random.normal(keys[0], (4, 3)), jax.random.normal(keys[1], (4,)), jax.random.normal(keys[2], (3,))
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_samples_follow_the_model(seed):
+    """Exact samples and annealed ones have the model's pair means; annealing starts far away and does not sweep after."""
+    rbm, n = small_rbm(), 4000
+    expected = exact_pair_means(rbm)
+    states, how = draw(rbm, None, n, jax.random.key(seed))
+    assert how == "exact and independent"
+    annealed, share = _draw_annealed(rbm, None, jax.random.key(seed), n, 200, 0)
+    assert 0.5 < share <= 1
+    for found in (states.astype(float), annealed.astype(float)):
+        assert found.shape == (n, 4)
+        error = np.sqrt(expected * (1 - expected) / n)
+        assert (np.abs(found.T @ found / n - expected) < 6 * error).all()
+
+
+def test_exact_samples_by_the_hidden_layer():
+    rng = np.random.default_rng(0)
+    rbm = lnz.RBM.from_parameters(rng.normal(size=(30, 2)), rng.normal(size=30), rng.normal(size=2))
+    states, how = draw(rbm, None, 4000, jax.random.key(1))
+    assert how == "exact and independent"
+    mean = np.asarray(lnz.phases(rbm, states, lnz.Enumeration()).negative.visible_bias)
+    assert (np.abs(states.mean(axis=0) - mean) < 6 * np.sqrt(mean * (1 - mean) / 4000) + 1e-9).all()
+
+
+def test_strict_json():
+    found = strict({"a": np.float32(0.5), "b": float("nan"), "c": [np.inf, jnp.ones(())], "d": (None, True, "x", 3)})
+    assert found == {"a": 0.5, "b": None, "c": [None, 1.0], "d": [None, True, "x", 3]}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
