@@ -22,7 +22,6 @@ Job = Callable[[], float]  # log Z in nats
 def lnz_exact(model: peers.Model) -> dict[str, Callable[[], Job]]:
     """lnz's candidates: name to a function that sets the job up (imports, parameters) and returns it."""
 
-
     def make() -> Job:
         import jax
 

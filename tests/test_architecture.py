@@ -14,16 +14,25 @@ import lnz
 SOURCE = Path(lnz.__file__).parent
 
 # From the ground up: a room may import only the rooms before it, and itself.
-HOUSE = """
-frozen mathematics random formats reference
-spaces estimate energy
-energies sampling route
-exact annealing
-identity
-learning
-report
-cli
-""".split()
+HOUSE = [
+    "frozen",
+    "mathematics",
+    "random",
+    "formats",
+    "reference",
+    "spaces",
+    "estimate",
+    "energy",
+    "energies",
+    "sampling",
+    "route",
+    "exact",
+    "annealing",
+    "identity",
+    "learning",
+    "report",
+    "cli",
+]
 
 # Calls that look up: a default that is found when it is asked for, and the list of routes.
 LATE = {("energy", "energies"), ("route", "exact"), ("route", "annealing")}

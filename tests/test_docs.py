@@ -26,7 +26,7 @@ import pytest
 import lnz
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) if "```python" in path.read_text()]
 MODULES = [
     "lnz",
     *sorted(m.name for m in pkgutil.walk_packages(lnz.__path__, "lnz.") if not m.name.endswith("__main__")),
@@ -83,18 +83,17 @@ def in_own_process(*arguments: str, folder: Path) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_document(name, tmp_path):
-    parts = examples((ROOT / name).read_text())
-    if not parts:
-        pytest.skip("no Python in it")
-    printed = in_own_process("document", str(ROOT / name), folder=tmp_path)
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in DOCUMENTS])
+def test_document(path, tmp_path):
+    printed = in_own_process("document", str(path), folder=tmp_path)
     troubles = []
-    for example in parts:
+    for example in examples(path.read_text()):
         output = printed.get(str(example.line), "(never reached)")
         trouble = difference(output, example.output or "", example.tolerance)
         if trouble:
-            troubles.append(f"{name}:{example.line}: {trouble}\n--- expected\n{example.output}\n--- printed\n{output}")
+            troubles.append(
+                f"{path.name}:{example.line}: {trouble}\n--- expected\n{example.output}\n--- printed\n{output}"
+            )
     assert not troubles, "\n".join(troubles)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import lnz
 import numpy as np
 import optax
 import pytest
+
+import lnz
 
 DATA = Path(os.environ.get("LNZ_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mnist"
 

@@ -208,7 +208,7 @@ def test_as_a_process(finished):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert strict(out)["known"] == "exact"
-    process = start("logz", finished / "nowhere")
+    process = start("train", "digits", "--bogus")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (2, "")
     assert err.startswith("lnz: error: ")

@@ -1,11 +1,11 @@
 """The parts behind the commands: coding, defaults, units, samples, strict JSON."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import lnz
@@ -13,26 +13,10 @@ from lnz.cli import models
 from lnz.cli.dataset import Coding, Dataset, choose_coding, divide
 from lnz.cli.draw import _draw_annealed, draw
 from lnz.cli.folder import strict
-from lnz.cli.settings import fill
+from lnz.cli.settings import Settings, fill
 from lnz.formats import Data, digits
 
-SILENT = dict.fromkeys(
-    [
-        "array",
-        "hidden",
-        "categories",
-        "negative_phase",
-        "sweeps",
-        "chains",
-        "optimizer",
-        "learning_rate",
-        "schedule",
-        "weight_decay",
-        "epochs",
-        "batch_size",
-        "evaluate_every",
-    ]
-)
+SILENT = dict.fromkeys(field.name for field in dataclasses.fields(Settings))
 GIVEN = SILENT | {
     "data": "digits",
     "binarise": "auto",
@@ -159,7 +143,7 @@ def test_schedules_end_where_they_should(name, schedule):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for _ in range(9):
             updates, state = optimiser.update({"w": jnp.ones(3)}, state, parameters)
-            step.append(float(optax.global_norm(updates)))
+            step.append(float(jnp.linalg.norm(updates["w"])))
     assert step[0] > 0
     assert (step[-1] > 0.5 * step[0]) == (schedule == "constant")
 
@@ -173,7 +157,7 @@ def exact_pair_means(rbm):
 def small_rbm():
     keys = jax.random.split(jax.random.key(3), 3)
     return lnz.RBM.from_parameters(
-        1.5 * jax.random.normal(keys[0], (4, 3)), jax.random.normal(keys[1], (4,)), jax.random.normal(keys[2], (3,))
+        3.0 * jax.random.normal(keys[0], (4, 3)), jax.random.normal(keys[1], (4,)), jax.random.normal(keys[2], (3,))
     )
 
 
@@ -184,11 +168,11 @@ def test_samples_follow_the_model(seed):
     expected = exact_pair_means(rbm)
     states, how = draw(rbm, None, n, jax.random.key(seed))
     assert how == "exact and independent"
-    annealed, share = _draw_annealed(rbm, None, jax.random.key(seed), n, 200, 0)
-    assert 0.5 < share <= 1
-    for found in (states.astype(float), annealed.astype(float)):
+    annealed, share = _draw_annealed(rbm, None, jax.random.key(seed), n, 1, 0)
+    assert 0.1 < share < 0.95  # so few temperatures that the weights matter
+    for found, effective in ((states.astype(float), n), (annealed.astype(float), n * share)):
         assert found.shape == (n, 4)
-        error = np.sqrt(expected * (1 - expected) / n)
+        error = np.sqrt(expected * (1 - expected) / effective)
         assert (np.abs(found.T @ found / n - expected) < 6 * error).all()
 
 

@@ -3,30 +3,40 @@
 import dataclasses
 import itertools
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learning_cases import arrays, bits, distance, model, same, spins
+from learning_cases import arrays, bits, distance, likelihood, model, model_mean, pairs, same, spins
 
 import lnz
 from lnz.formats.checkpoint import load_arrays
-from lnz.learning import fit as fit_module
+from lnz.learning.check import plan_updates
 from lnz.learning.loop import compiled_loop, epoch_order
 
 KEY = jax.random.key(31)
+fit_module = sys.modules[lnz.fit.__module__]
 SGD = optax.sgd(0.1)
+DECAYING = optax.sgd(optax.exponential_decay(0.6, 300, 0.03))
+HUGE = optax.chain(optax.scale(1e20), optax.scale(-1e20))
 EXACT = lnz.ExactPhase(lnz.Enumeration())
 
 
 def ascent(energy, *batches):
-    """Gradient ascent at rate 0.1 on the exact likelihood of one batch of (rows, weights, scale) after another."""
+    """Gradient ascent at rate 0.1 on the exact likelihood of an Ising model, in NumPy: one batch of (rows, weights, scale) after another."""
+    j, h = (np.asarray(leaf) for leaf in jax.tree.leaves(energy))
+    off = 1 - np.eye(len(h))
+    states = np.asarray(list(itertools.product((-1.0, 1.0), repeat=len(h))))
     for rows, weights, scale in batches:
-        gradient = lnz.phases(energy, rows, lnz.Enumeration(), weights=weights).gradient
-        energy = jax.tree.map(lambda p, g, s=scale: p + 0.1 * s * g, energy, gradient)
-    return energy
+        p = np.exp(0.5 * np.einsum("si,ij,sj->s", states, j, states) + states @ h)
+        p, w = p / p.sum(), np.ones(len(rows)) / len(rows) if weights is None else weights / weights.sum()
+        rows = rows.astype(float)
+        j = j + 0.1 * scale * 0.5 * off * (np.tensordot(w, pairs(rows), 1) - np.tensordot(p, pairs(states), 1))
+        h = h + 0.1 * scale * (w @ rows - p @ states)
+    return lnz.Ising(j, h)
 
 
 class TestBatches:
@@ -41,11 +51,11 @@ class TestBatches:
     def test_a_short_last_batch_of_weighted_data(self):
         energy, data = model("ising")
         w = np.asarray([3.0, 1, 0.5, 2, 1])
-        fitted = lnz.fit(energy, data[:5], negative_phase=EXACT, optimizer=SGD, batch_size=3, weights=w, key=KEY, epochs=1)
-        order = np.asarray(epoch_order(fitted.state.key, 0, 5, 3))[:5]
-        by_hand = ascent(
-            energy, *((data[rows], w[rows], w[rows].mean() / w.mean()) for rows in (order[:3], order[3:]))
+        fitted = lnz.fit(
+            energy, data[:5], negative_phase=EXACT, optimizer=SGD, batch_size=3, weights=w, epochs=1, key=KEY
         )
+        order = np.asarray(epoch_order(fitted.state.key, 0, 5, 3))[:5]
+        by_hand = ascent(energy, *((data[rows], w[rows], w[rows].mean() / w.mean()) for rows in (order[:3], order[3:])))
         assert distance(fitted.energy, by_hand) < 1e-14
 
     @pytest.mark.parametrize("batch", [0, 1])
@@ -60,7 +70,13 @@ class TestBatches:
         ends = []
         for order in itertools.permutations(range(3)):
             end, _, bad = loop(
-                state, sums, jnp.asarray(data), jnp.asarray(w / w.mean()), jnp.asarray([*order, 0], jnp.int32), batch, batch + 1
+                state,
+                sums,
+                jnp.asarray(data),
+                jnp.asarray(w / w.mean()),
+                jnp.asarray([*order, 0], jnp.int32),
+                batch,
+                batch + 1,
             )
             assert int(bad) == -1
             ends.append(arrays(end.energy))
@@ -75,12 +91,16 @@ class TestBatches:
         weighted = lnz.fit(energy, data, weights=counts, **options)
         replicated = lnz.fit(energy, np.repeat(data, counts, axis=0), **options)
         assert distance(weighted.energy, replicated.energy) < 1e-14
-        assert weighted.history[-1].figures["energy"] == pytest.approx(replicated.history[-1].figures["energy"], rel=1e-6)
+        assert weighted.history[-1].figures["energy"] == pytest.approx(
+            replicated.history[-1].figures["energy"], rel=1e-6
+        )
         huge = lnz.fit(energy, data, weights=counts * 1e300, **options)
         assert distance(huge.energy, weighted.energy) < 1e-14
 
     @pytest.mark.parametrize("name", ["rbm", "ising"])
-    @pytest.mark.parametrize("phase", [lnz.PersistentChains(), lnz.ContrastiveDivergence(), EXACT], ids=["sml", "cd", "exact"])
+    @pytest.mark.parametrize(
+        "phase", [lnz.PersistentChains(), lnz.ContrastiveDivergence(), EXACT], ids=["sml", "cd", "exact"]
+    )
     def test_the_model_mean_is_the_data_mean_where_a_batch_is_short(self, name, phase):
         """n = 1,001 in batches of 500: a last batch of one. scikit-learn's BernoulliRBM gets a mean of 0.0 here (PEERS)."""
         data = (np.arange(1001)[:, None] < 901).repeat(3, axis=1).astype(np.uint8)
@@ -90,10 +110,9 @@ class TestBatches:
         energy = lnz.RBM(visible=space, hidden=2, key=KEY) if name == "rbm" else lnz.Ising(np.zeros((3, 3)))
         states = data if name == "rbm" else 2 * data.astype(np.int8) - 1
         fitted = lnz.fit(
-            energy, states, negative_phase=phase, optimizer=optax.sgd(optax.exponential_decay(0.5, 150, 0.05)),
-            epochs=100, batch_size=500, evaluate_every=100, key=KEY,
+            energy, states, negative_phase=phase, optimizer=DECAYING, epochs=200, batch_size=500, evaluate_every=200, key=KEY
         )  # fmt: skip
-        mean = np.asarray(lnz.expectation(fitted.energy, lambda v: v).value)
+        mean = model_mean(fitted.energy)
         mean = mean if name == "rbm" else (1 + mean) / 2
         np.testing.assert_allclose(mean, 901 / 1001, atol=0.03)
 
@@ -103,27 +122,23 @@ class TestBatches:
         one, two = (lnz.fit(energy, data, batch_size=size, **options) for size in (37, 5000))
         assert same(one.state, two.state)
         assert int(one.state.step) == 3
-        chains = lnz.fit(*model("rbm"), batch_size=5000, epochs=1, key=KEY).state.negative
-        assert chains.shape == (37, 5)
+        assert lnz.fit(*model("rbm"), batch_size=5000, epochs=1, key=KEY).state.negative.shape == (37, 5)
 
 
 class TestData:
-    @pytest.mark.parametrize("phase", [lnz.PersistentChains(), lnz.ContrastiveDivergence()], ids=["sml", "cd"])
-    def test_every_dtype_trains_alike(self, phase):
+    def test_every_dtype_trains_alike(self):
         energy, data = model("rbm")
-        ends = [
-            lnz.fit(energy, data.astype(dtype), negative_phase=phase, optimizer=SGD, batch_size=15, epochs=1, key=KEY)
-            for dtype in (np.uint8, bool, np.int64, np.float32, np.float64)
-        ]
+        kinds = (data, data.astype(bool), data.astype(np.float64), data.tolist())
+        ends = [lnz.fit(energy, kind, optimizer=SGD, batch_size=10, epochs=1, key=KEY) for kind in kinds]
         assert all(same(end.state, ends[0].state) for end in ends[1:])
-        listed = lnz.fit(energy, data.tolist(), negative_phase=phase, optimizer=SGD, batch_size=15, epochs=1, key=KEY)
-        assert same(listed.state, ends[0].state)
 
     def test_whole_numbers_do_not_round_the_chains_of_a_continuous_model(self):
         energy, _ = model("gaussian rbm")
         data = np.random.default_rng(0).integers(-3, 4, (20, 2))
         ends = [
-            lnz.fit(energy, d, negative_phase=lnz.ContrastiveDivergence(), optimizer=SGD, batch_size=20, epochs=2, key=KEY)
+            lnz.fit(
+                energy, d, negative_phase=lnz.ContrastiveDivergence(), optimizer=SGD, batch_size=20, epochs=2, key=KEY
+            )
             for d in (data, data.astype(float))
         ]
         assert same(ends[0].state, ends[1].state)
@@ -150,14 +165,14 @@ class TestData:
 
         monkeypatch.setattr(fit_module, "compiled_loop", spy)
         energy, data = model("rbm")
-        lnz.fit(energy, data, optimizer=SGD, batch_size=15, epochs=1, key=KEY)
+        lnz.fit(energy, data, optimizer=SGD, batch_size=10, epochs=1, key=KEY)
         assert set(seen) == {np.dtype(np.uint8)}
 
     def test_a_constant_column_is_no_trouble(self):
         energy, data = model("rbm")
         data = data.copy()
         data[:, 0], data[:, 1] = 0, 1
-        fitted = lnz.fit(energy, data, optimizer=optax.adam(0.1), epochs=20, evaluate_every=20, key=KEY)
+        fitted = lnz.fit(energy, data, optimizer=SGD, batch_size=10, epochs=40, evaluate_every=20, key=KEY)
         assert all(np.isfinite(leaf).all() for leaf in arrays(fitted.state))
         assert fitted.energy.visible_bias[0] < -0.5 < 0.5 < fitted.energy.visible_bias[1]
 
@@ -191,16 +206,15 @@ class TestData:
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("name", ["gaussian rbm", "potts", "lattice", "gaussian", "real", "equinox", "nnx", "own class"])
-    def test_every_energy_trains(self, name, tmp_path):
+    @pytest.mark.parametrize("name", ["gaussian rbm", "potts", "real", "equinox", "nnx", "own class"])
+    def test_every_energy_trains(self, name):
         energy, data = model(name)
         phase = lnz.ContrastiveDivergence(kernel=lnz.Langevin(0.02)) if name == "real" else None
         options = {"negative_phase": phase, "optimizer": optax.adam(0.02), "batch_size": 10, "key": KEY}
         fitted = lnz.fit(energy, data, epochs=15, evaluate_every=15, **options)
         assert distance(fitted.energy, energy) > 0.01
         figures = fitted.history[-1].figures
-        before = lnz.log_likelihood(energy, data).value
-        assert lnz.log_likelihood(fitted.energy, data).value > before, figures
+        assert likelihood(fitted.energy, data) > likelihood(energy, data) + 0.01, figures
 
 
 class TestRecords:
@@ -234,9 +248,7 @@ class TestRecords:
         assert all(set(record.figures) == set(lnz.Trainer(SGD).figures) for record in seen)
 
     def test_a_fraction_that_binary_cannot_hold_is_not_rounded_up(self):
-        energy, data = model("rbm")
-        fitted = lnz.fit(energy, data[:30], optimizer=SGD, batch_size=1, epochs=0.1, key=KEY)
-        assert int(fitted.state.step) == 3  # 0.1 * 30 is 3.0000000000000004
+        assert plan_updates(30, 1, 0.1, 1).total == 3  # 0.1 * 30 is 3.0000000000000004
 
     def test_looking_changes_nothing_and_neither_does_the_clock(self, monkeypatch):
         energy, data = model("rbm")
@@ -261,13 +273,20 @@ class TestRecords:
         validation = spins((50, 2), seed=4) * np.asarray([1, -1], np.int8)
         validation[:40] = 1
         fitted = lnz.fit(
-            energy, data, negative_phase=EXACT, optimizer=SGD, epochs=30, evaluate_every=1, validation=validation, key=KEY
+            energy,
+            data,
+            negative_phase=EXACT,
+            optimizer=SGD,
+            epochs=30,
+            evaluate_every=1,
+            validation=validation,
+            key=KEY,
         )
         values = [record.validation.value for record in fitted.history]
         best = int(np.argmax(values))
         assert 0 < best < 29, "the turning point must lie inside the run"
         assert fitted.best_step == fitted.history[best].step
-        assert lnz.log_likelihood(fitted.best, validation).value == values[best]
+        assert likelihood(fitted.best, validation) == pytest.approx(values[best], abs=1e-12)
         assert distance(fitted.best, fitted.energy) > 0.1
         assert fitted.history[0].validation.known == "exact"
 
@@ -280,7 +299,7 @@ class TestRecords:
         values = [record.validation.value for record in fitted.history]
         assert fitted.history[0].validation.known == "conditional"
         assert len(set(values)) == 3
-        exact = lnz.log_likelihood(energy, data).value
+        exact = likelihood(energy, data)
         assert all(abs(v.validation.value - exact) < 6 * v.validation.standard_error for v in fitted.history)
 
     def test_a_state_goes_on(self):
@@ -300,9 +319,13 @@ class TestDivergence:
     def test_a_huge_learning_rate(self, tmp_path):
         path = tmp_path / "run"
         with pytest.raises(lnz.Diverged) as caught:
-            lnz.fit(*model("gaussian rbm"), optimizer=optax.sgd(1e3), epochs=50, batch_size=10, checkpoint=path, key=KEY)
+            lnz.fit(
+                *model("gaussian rbm"), optimizer=optax.sgd(1e3), epochs=50, batch_size=10, checkpoint=path, key=KEY
+            )
         message = str(caught.value)
-        assert re.search(r"became NaN or infinite at step \d+; the last good checkpoint is .*run, at step \d+\. Lower", message)
+        assert re.search(
+            r"became NaN or infinite at step \d+; the last good checkpoint is .*run, at step \d+\. Lower", message
+        )
         assert "\n" not in message
         at, saved = map(int, re.findall(r"at step (\d+)", message))
         assert saved <= at
@@ -313,14 +336,14 @@ class TestDivergence:
     def test_parameters_that_overflow_in_the_update_before_a_record(self, tmp_path):
         """The energies and the gradient are still finite there; the parameters must not reach the checkpoint."""
         energy = lnz.Ising(np.zeros((4, 4), np.float32))
-        with pytest.raises(lnz.Diverged, match="at step 0; the last good checkpoint is .*, at step 0"):
+        with pytest.raises(lnz.Diverged, match=r"at step 0; the last good checkpoint is .*, at step 0\."):
             lnz.fit(
-                energy, np.ones((20, 4)), optimizer=optax.sgd(1e39), epochs=3, checkpoint=tmp_path / "run",
+                energy, np.ones((20, 4)), optimizer=HUGE, epochs=3, checkpoint=tmp_path / "run",
                 validation=np.ones((2, 4)), key=KEY,
             )  # fmt: skip
         assert not load_arrays(tmp_path / "run")[0][".energy.fields"].any()
         with pytest.raises(lnz.Diverged, match="no checkpoint was kept"):
-            lnz.fit(energy, np.ones((20, 4)), optimizer=optax.sgd(1e39), epochs=3, key=KEY)
+            lnz.fit(energy, np.ones((20, 4)), optimizer=HUGE, epochs=3, key=KEY)
 
     @pytest.mark.parametrize("what", ["nan", "inf"])
     def test_an_energy_that_breaks_at_a_parameter_value(self, what, tmp_path):
@@ -335,8 +358,10 @@ class TestDivergence:
             theta, first = theta + 0.1 * (2 - 2 * np.tanh(theta)), first + 1
         options = {"optimizer": SGD, "epochs": 20, "evaluate_every": 2, "checkpoint": path, "key": KEY}
         for _ in range(2):  # the second time from the checkpoint
-            with pytest.raises(lnz.Diverged, match=f"at step {first}; the last good checkpoint is .*, at step {first - first % 2}\\."):
-                lnz.fit(e, data, negative_phase=EXACT if what == "nan" else EXACT, **options)
+            with pytest.raises(
+                lnz.Diverged, match=f"at step {first}; the last good checkpoint is .*, at step {first - first % 2}\\."
+            ):
+                lnz.fit(e, data, negative_phase=EXACT, **options)
         assert load_arrays(path)[1]["step"] == first - first % 2
 
     def test_data_of_probability_zero(self):

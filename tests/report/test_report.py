@@ -179,11 +179,11 @@ def test_page(tmp_path):
     shown = " ".join(reader.text.split())
     for words in (
         "mine & <yours>",
-        "−16.000",
+        "−16.0000",
         "+9.00 nats",
         "119.5000 ± 0.006",
         "119.4000 to unknown",
-        "8000"[:0] or "2.2 h",
+        "2.2 h",
     ):
         assert words in shown, words
     assert "the annealed chains reach every mode" in shown

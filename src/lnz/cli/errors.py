@@ -51,4 +51,8 @@ def explain(error: BaseException) -> tuple[int, str | None]:
 
 def _with_hint(message: str) -> str:
     message = message.replace("Value error, ", "").rstrip(". ")  # newer versions of typer let pydantic speak
-    return message + ("" if message.endswith("?") else ".") + " Run `lnz --help`, or `lnz COMMAND --help`, for what is understood"
+    return (
+        message
+        + ("" if message.endswith("?") else ".")
+        + " Run `lnz --help`, or `lnz COMMAND --help`, for what is understood"
+    )

@@ -48,10 +48,10 @@ class Enumeration(Route):
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
         energy = widen(energy).collapsed()
-        log_z, scale = self._fold(energy, lambda states, logits: (logits, _mean(_softmax(logits), jnp.abs(logits))))
+        log_z, largest, _ = self._fold(energy, lambda states, logits: (logits, ()))
         return exact(
             log_z,
-            rounding=_rounding(log_z, scale, energy),
+            rounding=_rounding(log_z, largest, energy),
             route=f"enumeration of {energy.space.count:,} states of {energy.space}",
         )
 
@@ -71,7 +71,7 @@ class Enumeration(Route):
             logits = jnp.where(possible, -energies.astype(logits.dtype), -jnp.inf)
             return logits, pull_back(-_softmax(logits).astype(energies.dtype))[0]
 
-        return self._fold(rebuilt(parameters), block)[1]
+        return self._fold(rebuilt(parameters), block)[2]
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         marginal = self._observed(energy, 2**32)
@@ -80,11 +80,11 @@ class Enumeration(Route):
             weights, values = _softmax(logits), jax.vmap(f)(states)
             mean = jax.tree.map(lambda x: _mean(weights, x), values)
             size = jax.tree.map(lambda x: _mean(weights, jnp.abs(x)), values)
-            return logits, (mean, size, _mean(weights, jnp.abs(logits)))
+            return logits, (mean, size)
 
-        log_z, (mean, size, scale) = self._fold(marginal, block)
+        log_z, largest, (mean, size) = self._fold(marginal, block)
         mean = jax.tree.map(lambda m: jnp.where(log_z == -jnp.inf, jnp.nan, m), mean)  # no state is possible
-        relative = _rounding(log_z, scale, marginal)
+        relative = _rounding(log_z, largest, marginal)
         rounding = jax.tree.map(lambda s: jax.lax.stop_gradient(relative.astype(s.dtype) * (1 + s)), size)
         return exact(
             mean, rounding=rounding, route=f"enumeration of {marginal.space.count:,} states of {marginal.space}"
@@ -148,22 +148,28 @@ class Enumeration(Route):
 
         return one
 
-    def _fold(self, energy: Energy, block_mean: Callable[[State, Array], tuple[Array, Any]]) -> tuple[Array, Any]:
-        """log Z and the p-weighted mean over all states. `block_mean(states, logits)` gives the logits of a block and its mean."""
+    def _fold(
+        self, energy: Energy, block_mean: Callable[[State, Array], tuple[Array, Any]]
+    ) -> tuple[Array, Array, Any]:
+        """log Z, the largest finite |E|, and the p-weighted mean over all states.
+
+        `block_mean(states, logits)` gives the logits of a block and its mean.
+        """
         block, blocks = self._blocks(energy)
         lister = self._lister(energy, block)
 
-        def one(start: Array) -> tuple[Array, Any]:
+        def one(start: Array) -> tuple[Array, Array, Any]:
             logits, mean = block_mean(*lister(start))
-            return log_sum_exp(logits), mean
+            size = jax.lax.stop_gradient(jnp.abs(logits))
+            return log_sum_exp(logits), jnp.max(jnp.where(jnp.isfinite(size), size, 0)), mean
 
         if blocks == 1:
-            log_z, mean = one(jnp.zeros((), jnp.int32))
-            return log_z, jax.tree.map(lambda m: _keep(log_z != -jnp.inf, m), mean)
+            log_z, largest, mean = one(jnp.zeros((), jnp.int32))
+            return log_z, largest, jax.tree.map(lambda m: _keep(log_z != -jnp.inf, m), mean)
 
-        def step(carry: tuple[Array, Array, Any], start: Array) -> tuple[tuple[Array, Array, Any], None]:
-            log_z, lost, mean = carry
-            log_b, block_value = one(start)
+        def step(carry: tuple[Array, Array, Array, Any], start: Array) -> tuple[tuple[Array, Array, Array, Any], None]:
+            log_z, lost, largest, mean = carry
+            log_b, largest_b, block_value = one(start)
             new, carry_lost = _add_logs(log_z, log_b, lost)
             old_share, new_share = _share(log_z, new), _share(log_b, new)
             mean = jax.tree.map(
@@ -171,14 +177,15 @@ class Enumeration(Route):
                 mean,
                 block_value,
             )
-            return (new, carry_lost, mean), None
+            return (new, carry_lost, jnp.maximum(largest, largest_b), mean), None
 
         shapes = jax.eval_shape(one, jax.ShapeDtypeStruct((), jnp.int32))
-        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
-        start = (jnp.asarray(-jnp.inf, shapes[0].dtype), jnp.zeros((), shapes[0].dtype), empty)
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[2])
+        zero = jnp.zeros((), shapes[0].dtype)
+        start = (zero - jnp.inf, zero, zero, empty)
         starts = (jnp.arange(blocks, dtype=jnp.uint32) * np.uint32(block)).astype(jnp.uint32)
-        (log_z, lost, mean), _ = jax.lax.scan(step, start, starts)
-        return log_z + lost, mean
+        (log_z, lost, largest, mean), _ = jax.lax.scan(step, start, starts)
+        return log_z + lost, largest, mean
 
 
 def _add_logs(a: Array, b: Array, lost: Array) -> tuple[Array, Array]:
@@ -212,11 +219,11 @@ def _mean(weights: Array, values: Array) -> Array:
     return jnp.sum(jnp.where(w == 0, 0, w * values), axis=0)
 
 
-def _rounding(log_z: Array, scale: Array, energy: Energy) -> Array:
-    """A generous allowance for rounding: some units in the last place of the energies' own scale, E|E|, and of log Z."""
+def _rounding(log_z: Array, largest: Array, energy: Energy) -> Array:
+    """A generous allowance for rounding: some units in the last place of the largest energy in the list, and of log Z."""
     eps = jnp.finfo(log_z.dtype).eps
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(energy.space.struct))
-    scale = 1 + scale + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))
+    scale = 1 + largest + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))
     return jax.lax.stop_gradient(eps * (16 + math.sqrt(size)) * scale)
 
 

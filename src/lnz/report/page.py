@@ -110,11 +110,11 @@ def _cards(results: dict[str, Any]) -> str:
     by_data = "" if of_data is None else f", ± {of_data:.2g} by the data"
     seconds = results["seconds"]
     cards = [
-        (f"{name} log-likelihood, nats per {unit}", _number(found["log_likelihood"]), by_z + by_data),
+        (f"{name} log-likelihood, nats per {unit}", _likelihood(found), by_z + by_data),
         (
             "above the factorised model",
-            f"{_number(gain, sign=True)} nats",
-            f"it scores {_number(alone['log_likelihood'])}",
+            f"{_number(gain, 0.1, sign=True)} nats",
+            f"it scores {_likelihood(alone)}",
         ),
         ("training time", _duration(seconds["training"]), f"and {_duration(seconds['measuring'])} to measure and draw"),
     ]
@@ -137,10 +137,10 @@ def _likelihoods(results: dict[str, Any]) -> str:
         alone = results["factorised"][name]
         of_data = found["data_standard_error"]
         cells = (
-            _number(found["log_likelihood"]),
+            _likelihood(found),
             "exact" if found["known"] == "exact" else f"{found['standard_error']:.2g}",
             "unknown" if of_data is None else f"{of_data:.2g}",
-            _number(alone["log_likelihood"]),
+            _likelihood(alone),
             f"{found['n']:,}",
         )
         numbers = "".join(f'<td class="number">{_text(cell)}</td>' for cell in cells)
@@ -166,7 +166,7 @@ def _log_z(results: dict[str, Any]) -> str:
             "two phases",
             f"‖positive − negative‖ is {phases['disagreement']:.3f} of ‖positive‖ + ‖negative‖ on the training data "
             f"(negative phase: {phases['negative_phase']}); the data's mean free energy less the model's is "
-            f"{_number(phases['energy_gap'], sign=True)} nats",
+            f"{_number(phases['energy_gap'], 0.1, sign=True)} nats",
         )
     )
     rows.append(("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"))
@@ -213,7 +213,12 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
-def _number(value: float, error: float = 0.01, *, sign: bool = False) -> str:
+def _likelihood(found: dict[str, Any]) -> str:
+    """With the decimals that the error of log Z deserves, or, where that is exact, the error of the data."""
+    return _number(found["log_likelihood"], found["standard_error"] or found["data_standard_error"] or 0.01)
+
+
+def _number(value: float, error: float, *, sign: bool = False) -> str:
     digits = max(2, min(6, decimals(error)))
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 

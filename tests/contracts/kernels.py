@@ -1,0 +1,101 @@
+"""The one list of kernels, each with an energy it serves, and the test that a law is left as it is."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+import lnz
+from contracts.energies import Case, listed, log_sum, named, potts_sparse, rbm
+
+CATEGORICAL_CALLABLE = "function of categories"
+
+
+def coloured(theta: jax.Array, x: jax.Array) -> jax.Array:
+    """A chain of three sites of three categories, as a plain function: no structure for a kernel to use."""
+    return -(theta[0, x[0]] + theta[1, x[1]] * theta[1, x[0]] + theta[2, x[2]] * theta[0, x[1]])
+
+
+def function_of_categories() -> Case:
+    theta = np.random.default_rng(8).normal(size=(3, 3)) * 1.3
+
+    def log_weight(leaves, x):
+        t = leaves[0]
+        return t[0][x[:, 0]] + t[1][x[:, 1]] * t[1][x[:, 0]] + t[2][x[:, 2]] * t[0][x[:, 1]]
+
+    space = lnz.Categorical(3, k=3)
+    build = lambda: lnz.FunctionEnergy(jax.tree_util.Partial(coloured, jnp.asarray(theta)), space)  # noqa: E731
+    return Case(CATEGORICAL_CALLABLE, build, log_weight)
+
+
+# Every way in which the library moves discrete states: block Gibbs, colour classes, site after site, and by the energy alone.
+GIBBS = [
+    named("rbm"),
+    named("rbm of spins"),
+    rbm("small rbm of categories", lnz.Categorical(2, k=3), 3),
+    named("ising dense"),
+    named("ising sparse"),
+    named("ising grid"),
+    named("ising ring"),
+    named("ising 3d torus"),
+    named("potts dense"),
+    named("potts dense tables"),
+    named("potts sparse"),
+    potts_sparse("potts sparse tables", tables=True),
+    named("potts odd torus"),
+    named("function"),
+    named("hard constraints"),
+    function_of_categories(),
+]
+
+
+def base_of(case: Case) -> lnz.Independent:
+    """An asymmetric base, so that the wrong end of the path shows."""
+    space = case.energy.observed
+    shape = (*space.shape, space.k) if isinstance(space, lnz.Categorical) else space.shape
+    return lnz.Independent(np.random.default_rng(4).normal(size=shape), space)
+
+
+def base_weights(base: lnz.Independent) -> np.ndarray:
+    """-E of the base at every state, in plain NumPy."""
+    states, eta = listed(base.space), np.asarray(base.potentials)
+    if isinstance(base.space, lnz.Categorical):
+        return np.sum(np.eye(base.space.k)[states] * eta, axis=tuple(range(1, states.ndim + 1)))
+    return states.reshape(len(states), -1) @ eta.ravel()
+
+
+def tempered_weights(case: Case, base: lnz.Independent, beta: float) -> np.ndarray:
+    """-F_β(v) of every observed state, from the list of all variables: the path runs through the joint energy."""
+    joint = case.weights(case.flat).reshape(len(listed(base.space)), -1)
+    with np.errstate(invalid="ignore"):
+        cold = np.where(beta > 0, beta * joint, 0) if beta > 0 else np.zeros_like(joint)
+    return (1 - beta) * base_weights(base) + np.array([log_sum(row) for row in cold])
+
+
+def numbered(space: lnz.Space, x: np.ndarray) -> np.ndarray:
+    """The number of each state in the list of all."""
+    x = np.asarray(x).reshape(len(x), -1)
+    digits = (x > 0).astype(int) if not isinstance(space, lnz.Categorical) else x.astype(int)
+    k = space.k if isinstance(space, lnz.Categorical) else 2
+    return digits @ k ** np.arange(digits.shape[1])[::-1]
+
+
+def chi_square(counts: np.ndarray, chances: np.ndarray) -> float:
+    """The p-value of the counts under the exact law. Cells of fewer than five expected counts are put together."""
+    expected = chances / chances.sum() * counts.sum()
+    if counts[expected == 0].any():
+        return 0.0
+    small = expected < 5
+    counts = np.append(counts[~small], counts[small].sum())
+    expected = np.append(expected[~small], expected[small].sum())
+    keep = expected > 0
+    statistic = np.sum((counts[keep] - expected[keep]) ** 2 / expected[keep])
+    return float(stats.chi2.sf(statistic, max(keep.sum() - 1, 1)))
+
+
+def agreement(case: Case, x: np.ndarray, log_weights: np.ndarray) -> float:
+    chances = np.exp(log_weights - log_sum(log_weights))
+    counts = np.bincount(numbered(case.energy.observed, x), minlength=len(chances))
+    return chi_square(counts, chances)
