@@ -290,7 +290,7 @@ def evaluate(
     from . import show
 
     found = room.evaluate(run, file, effort, array=array, seed=seed)
-    show.likelihood(found, unit=room.open_target(run).unit, name=str(file or found["split"]), as_json=json)
+    show.likelihood(found, unit=room.open_target(run).unit, name=file.name if file else found["split"], as_json=json)
 
 
 @app.command()

@@ -86,7 +86,7 @@ def _print(*parts: Any) -> None:
 
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def training(results: dict[str, Any], *, as_json: bool) -> None:
