@@ -35,6 +35,12 @@ def test_every_command_has_examples():
         assert "--seed" in outcome.out
 
 
+def test_without_arguments_there_is_help():
+    outcome = call()
+    assert "train" in outcome.out
+    assert outcome.err == ""
+
+
 def test_version():
     assert call("--version").out == f"lnz {lnz.__version__}\n"
 
@@ -135,14 +141,14 @@ def test_samples(finished, tmp_path):
 
 
 def test_a_constant_column_is_a_note(tmp_path):
-    data = correlated_bits(40, 4)
+    data = correlated_bits(90, 6)
     data[:, 2] = 1
     np.save(tmp_path / "x.npy", data)
-    options = ("--hidden", 3, "--epochs", 1, "--evaluate-every", 1)
+    options = ("--hidden", 3, "--epochs", 4, "--batch-size", 16, "--evaluate-every", 2)
     outcome = call("train", tmp_path / "x.npy", *options, "--out", tmp_path / "run", "--json")
     assert outcome.code == 0, outcome.err
     assert "lnz: note:" in outcome.err
-    assert "1 of 4 columns is constant (column 3, always 1)" in outcome.err
+    assert "1 of 6 columns is constant (column 3, always 1)" in outcome.err
     found = strict(outcome.out)
     assert found.keys() >= EVALUATED | {"splits", "factorised", "phases", "seconds"}
     assert math.isfinite(found["log_likelihood"])

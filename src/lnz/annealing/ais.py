@@ -124,7 +124,7 @@ class AnnealedImportanceSampling(Route):
             assumption=_ASSUMPTION,
             diagnostics={
                 "effective_sample_size": jnp.where(alive, n**2 / jnp.where(alive, jnp.sum(relative**2), 1), 0),
-                "log_weight_sd": jnp.std(log_weights),
+                "log_weight_sd": jnp.std(log_weights, where=log_weights > -jnp.inf),
                 "certified_lower": lower_limit(log_weights, confidence=self.confidence),
                 **figures,
             },

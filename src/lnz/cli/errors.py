@@ -50,6 +50,8 @@ def explain(error: BaseException) -> tuple[int, str | None]:
 
 
 def _with_hint(message: str) -> str:
+    if not message:  # a command without arguments: its help has been printed
+        return ""
     message = message.replace("Value error, ", "").rstrip(". ")  # newer versions of typer let pydantic speak
     return (
         message

@@ -11,6 +11,8 @@ from lnz.estimate import decimals
 from .dataset import held_out
 from .folder import strict
 
+_FEW = 50  # chains that carry an estimate; below, its error is hardly known
+
 
 def note(text: str) -> None:
     """A remark on stderr."""
@@ -45,6 +47,8 @@ def log_z_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["effective_sample_size"] is not None:
         route += f", effective sample size {found['effective_sample_size']:.0f}"
     rows.append(("by", route))
+    if found["effective_sample_size"] is not None and found["effective_sample_size"] < _FEW:
+        rows.append(("advice", "few chains carry this estimate: measure again with more --temperatures or --chains"))
     return rows
 
 

@@ -187,7 +187,7 @@ def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
         raise ValueError(f"an edge joins site {edges[edges[:, 0] == edges[:, 1]][0, 0]} to itself")
     if len(np.unique(np.sort(edges, axis=1), axis=0)) != len(edges):
         raise ValueError("an edge stands twice in the list: give each pair once, with the sum of its strengths")
-    return SparseCouplings(strength, Frozen(edges), n)
+    return SparseCouplings(strength, Frozen(edges), int(n))
 
 
 def _lattice(shape: Any, strength: Any, periodic: bool) -> LatticeCouplings:

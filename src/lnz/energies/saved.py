@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +28,7 @@ _CLASSES = {
         pairwise.LatticeCouplings,
         independent.Independent,
         independent.Gaussian,
+        independent.LogisticReal,
         independent.Mixture,
         independent.Uniform,
     )
@@ -39,6 +41,7 @@ def save_energy(path: str | Path, energy: Energy) -> None:
 
     Raises:
         TypeError: for a model of your own (`FunctionEnergy`, a subclass): its code cannot be saved, only its arrays.
+        ValueError: if a parameter is NaN.
         WriteError: where the file cannot be written.
 
     Example:
@@ -48,40 +51,59 @@ def save_energy(path: str | Path, energy: Energy) -> None:
         >>> lnz.load_energy(path).precision.shape
         (1,)
     """
+    if not isinstance(energy, Energy):
+        raise TypeError(f"only an energy can be saved as one, but got {type(energy).__name__}")
     arrays: dict[str, Any] = {}
     structure = _describe(energy, "energy", arrays)
     save_tree(path, arrays, {"energy": structure})
 
 
 def load_energy(path: str | Path) -> Energy:
-    """Read an energy written by `save_energy`. Raises CheckpointError if the file is cut short, damaged, or holds no energy."""
+    """Read an energy written by `save_energy`.
+
+    Arrays of float64 become float32 where JAX is not set to float64 (`jax_enable_x64`).
+
+    Raises:
+        CheckpointError: if the file is cut short, damaged, holds no energy, or one that this version of lnz does not know.
+    """
     arrays, metadata = load_arrays(path)
     if "energy" not in metadata:
-        raise CheckpointError(f"{path} holds no saved energy")
+        raise CheckpointError(f"{path} holds no saved energy. Name a file written by lnz.save_energy.")
     named = {name.removeprefix("['").removesuffix("']"): array for name, array in arrays.items()}
-    return _rebuild(metadata["energy"], named)
+    try:
+        return _rebuild(metadata["energy"], named)
+    except _Unknown as error:
+        raise CheckpointError(
+            f"{path} holds {error}, which this version of lnz does not know. Use a newer one."
+        ) from None
+
+
+class _Unknown(Exception):
+    """A class or a field that is not known here."""
 
 
 def _describe(value: Any, name: str, arrays: dict[str, Any]) -> Any:
-    if isinstance(value, Energy | pairwise.Couplings):
+    if isinstance(value, Energy | pairwise.Couplings | Space):
+        known = _SPACES if isinstance(value, Space) else _CLASSES
         kind = type(value).__name__
-        if _CLASSES.get(kind) is not type(value):
+        if known.get(kind) is not type(value):
             raise TypeError(
-                f"{kind} is a model of your own: its code cannot be saved. Save its arrays (for example with safetensors) and build it again."
+                f"{kind} cannot be saved: it is not among the library's own models ({', '.join(sorted(known))}), and code cannot be "
+                "written to a file. Save its arrays, for example with safetensors, and build it again."
             )
+        parts: Any = value
         fields = {
-            f.name: _describe(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in dataclasses.fields(value)
+            f.name: _describe(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in dataclasses.fields(parts)
         }
-        return {"class": kind, "fields": fields}
-    if isinstance(value, Space):
-        fields = {f.name: _describe(getattr(value, f.name), name, arrays) for f in dataclasses.fields(value)}  # pyright: ignore[reportArgumentType]
-        return {"space": type(value).__name__, "fields": fields}
+        return {"space" if isinstance(value, Space) else "class": kind, "fields": fields}
     if isinstance(value, tuple):
         return {"tuple": [_describe(part, f"{name}.{i}", arrays) for i, part in enumerate(value)]}
     if isinstance(value, Frozen):
         arrays[name] = np.asarray(value.value)
         return {"frozen": name}
-    if hasattr(value, "dtype"):
+    if isinstance(value, np.generic):
+        return {"value": value.item()}
+    if isinstance(value, jax.Array | np.ndarray):
         arrays[name] = value
         return {"array": name}
     return {"value": value}
@@ -89,9 +111,9 @@ def _describe(value: Any, name: str, arrays: dict[str, Any]) -> Any:
 
 def _rebuild(about: Any, arrays: dict[str, Any]) -> Any:
     if "class" in about:
-        return _fill(_CLASSES[about["class"]], about["fields"], arrays)
+        return _fill(_CLASSES, about["class"], about["fields"], arrays)
     if "space" in about:
-        return _fill(_SPACES[about["space"]], about["fields"], arrays)
+        return _fill(_SPACES, about["space"], about["fields"], arrays)
     if "tuple" in about:
         return tuple(_rebuild(part, arrays) for part in about["tuple"])
     if "frozen" in about:
@@ -101,7 +123,10 @@ def _rebuild(about: Any, arrays: dict[str, Any]) -> Any:
     return about["value"]
 
 
-def _fill(cls: type, fields: dict[str, Any], arrays: dict[str, Any]) -> Any:
+def _fill(known: dict[str, type], kind: str, fields: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    cls = known.get(kind)
+    if cls is None or {f.name for f in dataclasses.fields(cls)} != set(fields):
+        raise _Unknown(f"a {kind} with {', '.join(fields)}")
     made = object.__new__(cls)
     for name, about in fields.items():
         object.__setattr__(made, name, _rebuild(about, arrays))

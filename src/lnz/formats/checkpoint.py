@@ -13,7 +13,7 @@ import numpy as np
 
 from lnz.formats.files import write_atomic
 
-_FORMAT = "lnz-1"
+_ENTRY, _VERSION = "lnz", "1"  # the one entry of the file's own metadata: "version digest metadata", the last as JSON
 
 
 class CheckpointError(ValueError):
@@ -39,7 +39,7 @@ def save_tree(path: str | Path, tree: Any, metadata: dict[str, Any] | None = Non
         if jnp.issubdtype(array.dtype, jnp.inexact) and np.isnan(array).any():
             raise ValueError(f"will not write a checkpoint with NaN in {name}. Go back to values without NaN.")
     text = json.dumps(metadata or {})
-    about = {"metadata": text, "digest": _digest(arrays, text), "format": _FORMAT}
+    about = {_ENTRY: f"{_VERSION} {_digest(arrays, text)} {text}"}
     write_atomic(path, lambda file: file.write(save(arrays, metadata=about)))
 
 
@@ -84,9 +84,11 @@ def load_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         raise CheckpointError(f"there is no checkpoint at {path}. Check the path.")
     try:
         with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            if about.get("format") != _FORMAT:
-                raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of lnz. Name another file.")
+            version, _, rest = (file.metadata() or {}).get(_ENTRY, "").partition(" ")
+            if version != _VERSION:
+                raise CheckpointError(
+                    f"{path} is a safetensors file, but no checkpoint of this lnz. Name another file."
+                )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except CheckpointError:
         raise
@@ -95,8 +97,8 @@ def load_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         raise CheckpointError(
             f"{path} is cut short or no checkpoint ({cause}). Resume from another one, or start anew."
         ) from None
-    text = about.get("metadata", "")
-    if about.get("digest") != _digest(arrays, text):
+    digest, _, text = rest.partition(" ")
+    if digest != _digest(arrays, text):
         raise CheckpointError(
             f"{path} is damaged: its contents do not match their digest. Resume from another one, or start anew."
         )

@@ -41,6 +41,8 @@ code { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap
 @media print { main { padding: 0; } details { border: 0; padding: 0; } }
 """
 
+_FEW = 50  # chains that carry an estimate; below, its error is hardly known
+
 _CAPTIONS = {
     "curves": (
         "How the run went",
@@ -161,6 +163,8 @@ def _log_z(results: dict[str, Any]) -> str:
     rows.append(("known", ": ".join(part for part in (found["known"], found["assumption"]) if part)))
     ess = found["effective_sample_size"]
     rows.append(("by", found["route"] + ("" if ess is None else f"; effective sample size {ess:.0f}")))
+    if ess is not None and ess < _FEW:
+        rows.append(("advice", "few chains carry this estimate: measure again with more temperatures or chains"))
     rows.append(
         (
             "two phases",
@@ -192,7 +196,7 @@ def _settings(config: dict[str, Any]) -> str:
         ("data sha256", data["sha256"]),
     ]
     made = [("begun", config["begun"]), ("command", " ".join(config["command"])), *config["versions"].items()]
-    shown = [(str(name).replace("_", " "), _plain(value)) for name, value in facts]
+    shown = [(str(name).replace("_", " "), _plain(value)) for name, value in facts if value is not None]
     return (
         f"<details open><summary>The run</summary>{_facts(shown, code=True)}</details>"
         f"<details><summary>Where and with what</summary>{_facts([(n, _plain(v)) for n, v in made], code=True)}</details>"
@@ -210,7 +214,7 @@ def _facts(rows: list[tuple[str, str]], *, code: bool = False) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_plain(v) for v in value)
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _likelihood(found: dict[str, Any]) -> str:
