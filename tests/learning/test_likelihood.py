@@ -12,10 +12,8 @@ from learning_cases import bits, law, likelihood, model, spins
 import lnz
 from lnz.learning.likelihood import LogLikelihood, free_energies
 
-KEY = jax.random.key(61)
 
-
-@pytest.mark.parametrize("name", ["rbm", "spin rbm", "potts rbm", "gaussian rbm", "ising", "lattice", "real"])
+@pytest.mark.parametrize("name", ["rbm", "potts rbm", "gaussian rbm", "lattice", "real"])
 def test_it_is_what_the_definition_says(name):
     energy, data = model(name)
     found = lnz.log_likelihood(energy, data)
@@ -40,13 +38,11 @@ def test_data_of_any_dtype_and_in_any_number():
 
 def test_the_two_errors_are_apart():
     energy, data = model("rbm")
-    log_z = lnz.log_partition(energy, route=lnz.AnnealedImportanceSampling(temperatures=20, chains=64), key=KEY)
+    log_z = dataclasses.replace(with_log_z(energy, 0.02, error=0.1), known="conditional")
+    log_z = dataclasses.replace(log_z, lower=log_z.value - 0.3, upper=log_z.value + 0.2)
     found = lnz.log_likelihood(energy, data, log_z=log_z)
     assert found.standard_error == float(log_z.standard_error) > 0
-    assert (found.lower, found.upper) == (
-        pytest.approx(found.value + float(log_z.value - log_z.upper)),
-        pytest.approx(found.value + float(log_z.value - log_z.lower)),
-    )
+    assert (found.lower, found.upper) == (pytest.approx(found.value - 0.2), pytest.approx(found.value + 0.3))
     assert found.lower < likelihood(energy, data) < found.upper
     assert found.known == "conditional"
     assert "conditional" in str(found)
@@ -70,7 +66,7 @@ def with_log_z(energy, change, error=0.0):
 class TestImpossible:
     """Σ over distinct data of p > 1 proves that Ẑ is too small (THEORY)."""
 
-    @pytest.mark.parametrize("name", ["rbm", "potts rbm", "lattice"])
+    @pytest.mark.parametrize("name", ["rbm", "potts rbm"])
     def test_a_log_z_that_is_too_small(self, name):
         energy, _ = model(name)
         states, _ = law(energy)

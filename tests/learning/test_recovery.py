@@ -53,26 +53,20 @@ def bars_and_stripes(side):
     return np.concatenate([rows, rows.transpose(0, 2, 1)]).reshape(2 * len(lines), -1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("side", "hidden", "rate", "updates", "short"), [(3, 8, 0.1, 600, 0.03), (4, 16, 0.1, 120, 0.5)]
-)
-def test_bars_and_stripes_by_exact_maximum_likelihood(side, hidden, rate, updates, short):
-    """3x3: all but 0.03 nats a pattern of what is possible. 4x4: the bound of the 32 patterns is -108.13 nats in all and L-BFGS on the
-    exact likelihood reaches -108.14 (REFERENCE_VALUES); this short run of Adam gets within 0.5 nats a pattern.
+def test_bars_and_stripes_by_exact_maximum_likelihood():
+    """The bound of the 32 patterns is -108.13 nats in all. 16 hidden units and L-BFGS reach -108.14 (REFERENCE_VALUES); this short run of
+    Adam on 10 hidden units, whose sum has 1,024 terms, comes within 4. CD-1 peaks at -151, PCD-1 at -117.5.
     """
-    data = bars_and_stripes(side)
+    data = bars_and_stripes(4)
     _, counts = np.unique(data, axis=0, return_counts=True)
     bound = float(np.sum(counts * np.log(counts / len(data))))
-    if side == 4:
-        assert bound == pytest.approx(-108.13096016735)
-    energy = lnz.RBM.from_data(data, hidden, key=KEY, scale=0.3)
+    assert bound == pytest.approx(-108.13096016735)
+    energy = lnz.RBM.from_data(data, 10, key=KEY, scale=0.3)
     fitted = lnz.fit(
-        energy, data, negative_phase=lnz.ExactPhase(), optimizer=optax.adam(rate), epochs=updates, batch_size=len(data),
-        evaluate_every=updates, key=KEY,
+        energy, data, negative_phase=lnz.ExactPhase(), optimizer=optax.adam(0.1), epochs=600, batch_size=len(data),
+        evaluate_every=600, key=KEY,
     )  # fmt: skip
-    total = len(data) * likelihood(fitted.energy, data)
-    assert bound - short * len(data) < total <= bound + 1e-3
-    assert len(data) * likelihood(energy, data) < bound - 1.5 * len(data), "the start was as good already"
+    assert bound - 4 < len(data) * lnz.log_likelihood(fitted.energy, data).value <= bound + 1e-3
 
 
 def test_persistent_chains_learn_a_model_with_two_modes():
