@@ -22,18 +22,23 @@ def lnz_updates(model: peers.Model, data: peers.Array, *, sweeps: int) -> dict[s
     import optax
 
     import lnz
+    from lnz.random import fast_key
 
     trainer = lnz.Trainer(optax.sgd(0.01), lnz.PersistentChains(sweeps=sweeps))
-    rbm = lnz.RBM.from_parameters(*model)
     batch = jax.numpy.asarray(data)
-    state = trainer.init(rbm, jax.random.key(0), batch_size=len(data))
 
-    def update() -> Any:
-        nonlocal state
-        state, _ = trainer.step(state, batch)
-        return state.energy.weights  # pyright: ignore[reportAttributeAccessIssue]
+    def candidate(key: Any) -> Callable[[], Any]:
+        state = trainer.init(lnz.RBM.from_parameters(*model), key, batch_size=len(data))
 
-    return {"lnz": update}
+        def update() -> Any:
+            nonlocal state
+            state, _ = trainer.step(state, batch)
+            return state.energy.weights  # pyright: ignore[reportAttributeAccessIssue]
+
+        return update
+
+    key = jax.random.key(0)
+    return {"lnz": candidate(key), "lnz, opt-in bits (threefry13)": candidate(fast_key(key, bits="threefry13"))}
 
 
 def main() -> None:

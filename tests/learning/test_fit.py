@@ -66,7 +66,7 @@ class TestBatches:
         trainer = lnz.Trainer(SGD, EXACT)
         state = trainer.init(energy, KEY, batch_size=2)
         loop = compiled_loop(trainer, 2, 3)
-        sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures}
+        sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(energy)}
         ends = []
         for order in itertools.permutations(range(3)):
             end, _, bad = loop(
@@ -122,7 +122,7 @@ class TestBatches:
         one, two = (lnz.fit(energy, data, batch_size=size, **options) for size in (37, 5000))
         assert same(one.state, two.state)
         assert int(one.state.step) == 3
-        assert lnz.fit(*model("rbm"), batch_size=5000, epochs=1, key=KEY).state.negative.shape == (37, 5)
+        assert lnz.fit(*model("rbm"), batch_size=5000, epochs=1, key=KEY).state.negative.observed.shape == (37, 5)
 
 
 class TestData:
@@ -144,7 +144,7 @@ class TestData:
             jax.config.update("jax_enable_x64", True)
         assert [a.dtype for a in arrays(narrow.state)] == [a.dtype for a in arrays(wide.state)]
         assert distance(narrow.energy, wide.energy) < 1e-6
-        assert jnp.array_equal(narrow.state.negative, wide.state.negative)
+        assert same(narrow.state.negative, wide.state.negative)
 
     def test_whole_numbers_do_not_round_the_chains_of_a_continuous_model(self):
         energy, _ = model("gaussian rbm")
@@ -259,7 +259,7 @@ class TestRecords:
         assert fitted.best is fitted.energy
         assert progress[-1] == (steps[-1], steps[-1])
         assert [a for a, _ in progress] == sorted({a for a, _ in progress})
-        assert all(set(record.figures) == set(lnz.Trainer(SGD).figures) for record in seen)
+        assert all(set(record.figures) == set(lnz.Trainer(SGD).figures(energy)) for record in seen)
 
     def test_a_fraction_that_binary_cannot_hold_is_not_rounded_up(self):
         assert plan_updates(30, 1, 0.1, 1).total == 3  # 0.1 * 30 is 3.0000000000000004

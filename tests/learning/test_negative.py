@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from learning_cases import bits, distance, model, model_mean, spins
 
 import lnz
-from lnz.learning.negative import negative_phase_names
 
 KEY = jax.random.key(21)
 SGD = optax.sgd(0.1)
@@ -92,9 +92,12 @@ class TestPersistentChains:
     def test_the_chains_of_any_energy_are_states_of_its_space(self, name):
         energy, data = model(name)
         chains = lnz.PersistentChains().init(energy, KEY, 9)
+        if name.endswith("rbm"):
+            assert chains.hidden.shape == (9, energy.hidden_bias.size)
+            chains = chains.observed
         assert chains.shape == (9, *data.shape[1:])
         energy.observed.validate(chains, batch=True)
-        assert chains.dtype in (jax.tree.leaves(energy)[0].dtype, jnp.int32)
+        assert chains.dtype in (jax.tree.leaves(energy)[0].dtype, jnp.int32, bool)
 
     def test_the_chains_of_a_product_space(self):
         class Pair(lnz.Energy):
@@ -135,6 +138,27 @@ class TestPersistentChains:
         assert np.abs(z).max() < 5
         assert np.abs(exact).min() > 0.1, "and the model's means are not the starting law's"
 
+    @pytest.mark.parametrize("sweeps", [1, 3])
+    def test_both_layers_keep_the_joint_law(self, sweeps):
+        """(v, h) drawn from p(v, h) stay so: the law of all 2^8 joint states, under a rate of zero; and so do the figures."""
+        energy = lnz.RBM(visible=5, hidden=3, key=KEY, scale=1.0, dtype=np.float64)
+        energy = eqx.tree_at(lambda e: e.hidden_bias, energy, np.asarray([1.0, -0.5, 0.3]))
+        states = lnz.Binary(8).decode(jnp.arange(256))
+        logits = -np.asarray(jax.vmap(lambda x: energy((x[:5], x[5:])))(states))
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        drawn = np.asarray(states)[np.random.default_rng(0).choice(256, 40_000, p=p)].astype(bool)
+        chains = type(lnz.PersistentChains().init(energy, KEY, 2))(jnp.asarray(drawn[:, :5]), jnp.asarray(drawn[:, 5:]))
+        _, _, after, figures = lnz.PersistentChains(sweeps=sweeps).draw(energy, chains, None, None, KEY)
+        codes = np.concatenate([after.observed, after.hidden], axis=1) @ 2 ** np.arange(7, -1, -1)
+        counts = np.bincount(codes, minlength=256)
+        kept = p * len(drawn) > 5
+        chi2 = ((counts - p * len(drawn)) ** 2 / (p * len(drawn)))[kept].sum()
+        assert chi2 < kept.sum() + 5 * np.sqrt(2 * kept.sum())
+        assert 0.05 < float(figures["flips"]) < 0.5
+        unmoved = (np.asarray(after.observed) == drawn[:, :5]).all(axis=1).mean()
+        assert unmoved < 0.5, "the chains do not move"
+
     def test_any_energy_must_have_a_base(self):
         energy = lnz.FunctionEnergy(
             jax.tree_util.Partial(lambda t, x: t * jnp.sum(x), jnp.ones(())), lnz.Box(0.0, np.inf, shape=(1,))
@@ -147,9 +171,3 @@ def test_the_exact_phase_draws_nothing():
     energy, data = model("rbm")
     with pytest.raises(TypeError, match="draws no states"):
         lnz.ExactPhase().draw(energy, (), data, None, KEY)
-
-
-def test_names_for_the_command_line():
-    assert negative_phase_names() == {
-        "cd": lnz.ContrastiveDivergence, "persistent": lnz.PersistentChains, "exact": lnz.ExactPhase
-    }  # fmt: skip

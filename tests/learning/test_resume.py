@@ -314,11 +314,11 @@ class TestRefusals:
         [
             (lambda: {"energy": lnz.RBM(visible=5, hidden=4, key=KEY)}, r"weights is float32\[5, 3\], but this run has float32\[5, 4\]"),
             (lambda: {"energy": lnz.Ising(np.zeros((5, 5))), **AS_SPINS}, r"it lacks \.energy\.couplings"),
-            (lambda: {"energy": lnz.RBM(visible=lnz.Spin(5), hidden=3, key=KEY), **AS_SPINS}, "its model is RBM on .*Binary"),
+            (lambda: {"energy": lnz.RBM(visible=lnz.Spin(5), hidden=3, key=KEY), **AS_SPINS}, r"another model: \.negative\.observed is bool"),
             (lambda: {"optimizer": optax.sgd(0.1)}, r"it holds \.optimizer\[0\]"),
             (lambda: {"optimizer": optax.sgd(0.1, momentum=0.9)}, r"another model or of other settings"),
             (lambda: {"negative_phase": lnz.PersistentChains(sweeps=2)}, SWEEPS),
-            (lambda: {"negative_phase": lnz.PersistentChains(chains=3)}, r"\.negative is float32\[10, 5\]"),
+            (lambda: {"negative_phase": lnz.PersistentChains(chains=3)}, r"\.negative\.observed is bool\[10, 5\]"),
             (lambda: {"batch_size": 12, "negative_phase": lnz.PersistentChains(chains=10)}, "batch size is 10, but this run's is 12"),
             (lambda: {"data": bits((37, 5), 1)}, "its data is fingerprint"),
             (lambda: {"weights": np.arange(37) + 1}, "its data is fingerprint"),

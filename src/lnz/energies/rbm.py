@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,24 @@ from lnz.mathematics import softplus
 from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
 
 
-class RBM(Energy):
+class TwoLayers(Energy):
+    """An energy of two layers, observed v and hidden h, each of independent units given the other."""
+
+    @abc.abstractmethod
+    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
+        """h ~ p(h|v) of a batch of observed states (n, *visible): booleans (n, hidden)."""
+
+    @abc.abstractmethod
+    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
+        """v ~ p(v|h) of a batch of hidden states (n, hidden)."""
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        """One sweep of block Gibbs on a batch of observed states: h ~ p(h|v), then v ~ p(v|h)."""
+        hidden_key, visible_key = jax.random.split(key)
+        return self.sample_visible(visible_key, self.sample_hidden(hidden_key, v)).astype(v.dtype)
+
+
+class RBM(TwoLayers):
     """A restricted Boltzmann machine with binary hidden units: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h.
 
     φ(v) is v for binary or spin visibles and the flattened indicator onehot(v) for categorical ones (Potts visibles). The hidden units
@@ -136,13 +154,12 @@ class RBM(Energy):
         potentials = self.visible_bias[None] + h.astype(self.weights.dtype) @ self.weights.T
         return potentials.reshape(h.shape[0], *units.feature_shape(self.visible))
 
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One sweep of block Gibbs on a batch of visible states (n, *visible): h ~ p(h|v), then v ~ p(v|h)."""
-        hidden_key, visible_key = jax.random.split(key)
-        h = units.sample(
-            Binary(self.hidden_bias.size), hidden_key, self.hidden_bias[None] + self._features(v) @ self.weights
-        )
-        return units.sample(self.visible, visible_key, self._visible_potentials(h)).astype(v.dtype)
+    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
+        potentials = self.hidden_bias[None] + self._features(v) @ self.weights
+        return units.sample(Binary(self.hidden_bias.size), key, potentials)
+
+    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
+        return units.sample(self.visible, key, self._visible_potentials(h))
 
     def collapsed(self) -> Energy:
         features_log_size = self.visible.log_size
@@ -160,7 +177,7 @@ class RBM(Energy):
         return super().tempered(base, beta)
 
 
-class TemperedRBM(Energy):
+class TemperedRBM(TwoLayers):
     """An RBM at inverse temperature β, on the geometric path of the joint energy from independent visibles with log-potentials η.
 
     E_β(v, h) = -((1 - β) η + β b) · φ(v) - β (c · h + φ(v)ᵀ W h); the hidden units have the closed form at every β. Scaling after the
@@ -190,17 +207,15 @@ class TemperedRBM(Energy):
             softplus(self.beta * (self.rbm.hidden_bias + phi @ self.rbm.weights))
         )
 
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        hidden_key, visible_key = jax.random.split(key)
+    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
         rbm = self.rbm
-        h = units.sample(
-            Binary(rbm.hidden_bias.size),
-            hidden_key,
-            self.beta * (rbm.hidden_bias[None] + rbm._features(v) @ rbm.weights),
-        )
+        potentials = self.beta * (rbm.hidden_bias[None] + rbm._features(v) @ rbm.weights)
+        return units.sample(Binary(rbm.hidden_bias.size), key, potentials)
+
+    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
+        rbm = self.rbm
         potentials = self._bias()[None] + self.beta * (h.astype(rbm.weights.dtype) @ rbm.weights.T)
-        potentials = potentials.reshape(v.shape[0], *units.feature_shape(rbm.visible))
-        return units.sample(rbm.visible, visible_key, potentials).astype(v.dtype)
+        return units.sample(rbm.visible, key, potentials.reshape(h.shape[0], *units.feature_shape(rbm.visible)))
 
 
 class HiddenEnergy(Energy):
@@ -256,7 +271,7 @@ class HiddenEnergy(Energy):
         return lambda first: jax.lax.cond(small, by_products, directly, first)
 
 
-class GaussianRBM(Energy):
+class GaussianRBM(TwoLayers):
     """A restricted Boltzmann machine with Gaussian visibles and binary hidden units.
 
     E(v, h) = Σ_i (v_i - b_i)² / (2 σ_i²) - c · h - Σ_ij (v_i / σ_i²) W_ij h_j, so that p(v|h) = N(b + W h, σ²) and
@@ -311,9 +326,13 @@ class GaussianRBM(Energy):
     def collapsed(self) -> Energy:
         return GaussianHiddenEnergy(self)
 
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One sweep of block Gibbs on a batch (n, visible): h ~ p(h|v), then v ~ p(v|h)."""
-        return _gaussian_gibbs(self, key, v, jnp.ones((), self.weights.dtype), self.visible_bias)
+    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
+        potentials = self.hidden_bias[None] + (v.astype(self.weights.dtype) * self._precision()[None]) @ self.weights
+        return units.sample(Binary(self.hidden_bias.size), key, potentials)
+
+    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
+        mean = self.visible_bias[None] + h.astype(self.weights.dtype) @ self.weights.T
+        return mean + jax.random.normal(key, mean.shape, mean.dtype) * jnp.exp(self.log_scale)[None]
 
     def base(self) -> Energy:
         return Gaussian(self.visible_bias, self._precision())
@@ -324,7 +343,7 @@ class GaussianRBM(Energy):
         return super().tempered(base, beta)
 
 
-class TemperedGaussianRBM(Energy):
+class TemperedGaussianRBM(TwoLayers):
     """A `GaussianRBM` at inverse temperature β, on the geometric path from independent normal visibles."""
 
     rbm: GaussianRBM
@@ -344,22 +363,18 @@ class TemperedGaussianRBM(Energy):
         quadratic = (1 - self.beta) * self.start(v).astype(v.dtype) + self.beta * self.rbm._quadratic(v)
         return quadratic - jnp.sum(softplus(self.beta * self.rbm._hidden_input(v)))
 
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        hidden_key, visible_key = jax.random.split(key)
-        rbm, beta = self.rbm, self.beta
+    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
+        rbm = self.rbm
         inputs = rbm.hidden_bias[None] + (v.astype(rbm.weights.dtype) * rbm._precision()[None]) @ rbm.weights
-        h = units.sample(Binary(rbm.hidden_bias.size), hidden_key, beta * inputs).astype(inputs.dtype)
-        warm, cold = (1 - beta) * self.start.precision.astype(h.dtype), beta * rbm._precision()
-        precision = warm + cold
-        mean = (warm * self.start.mean.astype(h.dtype))[None] + cold[None] * (
-            rbm.visible_bias[None] + h @ rbm.weights.T
-        )
-        noise = jax.random.normal(visible_key, v.shape, h.dtype)
-        return (mean / precision[None] + noise / jnp.sqrt(precision)[None]).astype(v.dtype)
+        return units.sample(Binary(rbm.hidden_bias.size), key, self.beta * inputs)
 
-
-def _gaussian_gibbs(rbm: GaussianRBM, key: PRNGKeyArray, v: Array, beta: Array, mean: Array) -> Array:
-    return TemperedGaussianRBM(rbm, Gaussian(mean, rbm._precision()), beta).gibbs(key, v)
+    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
+        rbm, h = self.rbm, h.astype(self.rbm.weights.dtype)
+        warm, cold = (1 - self.beta) * self.start.precision.astype(h.dtype), self.beta * rbm._precision()
+        precision, pull = warm + cold, cold[None] * (rbm.visible_bias[None] + h @ rbm.weights.T)
+        mean = (warm * self.start.mean.astype(h.dtype))[None] + pull
+        noise = jax.random.normal(key, mean.shape, h.dtype)
+        return mean / precision[None] + noise / jnp.sqrt(precision)[None]
 
 
 class GaussianHiddenEnergy(Energy):

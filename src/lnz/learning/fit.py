@@ -149,7 +149,7 @@ def fit(
             "negative phase": repr(trainer.negative_phase),
         }
     state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
-    sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures}
+    sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
     step = int(state.step)
     progress = Progress(state, sums, 0, step, Best(state.energy, step, -math.inf))
     if resuming:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from lnz.energy import Energy
 from lnz.learning.phases import cast, parameter_dtype
 from lnz.random import fast_key
 from lnz.route import Route
-from lnz.sampling.kernels import Kernel, default_kernel, run_chains
+from lnz.sampling.kernels import Gibbs, Kernel, compact, default_kernel, has_layers, moved_chains, run_layers
 from lnz.spaces import State
 
 
@@ -33,11 +33,15 @@ class NegativePhase(abc.ABC):
     @abc.abstractmethod
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
-    ) -> tuple[State, Array | None, Any]:
-        """States (m, *shape) that stand for p_θ in this update, their weights (None: all equal), and the state for the next update.
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
+        """States (m, *shape) that stand for p_θ in this update, their weights (None: all equal), the state for the next update, and figures.
 
-        `data` and `weights` are the batch that the update learns from.
+        `data` and `weights` are the batch that the update learns from. The figures' names are `figures(energy)`.
         """
+
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        """The names of the figures that the chains give of themselves."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +71,27 @@ class ContrastiveDivergence(NegativePhase):
 
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
-    ) -> tuple[State, Array | None, Any]:
-        return run_chains(energy, self.kernel or default_kernel(energy), fast_key(key), data, self.steps), weights, ()
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
+        kernel = self.kernel or default_kernel(energy)
+        states, figures = moved_chains(energy, kernel, fast_key(key), data, self.steps)
+        return states, weights, (), figures
+
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        return (self.kernel or default_kernel(energy)).figures
+
+
+class Layers(NamedTuple):
+    """Persistent chains of an energy of two layers: observed (n, *shape) and hidden (n, hidden) states."""
+
+    observed: Array
+    hidden: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class PersistentChains(NegativePhase):
     """Stochastic maximum likelihood (SML, persistent CD): chains continue from the previous update (T12).
 
-    The chains are the state. They track the model only while the parameters move little against the mixing time.
+    The chains are the state: observed states, or `Layers` of them where the energy samples two layers in turns. They track the model only while the parameters move little against the mixing time.
 
     Attributes:
         sweeps: kernel steps an update.
@@ -101,13 +117,27 @@ class PersistentChains(NegativePhase):
         dtype = parameter_dtype(energy)
         base = jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, energy.base())
         chains = base.sample(key, self.chains or batch_size)  # pyright: ignore[reportAttributeAccessIssue]
-        return cast(energy, chains)
+        chains = cast(energy, chains)
+        if self._layers(energy):
+            hidden = energy.sample_hidden(jax.random.fold_in(key, 1), chains)  # pyright: ignore[reportAttributeAccessIssue]
+            return Layers(compact(energy, chains), hidden)
+        return chains
 
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
-    ) -> tuple[State, Array | None, Any]:
-        chains = run_chains(energy, self.kernel or default_kernel(energy), fast_key(key), state, self.sweeps)
-        return chains, None, chains
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
+        if self._layers(energy):
+            v, h, flips = run_layers(energy, fast_key(key), state.hidden, self.sweeps)
+            return cast(energy, v), None, Layers(v, h), {"flips": flips}
+        kernel = self.kernel or default_kernel(energy)
+        chains, figures = moved_chains(energy, kernel, fast_key(key), state, self.sweeps)
+        return chains, None, chains, figures
+
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        return ("flips",) if self._layers(energy) else (self.kernel or default_kernel(energy)).figures
+
+    def _layers(self, energy: Energy) -> bool:
+        return has_layers(energy) and isinstance(self.kernel, Gibbs | None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +167,7 @@ class ExactPhase(NegativePhase):
 
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
-    ) -> tuple[State, Array | None, Any]:
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         raise TypeError("the exact negative phase draws no states: its gradient is route.mean_gradient")
 
 
@@ -151,11 +181,3 @@ def _kernel_refusal(kernel: Kernel | None, energy: Energy) -> str | None:
 def _at_least_one(name: str, n: Any) -> None:
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
-
-
-def negative_phase_names() -> dict[str, type[NegativePhase]]:
-    """The names by which the command line and configurations call the negative phases."""
-    return {"cd": ContrastiveDivergence, "persistent": PersistentChains, "exact": ExactPhase}
-
-
-__all__ = ["ContrastiveDivergence", "ExactPhase", "NegativePhase", "PersistentChains", "negative_phase_names"]

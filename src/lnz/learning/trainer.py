@@ -76,11 +76,10 @@ class Trainer:
 
         return optax.sgd(0.01) if self.optimizer is None else self.optimizer
 
-    @property
-    def figures(self) -> tuple[str, ...]:
-        """The names of the figures that an update gives: see `step`."""
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        """The names of the figures that an update of this energy gives: see `step`."""
         gap = () if isinstance(self.negative_phase, ExactPhase) else ("energy_gap",)
-        return ("energy", *gap, "gradient_norm", "disagreement")
+        return ("energy", *gap, *self.negative_phase.figures(energy), "gradient_norm", "disagreement")
 
     def init(self, energy: Any, key: PRNGKeyArray, *, batch_size: int) -> TrainState:
         """The state before the first update. `batch_size` sets the number of persistent chains where that is not given.
@@ -113,8 +112,9 @@ class Trainer:
 
         Returns:
             The new state and figures: `energy`, mean F of the data, in nats; `energy_gap`, that less the mean F of the model's states
-            (absent in the exact phase); `gradient_norm`, ‖positive - negative‖; `disagreement`, that norm over ‖positive‖ + ‖negative‖,
-            from 0 (the phases cancel) to 1.
+            (absent in the exact phase); of persistent chains of two layers `flips`, the share of hidden units that the last sweep changed
+            (near 0: the chains are stuck); of Langevin moves `acceptance`; `gradient_norm`, ‖positive - negative‖; `disagreement`, that
+            norm over ‖positive‖ + ‖negative‖, from 0 (the phases cancel) to 1.
 
         Raises:
             ValueError: for data of another shape, or weights that are not finite, negative or all zero.
@@ -149,9 +149,9 @@ class Trainer:
         if isinstance(phase, ExactPhase):
             negative, chains = phase.chosen(energy).mean_gradient(energy, key), state.negative
         else:
-            states, state_weights, chains = phase.draw(energy, state.negative, data, weights, key)
+            states, state_weights, chains, seen = phase.draw(energy, state.negative, data, weights, key)
             model_energy, negative = mean_and_gradient(energy, states, state_weights)
-            figures["energy_gap"] = data_energy - model_energy
+            figures |= {"energy_gap": data_energy - model_energy, **seen}
         descent = jax.tree.map(jnp.subtract, negative, positive)
         norm, size = _norm(descent), _norm(positive) + _norm(negative)
         figures |= {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}

