@@ -61,7 +61,8 @@ def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKey
     leaves = [leaf for leaf in jax.tree.leaves(estimate.value) if not is_traced(leaf)]
     if any(np.isnan(np.asarray(leaf)).any() for leaf in leaves):
         raise ValueError(
-            f"E[f] is NaN: f or the energy {type(energy).__name__} is NaN for some state, or every state has probability zero"
+            f"E[f] is NaN: f or the energy {type(energy).__name__} is NaN for some state, every state has probability "
+            "zero, or Z is infinite"
         )
     return dataclasses.replace(estimate, quantity="E[f]")
 
@@ -104,5 +105,6 @@ def _refuse_nan(estimate: Estimate, energy: Energy) -> None:
         )
     if (value == jnp.inf).any():
         raise ValueError(
-            f"log Z is +inf: the energy {type(energy).__name__} is -inf for some state, so p cannot be normalised."
+            f"log Z is +inf: the energy {type(energy).__name__} is -inf for some state, or its integral still grows at the ends of the "
+            "range (no floor, or tails too heavy), so p cannot be normalised."
         )

@@ -12,7 +12,8 @@ from .errors import BadInput
 MODELS = ("rbm", "gaussian-rbm", "potts-rbm", "ising", "potts")
 UPDATES = 20_000  # in a run, where the epochs are not given
 LOOKS = 20  # at the held-out data in a run, where evaluate_every is not given
-_LOOK_SHARE = 0.05  # of a run's work that those looks may take
+_LOOK_SHARE = 0.05  # of a run's work that those looks may take, but for
+_FEWEST = 8  # looks, which a curve needs
 LARGE = 2**15  # parameters; beyond, log Z is measured with less work, and less often
 _RATES = {"sgd": 0.05, "momentum": 0.01, "adam": 1e-3}
 
@@ -110,7 +111,7 @@ def _looks(settings: Settings, updates: int) -> int:
     chains = settings.chains if settings.negative_phase == "persistent" else settings.batch_size
     work = updates * (2 * settings.batch_size + chains * (2 + 2 * settings.sweeps))
     temperatures, chains = look_effort(large=True)
-    return int(min(LOOKS, max(1, _LOOK_SHARE * work / (3 * temperatures * chains))))
+    return int(min(LOOKS, max(_FEWEST, _LOOK_SHARE * work / (3 * temperatures * chains))))
 
 
 def look_effort(*, large: bool) -> tuple[int, int]:

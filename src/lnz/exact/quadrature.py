@@ -22,6 +22,7 @@ from lnz.spaces import Box, Real, State
 _POINTS = {1: 2**16 + 1, 2: 1025, 3: 161}
 _REACH = 800.0  # of the final grid on a line, in units of its scale
 _WIDE = 12.5  # the first grid reaches so many times further
+_EDGE = 0.1  # of the mapped range (-1, 1): how far the outer zone reaches in at each open end; the next zone is as wide
 _ROUNDING = 2048  # units in the last place: a block of the sum has 2^14 terms or more
 
 
@@ -32,8 +33,12 @@ class Quadrature(Route):
     A bounded dimension takes composite Gauss-Legendre panels. An unbounded one is mapped to (-1, 1), or to half of it, centred and
     scaled by the mass seen on coarser grids, and takes the trapezium rule in the mapped variable, which converges faster than any power
     for smooth integrands. The error is twice the larger difference to two rules with fewer points and, where a dimension is unbounded, a
-    smaller range; it assumes that the grids resolve the energy, so the estimate is `approximate`. In one dimension they miss a mode that is
+    smaller range, and of the tail beyond the range if that goes on falling as it does; it assumes that the grids resolve the energy, so the estimate is `approximate`. In one dimension they miss a mode that is
     narrower than about 1/10,000 of its distance from the rest; in two and three, than about 1/100 and 1/10.
+
+    An integral that still grows at the open ends of the range (the outermost zone there holds at least as much as the next one) is
+    infinite, or its tails are too heavy for this rule: log Z is +inf with the part that was seen as its lower limit, and expectations
+    are NaN; where Python can see the value, both raise.
 
     Attributes:
         points: points a dimension; by default 65537, 1025 and 161 for one, two and three dimensions.
@@ -69,24 +74,39 @@ class Quadrature(Route):
         energy = FreeEnergy(widen(energy))
         space, n = energy.space, self._points(math.prod(energy.space.shape))
         centre, scale = _locate(energy, n)
-        fine = _fold(energy, f, _grids(space, n, centre, scale, 1.0))
-        rough = _fold(energy, f, _grids(space, 2 * n // 3 | 1, centre, scale, 0.5))
-        coarse = _fold(energy, f, _grids(space, n // 2 | 1, centre, scale, 0.25))
+        *fine, zones = _fold(energy, f, _grids(space, n, centre, scale, 1.0))
+        rough = _fold(energy, f, _grids(space, 2 * n // 3 | 1, centre, scale, 0.5))[:2]
+        coarse = _fold(energy, f, _grids(space, n // 2 | 1, centre, scale, 0.25))[:2]
+        endless = (zones[2] > 0.01) & (zones[2] > 0.98 * zones[1])
+        fall = jnp.minimum(zones[2] / jnp.where(zones[1] > 0, zones[1], 1), 0.98)
+        unseen = jax.lax.stop_gradient(jnp.log1p(zones[2] * fall / (1 - fall)))  # a tail that goes on falling as it did
         route = f"quadrature on {n}^{math.prod(space.shape)} points"
 
-        def estimate(fine: Any, rough: Any, coarse: Any) -> Estimate:
+        def estimate(fine: Any, rough: Any, coarse: Any, beyond: Any = 0.0) -> Estimate:
             def error(a: Array, b: Array, c: Array) -> Array:
                 def difference(x: Array) -> Array:
                     return jnp.where(jnp.isfinite(a) | jnp.isfinite(x), jnp.abs(a - x), 0)
 
                 eps = _ROUNDING * jnp.finfo(a.dtype).eps
-                return jax.lax.stop_gradient(2 * jnp.maximum(difference(b), difference(c)) + eps * (1 + jnp.abs(a)))
+                return jax.lax.stop_gradient(
+                    2 * (jnp.maximum(difference(b), difference(c)) + beyond) + eps * (1 + jnp.abs(a))
+                )
 
             size = jax.tree.map(error, fine, rough, coarse)
             lower, upper = jax.tree.map(lambda v, e: v - e, fine, size), jax.tree.map(lambda v, e: v + e, fine, size)
             return Estimate(fine, size, lower, upper, known="approximate", route=route)
 
-        return estimate(fine[0], rough[0], coarse[0]), estimate(fine[1], rough[1], coarse[1])
+        log_z = estimate(fine[0], rough[0], coarse[0], unseen)
+        to = lambda there: lambda value: jnp.where(endless, there, value)  # noqa: E731
+        infinite = to(jnp.inf)
+        log_z = dataclasses.replace(
+            log_z,
+            value=infinite(log_z.value),
+            standard_error=infinite(log_z.standard_error),
+            upper=infinite(log_z.upper),
+        )
+        mean = estimate(jax.tree.map(to(jnp.nan), fine[1]), rough[1], coarse[1])
+        return log_z, mean
 
 
 def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
@@ -108,7 +128,7 @@ def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
             x = x.reshape(-1)
             return x, jnp.log(jnp.maximum(jnp.abs(x - centre), 1e-6 * scale))
 
-        _, (mean, log_size) = _fold(energy, moments, _grids(energy.space, max(33, points | 1), centre, scale, reach))
+        _, (mean, log_size), _ = _fold(energy, moments, _grids(energy.space, max(33, points | 1), centre, scale, reach))
         spread = 0.5 * jnp.exp(log_size)
         good = jnp.isfinite(mean) & jnp.isfinite(spread)
         # A mode narrower than the grid looks like a point: come closer, but never by more than a factor of 20 at once.
@@ -118,15 +138,15 @@ def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
     return jax.lax.fori_loop(0, 6, lambda _, place: closer(1.0, n // 2, place), place)
 
 
-def _grids(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array]]:
-    """Nodes and log weights of every dimension."""
+def _grids(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array, Array]]:
+    """Nodes, log weights and zones of every dimension. Zone 2 is the outermost at an open end, 1 the next, 0 the rest."""
     low, high = (limit.reshape(-1) for limit in space.limits)
     return [
         _rule(float(a), float(b), n, centre[i], scale[i], reach) for i, (a, b) in enumerate(zip(low, high, strict=True))
     ]
 
 
-def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: float) -> tuple[Array, Array]:
+def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: float) -> tuple[Array, Array, Array]:
     dtype = jnp.result_type(float)
     if math.isfinite(low) and math.isfinite(high):
         order = min(16, n)
@@ -135,16 +155,17 @@ def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: f
         edges = np.linspace(low, high, panels + 1)
         half = np.diff(edges)[:, None] / 2
         nodes = (edges[:-1, None] + half * (1 + x)).ravel()
-        return jnp.asarray(nodes, dtype), jnp.asarray(np.log(half * w).ravel(), dtype)
+        return jnp.asarray(nodes, dtype), jnp.asarray(np.log(half * w).ravel(), dtype), jnp.zeros(nodes.size, jnp.int32)
     # x = c + s R sinh(a t) / sinh(a) on the line, x = low + exp(…) on a half-line; equal steps in t.
     t = np.linspace(-1, 1, n)
     step = t[1] - t[0]
+    zone = jnp.asarray((np.abs(t) > 1 - 2 * _EDGE).astype(np.int32) + (np.abs(t) > 1 - _EDGE))
     far = _REACH * reach
     a = math.log(far)
     line = centre + scale * jnp.asarray(far * np.sinh(a * t) / np.sinh(a), dtype)
     log_line = jnp.log(scale) + jnp.asarray(np.log(far * a * np.cosh(a * t) / np.sinh(a) * step), dtype)
     if not math.isfinite(low) and not math.isfinite(high):
-        return line, log_line
+        return line, log_line, zone
     sign, end = (1.0, low) if math.isfinite(low) else (-1.0, high)
     # Exponential-sinh: x - end = s · exp(k sinh(u)); it reaches 0 and ∞ doubly exponentially fast.
     u_max = 4.4 + 0.3 * math.log(min(reach, 1.0))
@@ -161,19 +182,23 @@ def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: f
     beyond = sign * (line - end) > 0
     narrow = distance > 120 * scale
     nodes = jnp.where(narrow, jnp.where(beyond, line, centre), nodes)
-    return nodes, jnp.where(narrow, jnp.where(beyond, log_line, -jnp.inf), jnp.where(inside, log_jacobian, -jnp.inf))
+    log_w = jnp.where(narrow, jnp.where(beyond, log_line, -jnp.inf), jnp.where(inside, log_jacobian, -jnp.inf))
+    return nodes, log_w, zone
 
 
-def _fold(energy: Energy, f: Callable[[State], Any], grids: list[tuple[Array, Array]]) -> tuple[Array, Any]:
-    """log ∫ e^-E and the mean of f under p, over the product grid, one block of its first dimension after the other."""
+def _fold(
+    energy: Energy, f: Callable[[State], Any], grids: list[tuple[Array, Array, Array]]
+) -> tuple[Array, Any, Array]:
+    """log ∫ e^-E, the mean of f under p and the shares of the three zones, one block of the first dimension after the other."""
     shape, dtype = energy.space.shape, jnp.result_type(float)
     first, rest = grids[0], grids[1:]
-    inner = [jnp.ravel(g) for g in jnp.meshgrid(*(nodes for nodes, _ in rest), indexing="ij")]
-    inner_log_w = jnp.zeros((1,), dtype)
-    for _, log_w in rest:
+    inner = [jnp.ravel(g) for g in jnp.meshgrid(*(nodes for nodes, _, _ in rest), indexing="ij")]
+    inner_log_w, inner_zone = jnp.zeros((1,), dtype), jnp.zeros((1,), jnp.int32)
+    for _, log_w, zone in rest:
         inner_log_w = (inner_log_w[:, None] + log_w[None]).reshape(-1)
+        inner_zone = jnp.maximum(inner_zone[:, None], zone[None]).reshape(-1)
 
-    def block(x0: Array, log_w0: Array) -> tuple[Array, Any]:
+    def block(x0: Array, log_w0: Array, zone0: Array) -> tuple[Array, Any]:
         columns = [jnp.repeat(x0, inner_log_w.size)] + [jnp.tile(column, x0.size) for column in inner]
         states = jnp.stack(columns, axis=-1).reshape(-1, *shape)
         log_w = (log_w0[:, None] + inner_log_w[None]).reshape(-1)
@@ -188,14 +213,17 @@ def _fold(energy: Energy, f: Callable[[State], Any], grids: list[tuple[Array, Ar
             w = weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
             return jnp.sum(jnp.where(w > 0, w * jnp.where(w > 0, values, 0), 0), axis=0)
 
-        return log_b, jax.tree.map(average, jax.vmap(f)(states))
+        zone = jnp.maximum(zone0[:, None], inner_zone[None]).reshape(-1)
+        return log_b, jax.tree.map(average, (jax.vmap(f)(states), jax.nn.one_hot(zone, 3, dtype=dtype)))
 
     per_block = max(1, min(first[0].size, 2**14 // inner_log_w.size))
     blocks = -(-first[0].size // per_block)
     pad = blocks * per_block - first[0].size
     x0 = jnp.pad(first[0], (0, pad), mode="edge").reshape(blocks, per_block)
     log_w0 = jnp.pad(first[1], (0, pad), constant_values=-jnp.inf).reshape(blocks, per_block)
-    logs, means = jax.lax.map(lambda b: block(*b), (x0, log_w0))
+    zone0 = jnp.pad(first[2], (0, pad)).reshape(blocks, per_block)
+    logs, means = jax.lax.map(lambda b: block(*b), (x0, log_w0, zone0))
     log_z = log_sum_exp(logs)
     shares = jnp.exp(logs - jnp.where(log_z > -jnp.inf, log_z, 0))
-    return log_z, jax.tree.map(lambda m: jnp.tensordot(shares.astype(m.dtype), m, axes=1), means)
+    mean, zones = jax.tree.map(lambda m: jnp.tensordot(shares.astype(m.dtype), m, axes=1), means)
+    return log_z, mean, zones

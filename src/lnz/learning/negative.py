@@ -91,7 +91,8 @@ class Layers(NamedTuple):
 class PersistentChains(NegativePhase):
     """Stochastic maximum likelihood (SML, persistent CD): chains continue from the previous update (T12).
 
-    The chains are the state: observed states, or `Layers` of them where the energy samples two layers in turns. They track the model only while the parameters move little against the mixing time.
+    The chains are the state: observed states, or `Layers` of them where the energy samples two layers in turns. They track the model
+    only while the parameters move little against the mixing time.
 
     Attributes:
         sweeps: kernel steps an update.
