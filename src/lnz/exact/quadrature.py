@@ -33,8 +33,9 @@ class Quadrature(Route):
     A bounded dimension takes composite Gauss-Legendre panels. An unbounded one is mapped to (-1, 1), or to half of it, centred and
     scaled by the mass seen on coarser grids, and takes the trapezium rule in the mapped variable, which converges faster than any power
     for smooth integrands. The error is twice the larger difference to two rules with fewer points and, where a dimension is unbounded, a
-    smaller range, and of the tail beyond the range if that goes on falling as it does; it assumes that the grids resolve the energy, so the estimate is `approximate`. In one dimension they miss a mode that is
-    narrower than about 1/10,000 of its distance from the rest; in two and three, than about 1/100 and 1/10.
+    smaller range, and of the tail beyond the range if that goes on falling as it does. It assumes that the grids resolve the energy, so
+    the estimate is `approximate`. In one dimension they miss a mode that is narrower than about 1/10,000 of its distance from the rest;
+    in two and three, than about 1/100 and 1/10.
 
     An integral that still grows at the open ends of the range (the outermost zone there holds at least as much as the next one) is
     infinite, or its tails are too heavy for this rule: log Z is +inf with the part that was seen as its lower limit, and expectations
