@@ -11,10 +11,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from lnz.frozen import Frozen
-from lnz.spaces import Space, State
+from lnz.spaces import Box, Space, State
 
 
 class Energy(eqx.Module):
@@ -135,6 +136,7 @@ class FunctionEnergy(Energy):
     """
 
     parameters: Any
+    limits: Any
     _constants: Frozen = eqx.field(static=True)
     _space: Space = eqx.field(static=True)
 
@@ -150,7 +152,10 @@ class FunctionEnergy(Energy):
             raise TypeError(f"an energy needs a space, such as lnz.Binary(8) or lnz.Real(2), but got {space!r}")
         self.parameters, constants = eqx.partition(function, eqx.is_inexact_array)
         self._constants = Frozen(constants)
-        self._space = space
+        # The limits of a box that moves are leaves; what is static is then the shape alone.
+        moving = isinstance(space, Box) and space.moving
+        self.limits = space.limits if moving else None
+        self._space = Box(np.full(space.shape, -1.0), np.full(space.shape, 1.0)) if moving else space
         check_scalar(self)
 
     @property
@@ -160,7 +165,7 @@ class FunctionEnergy(Energy):
 
     @property
     def space(self) -> Space:
-        return self._space
+        return self._space if self.limits is None else Box(*self.limits)
 
     def __call__(self, x: State) -> Array:
         return self.function(x)

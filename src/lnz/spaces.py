@@ -241,12 +241,13 @@ class Real(Space):
         return None if good.all() else _odd_one(x, good) + " is not finite"
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Box(Space):
     """States with real entries between limits: Π [low_i, high_i]. A limit may be infinite.
 
-    The limits are constants. Limits that depend on a parameter would move the support, and ∇ log Z would need a boundary term (T4), so
-    traced limits are refused.
+    Limits that are numbers or NumPy arrays are constants. Limits that are JAX arrays are parameters: the support moves with them, and
+    the derivative of log Z by `Quadrature` gains the boundary term (T4); other routes and learning refuse such a box. They must be
+    finite.
 
     Args:
         low: lower limit, a number or an array that broadcasts to `shape`.
@@ -255,29 +256,55 @@ class Box(Space):
     """
 
     shape: tuple[int, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: Any  # a tuple of floats; a JAX array where the box moves
+    high: Any
     discrete: ClassVar[bool] = False
 
     def __init__(self, low: Any, high: Any, shape: Shape | None = None):
-        if is_traced(low) or is_traced(high):
-            raise ValueError(
-                "a Box's limits must be constants: with limits that depend on a parameter the support moves and "
-                "∇ log Z = E[-∂E] misses a boundary term. Rescale x to a fixed box inside the energy."
-            )
         shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if shape is None else _as_shape(shape)
         if any(np.broadcast_shapes(np.shape(limit), shape) != shape for limit in (low, high)):
             raise ValueError(
                 f"a Box's limits must broadcast to its shape {shape}, but have {np.shape(low)} and {np.shape(high)}"
             )
-        low, high = (np.broadcast_to(np.asarray(limit, np.float64), shape) for limit in (low, high))
-        if not (low < high).all():
-            raise ValueError("a Box needs low < high in every entry (and no NaN): check the limits")
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "low", tuple(low.ravel().tolist()))
-        object.__setattr__(self, "high", tuple(high.ravel().tolist()))
+        seen = [np.asarray(limit, np.float64) for limit in (low, high) if not is_traced(limit)]
+        if (len(seen) == 2 and not (seen[0] < seen[1]).all()) or any(np.isnan(limit).any() for limit in seen):
+            raise ValueError("a Box needs low < high in every entry (and no NaN): check the limits")
+        if isinstance(low, jax.Array) or isinstance(high, jax.Array):
+            if any(np.isinf(limit).any() for limit in seen):
+                raise ValueError(
+                    "a Box with limits that are parameters must be bounded: give finite limits on both sides"
+                )
+            dtype = jnp.result_type(*(x for x in (low, high) if isinstance(x, jax.Array)))
+            dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+            low, high = (jnp.broadcast_to(jnp.asarray(limit).astype(dtype), shape) for limit in (low, high))
+        else:
+            low, high = (tuple(np.broadcast_to(limit, shape).ravel().tolist()) for limit in seen)
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    @property
+    def moving(self) -> bool:
+        """Whether the limits are parameters."""
+        return not isinstance(self.low, tuple)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every limit is finite."""
+        return self.moving or bool(np.isfinite(np.asarray([*self.low, *self.high])).all())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Box) or self.shape != other.shape or self.moving != other.moving:
+            return False
+        return True if self.moving else (self.low, self.high) == (other.low, other.high)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, "moving" if self.moving else (self.low, self.high)))
 
     def __repr__(self) -> str:
+        if self.moving:
+            return f"Box(limits that are parameters, shape={self.shape})"
+
         def side(limit: tuple[float, ...]) -> str:
             return (
                 f"{limit[0]:g}"
@@ -288,21 +315,23 @@ class Box(Space):
         return f"Box({side(self.low)}, {side(self.high)}, shape={self.shape})" if self.low else "Box(shape=())"
 
     @property
-    def limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """The lower and the upper limit of every entry, each of shape `shape`."""
+    def limits(self) -> tuple[Any, Any]:
+        """The lower and the upper limit of every entry, each of shape `shape`: NumPy arrays, or JAX arrays where the box moves."""
+        if self.moving:
+            return self.low, self.high
         return np.asarray(self.low).reshape(self.shape), np.asarray(self.high).reshape(self.shape)
 
     @property
     def log_size(self) -> float:
         low, high = self.limits
-        return float(np.log(high - low).sum())
+        return jnp.sum(jnp.log(high - low)) if self.moving else float(np.log(high - low).sum())  # pyright: ignore[reportReturnType]
 
     @property
     def struct(self) -> Any:
         return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
 
     def uniform(self, key: PRNGKeyArray, n: int) -> Array:
-        if not math.isfinite(self.log_size):
+        if not self.bounded:
             raise ValueError(
                 f"{self} is unbounded and has no uniform law: give the energy a base it can be sampled from"
             )
@@ -313,7 +342,7 @@ class Box(Space):
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
             return f"an array of dtype {x.dtype}"
-        low, high = self.limits
+        low, high = (np.asarray(limit) for limit in self.limits)
         good = (x >= low) & (x <= high) & np.isfinite(x)
         return None if good.all() else _odd_one(x, good) + " is outside the limits"
 

@@ -78,6 +78,8 @@ class AnnealedImportanceSampling(Route):
         return True
 
     def refusal(self, energy: Energy) -> str | None:
+        if getattr(energy.observed, "moving", False):
+            return "the limits of its box are parameters: chains do not see the boundary term of the derivative (T4). Use Quadrature"
         try:
             default_kernel(energy)
             base = self._base(energy)

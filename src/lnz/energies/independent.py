@@ -14,7 +14,7 @@ from lnz.energies import units
 from lnz.energy import Energy
 from lnz.frozen import is_traced
 from lnz.mathematics import softplus
-from lnz.spaces import Binary, Categorical, Real, Space, Spin, State
+from lnz.spaces import Binary, Box, Categorical, Real, Space, Spin, State
 
 
 class Independent(Energy):
@@ -186,6 +186,10 @@ class Uniform(Energy):
     _space: Space = eqx.field(static=True)
 
     def __init__(self, space: Space):
+        if isinstance(space, Box) and space.moving:
+            raise ValueError(
+                "Uniform needs constant limits: for limits that are parameters write lnz.FunctionEnergy(zero, lnz.Box(…))"
+            )
         if not np.isfinite(space.log_size):
             raise ValueError(f"{space} has no uniform law: its size is infinite")
         self._space = space
@@ -235,7 +239,7 @@ def default_base(space: Space) -> Energy:
     """A reference for any space: uniform where that exists, standard logistic units on the real line."""
     if isinstance(space, Binary | Spin | Categorical):
         return Independent(jnp.zeros(units.feature_shape(space), jnp.result_type(float)), space)
-    if np.isfinite(space.log_size):
+    if isinstance(space, Box) and space.bounded:
         return Uniform(space)
     if isinstance(space, Real):
         return LogisticReal(space)

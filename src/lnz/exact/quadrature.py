@@ -71,6 +71,38 @@ class Quadrature(Route):
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         return self._integrate(energy, f)[1]
 
+    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+        """E[-∂_θ E], and where the limits of a box are parameters the boundary term (T4): Σ p(face) ∂limit/∂θ, outwards."""
+        mean = super().mean_gradient(energy, key)
+        if not (isinstance(energy.observed, Box) and energy.observed.moving):
+            return mean
+        parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+        limits, pull_back = jax.vjp(lambda p: eqx.combine(p, constants).observed.limits, parameters)
+        low, high = self._faces(energy)
+        (boundary,) = pull_back(
+            tuple(
+                side.reshape(limit.shape).astype(limit.dtype) for side, limit in zip((-low, high), limits, strict=True)
+            )
+        )
+        return jax.tree.map(lambda m, b: m + b.astype(m.dtype), mean, boundary)
+
+    def _faces(self, energy: Energy) -> tuple[Array, Array]:
+        """The marginal density at the lower and the upper face of every dimension: p(x_i = limit_i)."""
+        energy = FreeEnergy(widen(energy))
+        n = self._points(math.prod(energy.space.shape))
+        grids = _grids(energy.space, n, jnp.zeros(()), jnp.ones(()), 1.0)
+        log_z = _fold(energy, lambda x: (), grids)[0]
+
+        def density(i: int, limit: Array) -> Array:
+            face = (limit.reshape(1).astype(log_z.dtype), jnp.zeros((1,), log_z.dtype), jnp.zeros((1,), jnp.int32))
+            return jnp.exp(
+                _fold(energy, lambda x: (), [face if j == i else grid for j, grid in enumerate(grids)])[0] - log_z
+            )
+
+        sides = [limit.reshape(-1) for limit in energy.space.limits]
+        low, high = (jnp.stack([density(i, limit) for i, limit in enumerate(side)]) for side in sides)
+        return low, high
+
     def _integrate(self, energy: Energy, f: Callable[[State], Any]) -> tuple[Estimate, Estimate]:
         energy = FreeEnergy(widen(energy))
         space, n = energy.space, self._points(math.prod(energy.space.shape))
@@ -119,7 +151,7 @@ def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
     size = math.prod(energy.space.shape)
     dtype = jnp.result_type(float)
     start = jnp.zeros((size,), dtype), jnp.ones((size,), dtype)
-    if isinstance(energy.space, Box) and np.isfinite(energy.space.log_size):
+    if isinstance(energy.space, Box) and energy.space.bounded:
         return start
 
     def closer(reach: float, points: int, place: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -142,21 +174,33 @@ def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
 def _grids(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array, Array]]:
     """Nodes, log weights and zones of every dimension. Zone 2 is the outermost at an open end, 1 the next, 0 the rest."""
     low, high = (limit.reshape(-1) for limit in space.limits)
+    if isinstance(space, Box) and space.bounded:
+        return [_panels(a, b, n) for a, b in zip(low, high, strict=True)]
     return [
         _rule(float(a), float(b), n, centre[i], scale[i], reach) for i, (a, b) in enumerate(zip(low, high, strict=True))
     ]
 
 
+def _panels(low: Any, high: Any, n: int) -> tuple[Array, Array, Array]:
+    """Composite Gauss-Legendre panels between finite limits, which may be traced."""
+    dtype = jnp.result_type(float)
+    order = min(16, n)
+    panels = max(1, n // order)
+    x, w = np.polynomial.legendre.leggauss(order)
+    nodes = (np.arange(panels)[:, None] + (1 + x) / 2).ravel() / panels  # on (0, 1)
+    log_w = np.log(np.tile(w, panels) / (2 * panels))
+    low, high = (jnp.asarray(limit, dtype) for limit in (low, high))
+    return (
+        low + (high - low) * jnp.asarray(nodes, dtype),
+        jnp.log(high - low) + jnp.asarray(log_w, dtype),
+        jnp.zeros(nodes.size, jnp.int32),
+    )
+
+
 def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: float) -> tuple[Array, Array, Array]:
     dtype = jnp.result_type(float)
     if math.isfinite(low) and math.isfinite(high):
-        order = min(16, n)
-        panels = max(1, n // order)
-        x, w = np.polynomial.legendre.leggauss(order)
-        edges = np.linspace(low, high, panels + 1)
-        half = np.diff(edges)[:, None] / 2
-        nodes = (edges[:-1, None] + half * (1 + x)).ravel()
-        return jnp.asarray(nodes, dtype), jnp.asarray(np.log(half * w).ravel(), dtype), jnp.zeros(nodes.size, jnp.int32)
+        return _panels(low, high, n)
     # x = c + s R sinh(a t) / sinh(a) on the line, x = low + exp(…) on a half-line; equal steps in t.
     t = np.linspace(-1, 1, n)
     step = t[1] - t[0]

@@ -51,6 +51,8 @@ def phases(
         Array([1., 1., 1., 1.], dtype=float32)
     """
     energy = as_energy(energy)
+    if getattr(energy.observed, "moving", False):
+        raise ValueError("the limits of this energy's box are parameters: the two phases miss the boundary term (T4)")
     data = as_arrays(energy, data)
     energy.observed.validate(data, batch=True)
     weights = None if weights is None else as_weights(weights, jax.tree.leaves(data)[0].shape[0])

@@ -90,6 +90,11 @@ class Trainer:
         parameters = eqx.filter(energy, eqx.is_inexact_array)
         if not jax.tree.leaves(parameters):
             raise ValueError(f"{type(energy).__name__} has no floating-point parameters to learn")
+        if getattr(energy.observed, "moving", False):
+            raise ValueError(
+                "the limits of this energy's box are parameters: the two phases miss the boundary term (T4). Give the box constant limits, or "
+                "climb lnz.log_partition's own derivative"
+            )
         reason = self.negative_phase.refusal(energy)
         if reason is not None:
             raise ValueError(f"{type(self.negative_phase).__name__} cannot serve {type(energy).__name__}: {reason}")
