@@ -2,6 +2,9 @@
 from . import formats as formats
 from . import reference as reference
 from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampling
+from .auditing.audit import audit as audit
+from .auditing.report import AuditReport as AuditReport
+from .auditing.report import Check as Check
 from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
 from .energies.independent import Mixture as Mixture

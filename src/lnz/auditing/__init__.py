@@ -1,0 +1,1 @@
+"""The gradient audit: does ∇ log Z = E[-∇E] hold for this energy?"""
