@@ -30,6 +30,7 @@ HOUSE = [
     "annealing",
     "identity",
     "learning",
+    "auditing",
     "report",
     "cli",
 ]

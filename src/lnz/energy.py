@@ -154,7 +154,7 @@ class FunctionEnergy(Energy):
         self._constants = Frozen(constants)
         # The limits of a box that moves are leaves; what is static is then the shape alone.
         moving = isinstance(space, Box) and space.moving
-        self.limits = space.limits if moving else None
+        self.limits = space.limits if isinstance(space, Box) and space.moving else None
         self._space = Box(np.full(space.shape, -1.0), np.full(space.shape, 1.0)) if moving else space
         check_scalar(self)
 

@@ -111,9 +111,7 @@ def _sides(subject: Subject, forward: Any, backward: Any, slope: np.ndarray, slo
     label = subject.labels[worst]
     words = f"along {label}: forward {forward[0][worst]:.6g}, backward {backward[0][worst]:.6g}, identity {slope[worst]:.6g}"
     if z[side, worst] <= Z:
-        return Check(
-            ONE_SIDED, "passed", f"forward and backward agree with the identity; worst {words}", z=float(z[side, worst])
-        )
+        return Check(ONE_SIDED, "passed", f"nothing beyond their errors; worst {words}", z=float(z[side, worst]))
     if np.isfinite(forward[0][worst]) != np.isfinite(backward[0][worst]) or side != 2:
         cause = "mass escapes to infinity or enters from there as θ moves, or the support moves: no integrable bound of |∂p̃| exists"
     else:
@@ -252,8 +250,8 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
             remedy = (
                 "add the boundary term: put x on a lnz.Box whose limits are parameters, or rescale x to a fixed box"
             )
-            return Check(name, "failed", f"{lost.sum()} of {lost.size} states, such as {example}, are possible on one side of θ along {label} only{more}",
-                         remedy, math.inf)  # fmt: skip
+            words = f"{lost.sum()} of {lost.size} states, such as {example}, are possible on one side of θ along {label} only{more}"
+            return Check(name, "failed", words, remedy, math.inf)
     return Check(
         name, "passed", f"none of {len(jax.tree.leaves(states)[0]):,} states becomes possible or impossible near θ"
     )
@@ -320,8 +318,11 @@ def dead_steps(subject: Subject) -> Check:
             where = label + (f"[{int(np.flatnonzero(row)[0]) - start + leaf.size}]" if leaf.ndim else "")
             (dead if changed else idle).append(where)
     if dead:
-        return Check(name, "failed", f"∂E/∂θ is 0 at every state for {', '.join(dead[:4])}, and yet E changes when it moves",
-                     "replace the hard threshold, rounding or argmax by a smooth one, or estimate its derivative by differences", math.inf)  # fmt: skip
+        words = f"∂E/∂θ is 0 at every state for {', '.join(dead[:4])}, and yet E changes when it moves"
+        remedy = (
+            "replace the hard threshold, rounding or argmax by a smooth one, or estimate its derivative by differences"
+        )
+        return Check(name, "failed", words, remedy, math.inf)
     note = f"; {', '.join(idle[:4])} changed nothing at these states" if idle else ""
     return Check(name, "passed", f"every parameter that moves E has a derivative{note}")
 

@@ -25,12 +25,12 @@ def interface(function: Callable[..., Any], space: Space, key: Any) -> list[Chec
         return [Check(n, "untested", f"{space} has no law to draw states from") for n in (SCALAR, ALONE, SAME)]
     one = jax.tree.map(lambda x: x[0], states)
     alone, single_error = _call(function, one)
-    batch, batch_error = _call(function, states)
+    batch, _ = _call(function, states)
     n = jax.tree.leaves(states)[0].shape[0]
     wrap = "write E of one state, and let jax.vmap make the batch"
     if alone is None and batch is None:
         raise ValueError(f"the energy cannot be called on a state of {space}: {_line(single_error)}")
-    if alone is not None and np.shape(alone) == () and np.isrealobj(alone):
+    if alone is not None and np.shape(alone) == () and np.issubdtype(alone.dtype, np.floating):
         checks = [Check(SCALAR, "passed", f"a real number for a state of {space}")]
         checks.append(_rows(function, space, states))
         return [*checks, _again(function, one)]
@@ -57,7 +57,7 @@ def interface(function: Callable[..., Any], space: Space, key: Any) -> list[Chec
             )
         ]
         return [*checks, Check(ALONE, "untested", "there is no energy of one state"), _again(function, states)]
-    remedy = "sum over the entries of x" if np.isrealobj(np.asarray(alone)) else "return a real number"
+    remedy = "sum over the entries of x" if alone is not None and alone.ndim else "return a real floating-point number"
     checks = [Check(SCALAR, "failed", seen, remedy, math.inf)]
     return [*checks, Check(ALONE, "untested", "there is no energy of one state"), _again(function, one)]
 
@@ -130,7 +130,7 @@ def _company(function: Callable[..., Any], states: Any, batch: np.ndarray) -> Ch
 
 
 def _again(function: Callable[..., Any], x: Any) -> Check:
-    values = [np.asarray(_call(function, x)[0], float) for _ in range(3)]
+    values = [np.asarray(_call(function, x)[0]).astype(complex) for _ in range(3)]
     gap = float(max(np.max(np.abs(value - values[0]), initial=0) for value in values[1:]))
     if gap > 0:
         return Check(

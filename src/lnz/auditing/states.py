@@ -42,6 +42,7 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
         "radii": _RADII.tolist(),
         "energies": np.where(np.isfinite(table), table, np.nan).tolist(),
         "kinds": kinds,
+        "dimensions": subject.size,
     }
     with np.errstate(all="ignore"):
         slope = (table[:, -1] - table[:, -5]) / (np.log(_RADII[-1]) - np.log(_RADII[-5]))
@@ -64,10 +65,14 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
     if falls.any():
         return Check(name, "failed", f"E falls without end along {falls.sum()} of {len(rays)} rays, one of them {kinds[int(np.argmax(falls))]}{sign}",
                      "add a term that grows in every direction, such as ‖x‖², or bound the space", math.inf)  # fmt: skip
+    open_ended = _valleys(subject, rays[slope < 1 - 1e-6])
+    remedy = "add a term that grows in every direction, such as ‖x‖², or bound the space"
+    if open_ended:
+        words = f"along {open_ended} rays E grows by less than 1 per factor e of the radius, and the valley around them stays as wide"
+        return Check(name, "failed", words, remedy, math.inf)
     if slow.any():
-        steepest = float(np.min(slope[slow]))
-        return Check(name, "failed", f"along {slow.sum()} of {random.sum()} random rays E grows by {steepest:.3g} per factor e of the radius, and Z needs more "
-                     f"than {subject.size}", "add a term that grows in every direction, or bound the space", math.inf)  # fmt: skip
+        words = f"along {slow.sum()} of {random.sum()} random rays E grows by {float(np.min(slope[slow])):.3g} per factor e of the radius"
+        return Check(name, "failed", f"{words}, and Z needs more than {subject.size}", remedy, math.inf)
     if isinstance(subject.route, Quadrature):
         value = float(_log_z(subject.route, subject.energy))
         if value == math.inf:
@@ -86,6 +91,25 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
         "passed",
         f"E grows along {len(rays)} rays, by at least {least:.3g} per factor e of the radius along the random ones",
     )
+
+
+def _valleys(subject: Subject, rays: np.ndarray) -> int:
+    """Of these rays, how many run along a valley that does not close: E a step aside is no higher far out than near by."""
+    if not len(rays) or subject.size == 1:
+        return 0
+    low, high = (np.asarray(limit).ravel() for limit in subject.energy.observed.limits)  # pyright: ignore[reportAttributeAccessIssue]
+    origin = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0))
+    aside = np.random.default_rng(5).normal(size=(16, subject.size)) / math.sqrt(subject.size)
+
+    def rise(radius: float) -> np.ndarray:
+        on = origin + radius * rays
+        states = np.clip(np.concatenate([on[:, None], on[:, None] + aside[None]], axis=1), low, high)
+        e = np.asarray(energies(subject.energy, jnp.asarray(states.reshape(-1, *subject.energy.observed.shape))))
+        e = e.reshape(len(rays), -1)
+        return np.median(e[:, 1:] - e[:, :1], axis=1)
+
+    near, far = rise(1e2), rise(1e5)
+    return int((far <= 1.5 * np.abs(near) + 1).sum())
 
 
 @eqx.filter_jit
@@ -109,10 +133,12 @@ def _lowest(energy: Energy, rays: Array, radius: Array) -> Array:
     shape = energy.observed.shape
 
     def descend(u: Array) -> Array:
-        def step(_: Any, u: Array) -> Array:
+        def step(i: Array, u: Array) -> Array:
             gradient = jax.grad(lambda u: energy.free_energy((radius * u).reshape(shape)))(u)
             norm = jnp.linalg.norm(gradient)
-            new = u - 0.1 * jnp.where(jnp.isfinite(norm) & (norm > 0), gradient / jnp.where(norm > 0, norm, 1), 0)
+            new = u - 0.3 * 0.85**i * jnp.where(
+                jnp.isfinite(norm) & (norm > 0), gradient / jnp.where(norm > 0, norm, 1), 0
+            )
             return new / jnp.linalg.norm(new)
 
         return jax.lax.fori_loop(0, 60, step, u)
@@ -301,15 +327,17 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
     if given is None:
         reason = "no samples were given"
         return [Check(n, "untested", reason) for n in (sign, law, mixing)]
-    chains = given if isinstance(given, tuple) else np.asarray(given)
-    shape = subject.energy.observed.shape
-    several = not isinstance(chains, tuple) and chains.ndim == len(shape) + 2
     states = subject.states
-    n = jax.tree.leaves(states)[0].shape[0]
     found = [_sign(subject, states, sign)]
-    groups = chains.shape[0] if several else min(20, n // 20)
+    if isinstance(given, tuple):
+        return [*found, *(Check(name, "untested", "product spaces are not looked at") for name in (law, mixing))]
+    chains = np.asarray(given)
+    several = chains.ndim == len(subject.energy.observed.shape) + 2
+    n, m = (chains.shape[0], chains.shape[1]) if several else (1, chains.shape[0])
+    # Batch means: each chain is cut into enough pieces that their spread is known.
+    groups = n * max(1, min(-(-32 // n), m // 20))
     if groups < 2:
-        return [*found, *(Check(name, "untested", f"{n} samples are too few") for name in (law, mixing))]
+        return [*found, *(Check(name, "untested", f"{m} samples are too few") for name in (law, mixing))]
     try:
         residual = (
             np.asarray(_stein(subject.energy, states))
@@ -319,17 +347,15 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
     except (TypeError, NotImplementedError, AttributeError) as error:
         found.append(Check(law, "untested", f"no identity serves this space: {error}"))
     else:
-        residual = (
-            residual.reshape(groups, -1, residual.shape[-1])
-            if several
-            else residual[: n // groups * groups].reshape(groups, -1, residual.shape[-1])
-        )
+        pieces = groups // n
+        residual = residual.reshape(n, m, -1)[:, : m // pieces * pieces].reshape(groups, -1, residual.shape[-1])
         means = residual.mean(axis=1)
         error = means.std(axis=0, ddof=1) / math.sqrt(groups) + 1e-12
         t = np.abs(means.mean(axis=0)) / error
         worst = float(np.max(t))
         limit = _student_limit(groups, residual.shape[-1])
-        words = f"the largest of {residual.shape[-1]} {'Stein' if not subject.energy.observed.discrete else 'conditional'} residuals is {worst:.1f} standard errors from 0"
+        kind = "conditional" if subject.energy.observed.discrete else "Stein"
+        words = f"the largest of {residual.shape[-1]} {kind} residuals is {worst:.1f} standard errors from 0"
         if worst > limit:
             found.append(
                 Check(

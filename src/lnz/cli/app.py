@@ -351,6 +351,46 @@ def logz(
     show.log_z(found, sentence, as_json=json)
 
 
+@app.command()
+def audit(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="FILE.py:NAME|FILE.lnz", help="Your own energy, or a saved one.", show_default=False),
+    ],
+    samples: Annotated[
+        Path | None, typer.Option(help="Draws believed to be of p: .npy, (n, …) or (chains, n, …).", show_default=False)
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures, an .html file.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace that page.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the directions and states looked at.")] = 0,
+    json: Json = False,
+) -> None:
+    """Check whether ∇ log Z = E[-∇E] holds for an energy, and what it rests on: one line a check.
+
+    FILE.py is your own code and **is run as such**: audit no file that you would not run. NAME in it is an energy: an
+    lnz.Energy such as lnz.FunctionEnergy(function, lnz.Real(2)), or a callable with an attribute `space`.
+    The exit code is 1 where a check failed.
+
+    Examples:
+
+    - lnz audit model.py:energy
+    - lnz audit model.py:energy --samples chains.npy --report audit.html
+    - lnz audit ising.lnz --json
+    """
+    from .process import prepare_jax
+
+    prepare_jax()
+    from . import show
+    from .audit import audit as work
+
+    found = work(target, samples=samples, report=report, force=force, seed=seed)
+    show.audit(found, as_json=json)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
 def _effort(temperatures: int | None, chains: int | None, confidence: float, route: RouteKind) -> Any:
     if not 0 < confidence < 1:
         raise BadInput(f"--confidence: {confidence:g} is not between 0 and 1. Give, for example, 0.99")

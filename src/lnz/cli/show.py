@@ -140,6 +140,16 @@ def log_z(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
         _print(sentence)
 
 
+def audit(found: Any, *, as_json: bool) -> None:
+    """The checklist of an audit."""
+    if as_json:
+        emit_json(found.to_json())
+    else:
+        from rich.markup import escape
+
+        _print(escape(str(found)))
+
+
 def sampling(found: dict[str, Any], *, as_json: bool) -> None:
     """Where samples went and how they were drawn."""
     if as_json:

@@ -77,7 +77,11 @@ class Quadrature(Route):
         if not (isinstance(energy.observed, Box) and energy.observed.moving):
             return mean
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
-        limits, pull_back = jax.vjp(lambda p: eqx.combine(p, constants).observed.limits, parameters)
+
+        def limits_of(p: Any) -> Any:
+            return eqx.combine(p, constants).observed.limits  # pyright: ignore[reportAttributeAccessIssue]
+
+        limits, pull_back = jax.vjp(limits_of, parameters)
         low, high = self._faces(energy)
         (boundary,) = pull_back(
             tuple(
@@ -99,7 +103,8 @@ class Quadrature(Route):
                 _fold(energy, lambda x: (), [face if j == i else grid for j, grid in enumerate(grids)])[0] - log_z
             )
 
-        sides = [limit.reshape(-1) for limit in energy.space.limits]
+        space: Any = energy.space
+        sides = [limit.reshape(-1) for limit in space.limits]
         low, high = (jnp.stack([density(i, limit) for i, limit in enumerate(side)]) for side in sides)
         return low, high
 

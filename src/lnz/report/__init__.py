@@ -1,5 +1,6 @@
-"""Pictures of a run, and one page that shows them."""
+"""Pictures of a run and of an audit, and the pages that show them."""
 
+from .audit_page import audit_page as audit_page
 from .page import page as page
 from .pictures import curves as curves
 from .pictures import filters as filters
