@@ -8,6 +8,7 @@ models, RBMs, and conditional chains (CRFs) at random inputs. Every tenth is giv
 """
 
 import argparse
+import itertools
 import time
 from collections import Counter
 from typing import Any
@@ -58,13 +59,28 @@ def chain_energy(theta: Any, y: Any) -> Any:
 def layers(rng: np.random.Generator, *sizes: int) -> Any:
     return [
         (jnp.asarray(rng.normal(size=(b, a)) / np.sqrt(a)), jnp.asarray(rng.normal(size=b)))
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        for a, b in itertools.pairwise(sizes)
     ]
 
 
 def symmetric(rng: np.random.Generator, n: int) -> np.ndarray:
     j = np.triu(rng.normal(size=(n, n)), 1)
     return j + j.T
+
+
+def mixture(rng: np.random.Generator) -> Any:
+    """Three normals on a line, each with its own offset of energy."""
+    return lnz.FunctionEnergy(Partial(mixture_energy, jnp.asarray(rng.normal(size=(3, 3)))), lnz.Real(1))
+
+
+def mixture_energy(theta: Any, x: Any) -> Any:
+    places, log_scales, offsets = 3 * theta[0], theta[1], theta[2]
+    return -jax.nn.logsumexp(offsets - 0.5 * ((x[0] - places) * jnp.exp(log_scales)) ** 2)
+
+
+def crf(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    """Weights (4, 3), transitions (3, 3) and the features (6, 4) of one input."""
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in ((4, 3), (3, 3), (6, 4)))  # pyright: ignore[reportReturnType]
 
 
 def valid(rng: np.random.Generator, i: int) -> tuple[str, Any]:
@@ -80,12 +96,12 @@ def valid(rng: np.random.Generator, i: int) -> tuple[str, Any]:
         "silu network, box": lambda: function(box_energy, layers(rng, 1, 8, 8, 1), lnz.Box(-1.0, 2.0, shape=1)),
         "tanh network, 6-D": lambda: function(tanh_energy, layers(rng, 6, 12, 1), lnz.Real(6)),
         "network of spins": lambda: function(spin_energy, layers(rng, 8, 6, 1), lnz.Spin(8)),
-        "mixture": lambda: lnz.Mixture([lnz.Gaussian(3 * rng.normal(size=1), np.exp(rng.normal(size=1))) for _ in range(3)], rng.normal(size=3)),
+        "mixture": lambda: mixture(rng),
         "Gaussian": lambda: lnz.Gaussian(rng.normal(size=1), np.exp(rng.normal(size=1))),
         "Ising": lambda: lnz.Ising(symmetric(rng, 7), rng.normal(size=7)),
         "Potts": lambda: lnz.Potts.lattice((2, 3), rng.normal(), rng.normal(size=(2, 3, 3)), q=3, periodic=False),
         "RBM": lambda: lnz.RBM.from_parameters(rng.normal(size=(6, 4)), rng.normal(size=6), rng.normal(size=4)),
-        "CRF": lambda: function(chain_energy, (jnp.asarray(rng.normal(size=(4, 3))), jnp.asarray(rng.normal(size=(3, 3))), jnp.asarray(rng.normal(size=(6, 4)))), lnz.Categorical(6, k=3)),
+        "CRF": lambda: function(chain_energy, crf(rng), lnz.Categorical(6, k=3)),
     }  # fmt: skip
     name = list(kinds)[i % len(kinds)]
     return name, kinds[name]()
@@ -97,6 +113,18 @@ def draw(energy: Any, key: Any) -> Any:
     states = energy.space.decode(jnp.arange(energy.space.count))
     index = jax.random.categorical(key, -jax.vmap(energy)(states), shape=(2000,))
     return energy.space.decode(index)
+
+
+def falling_energy(t: Any, x: Any) -> Any:
+    return 2 * jax.nn.relu(x[0]) + 2 * jax.nn.relu(x[1]) - t * jax.nn.relu(-x[0] - x[1])
+
+
+def heavy_energy(t: Any, x: Any) -> Any:
+    return t * jnp.abs(x[0]) + 2 * jnp.log1p(jnp.abs(x[0]))
+
+
+def escape_energy(t: Any, x: Any) -> Any:
+    return -jnp.log(jnp.exp(-x[0]) + t**3 * jnp.exp(-(t**2) * x[0]))
 
 
 def failures() -> dict[str, tuple[Any, str]]:
@@ -111,10 +139,10 @@ def failures() -> dict[str, tuple[Any, str]]:
         "moving support": (one(lambda t, x: jnp.where((x[0] >= 0) & (x[0] <= t), 0.0, jnp.inf), 1.3, line), gradient),
         "moving support, a slope": (one(lambda t, x: jnp.where((x[0] >= 0) & (x[0] <= t), x[0], jnp.inf), 1.3, line), gradient),
         "a step in θ": (one(lambda t, x: (x[0] < t).astype(float), 0.4, lnz.Box(0.0, 1.0, shape=1)), gradient),
-        "mass that escapes": (one(lambda t, x: -jnp.log(jnp.exp(-x[0]) + t**3 * jnp.exp(-(t**2) * x[0])), 0.0, half), "one-sided derivatives"),
-        "a gradient without a mean": (one(lambda t, x: t * jnp.abs(x[0]) + 2 * jnp.log1p(jnp.abs(x[0])), 0.0, line), "mean and variance of ∂E"),
+        "mass that escapes": (one(escape_energy, 0.0, half), "one-sided derivatives"),
+        "a gradient without a mean": (one(heavy_energy, 0.0, line), "mean and variance of ∂E"),
         "E = -θ x⁴": (one(lambda t, x: -t * x[0] ** 4, 1.0, line), finite),
-        "a ReLU network with falling rays": (one(lambda t, x: 2 * jax.nn.relu(x[0]) + 2 * jax.nn.relu(x[1]) - t * jax.nn.relu(-x[0] - x[1]), 1.0, lnz.Real(2)), finite),
+        "a ReLU network with falling rays": (one(falling_energy, 1.0, lnz.Real(2)), finite),
     }  # fmt: skip
 
 
