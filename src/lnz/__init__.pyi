@@ -2,6 +2,7 @@
 from . import formats as formats
 from . import reference as reference
 from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampling
+from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
 from .energies.independent import Mixture as Mixture
@@ -47,6 +48,7 @@ from .sampling.kernels import run_chains as run_chains
 from .spaces import Binary as Binary
 from .spaces import Box as Box
 from .spaces import Categorical as Categorical
+from .spaces import Labels as Labels
 from .spaces import Product as Product
 from .spaces import Real as Real
 from .spaces import Space as Space
