@@ -249,7 +249,7 @@ class Labels(_Discrete):
         return jnp.stack(digits[::-1], axis=-1).astype(self.struct.dtype)
 
     def uniform(self, key: PRNGKeyArray, n: int) -> Array:
-        return jax.random.randint(key, (n, *self.shape), 0, jnp.asarray(self.cardinalities))
+        return jax.random.randint(key, (n, *self.shape), 0, jnp.asarray(self.cardinalities, jnp.int32)[None], jnp.int32)
 
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number):

@@ -76,7 +76,7 @@ class Numbers:
         value = float(found[0])
         if value != int(value) or value < least:
             raise self.error(self.at - 1, f"{value:g} is no number of {what}. Write a whole number from {least} up")
-        self.check_room(int(value), f"declares {int(value)} {what}", self.at - 1)
+        self.check_room(int(value), f"declares {value:.15g} {what}", self.at - 1)
         return int(value)
 
     def check_room(self, wanted: int, what: str, index: int) -> None:
