@@ -140,7 +140,7 @@ class Numbers:
         while not text and (block := self._bytes(self._file)):
             text = block.lstrip()
         found = text.split(maxsplit=1)
-        self.header = found[0][:64].decode("ascii", "backslashreplace") if found else ""
+        self.header = found[0][:64].decode("utf-8", "replace") if found else ""
         if self.header not in headers:
             wanted = " or ".join(headers)
             what = f"starts with {quoted(self.header)}" if found else "holds nothing but white space"
@@ -178,13 +178,13 @@ class Numbers:
                 pass
         for i, word in enumerate(words):
             if not _is_number(word):
-                shown = quoted(word[:64].decode("ascii", "backslashreplace"))
+                shown = quoted(word[:64].decode("utf-8", "replace"))
                 raise self.error(self._seen + i, f"{shown} is not a finite number. Write one in plain digits")
         return np.fromiter(map(float, words), np.float64, len(words))  # the trouble is in the carry: it comes next
 
     def _place(self, index: int | None) -> tuple[int, int]:
         """Line and word on the line, from 1, of the word of this index from 0, or of the end of the file."""
-        line, before, on_line, after_space = 1, 0, 0, True
+        line, before, on_line, after_space, last = 1, 0, 0, True, 0
         file, _ = self._open()
         with file:
             for block in self._raw(file):
@@ -199,8 +199,8 @@ class Numbers:
                     return line + above, index - before - first + 1
                 line, before = line + len(ends), before + len(starts)
                 on_line = int((starts > ends[-1]).sum()) if len(ends) else on_line + len(starts)
-                after_space = bool(space[-1])
-        return line, max(on_line, 1)
+                after_space, last = bool(space[-1]), int(data[-1])
+        return line - (last == 10), max(on_line, 1)
 
     def _raw(self, file: io.BufferedIOBase) -> Iterator[bytes]:
         try:
