@@ -17,6 +17,10 @@ from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
 from .exact.closed_form import ClosedForm as ClosedForm
+from .exact.elimination import Elimination as Elimination
+from .exact.elimination import exact_samples as exact_samples
+from .exact.elimination import map_state as map_state
+from .exact.elimination import marginals as marginals
 from .exact.enumeration import Enumeration as Enumeration
 from .exact.quadrature import Quadrature as Quadrature
 from .identity import expectation as expectation

@@ -1,0 +1,342 @@
+"""Sums, gradients, maxima and samples over a binary contraction tree, in NumPy and float64.
+
+Tables are kept as numbers times a scale while their entries stay inside the range of a float, and as logarithms where they do not, so that no
+possible configuration is rounded to impossible. Zeros stay zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lnz.exact.orders import Plan, Scope, is_product
+
+LIMIT = 690.0  # e^±690 is an ordinary float64
+CHUNK = 2**14  # entries of a block that stays in a processor's cache
+
+
+class Algebra(NamedTuple):
+    """How entries are combined and how a variable is removed."""
+
+    combine: np.ufunc
+    reduce: np.ufunc
+
+
+SUM = Algebra(np.multiply, np.add)
+LOG_SUM = Algebra(np.add, np.logaddexp)
+MAX = Algebra(np.add, np.maximum)
+
+
+class Table(NamedTuple):
+    """Entries e^scale · values, where every positive value lies in [e^low, e^high]; or, where `logs`, their logarithms scale + values."""
+
+    values: np.ndarray
+    scale: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    logs: bool = False
+
+
+def from_logs(logs: np.ndarray, scale: float = 0.0) -> Table:
+    """A table from log entries: as numbers where their range allows it. The values are centred in the range of a float."""
+    top = logs.max(initial=-np.inf)
+    if top == -np.inf:
+        return Table(np.zeros(logs.shape), scale)
+    bottom = logs.min(initial=np.inf, where=logs > -np.inf)
+    middle = 0.5 * (top + bottom)
+    half = 0.5 * (top - bottom)
+    if half > LIMIT:
+        return Table(logs - top, scale + top, logs=True)
+    return Table(np.exp(logs - middle), scale + middle, -half, half)
+
+
+def to_logs(table: Table) -> Table:
+    if table.logs:
+        return table
+    with np.errstate(divide="ignore"):
+        return Table(np.log(table.values), table.scale, logs=True)
+
+
+def log_total(table: Table) -> float:
+    """The logarithm of the sum of all entries."""
+    if table.logs:
+        return float(np.logaddexp.reduce(table.values, axis=None)) + table.scale
+    total = float(table.values.sum())
+    return math.log(total) + table.scale if total > 0 else -math.inf
+
+
+def _centred(table: Table) -> Table:
+    """The same table with its range measured and its values in the middle of a float's range."""
+    values = table.values
+    top = float(values.max(initial=0.0))
+    if top == 0:
+        return Table(values, table.scale)
+    low, high = math.log(values.min(initial=np.inf, where=values > 0)), math.log(top)
+    middle = 0.5 * (low + high)
+    return Table(values * math.exp(-middle), table.scale + middle, low - middle, high - middle)
+
+
+def contract(a: Table, a_scope: Scope, b: Table, b_scope: Scope, out: Scope, sizes: Sequence[int]) -> Table:
+    """The product of two tables, summed over the variables that `out` does not name."""
+    gone = {v for v in (*a_scope, *b_scope)}.difference(out)
+    terms = sum(math.log(sizes[v]) for v in gone)
+    if not a.logs and not b.logs:
+        if a.low + b.low < -LIMIT or a.high + b.high + terms > LIMIT:
+            a, b = _centred(a), _centred(b)
+        if a.low + b.low >= -LIMIT and a.high + b.high + terms <= LIMIT:
+            values = _reduce_product(SUM, a.values, a_scope, b.values, b_scope, out, sizes)
+            return Table(values, a.scale + b.scale, a.low + b.low, a.high + b.high + terms)
+    a, b = to_logs(a), to_logs(b)
+    logs = _reduce_product(LOG_SUM, a.values, a_scope, b.values, b_scope, out, sizes)
+    return from_logs(logs, a.scale + b.scale)
+
+
+def _reduce_product(
+    algebra: Algebra, a: np.ndarray, a_scope: Scope, b: np.ndarray, b_scope: Scope, out: Scope, sizes: Sequence[int]
+) -> np.ndarray:
+    wanted = set(out)
+    a, a_scope = _without_private(algebra, a, a_scope, wanted.union(b_scope))
+    b, b_scope = _without_private(algebra, b, b_scope, wanted.union(a_scope))
+    in_a, in_b = set(a_scope), set(b_scope)
+    shared = [v for v in a_scope if v in in_b and v not in wanted]
+    batch = [v for v in out if v in in_a and v in in_b]
+    left = [v for v in out if v in in_a and v not in in_b]
+    right = [v for v in out if v in in_b and v not in in_a]
+    k, m, n = (math.prod(sizes[v] for v in group) for group in (shared, left, right))
+    if algebra is SUM and is_product(m, n, k):
+        x = _permuted(a, a_scope, (*batch, *left, *shared)).reshape(-1, m, k)
+        y = _permuted(b, b_scope, (*batch, *shared, *right)).reshape(-1, k, n)
+        product = np.matmul(x, y).reshape([sizes[v] for v in (*batch, *left, *right)])
+        return np.ascontiguousarray(_permuted(product, (*batch, *left, *right), out))
+    present = [v for v in out if v in in_a or v in in_b]
+    x, y = (_aligned(t, s, shared, present, sizes) for t, s in ((a, a_scope), (b, b_scope)))
+    x, y = _merged(x, y, k)
+    made = _sum_of_products(algebra, x, y, k).reshape([sizes[v] for v in present])
+    if len(present) == len(out):
+        return made
+    inside = set(present)
+    made = made.reshape([sizes[v] if v in inside else 1 for v in out])
+    return np.broadcast_to(made, [sizes[v] for v in out])
+
+
+def _without_private(algebra: Algebra, table: np.ndarray, scope: Scope, kept: set[int]) -> tuple[np.ndarray, Scope]:
+    axes = tuple(axis for axis, v in enumerate(scope) if v not in kept)
+    if not axes:
+        return table, scope
+    rest = [axis for axis in range(len(scope)) if axis not in axes]
+    moved = table.transpose(*axes, *rest).reshape(-1, *(table.shape[axis] for axis in rest))
+    return algebra.reduce.reduce(moved, axis=0), tuple(scope[axis] for axis in rest)
+
+
+def _permuted(table: np.ndarray, scope: Sequence[int], order: Sequence[int]) -> np.ndarray:
+    place = {v: axis for axis, v in enumerate(scope)}
+    return np.transpose(table, [place[v] for v in order])
+
+
+def _aligned(
+    table: np.ndarray, scope: Scope, shared: Sequence[int], present: Sequence[int], sizes: Sequence[int]
+) -> np.ndarray:
+    """The table with its shared variables as one axis in front, then one axis for every variable of the result, of length 1 where it has none."""
+    inside = set(scope)
+    table = _permuted(table, scope, [*shared, *(v for v in present if v in inside)])
+    front = math.prod(sizes[v] for v in shared)
+    return table.reshape([front, *(sizes[v] if v in inside else 1 for v in present)])
+
+
+def _merged(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two with as few axes as possible, and a last axis that is long enough for a vector loop."""
+    shape = [max(i, j) for i, j in zip(x.shape[1:], y.shape[1:], strict=True)]
+    size, run, tail = k * math.prod(shape), 1, len(shape)
+    while tail and run < 64:
+        tail -= 1
+        run *= shape[tail]
+    run = math.prod(shape[tail:])
+
+    def spread(t: np.ndarray) -> np.ndarray:
+        inner = t.shape[1 + tail :]
+        ragged = any(length > 1 for length in inner) and math.prod(inner) < run
+        if ragged and t.size * (run // math.prod(inner)) <= size // 4:
+            return np.ascontiguousarray(np.broadcast_to(t, (*t.shape[: 1 + tail], *shape[tail:])))
+        return t
+
+    x, y = spread(x), spread(y)
+    kinds = [(i > 1, j > 1) for i, j in zip(x.shape[1:], y.shape[1:], strict=True)]
+    lengths: list[list[int]] = []
+    last = None
+    for length, kind in zip(shape, kinds, strict=True):
+        if length == 1:
+            continue
+        if kind == last:
+            lengths[-1][0] *= length
+        else:
+            lengths.append([length, *kind])
+            last = kind
+    return (
+        x.reshape([k, *(length if one else 1 for length, one, _ in lengths)]),
+        y.reshape([k, *(length if other else 1 for length, _, other in lengths)]),
+    )
+
+
+def _sum_of_products(algebra: Algebra, x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
+    combine, reduce = algebra
+    if k == 1:
+        return combine(x[0], y[0])
+    shape = np.broadcast_shapes(x.shape[1:], y.shape[1:])
+    size = math.prod(shape)
+    if k * size <= 4 * CHUNK:
+        return reduce.reduce(combine(x, y), axis=0)
+    out = np.empty(shape)
+    if size <= 2 * CHUNK or shape[0] == 1:
+        pieces = [slice(None)]
+    else:  # blocks of the first axis
+        step = max(1, CHUNK * shape[0] // size)
+        pieces = [slice(start, start + step) for start in range(0, shape[0], step)]
+    for piece in pieces:
+        xs = x[:, piece] if x.shape[1:2] != (1,) else x
+        ys = y[:, piece] if y.shape[1:2] != (1,) else y
+        part = out[piece]
+        other = np.empty(part.shape)
+        if size // max(len(pieces), 1) * 4 < k:  # many terms, a small result: several at a time
+            block = max(1, 4 * CHUNK // max(part.size, 1))
+            for start in range(0, k, block):
+                terms = reduce.reduce(combine(xs[start : start + block], ys[start : start + block]), axis=0)
+                part[...] = terms if start == 0 else reduce(part, terms)
+            continue
+        combine(xs[0], ys[0], out=part)
+        for i in range(1, k):
+            combine(xs[i], ys[i], out=other)
+            reduce(part, other, out=part)
+    return out
+
+
+def upward(
+    plan: Plan, leaves: Sequence[Table], sizes: Sequence[int], *, keep: bool, tick: Callable[[int], None] | None = None
+) -> list[Any]:
+    """The tables of all nodes of the tree, the last one a scalar: Z. Without `keep`, tables are freed once they are used."""
+    nodes: list[Any] = [*leaves, *[None] * len(plan.steps)]
+    for s, (i, j, out, _) in enumerate(plan.steps):
+        nodes[len(leaves) + s] = contract(nodes[i], plan.scopes[i], nodes[j], plan.scopes[j], out, sizes)
+        if not keep:
+            nodes[i] = nodes[j] = None
+        if tick is not None:
+            tick(s)
+    return nodes
+
+
+def downward(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int]) -> list[np.ndarray]:
+    """The belief of every leaf, P(x_scope), by reverse mode over the same tree: ∂Z/∂left is ∂Z/∂out times right. All zero where Z is."""
+    leaves = plan.leaves
+    outer: list[Any] = [None] * len(nodes)
+    outer[-1] = Table(np.ones(nodes[-1].values.shape))
+    for s in reversed(range(len(plan.steps))):
+        i, j, out, _ = plan.steps[s]
+        above = outer[leaves + s]
+        outer[leaves + s] = None
+        outer[i] = contract(above, out, nodes[j], plan.scopes[j], plan.scopes[i], sizes)
+        outer[j] = contract(above, out, nodes[i], plan.scopes[i], plan.scopes[j], sizes)
+    beliefs = []
+    for leaf in range(leaves):
+        belief = contract(outer[leaf], plan.scopes[leaf], nodes[leaf], plan.scopes[leaf], plan.scopes[leaf], sizes)
+        values = np.exp(belief.values) if belief.logs else belief.values
+        total = values.sum()
+        beliefs.append(values / total if total > 0 else np.zeros(values.shape))
+    return beliefs
+
+
+def upward_max(plan: Plan, leaves: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
+    """As `upward`, of maxima: tables of log-potentials in, the largest total at the root."""
+    nodes = list(leaves)
+    for i, j, out, _ in plan.steps:
+        nodes.append(_reduce_product(MAX, nodes[i], plan.scopes[i], nodes[j], plan.scopes[j], out, sizes))
+    return nodes
+
+
+def descend(
+    plan: Plan,
+    logs: Callable[[int, np.ndarray], np.ndarray],
+    sizes: Sequence[int],
+    count: int,
+    pick: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Labels (count, variables), top down: given a node's own variables, `pick` takes the joint value of those it summed out.
+
+    Args:
+        logs: log entries of a node at flat positions.
+        pick: from log weights (rows, joint values) and the row of every state, the position of its joint value.
+    """
+    labels = np.zeros((count, len(sizes)), np.int64)
+
+    def strides(scope: Scope) -> dict[int, int]:
+        found, stride = {}, 1
+        for v in reversed(scope):
+            found[v] = stride
+            stride *= sizes[v]
+        return found
+
+    for s in reversed(range(len(plan.steps))):
+        i, j, out, removed = plan.steps[s]
+        if not removed:
+            continue
+        shape = [sizes[v] for v in removed]
+        grid = np.indices(shape).reshape(len(shape), -1)
+        own = strides(out)
+        position = sum((labels[:, v] * own[v] for v in out), np.zeros(count, np.int64))
+        _, first, row = np.unique(position, return_index=True, return_inverse=True)
+        row, step = row.reshape(-1), max(1, 2**22 // grid.shape[1])
+        for start in range(0, len(first), step):  # blocks of different rows
+            rows = first[start : start + step]
+            weights = np.zeros((len(rows), grid.shape[1]))
+            for child in (i, j):
+                stride = strides(plan.scopes[child])
+                outer = sum((labels[rows, v] * stride[v] for v in out if v in stride), np.zeros(len(rows), np.int64))
+                inner = sum(
+                    (grid[p] * stride[v] for p, v in enumerate(removed) if v in stride),
+                    np.zeros(grid.shape[1], np.int64),
+                )
+                weights += logs(child, outer[:, None] + inner[None])
+            members = np.flatnonzero((row >= start) & (row < start + len(rows)))
+            chosen = pick(weights, row[members] - start)
+            for p, v in enumerate(removed):
+                labels[members, v] = grid[p, chosen]
+    return labels
+
+
+def log_entries(nodes: Sequence[Table]) -> Callable[[int, np.ndarray], np.ndarray]:
+    """The look-up that `descend` takes, from the tables of `upward`."""
+
+    def look(node: int, positions: np.ndarray) -> np.ndarray:
+        entries = nodes[node].values.reshape(-1)[positions]
+        if nodes[node].logs:
+            return entries
+        with np.errstate(divide="ignore"):
+            return np.log(entries)
+
+    return look
+
+
+def largest(weights: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The best joint value of every row."""
+    return np.argmax(weights, axis=1)[row]
+
+
+def drawn(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Joint values drawn in proportion to the weights."""
+
+    def pick(weights: np.ndarray, row: np.ndarray) -> np.ndarray:
+        chances = np.exp(weights - weights.max(axis=1, keepdims=True))
+        cumulative = np.cumsum(chances, axis=1)
+        # One sorted list for all rows: row r's shares lie in (r, r + 1].
+        cumulative /= cumulative[:, -1:]
+        u = 1 - rng.random(len(row))  # in (0, 1]
+        chosen = np.empty(len(row), np.int64)
+        order = np.argsort(row, kind="stable")
+        bounds = np.searchsorted(row[order], np.arange(len(weights) + 1))
+        for r in range(len(weights)):
+            mine = order[bounds[r] : bounds[r + 1]]
+            chosen[mine] = np.searchsorted(cumulative[r], u[mine], side="left")
+        return chosen
+
+    return pick
