@@ -110,7 +110,7 @@ def _reduce_product(
         x = _permuted(a, a_scope, (*batch, *left, *shared)).reshape(-1, m, k)
         y = _permuted(b, b_scope, (*batch, *shared, *right)).reshape(-1, k, n)
         product = np.matmul(x, y).reshape([sizes[v] for v in (*batch, *left, *right)])
-        return np.ascontiguousarray(_permuted(product, (*batch, *left, *right), out))
+        return np.asarray(_permuted(product, (*batch, *left, *right), out), order="C")
     present = [v for v in out if v in in_a or v in in_b]
     x, y = (_aligned(t, s, shared, present, sizes) for t, s in ((a, a_scope), (b, b_scope)))
     x, y = _merged(x, y, k)
@@ -189,27 +189,30 @@ def _sum_of_products(algebra: Algebra, x: np.ndarray, y: np.ndarray, k: int) -> 
     if k * size <= 4 * CHUNK:
         return reduce.reduce(combine(x, y), axis=0)
     out = np.empty(shape)
-    if size <= 2 * CHUNK or shape[0] == 1:
-        pieces = [slice(None)]
-    else:  # blocks of the first axis
-        step = max(1, CHUNK * shape[0] // size)
-        pieces = [slice(start, start + step) for start in range(0, shape[0], step)]
-    for piece in pieces:
-        xs = x[:, piece] if x.shape[1:2] != (1,) else x
-        ys = y[:, piece] if y.shape[1:2] != (1,) else y
-        part = out[piece]
-        other = np.empty(part.shape)
-        if size // max(len(pieces), 1) * 4 < k:  # many terms, a small result: several at a time
-            block = max(1, 4 * CHUNK // max(part.size, 1))
-            for start in range(0, k, block):
-                terms = reduce.reduce(combine(xs[start : start + block], ys[start : start + block]), axis=0)
-                part[...] = terms if start == 0 else reduce(part, terms)
-            continue
-        combine(xs[0], ys[0], out=part)
-        for i in range(1, k):
-            combine(xs[i], ys[i], out=other)
-            reduce(part, other, out=part)
+    if size <= 2 * CHUNK:
+        _accumulate(algebra, x, y, out)
+        return out
+    step = max(1, CHUNK * shape[0] // size)  # blocks of the first axis
+    for start in range(0, shape[0], step):
+        piece = slice(start, start + step)
+        xs, ys = (t if t.shape[1] == 1 else t[:, piece] for t in (x, y))
+        _accumulate(algebra, xs, ys, out[piece])
     return out
+
+
+def _accumulate(algebra: Algebra, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    combine, reduce = algebra
+    if out.size < CHUNK // 4:  # many terms, a small result: several terms at a time
+        block = max(1, 4 * CHUNK // max(out.size, 1))
+        for start in range(0, len(x), block):
+            terms = reduce.reduce(combine(x[start : start + block], y[start : start + block]), axis=0)
+            out[...] = terms if start == 0 else reduce(out, terms)
+        return
+    combine(x[0], y[0], out=out)
+    term = np.empty(out.shape)
+    for i in range(1, len(x)):
+        combine(x[i], y[i], out=term)
+        reduce(out, term, out=out)
 
 
 def upward(

@@ -473,7 +473,7 @@ def _slices(plan: Plan, reduced: _Reduced) -> Iterator[tuple[dict[int, int], lis
         for leaf, (scope, table) in enumerate(zip(reduced.scopes, reduced.tables, strict=True)):
             rest = [v for v in scope if v not in fixed]
             part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
-            leaves.append(np.ascontiguousarray(contraction._permuted(part, rest, plan.scopes[leaf])))
+            leaves.append(np.asarray(contraction._permuted(part, rest, plan.scopes[leaf]), order="C"))
         yield fixed, leaves
 
 

@@ -387,7 +387,7 @@ def _greedy(scopes: Sequence[Scope], sizes: Sequence[int], trials: int, rng: ran
     """The best of some random greedy paths (cotengrust)."""
     import cotengrust
 
-    names = {v: str(v) for scope in scopes for v in scope}
+    names = {v: chr(v + 0x100 if v < 0xD000 else v + 0x1000) for scope in scopes for v in scope}  # no surrogates
     path, _ = cotengrust.optimize_random_greedy_track_flops(
         [[names[v] for v in scope] for scope in scopes],
         [],
