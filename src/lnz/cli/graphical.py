@@ -59,14 +59,13 @@ def log_z(
 ) -> dict[str, Any]:
     """log Z of a `.uai` file by elimination, and what else was asked for, as plain values."""
     began = time.perf_counter()
-    limits = {"max_memory": memory_size(max_memory), "max_seconds": max_seconds}
+    memory, seconds = memory_size(max_memory), lnz.Elimination.max_seconds if max_seconds is None else max_seconds
     for file in (marginals, out if samples else None):
         if file is not None and file.exists() and not force:
             raise BadInput(f"{file}: exists already. Choose another name, or replace it by --force")
     if samples and out.suffix.lower() not in (".npy", ".npz", ".csv"):
         raise BadInput(f"--out: {out.suffix!r} is no format for samples. Choose one of .npy, .npz, .csv")
-    with refusing():
-        route = lnz.Elimination(**{name: value for name, value in limits.items() if value is not None})
+    route = lnz.Elimination(max_memory=memory, max_seconds=seconds)
     with Step(f"reading {path}"):
         model = read_uai_model(path)
         observed = {} if evidence is None else formats.read_uai_evidence(evidence)
