@@ -138,6 +138,7 @@ def test_z_of_zero_is_said_in_words(tmp_path):
         (("--route", "ais"), "--route ais: a graphical model is summed exactly. Leave it out"),
         (("--samples", "3", "--out", "x.png"), "--out: '.png' is no format for samples"),
         (("--evidence", "none"), "none: there is no such file"),
+        (("--marginals", "none/x.MAR"), "none/x.MAR: its folder does not exist. Create the folder first"),
         (("--marginals", __file__), "exists already. Choose another name, or replace it by --force"),
     ],
 )

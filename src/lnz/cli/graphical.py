@@ -63,6 +63,8 @@ def log_z(
     for file in (marginals, out if samples else None):
         if file is not None and file.exists() and not force:
             raise BadInput(f"{file}: exists already. Choose another name, or replace it by --force")
+        if file is not None and not file.parent.is_dir():
+            raise BadInput(f"{file}: its folder does not exist. Create the folder first")
     if samples and out.suffix.lower() not in (".npy", ".npz", ".csv"):
         raise BadInput(f"--out: {out.suffix!r} is no format for samples. Choose one of .npy, .npz, .csv")
     route = lnz.Elimination(max_memory=memory, max_seconds=seconds)

@@ -214,10 +214,8 @@ class Elimination(Route):
         graph, reduced = self._reduce(energy)
         log_z, _ = self._log_z(reduced)
         _refuse_impossible(log_z)
-        tables = [np.asarray(table) for table in graph.tables]
-        beliefs = self._beliefs(graph, reduced)[1]
-        mean = sum(float(np.sum(np.where(b > 0, b * np.where(b > 0, tables[t], 0), 0))) for t, b in zip(graph.table_of, beliefs, strict=True))
-        return log_z - mean
+        beliefs, tables = self._beliefs(graph, reduced)[1], _tables(graph, np.asarray(graph.log_potentials))
+        return log_z - sum(float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, tables, strict=True))
 
     def sample(self, energy: Any, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples of all variables, latent ones included: states of `energy.space`."""
@@ -459,10 +457,15 @@ def _containers(names: Sequence[Scope], n: int) -> dict[Scope, Scope]:
 
 
 def _reduce_flat(graph: FactorGraph, flat: np.ndarray) -> _Reduced:
+    return _reduced(graph.cardinalities, graph.scopes, _tables(graph, flat))
+
+
+def _tables(graph: FactorGraph, flat: np.ndarray) -> list[np.ndarray]:
+    """The log-potentials of every factor."""
     flat = np.asarray(flat, np.float64)
     ends = np.append(graph.offsets, len(flat))
     tables = [flat[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], graph.shapes, strict=True)]
-    return _reduced(graph.cardinalities, graph.scopes, [tables[t] for t in graph.table_of])
+    return [tables[t] for t in graph.table_of]
 
 
 def _slices(plan: Plan, reduced: _Reduced) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
