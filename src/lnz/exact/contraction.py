@@ -112,9 +112,12 @@ def _reduce_product(
         product = np.matmul(x, y).reshape([sizes[v] for v in (*batch, *left, *right)])
         return np.asarray(_permuted(product, (*batch, *left, *right), out), order="C")
     present = [v for v in out if v in in_a or v in in_b]
-    x, y = (_aligned(t, s, shared, present, sizes) for t, s in ((a, a_scope), (b, b_scope)))
-    x, y = _merged(x, y, k)
-    made = _sum_of_products(algebra, x, y, k).reshape([sizes[v] for v in present])
+    x, y = _aligned(a, a_scope, shared, present, sizes), _aligned(b, b_scope, shared, present, sizes)
+    if k * math.prod(sizes[v] for v in present) <= 1024:
+        made = algebra.combine(x[0], y[0]) if k == 1 else algebra.reduce.reduce(algebra.combine(x, y), axis=0)
+    else:
+        x, y = _merged(x, y, k)
+        made = _sum_of_products(algebra, x, y, k).reshape([sizes[v] for v in present])
     if len(present) == len(out):
         return made
     inside = set(present)
@@ -132,6 +135,8 @@ def _without_private(algebra: Algebra, table: np.ndarray, scope: Scope, kept: se
 
 
 def _permuted(table: np.ndarray, scope: Sequence[int], order: Sequence[int]) -> np.ndarray:
+    if len(order) == len(scope) and all(map(int.__eq__, scope, order)):
+        return table
     place = {v: axis for axis, v in enumerate(scope)}
     return np.transpose(table, [place[v] for v in order])
 
@@ -242,8 +247,12 @@ def downward(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int]) -> list[n
         outer[j] = contract(above, out, nodes[i], plan.scopes[i], plan.scopes[j], sizes)
     beliefs = []
     for leaf in range(leaves):
-        belief = contract(outer[leaf], plan.scopes[leaf], nodes[leaf], plan.scopes[leaf], plan.scopes[leaf], sizes)
-        values = np.exp(belief.values) if belief.logs else belief.values
+        a, b = outer[leaf], nodes[leaf]
+        if a.logs or b.logs or a.low + b.low < -LIMIT or a.high + b.high > LIMIT:
+            logs = to_logs(a).values + to_logs(b).values
+            values = np.exp(logs - logs.max()) if logs.max() > -np.inf else np.zeros(logs.shape)
+        else:
+            values = a.values * b.values
         total = values.sum()
         beliefs.append(values / total if total > 0 else np.zeros(values.shape))
     return beliefs

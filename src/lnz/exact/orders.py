@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import itertools
 import math
 import random
 import time
@@ -83,36 +82,44 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     begun, rng = time.perf_counter(), random.Random(seed)
     if len(scopes) < 2:
         return tree(scopes, sizes, [], "the only order")
-    best = tree(scopes, sizes, _greedy(scopes, sizes, 4, rng), "random greedy paths")
     adjacency = _adjacency(scopes, len(sizes))
     prefix, core = _simplicial(adjacency)
     weights = [math.log2(k) for k in sizes]
-    clique, order_time, greedy_time, trials = math.inf, 1e-3, time.perf_counter() - begun, 8
-    for round_ in itertools.count():
-        budget = min(10.0, best.seconds / 3) if seconds is None else seconds
-        spent = time.perf_counter() - begun
-        if round_ > 1 and spent + min(order_time, greedy_time) > budget:
-            return best
+    found, clique, trials = None, math.inf, 1 if len(scopes) > 1000 else 4
+    took = {"order": 0.0, "greedy": 0.0}
+
+    def budget() -> float:
+        return seconds if seconds is not None else min(10.0, 0.0 if found is None else found.seconds / 3)
+
+    def consider(path: Sequence[tuple[int, int]], method: str) -> None:
+        nonlocal found
+        made = tree(scopes, sizes, path, method)
+        found = made if found is None or made.seconds < found.seconds else found
+
+    def order() -> None:
+        """Orders are compared by the sum of their clique sizes, and only a better one is made a tree."""
+        nonlocal clique
+        better = _eliminate(core, weights, rng, clique)
+        if better is not None:
+            clique = better[0]
+            consider(_path(scopes, sizes, prefix + better[1]), "randomised min-fill")
+
+    def greedy() -> None:
+        nonlocal trials
+        consider(_greedy(scopes, sizes, trials, rng), "random greedy paths")
+        trials = min(2 * trials, 256)
+
+    order()
+    searches = {"greedy": greedy, "order": order}
+    while True:  # the two kinds of search get the same time
+        kind = min(took, key=lambda name: took[name]) if took["greedy"] else "greedy"
         now = time.perf_counter()
-        if round_ % 2 and (round_ > 2 or greedy_time < budget):
-            greedy = tree(scopes, sizes, _greedy(scopes, sizes, trials, rng), "random greedy paths")
-            best = min(best, greedy, key=lambda p: p.seconds)
-            greedy_time, trials = time.perf_counter() - now, min(2 * trials, 256)
-            continue
-        # Orders are compared by the sum of their clique sizes, and only a better one is made a tree.
-        while True:
-            begin = time.perf_counter()
-            found = _eliminate(core, weights, rng, clique)
-            if found is not None:
-                clique, rest = found
-                path = _path(scopes, sizes, prefix + rest)
-                best = min(best, tree(scopes, sizes, path, "randomised min-fill"), key=lambda p: p.seconds)
-            order_time = time.perf_counter() - begin
-            elapsed = time.perf_counter() - begun + order_time
-            if elapsed > (budget if seconds is not None else min(10.0, best.seconds / 3)):
-                break
-            if time.perf_counter() - now > 2 * greedy_time:
-                break
+        searches[kind]()
+        now = time.perf_counter() - now
+        took[kind] += now
+        if time.perf_counter() - begun + now / 2 > budget():
+            assert found is not None
+            return found
 
 
 def tree(scopes: Sequence[Scope], sizes: Sequence[int], path: Sequence[tuple[int, int]], method: str) -> Plan:
@@ -210,7 +217,7 @@ def sliced(best: Plan, sizes: Sequence[int], limit: float, *, every: bool) -> Pl
     """
     plan_, chosen = best, []
     reduced = list(sizes)
-    while (plan_.all_bytes if every else plan_.peak_bytes) > limit:
+    while limit < (plan_.all_bytes if every else plan_.peak_bytes) < 2.0**50 * limit:
         large: dict[int, float] = {}
         for scope in plan_.scopes:
             entries = math.prod(reduced[v] for v in scope)

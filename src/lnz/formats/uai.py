@@ -63,11 +63,11 @@ def read_uai(
             against the size of the file before memory is asked for.
 
     Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "coin.uai"
+        >>> import pathlib, tempfile, lnz
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "coin.uai"
         >>> _ = path.write_text("MARKOV 1 3 1 1 0 3 0.5 2.5 1")
-        >>> read_uai_model(path).tables
-        [array([0.5, 2.5, 1. ])]
+        >>> print(round(float(lnz.log_partition(lnz.formats.read_uai(path)).value), 4))  # log(0.5 + 2.5 + 1)
+        1.3863
 
     The format: UAI 2014 inference competition.
     """
@@ -109,10 +109,10 @@ def read_uai_evidence(path: str | os.PathLike[str]) -> dict[int, int]:
         DataError: wrong counts, negative or fractional values, a variable twice, more than one sample.
 
     Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "coin.uai.evid"
+        >>> import pathlib, tempfile, lnz
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "coin.uai.evid"
         >>> _ = path.write_text("2 7 1 0 2")
-        >>> read_uai_evidence(path)
+        >>> lnz.formats.read_uai_evidence(path)
         {7: 1, 0: 2}
     """
     return _read_evidence(path, None)
