@@ -368,6 +368,8 @@ def test_what_is_no_file(tmp_path, path):
         b"MARKOV 1 2 1000000000 1 0",
         gzip.compress(b"MARKOV 1000000000 2 2"),
         gzip.compress(b"MARKOV " + b" " * 10_000_000),
+        gzip.compress(b"MARKOV 20000000 " + b"2 " * 20_000_000, 1),
+        gzip.compress(b"MARKOV 1 2 20000000 " + b"0 " * 20_000_000, 1),
         b"MARKOV 1 " + b"9" * 300 + b" 1 1 0 " + b"9" * 300,
         b"MARKOV 3000 " + b"1000000000 " * 3000 + b"1 3000 " + " ".join(map(str, range(3000))).encode(),
         b"1000000000 0 1",

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from .data import DataError, one_line, quoted
 
 MOST = 1 << 28  # numbers of one file: 2 GiB as float64
-_BLOCK = 1 << 20  # bytes of text that are read at a time
+MOST_PARTS = 1 << 24  # variables of one file, or factors
+_BLOCK = 1 << 18  # bytes of text that are read at a time
 _LONGEST = 1 << 12  # bytes of one word
 _DEFLATE_LIMIT = 1032  # gzip cannot shrink data by more than this factor
 _UNPACKED_LIMIT = 1 << 33  # bytes of text in a gzipped file
@@ -77,6 +78,8 @@ class Numbers:
         if value != int(value) or value < least:
             raise self.error(self.at - 1, f"{value:g} is no number of {what}. Write a whole number from {least} up")
         self.check_room(int(value), f"declares {value:.15g} {what}", self.at - 1)
+        if value > MOST_PARTS:  # a small gzipped file can hold very many
+            raise self.error(self.at - 1, f"declares {value:.15g} {what}, and {MOST_PARTS} are the most. Use fewer")
         return int(value)
 
     def check_room(self, wanted: int, what: str, index: int) -> None:
