@@ -378,14 +378,14 @@ def test_what_is_no_file(tmp_path, path):
 def test_what_a_file_only_declares_takes_neither_memory_nor_time(tmp_path, text):
     path = save(tmp_path / "x.uai", text)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(DataError):
             (read_uai_evidence if text[:1].isdigit() else read_uai)(path)
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def mutated(rng, data):
@@ -414,7 +414,7 @@ def test_ten_thousand_damaged_files_parse_or_are_refused(tmp_path):
     rng = np.random.default_rng(2026)
     valid = [text.encode() for text in MODELS.values()]
     valid += [gzip.compress(valid[0]), b"2 0 1 2 0", b"1\n2 0 1 2 0\n"]
-    parsed, start = 0, time.perf_counter()
+    parsed, start = 0, time.process_time()
     path = tmp_path / "x"
     for i in range(10_000):
         which = i % len(valid)
@@ -436,4 +436,4 @@ def test_ten_thousand_damaged_files_parse_or_are_refused(tmp_path):
             assert "\n" not in line
             assert len(line) < len(str(path)) + 250
     assert 500 < parsed < 9_500
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20

@@ -25,7 +25,11 @@ def test_random_graphs_against_the_list_of_states(first):
         graph, truth = listed.graph, listed.log_z
         route = lnz.Elimination(search_seconds=0, max_memory=900, seed=seed) if seed % 2 else QUICK
         try:
-            log_z = float(lnz.log_partition(graph, route=route).value) if seed % 10 == 0 else route._log_z(route._reduce(graph)[1])[0]
+            log_z = (
+                float(lnz.log_partition(graph, route=route).value)
+                if seed % 10 == 0
+                else route._log_z(route._reduce(graph)[1])[0]
+            )
         except ValueError as error:
             assert "too dear" in str(error)
             route = QUICK
@@ -67,7 +71,9 @@ def test_samples_follow_the_exact_law():
     listed = next(
         found
         for found in map(random_graph, range(2000, 3000))
-        if 60 < found.weights.size < 200 and len(found.scopes) > 6 and 1 < -np.sum(np.log(found.probabilities[found.probabilities > 0])) / 100 < 8
+        if 60 < found.weights.size < 200
+        and len(found.scopes) > 6
+        and 1 < -np.sum(np.log(found.probabilities[found.probabilities > 0])) / 100 < 8
     )
     graph, n = listed.graph, 40_000
     p = listed.probabilities.ravel()
@@ -137,7 +143,10 @@ def test_under_jit_vmap_and_float32():
     def log_z(j, route):
         return lnz.log_partition(eqx.tree_at(lambda m: m.couplings.strength, model, j), route=route).value
 
-    found, wanted = (jax.jit(jax.vmap(jax.value_and_grad(log_z), (0, None)), static_argnums=1)(strengths, r) for r in (QUICK, lnz.Enumeration()))
+    found, wanted = (
+        jax.jit(jax.vmap(jax.value_and_grad(log_z), (0, None)), static_argnums=1)(strengths, r)
+        for r in (QUICK, lnz.Enumeration())
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
     single = jax.tree.map(lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, model)
     estimate = lnz.log_partition(single, route=QUICK)
@@ -170,7 +179,9 @@ def test_what_is_improbable_is_not_made_impossible():
 
 
 def test_no_possible_state():
-    graph = lnz.FactorGraph([2, 2], [(0, 1), (0,)], [np.array([[0, -np.inf], [-np.inf, -np.inf]]), np.array([-np.inf, 0])])
+    graph = lnz.FactorGraph(
+        [2, 2], [(0, 1), (0,)], [np.array([[0, -np.inf], [-np.inf, -np.inf]]), np.array([-np.inf, 0])]
+    )
     estimate = lnz.log_partition(graph, route=QUICK)
     assert float(estimate.value) == -np.inf
     assert "log Z = -inf" in str(estimate)
@@ -182,7 +193,10 @@ def test_no_possible_state():
 
 def lattice(length: int, table: np.ndarray) -> lnz.FactorGraph:
     number = np.arange(length**2).reshape(length, length)
-    pairs = [*zip(number[:, :-1].ravel(), number[:, 1:].ravel(), strict=True), *zip(number[:-1].ravel(), number[1:].ravel(), strict=True)]
+    pairs = [
+        *zip(number[:, :-1].ravel(), number[:, 1:].ravel(), strict=True),
+        *zip(number[:-1].ravel(), number[1:].ravel(), strict=True),
+    ]
     return lnz.FactorGraph([len(table)] * length**2, pairs, [table], table_of=[0] * len(pairs))
 
 
@@ -218,10 +232,14 @@ def test_a_glass_in_slices_agrees_with_the_whole():
     whole = lnz.Elimination(search_seconds=0)
     part = lnz.Elimination(max_memory=whole.plan(glass).all_bytes / 3, search_seconds=0)
     assert "slices over" in str(part._plan(part._reduce(glass)[1], every=True))
-    assert float(lnz.log_partition(glass, route=part).value) == pytest.approx(float(lnz.log_partition(glass, route=whole).value), rel=1e-13)
+    assert float(lnz.log_partition(glass, route=part).value) == pytest.approx(
+        float(lnz.log_partition(glass, route=whole).value), rel=1e-13
+    )
     for found, wanted in zip(lnz.marginals(glass, route=part), lnz.marginals(glass, route=whole), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-12)
-    assert float(glass(lnz.map_state(glass, route=part))) == pytest.approx(float(glass(lnz.map_state(glass, route=whole))))
+    assert float(glass(lnz.map_state(glass, route=part))) == pytest.approx(
+        float(glass(lnz.map_state(glass, route=whole)))
+    )
 
 
 def test_what_is_too_dear_is_refused_with_the_figures():
@@ -266,7 +284,9 @@ def test_matrix_products_and_broadcasts_agree():
         out = tuple(int(i) for i in rng.permutation(union)[: rng.integers(0, len(union) + 1)])
         x, y = (rng.random([sizes[i] for i in scope]) for scope in (a, b))
         wanted = np.einsum(x, a, y, b, out)
-        linear = contraction._reduce_product(contraction.SUM, x, a, y, b, out, sizes)
-        logs = contraction._reduce_product(contraction.LOG_SUM, np.log(x), a, np.log(y), b, out, sizes)
+        linear = contraction.permuted(*contraction.reduce_product(contraction.SUM, x, a, y, b, out, sizes), out)
+        logs = contraction.permuted(
+            *contraction.reduce_product(contraction.LOG_SUM, np.log(x), a, np.log(y), b, out, sizes), out
+        )
         np.testing.assert_allclose(linear, wanted, rtol=1e-12, err_msg=str(trial))
         np.testing.assert_allclose(np.exp(logs), wanted, rtol=1e-11, err_msg=str(trial))

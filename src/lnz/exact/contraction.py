@@ -31,33 +31,37 @@ MAX = Algebra(np.add, np.maximum)
 
 
 class Table(NamedTuple):
-    """Entries e^scale · values, where every positive value lies in [e^low, e^high]; or, where `logs`, their logarithms scale + values."""
+    """Entries e^scale · values, where every positive value lies in [e^low, e^high]; or, where `logs`, their logarithms scale + values.
+
+    `scope` names the variables of the axes, in whatever order they came out.
+    """
 
     values: np.ndarray
+    scope: Scope
     scale: float = 0.0
     low: float = 0.0
     high: float = 0.0
     logs: bool = False
 
 
-def from_logs(logs: np.ndarray, scale: float = 0.0) -> Table:
+def from_logs(logs: np.ndarray, scope: Scope, scale: float = 0.0) -> Table:
     """A table from log entries: as numbers where their range allows it. The values are centred in the range of a float."""
     top = logs.max(initial=-np.inf)
     if top == -np.inf:
-        return Table(np.zeros(logs.shape), scale)
+        return Table(np.zeros(logs.shape), scope, scale)
     bottom = logs.min(initial=np.inf, where=logs > -np.inf)
     middle = 0.5 * (top + bottom)
     half = 0.5 * (top - bottom)
     if half > LIMIT:
-        return Table(logs - top, scale + top, logs=True)
-    return Table(np.exp(logs - middle), scale + middle, -half, half)
+        return Table(logs - top, scope, scale + top, logs=True)
+    return Table(np.exp(logs - middle), scope, scale + middle, -half, half)
 
 
 def to_logs(table: Table) -> Table:
     if table.logs:
         return table
     with np.errstate(divide="ignore"):
-        return Table(np.log(table.values), table.scale, logs=True)
+        return Table(np.log(table.values), table.scope, table.scale, logs=True)
 
 
 def log_total(table: Table) -> float:
@@ -73,45 +77,49 @@ def _centred(table: Table) -> Table:
     values = table.values
     top = float(values.max(initial=0.0))
     if top == 0:
-        return Table(values, table.scale)
+        return Table(values, table.scope, table.scale)
     low, high = math.log(values.min(initial=np.inf, where=values > 0)), math.log(top)
     middle = 0.5 * (low + high)
-    return Table(values * math.exp(-middle), table.scale + middle, low - middle, high - middle)
+    return Table(values * math.exp(-middle), table.scope, table.scale + middle, low - middle, high - middle)
 
 
-def contract(a: Table, a_scope: Scope, b: Table, b_scope: Scope, out: Scope, sizes: Sequence[int]) -> Table:
-    """The product of two tables, summed over the variables that `out` does not name."""
-    gone = {v for v in (*a_scope, *b_scope)}.difference(out)
+def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
+    """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
+    gone = {*a.scope, *b.scope}.difference(out)
     terms = sum(math.log(sizes[v]) for v in gone)
     if not a.logs and not b.logs:
         if a.low + b.low < -LIMIT or a.high + b.high + terms > LIMIT:
             a, b = _centred(a), _centred(b)
         if a.low + b.low >= -LIMIT and a.high + b.high + terms <= LIMIT:
-            values = _reduce_product(SUM, a.values, a_scope, b.values, b_scope, out, sizes)
-            return Table(values, a.scale + b.scale, a.low + b.low, a.high + b.high + terms)
+            values, scope = reduce_product(SUM, a.values, a.scope, b.values, b.scope, out, sizes)
+            return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms)
     a, b = to_logs(a), to_logs(b)
-    logs = _reduce_product(LOG_SUM, a.values, a_scope, b.values, b_scope, out, sizes)
-    return from_logs(logs, a.scale + b.scale)
+    logs, scope = reduce_product(LOG_SUM, a.values, a.scope, b.values, b.scope, out, sizes)
+    return from_logs(logs, scope, a.scale + b.scale)
 
 
-def _reduce_product(
+def reduce_product(
     algebra: Algebra, a: np.ndarray, a_scope: Scope, b: np.ndarray, b_scope: Scope, out: Scope, sizes: Sequence[int]
-) -> np.ndarray:
+) -> tuple[np.ndarray, Scope]:
+    """Two tables combined, and reduced to the variables of `out`, in an order that spares copies: the table and its variables."""
     wanted = set(out)
     a, a_scope = _without_private(algebra, a, a_scope, wanted.union(b_scope))
     b, b_scope = _without_private(algebra, b, b_scope, wanted.union(a_scope))
+    if b.size > a.size:
+        a, a_scope, b, b_scope = b, b_scope, a, a_scope
     in_a, in_b = set(a_scope), set(b_scope)
     shared = [v for v in a_scope if v in in_b and v not in wanted]
-    batch = [v for v in out if v in in_a and v in in_b]
-    left = [v for v in out if v in in_a and v not in in_b]
-    right = [v for v in out if v in in_b and v not in in_a]
-    k, m, n = (math.prod(sizes[v] for v in group) for group in (shared, left, right))
-    if algebra is SUM and is_product(m, n, k):
-        x = _permuted(a, a_scope, (*batch, *left, *shared)).reshape(-1, m, k)
-        y = _permuted(b, b_scope, (*batch, *shared, *right)).reshape(-1, k, n)
-        product = np.matmul(x, y).reshape([sizes[v] for v in (*batch, *left, *right)])
-        return np.asarray(_permuted(product, (*batch, *left, *right), out), order="C")
-    present = [v for v in out if v in in_a or v in in_b]
+    right = [v for v in b_scope if v not in in_a]
+    kept = [v for v in a_scope if v in wanted]
+    n, k = (math.prod(sizes[v] for v in group) for group in (right, shared))
+    if algebra is SUM and n >= 8 and k >= 2:
+        left = [v for v in kept if v not in in_b]
+        if is_product(math.prod(sizes[v] for v in left), n, k):
+            batch = [v for v in kept if v in in_b]
+            x, y = _matrices(a, a_scope, batch, left, shared, sizes), _matrices(b, b_scope, batch, right, shared, sizes)
+            scope = (*batch, *left, *right)
+            return np.matmul(x, y.swapaxes(1, 2)).reshape([sizes[v] for v in scope]), scope
+    present = (*kept, *right)
     x, y = _aligned(a, a_scope, shared, present, sizes), _aligned(b, b_scope, shared, present, sizes)
     if k * math.prod(sizes[v] for v in present) <= 1024:
         made = algebra.combine(x[0], y[0]) if k == 1 else algebra.reduce.reduce(algebra.combine(x, y), axis=0)
@@ -119,10 +127,26 @@ def _reduce_product(
         x, y = _merged(x, y, k)
         made = _sum_of_products(algebra, x, y, k).reshape([sizes[v] for v in present])
     if len(present) == len(out):
-        return made
-    inside = set(present)
-    made = made.reshape([sizes[v] if v in inside else 1 for v in out])
-    return np.broadcast_to(made, [sizes[v] for v in out])
+        return made, present
+    rest = tuple(v for v in out if v not in in_a and v not in in_b)  # variables of neither table
+    return np.broadcast_to(
+        made.reshape(*made.shape, *(1 for _ in rest)), [sizes[v] for v in (*present, *rest)]
+    ), present + rest
+
+
+def _matrices(
+    table: np.ndarray,
+    scope: Scope,
+    batch: Sequence[int],
+    own: Sequence[int],
+    shared: Sequence[int],
+    sizes: Sequence[int],
+) -> np.ndarray:
+    """The table as a stack of matrices (batch, own, shared): copied only where its axes are mixed, and then along its last axis."""
+    m, k = math.prod(sizes[v] for v in own), math.prod(sizes[v] for v in shared)
+    if scope and scope[-1] in own:
+        return permuted(table, scope, (*batch, *shared, *own)).reshape(-1, k, m).swapaxes(1, 2)
+    return permuted(table, scope, (*batch, *own, *shared)).reshape(-1, m, k)
 
 
 def _without_private(algebra: Algebra, table: np.ndarray, scope: Scope, kept: set[int]) -> tuple[np.ndarray, Scope]:
@@ -134,7 +158,7 @@ def _without_private(algebra: Algebra, table: np.ndarray, scope: Scope, kept: se
     return algebra.reduce.reduce(moved, axis=0), tuple(scope[axis] for axis in rest)
 
 
-def _permuted(table: np.ndarray, scope: Sequence[int], order: Sequence[int]) -> np.ndarray:
+def permuted(table: np.ndarray, scope: Sequence[int], order: Sequence[int]) -> np.ndarray:
     if len(order) == len(scope) and all(map(int.__eq__, scope, order)):
         return table
     place = {v: axis for axis, v in enumerate(scope)}
@@ -146,7 +170,7 @@ def _aligned(
 ) -> np.ndarray:
     """The table with its shared variables as one axis in front, then one axis for every variable of the result, of length 1 where it has none."""
     inside = set(scope)
-    table = _permuted(table, scope, [*shared, *(v for v in present if v in inside)])
+    table = permuted(table, scope, [*shared, *(v for v in present if v in inside)])
     front = math.prod(sizes[v] for v in shared)
     return table.reshape([front, *(sizes[v] if v in inside else 1 for v in present)])
 
@@ -220,17 +244,13 @@ def _accumulate(algebra: Algebra, x: np.ndarray, y: np.ndarray, out: np.ndarray)
         reduce(out, term, out=out)
 
 
-def upward(
-    plan: Plan, leaves: Sequence[Table], sizes: Sequence[int], *, keep: bool, tick: Callable[[int], None] | None = None
-) -> list[Any]:
+def upward(plan: Plan, leaves: Sequence[Table], sizes: Sequence[int], *, keep: bool) -> list[Any]:
     """The tables of all nodes of the tree, the last one a scalar: Z. Without `keep`, tables are freed once they are used."""
-    nodes: list[Any] = [*leaves, *[None] * len(plan.steps)]
-    for s, (i, j, out, _) in enumerate(plan.steps):
-        nodes[len(leaves) + s] = contract(nodes[i], plan.scopes[i], nodes[j], plan.scopes[j], out, sizes)
+    nodes: list[Any] = list(leaves)
+    for i, j, out, _ in plan.steps:
+        nodes.append(contract(nodes[i], nodes[j], out, sizes))
         if not keep:
             nodes[i] = nodes[j] = None
-        if tick is not None:
-            tick(s)
     return nodes
 
 
@@ -238,16 +258,16 @@ def downward(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int]) -> list[n
     """The belief of every leaf, P(x_scope), by reverse mode over the same tree: ∂Z/∂left is ∂Z/∂out times right. All zero where Z is."""
     leaves = plan.leaves
     outer: list[Any] = [None] * len(nodes)
-    outer[-1] = Table(np.ones(nodes[-1].values.shape))
+    outer[-1] = Table(np.ones(()), ())
     for s in reversed(range(len(plan.steps))):
-        i, j, out, _ = plan.steps[s]
+        i, j, _, _ = plan.steps[s]
         above = outer[leaves + s]
         outer[leaves + s] = None
-        outer[i] = contract(above, out, nodes[j], plan.scopes[j], plan.scopes[i], sizes)
-        outer[j] = contract(above, out, nodes[i], plan.scopes[i], plan.scopes[j], sizes)
+        outer[i] = contract(above, nodes[j], plan.scopes[i], sizes)
+        outer[j] = contract(above, nodes[i], plan.scopes[j], sizes)
     beliefs = []
-    for leaf in range(leaves):
-        a, b = outer[leaf], nodes[leaf]
+    for a, b in zip(outer[:leaves], nodes[:leaves], strict=True):
+        a = a._replace(values=permuted(a.values, a.scope, b.scope))
         if a.logs or b.logs or a.low + b.low < -LIMIT or a.high + b.high > LIMIT:
             logs = to_logs(a).values + to_logs(b).values
             values = np.exp(logs - logs.max()) if logs.max() > -np.inf else np.zeros(logs.shape)
@@ -258,17 +278,19 @@ def downward(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int]) -> list[n
     return beliefs
 
 
-def upward_max(plan: Plan, leaves: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
+def upward_max(plan: Plan, leaves: Sequence[np.ndarray], sizes: Sequence[int]) -> list[Table]:
     """As `upward`, of maxima: tables of log-potentials in, the largest total at the root."""
-    nodes = list(leaves)
+    nodes = [Table(table, scope, logs=True) for table, scope in zip(leaves, plan.scopes, strict=False)]
     for i, j, out, _ in plan.steps:
-        nodes.append(_reduce_product(MAX, nodes[i], plan.scopes[i], nodes[j], plan.scopes[j], out, sizes))
+        a, b = nodes[i], nodes[j]
+        values, scope = reduce_product(MAX, a.values, a.scope, b.values, b.scope, out, sizes)
+        nodes.append(Table(values, scope, logs=True))
     return nodes
 
 
 def descend(
     plan: Plan,
-    logs: Callable[[int, np.ndarray], np.ndarray],
+    nodes: Sequence[Table],
     sizes: Sequence[int],
     count: int,
     pick: Callable[[np.ndarray, np.ndarray], np.ndarray],
@@ -276,7 +298,7 @@ def descend(
     """Labels (count, variables), top down: given a node's own variables, `pick` takes the joint value of those it summed out.
 
     Args:
-        logs: log entries of a node at flat positions.
+        nodes: the tables of `upward` or `upward_max`.
         pick: from log weights (rows, joint values) and the row of every state, the position of its joint value.
     """
     labels = np.zeros((count, len(sizes)), np.int64)
@@ -302,31 +324,20 @@ def descend(
             rows = first[start : start + step]
             weights = np.zeros((len(rows), grid.shape[1]))
             for child in (i, j):
-                stride = strides(plan.scopes[child])
+                stride = strides(nodes[child].scope)
                 outer = sum((labels[rows, v] * stride[v] for v in out if v in stride), np.zeros(len(rows), np.int64))
                 inner = sum(
                     (grid[p] * stride[v] for p, v in enumerate(removed) if v in stride),
                     np.zeros(grid.shape[1], np.int64),
                 )
-                weights += logs(child, outer[:, None] + inner[None])
+                entries = nodes[child].values.reshape(-1)[outer[:, None] + inner[None]]
+                with np.errstate(divide="ignore"):
+                    weights += entries if nodes[child].logs else np.log(entries)
             members = np.flatnonzero((row >= start) & (row < start + len(rows)))
             chosen = pick(weights, row[members] - start)
             for p, v in enumerate(removed):
                 labels[members, v] = grid[p, chosen]
     return labels
-
-
-def log_entries(nodes: Sequence[Table]) -> Callable[[int, np.ndarray], np.ndarray]:
-    """The look-up that `descend` takes, from the tables of `upward`."""
-
-    def look(node: int, positions: np.ndarray) -> np.ndarray:
-        entries = nodes[node].values.reshape(-1)[positions]
-        if nodes[node].logs:
-            return entries
-        with np.errstate(divide="ignore"):
-            return np.log(entries)
-
-    return look
 
 
 def largest(weights: np.ndarray, row: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ class Elimination(Route):
 
     def cost(self, energy: Energy) -> float:
         graph = _structure(energy)
-        return 10**self._structure_plan(energy).log10_flops / max(1, len(graph.scopes))
+        return 10 ** self._structure_plan(energy).log10_flops / max(1, len(graph.scopes))
 
     def _structure_plan(self, energy: Energy) -> Plan:
         """The plan from the structure alone, as if every configuration were possible."""
@@ -215,7 +215,9 @@ class Elimination(Route):
         log_z, _ = self._log_z(reduced)
         _refuse_impossible(log_z)
         beliefs, tables = self._beliefs(graph, reduced)[1], _tables(graph, np.asarray(graph.log_potentials))
-        return log_z - sum(float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, tables, strict=True))
+        return log_z - sum(
+            float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, tables, strict=True)
+        )
 
     def sample(self, energy: Any, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples of all variables, latent ones included: states of `energy.space`."""
@@ -226,7 +228,7 @@ class Elimination(Route):
         sizes = reduced.sizes
 
         def nodes(leaves: list[np.ndarray]) -> list[Any]:
-            return contraction.upward(plan, [contraction.from_logs(t) for t in leaves], sizes, keep=True)
+            return contraction.upward(plan, _tabled(plan, leaves), sizes, keep=True)
 
         logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in _slices(plan, reduced)])
         _refuse_impossible(logs.max(initial=-np.inf) if reduced.possible else -np.inf)
@@ -235,8 +237,7 @@ class Elimination(Route):
         parts = [np.zeros((0, len(sizes)), np.int64)]
         for count, (fixed, leaves) in zip(counts, _slices(plan, reduced), strict=True):
             if count:
-                look = contraction.log_entries(nodes(leaves))
-                labels = contraction.descend(plan, look, sizes, int(count), contraction.drawn(rng))
+                labels = contraction.descend(plan, nodes(leaves), sizes, int(count), contraction.drawn(rng))
                 labels[:, list(fixed)] = list(fixed.values())
                 parts.append(labels)
         labels = np.concatenate(parts)
@@ -254,10 +255,9 @@ class Elimination(Route):
         best, labels = -np.inf, np.zeros((1, len(reduced.sizes)), np.int64)
         for fixed, leaves in _slices(plan, reduced):
             nodes = contraction.upward_max(plan, leaves, reduced.sizes)
-            if float(nodes[-1]) > best:
-                best = float(nodes[-1])
-                look = lambda node, positions, nodes=nodes: nodes[node].reshape(-1)[positions]  # noqa: E731
-                labels = contraction.descend(plan, look, reduced.sizes, 1, contraction.largest)
+            if float(nodes[-1].values) > best:
+                best = float(nodes[-1].values)
+                labels = contraction.descend(plan, nodes, reduced.sizes, 1, contraction.largest)
                 labels[:, list(fixed)] = list(fixed.values())
         _refuse_impossible(best if reduced.possible else -np.inf)
         return jax.tree.map(lambda x: x[0], states_of(energy.space, reduced.restore(labels)))
@@ -267,9 +267,7 @@ class Elimination(Route):
         if not reduced.possible:
             return -math.inf, plan
         parts = [
-            contraction.log_total(
-                contraction.upward(plan, [contraction.from_logs(t) for t in leaves], reduced.sizes, keep=False)[-1]
-            )
+            contraction.log_total(contraction.upward(plan, _tabled(plan, leaves), reduced.sizes, keep=False)[-1])
             for _, leaves in _slices(plan, reduced)
         ]
         return float(np.logaddexp.reduce(parts)) + reduced.constant, plan
@@ -281,8 +279,7 @@ class Elimination(Route):
             plan = self._plan(reduced, every=True)
             running = -np.inf
             for fixed, leaves in _slices(plan, reduced):
-                tables = [contraction.from_logs(t) for t in leaves]
-                nodes = contraction.upward(plan, tables, reduced.sizes, keep=True)
+                nodes = contraction.upward(plan, _tabled(plan, leaves), reduced.sizes, keep=True)
                 log_z = contraction.log_total(nodes[-1])
                 if log_z == -np.inf:
                     continue
@@ -295,7 +292,7 @@ class Elimination(Route):
                     if old_share < 1:
                         total[leaf] *= old_share
                     place = tuple(fixed.get(v, slice(None)) for v in scope)
-                    total[leaf][place] += share * contraction._permuted(belief, plan.scopes[leaf], rest)
+                    total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
         found = []
         for f, scope in enumerate(graph.scopes):
             belief = np.zeros([graph.cardinalities[i] for i in scope])
@@ -305,7 +302,7 @@ class Elimination(Route):
                 if home >= 0:
                     inside = reduced.scopes[home]
                     part = total[home].sum(axis=tuple(axis for axis, v in enumerate(inside) if v not in live))
-                    part = contraction._permuted(part, [v for v in inside if v in live], live)
+                    part = contraction.permuted(part, [v for v in inside if v in live], live)
                 shape = [len(reduced.domains[i]) for i in scope]
                 belief[np.ix_(*(reduced.domains[i] for i in scope))] = part.reshape(shape)
             found.append(belief)
@@ -381,7 +378,7 @@ def _reduced(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequ
         if not name:
             constant += float(table)
         else:
-            table = contraction._permuted(table, kept, name)
+            table = contraction.permuted(table, kept, name)
             merged[name] = merged[name] + table if name in merged else table
         name_of.append(name)
     if constant == -math.inf:
@@ -476,8 +473,12 @@ def _slices(plan: Plan, reduced: _Reduced) -> Iterator[tuple[dict[int, int], lis
         for leaf, (scope, table) in enumerate(zip(reduced.scopes, reduced.tables, strict=True)):
             rest = [v for v in scope if v not in fixed]
             part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
-            leaves.append(np.asarray(contraction._permuted(part, rest, plan.scopes[leaf]), order="C"))
+            leaves.append(np.asarray(contraction.permuted(part, rest, plan.scopes[leaf]), order="C"))
         yield fixed, leaves
+
+
+def _tabled(plan: Plan, leaves: Sequence[np.ndarray]) -> list[contraction.Table]:
+    return [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)]
 
 
 def _structure(energy: Energy) -> FactorGraph:

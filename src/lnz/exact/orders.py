@@ -13,7 +13,11 @@ from typing import NamedTuple
 Scope = tuple[int, ...]
 
 BYTES = 8  # of one float64
-ENTRY_SECONDS, PRODUCT_SECONDS, STEP_SECONDS = 2.5e-9, 2e-10, 4e-5  # one entry of a broadcast, one multiplication in a matrix product, a step
+ENTRY_SECONDS, PRODUCT_SECONDS, STEP_SECONDS = (
+    2.5e-9,
+    2e-10,
+    4e-5,
+)  # one entry of a broadcast, one multiplication in a matrix product, a step
 
 
 class Step(NamedTuple):
@@ -162,12 +166,15 @@ def tree(scopes: Sequence[Scope], sizes: Sequence[int], path: Sequence[tuple[int
     ordered = tuple(tuple(sorted(node, key=rank.__getitem__)) for node in nodes)
     leaves = len(scopes)
     steps = tuple(
-        Step(i, j, ordered[leaves + s], tuple(sorted(gone, key=rank.__getitem__))) for s, (i, j, _, gone) in enumerate(raw)
+        Step(i, j, ordered[leaves + s], tuple(sorted(gone, key=rank.__getitem__)))
+        for s, (i, j, _, gone) in enumerate(raw)
     )
     return _priced(steps, ordered, rank, sizes, method)
 
 
-def _priced(steps: Sequence[Step], scopes: Sequence[Scope], rank: dict[int, int], sizes: Sequence[int], method: str) -> Plan:
+def _priced(
+    steps: Sequence[Step], scopes: Sequence[Scope], rank: dict[int, int], sizes: Sequence[int], method: str
+) -> Plan:
     logs = [math.log2(k) for k in sizes]
     leaves = len(scopes) - len(steps)
     entries = [2.0 ** sum(logs[v] for v in scope) for scope in scopes]
@@ -403,7 +410,10 @@ def _greedy(scopes: Sequence[Scope], sizes: Sequence[int], trials: int, rng: ran
         seed=rng.getrandbits(32),
         use_ssa=True,
     )
-    number, pairs = list(range(len(scopes))), []  # a step of one table only drops its private variables: here no step of its own
+    number, pairs = (
+        list(range(len(scopes))),
+        [],
+    )  # a step of one table only drops its private variables: here no step of its own
     for step in path:
         if len(step) == 1:
             number.append(number[step[0]])
