@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from graphs.small_graphs import random_graph
 
 import lnz
+from graphs.small_graphs import random_graph
 
 TABLES = [np.array([[0.3, -0.2, 0.9], [0.1, 0.5, -np.inf]]), np.array(0.7), np.array([-0.4, 1.1])]
 

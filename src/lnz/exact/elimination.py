@@ -150,7 +150,7 @@ class Elimination(Route):
         def run(flat: Any) -> Any:
             if np.isnan(flat).any():
                 return np.full(flat.shape, np.nan, flat.dtype)
-            beliefs = self._beliefs(graph, _reduce_flat(graph, np.asarray(flat)))[1]
+            beliefs = self._factor_beliefs(graph, _reduce_flat(graph, np.asarray(flat)))
             total = [np.zeros(shape) for shape in graph.shapes]
             for t, belief in zip(graph.table_of, beliefs, strict=True):
                 total[t] += belief
@@ -176,15 +176,16 @@ class Elimination(Route):
     def marginals(self, energy: Any) -> list[np.ndarray]:
         """P(x_i) of every variable, in the order of the space's entries: arrays (k_i,). All zero where Z is."""
         graph, reduced = self._reduce(energy)
-        leaves, _ = self._beliefs(graph, reduced)
+        leaves = self._beliefs(reduced)
+        home: dict[int, int] = {}
+        for leaf in sorted(range(len(leaves)), key=lambda leaf: -leaves[leaf].size):
+            home.update(dict.fromkeys(reduced.scopes[leaf], leaf))  # the smallest table of every variable
         found = []
         for i, k in enumerate(graph.cardinalities):
-            homes = [(belief.size, leaf) for leaf, belief in enumerate(leaves) if i in reduced.scopes[leaf]]
             belief = np.zeros(k)
-            if homes:
-                leaf = min(homes)[1]
-                axes = tuple(axis for axis, v in enumerate(reduced.scopes[leaf]) if v != i)
-                belief[reduced.domains[i]] = leaves[leaf].sum(axis=axes)
+            if i in home:
+                axes = tuple(axis for axis, v in enumerate(reduced.scopes[home[i]]) if v != i)
+                belief[reduced.domains[i]] = leaves[home[i]].sum(axis=axes)
             elif reduced.possible:
                 belief[reduced.domains[i]] = 1 / len(reduced.domains[i])
             found.append(belief)
@@ -192,7 +193,7 @@ class Elimination(Route):
 
     def factor_marginals(self, energy: Any) -> list[np.ndarray]:
         """P(x_scope) of every factor of `energy.factors()`, with the shape of its table. All zero where Z is."""
-        return self._beliefs(*self._reduce(energy))[1]
+        return self._factor_beliefs(*self._reduce(energy))
 
     def joint(self, energy: Any, variables: Sequence[int]) -> np.ndarray:
         """P(x_a, x_b, …) of any few variables, the axes in their order."""
@@ -214,7 +215,7 @@ class Elimination(Route):
         graph, reduced = self._reduce(energy)
         log_z, _ = self._log_z(reduced)
         _refuse_impossible(log_z)
-        beliefs, tables = self._beliefs(graph, reduced)[1], _tables(graph, np.asarray(graph.log_potentials))
+        beliefs, tables = self._factor_beliefs(graph, reduced), _tables(graph, np.asarray(graph.log_potentials))
         return log_z - sum(
             float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, tables, strict=True)
         )
@@ -272,41 +273,52 @@ class Elimination(Route):
         ]
         return float(np.logaddexp.reduce(parts)) + reduced.constant, plan
 
-    def _beliefs(self, graph: FactorGraph, reduced: _Reduced) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The marginals of the reduced tables, and of the graph's factors."""
+    def _beliefs(self, reduced: _Reduced) -> list[np.ndarray]:
+        """The marginals of the reduced tables; all zero where Z is."""
         total = [np.zeros(table.shape) for table in reduced.tables]
-        if reduced.possible:
-            plan = self._plan(reduced, every=True)
-            running = -np.inf
-            for fixed, leaves in _slices(plan, reduced):
-                nodes = contraction.upward(plan, _tabled(plan, leaves), reduced.sizes, keep=True)
-                log_z = contraction.log_total(nodes[-1])
-                if log_z == -np.inf:
-                    continue
-                new = float(np.logaddexp(running, log_z))
-                old_share, share = math.exp(running - new), math.exp(log_z - new)
-                running = new
-                for leaf, belief in enumerate(contraction.downward(plan, nodes, reduced.sizes)):
-                    scope = reduced.scopes[leaf]
-                    rest = tuple(v for v in scope if v not in fixed)
-                    if old_share < 1:
-                        total[leaf] *= old_share
-                    place = tuple(fixed.get(v, slice(None)) for v in scope)
-                    total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
-        found = []
+        if not reduced.possible:
+            return total
+        plan = self._plan(reduced, every=True)
+        running = -np.inf
+        for fixed, leaves in _slices(plan, reduced):
+            nodes = contraction.upward(plan, _tabled(plan, leaves), reduced.sizes, keep=True)
+            log_z = contraction.log_total(nodes[-1])
+            if log_z == -np.inf:
+                continue
+            new = float(np.logaddexp(running, log_z))
+            old_share, share = math.exp(running - new), math.exp(log_z - new)
+            running = new
+            for leaf, belief in enumerate(contraction.downward(plan, nodes, reduced.sizes)):
+                scope = reduced.scopes[leaf]
+                rest = tuple(v for v in scope if v not in fixed)
+                if old_share < 1:
+                    total[leaf] *= old_share
+                place = tuple(fixed.get(v, slice(None)) for v in scope)
+                total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
+        return total
+
+    def _factor_beliefs(self, graph: FactorGraph, reduced: _Reduced) -> list[np.ndarray]:
+        """The marginals of the graph's factors, with zeros at the values that were pruned."""
+        beliefs, found = self._beliefs(reduced), []
+        whole = [len(d) == k for d, k in zip(reduced.domains, graph.cardinalities, strict=True)]
         for f, scope in enumerate(graph.scopes):
-            belief = np.zeros([graph.cardinalities[i] for i in scope])
+            home, live = reduced.home[f], [i for i in scope if len(reduced.domains[i]) > 1]
+            part = np.asarray(float(reduced.possible))
+            if home >= 0:
+                inside = reduced.scopes[home]
+                axes = tuple(axis for axis, v in enumerate(inside) if v not in live)
+                part = beliefs[home].sum(axis=axes) if axes else beliefs[home]
+                part = contraction.permuted(part, [v for v in inside if v in live], live)
+            shape = [graph.cardinalities[i] for i in scope]
+            if reduced.possible and all(whole[i] for i in scope):
+                found.append(part.reshape(shape))
+                continue
+            belief = np.zeros(shape)
             if reduced.possible:
-                home, live = reduced.home[f], [i for i in scope if len(reduced.domains[i]) > 1]
-                part = np.ones(())
-                if home >= 0:
-                    inside = reduced.scopes[home]
-                    part = total[home].sum(axis=tuple(axis for axis, v in enumerate(inside) if v not in live))
-                    part = contraction.permuted(part, [v for v in inside if v in live], live)
-                shape = [len(reduced.domains[i]) for i in scope]
-                belief[np.ix_(*(reduced.domains[i] for i in scope))] = part.reshape(shape)
+                domains = [reduced.domains[i] for i in scope]
+                belief[np.ix_(*domains)] = part.reshape([len(domain) for domain in domains])
             found.append(belief)
-        return total, found
+        return found
 
 
 def marginals(energy: Any, *, route: Elimination | None = None) -> list[np.ndarray]:
@@ -429,7 +441,7 @@ def _domains(
         if not table.any():
             return [np.flatnonzero(a) for a in alive], False
         for axis, i in enumerate(scope):
-            left = table.any(axis=tuple(a for a in range(len(scope)) if a != axis))
+            left = np.asarray(table.any(axis=tuple(a for a in range(len(scope)) if a != axis)))
             if (left != alive[i]).any():
                 alive[i] = left
                 for g in of[i]:

@@ -80,7 +80,7 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     Args:
         scopes: the variables of every table.
         sizes: the number of values of every variable.
-        seconds: time for the search; by default a third of the predicted work, and no more than 10 s.
+        seconds: time for the search; by default a third of the predicted work, no more than 10 s, and 1 s where that is hopeless.
         seed: of the search. The result also depends on the time that the search finds.
     """
     begun, rng = time.perf_counter(), random.Random(seed)
@@ -93,7 +93,9 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     took = {"order": 0.0, "greedy": 0.0}
 
     def budget() -> float:
-        return seconds if seconds is not None else min(10.0, 0.0 if found is None else found.seconds / 3)
+        if seconds is not None or found is None:
+            return seconds or 0.0
+        return min(10.0, found.seconds / 3) if found.seconds < 1e6 else 1.0  # beyond hope, as far as one sees
 
     def consider(path: Sequence[tuple[int, int]], method: str) -> None:
         nonlocal found
