@@ -1,6 +1,5 @@
 """The exact engine against a plain list of all states, on random graphs, on models with factors, and on known values."""
 
-import dataclasses
 import math
 
 import equinox as eqx
@@ -15,6 +14,7 @@ from lnz.energies.graph import states_of
 from lnz.exact import contraction, orders
 
 QUICK = lnz.Elimination(search_seconds=0)
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def too_dear(route: lnz.Elimination, graph: lnz.FactorGraph) -> str:
@@ -26,11 +26,11 @@ def too_dear(route: lnz.Elimination, graph: lnz.FactorGraph) -> str:
     return ""
 
 
-@pytest.mark.parametrize("first", range(0, 400, 50))
+@pytest.mark.parametrize("first", range(0, 320, 40))
 def test_random_graphs_against_the_list_of_states(first):
-    """log Z, marginals, beliefs, entropy and MAP of 400 graphs; every other one in slices, from little memory."""
+    """log Z, marginals, beliefs, entropy and MAP of 320 graphs; every other one in slices, from little memory."""
     sliced = 0
-    for seed in range(first, first + 50):
+    for seed in range(first, first + 40):
         listed = random_graph(seed)
         graph, truth = listed.graph, listed.log_z
         route = QUICK
@@ -130,21 +130,18 @@ def test_models_with_factors_inherit_the_route(name):
     labels = np.indices(graph.cardinalities).reshape(len(graph.cardinalities), -1).T
     states = states_of(model.space, labels)
 
-    weights, pull_back = jax.vjp(lambda m: -jax.vmap(m)(states), model)
-    listed = Listed(
-        graph.cardinalities,
-        list(graph.scopes),
-        list(map(np.asarray, np.split(graph.log_potentials, graph.offsets[1:]))),
-    )
-    listed = dataclasses.replace(
-        listed, tables=[t.reshape(s) for t, s in zip(listed.tables, graph.shapes, strict=True)]
-    )
+    def everything(model):
+        weights, pull_back = jax.vjp(lambda m: -jax.vmap(m)(states), model)
+        truth = jax.nn.logsumexp(weights), pull_back(jax.nn.softmax(weights))[0]
+        return weights, truth, (QUICK.log_partition(model).value, QUICK.mean_gradient(model))
+
+    weights, truth, found = jax.jit(everything, compiler_options=FAST_COMPILE)(model)
+    tables = [np.asarray(table) for table in np.split(np.asarray(graph.log_potentials), graph.offsets[1:])]
+    tables = [table.reshape(shape) for table, shape in zip(tables, graph.shapes, strict=True)]
+    listed = Listed(graph.cardinalities, list(graph.scopes), tables)
     np.testing.assert_allclose(weights, listed.weights.ravel(), atol=1e-12)
-    log_z, gradient = listed.log_z, pull_back(jnp.asarray(listed.probabilities.ravel()))[0]
-    assert float(QUICK.log_partition(model).value) == pytest.approx(log_z, rel=1e-13)
-    found = QUICK.mean_gradient(model)
-    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(leaf, wanted, atol=1e-12)
+    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_under_jit_vmap_and_float32():

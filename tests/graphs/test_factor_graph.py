@@ -15,7 +15,7 @@ def shared() -> lnz.FactorGraph:
     return lnz.FactorGraph([2, 3, 2], [(0, 1), (2, 1), (), (2,)], TABLES, table_of=[0, 0, 1, 2])
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_energy_of_every_state(seed):
     listed = random_graph(seed + 40)
     graph = listed.graph
