@@ -166,7 +166,8 @@ class FactorGraph(Energy):
             table_of.append(made[name])
         kept = np.concatenate([np.zeros(0, np.int64), *pieces])
         cardinalities = tuple(1 if i in seen else k for i, k in enumerate(self.cardinalities))
-        return packed(cardinalities, self.scopes, table_of, shapes, self.log_potentials[kept])
+        whole = self.log_potentials if is_traced(self.log_potentials) else np.asarray(self.log_potentials)
+        return packed(cardinalities, self.scopes, table_of, shapes, jnp.asarray(whole[kept]))
 
 
 def packed(cardinalities: Iterable[int], scopes: Any, table_of: Any, shapes: Any, log_potentials: Array) -> FactorGraph:

@@ -254,8 +254,11 @@ def upward(plan: Plan, leaves: Sequence[Table], sizes: Sequence[int], *, keep: b
     return nodes
 
 
-def downward(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int]) -> list[np.ndarray]:
-    """The belief of every leaf, P(x_scope), by reverse mode over the same tree: ∂Z/∂left is ∂Z/∂out times right. All zero where Z is."""
+def downward(plan: Plan, nodes: list[Any], sizes: Sequence[int]) -> list[np.ndarray]:
+    """The belief of every leaf, P(x_scope), by reverse mode over the same tree: ∂Z/∂left is ∂Z/∂out times right. All zero where Z is.
+
+    The tables of inner nodes are dropped from the list once they have been used.
+    """
     leaves = plan.leaves
     outer: list[Any] = [None] * len(nodes)
     outer[-1] = Table(np.ones(()), ())
@@ -265,6 +268,9 @@ def downward(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int]) -> list[n
         outer[leaves + s] = None
         outer[i] = contract(above, nodes[j], plan.scopes[i], sizes)
         outer[j] = contract(above, nodes[i], plan.scopes[j], sizes)
+        for child in (i, j):
+            if child >= leaves:
+                nodes[child] = None
     beliefs = []
     for a, b in zip(outer[:leaves], nodes[:leaves], strict=True):
         a = a._replace(values=permuted(a.values, a.scope, b.scope))

@@ -13,11 +13,12 @@ from typing import NamedTuple
 Scope = tuple[int, ...]
 
 BYTES = 8  # of one float64
+NEAR, FAR_SECONDS = 2.0**21, 6e-9  # tables of more entries than this leave the caches, at that price an entry
 ENTRY_SECONDS, PRODUCT_SECONDS, STEP_SECONDS = (
     2.5e-9,
     2e-10,
     4e-5,
-)  # one entry of a broadcast, one multiplication in a matrix product, a step
+)  # a product of two entries, an entry in another order, a product in a matrix product, a step
 
 
 class Step(NamedTuple):
@@ -44,8 +45,8 @@ class Plan:
         slices: how many joint values there are.
         width: the most variables that meet in one contraction, less one (the induced width).
         log10_flops: log10 of the multiplications of one upward pass, over all slices.
-        peak_bytes: the most memory that tables take at one time, where they are freed after use.
-        all_bytes: the memory of all tables together, as marginals and samples need it.
+        peak_bytes: the most memory that log Z takes at one time, copies included.
+        all_bytes: the same for marginals and samples, which keep all tables.
         seconds: a prediction for one upward pass.
         method: which search found the tree.
     """
@@ -70,7 +71,7 @@ class Plan:
         sliced = f" in {self.slices:,} slices over {len(self.sliced)} variables" if self.sliced else ""
         return (
             f"contraction of {self.leaves:,} tables by {self.method}{sliced}: width {self.width}, 10^{self.log10_flops:.1f} multiplications, "
-            f"{_size(self.peak_bytes)} at the peak ({_size(self.all_bytes)} for all tables), about {self.seconds:.2g} s"
+            f"{_size(self.peak_bytes)} at the peak ({_size(self.all_bytes)} for marginals), about {self.seconds:.2g} s"
         )
 
 
@@ -181,33 +182,40 @@ def _priced(
     leaves = len(scopes) - len(steps)
     entries = [2.0 ** sum(logs[v] for v in scope) for scope in scopes]
     flops = seconds = 0.0
-    live = peak = sum(entries[:leaves])
+    held = 2 * sum(entries[:leaves])  # as they came, and as the contraction takes them
+    live = peak = held
     width = max((len(scope) - 1 for scope in scopes), default=0)
     for s, (i, j, out, removed) in enumerate(steps):
-        a, b = set(scopes[i]), set(scopes[j])
-        union = len(out) + len(removed)
-        width = max(width, union - 1)
+        a, b, made = set(scopes[i]), set(scopes[j]), entries[leaves + s]
+        width = max(width, len(out) + len(removed) - 1)
         private = sum(logs[v] for v in removed if (v in a) != (v in b))
         work = sum(logs[v] for v in out) + sum(logs[v] for v in removed) - private
         flops += 2.0**work + (entries[i] + entries[j] if private else 0)
+        touched = entries[i] + entries[j] + made
         m, n = (sum(logs[v] for v in out if v in x and v not in y) for x, y in ((a, b), (b, a)))
-        size = 2.0**work
         if is_product(2.0**m, 2.0**n, 2.0 ** sum(logs[v] for v in removed if v in a and v in b)):
-            seconds += size * PRODUCT_SECONDS + (entries[i] + entries[j] + entries[leaves + s]) * 2 * ENTRY_SECONDS
+            seconds += 2.0**work * PRODUCT_SECONDS + touched * COPY_SECONDS
         else:
-            seconds += size * ENTRY_SECONDS
-        seconds += STEP_SECONDS
-        live += entries[leaves + s]
-        peak = max(peak, live)
-        live -= entries[i] + entries[j]
+            seconds += 2.0**work * ENTRY_SECONDS
+        seconds += STEP_SECONDS + (touched * FAR_SECONDS if touched > NEAR else 0)
+        peak = max(
+            peak, live + made + entries[i] + entries[j]
+        )  # with copies of what is multiplied, in another order of axes
+        live += made - sum(entries[child] for child in (i, j) if child >= leaves)
+    every = most = held + sum(entries[leaves:])
+    for s in reversed(range(len(steps))):  # the downward pass: derivatives come, and tables that have been used go
+        i, j, _, _ = steps[s]
+        both, made = entries[i] + entries[j], entries[leaves + s]
+        most = max(most, every + 2 * both + made)
+        every += both - made - sum(entries[child] for child in (i, j) if child >= leaves)
     return Plan(
         tuple(steps),
         tuple(scopes),
         rank,
-        max(width, 0),
+        width,
         math.log10(max(flops, 1)),
         BYTES * peak,
-        BYTES * sum(entries),
+        BYTES * max(most, peak),
         seconds,
         method,
     )
