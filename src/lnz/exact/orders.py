@@ -13,12 +13,10 @@ from typing import NamedTuple
 Scope = tuple[int, ...]
 
 BYTES = 8  # of one float64
-NEAR, FAR_SECONDS = 2.0**21, 6e-9  # tables of more entries than this leave the caches, at that price an entry
-ENTRY_SECONDS, PRODUCT_SECONDS, STEP_SECONDS = (
-    2.5e-9,
-    2e-10,
-    4e-5,
-)  # a product of two entries, an entry in another order, a product in a matrix product, a step
+# What a step takes, roughly: for an entry of a broadcast product, for one that is copied into another order, for a multiplication inside a
+# matrix product, for each entry once there are more than NEAR of them and they leave the caches, and for the step itself.
+ENTRY_SECONDS, COPY_SECONDS, PRODUCT_SECONDS, FAR_SECONDS, STEP_SECONDS = 1.2e-9, 3e-9, 1.5e-10, 6e-9, 4e-5
+NEAR = 2.0**21
 
 
 class Step(NamedTuple):
