@@ -14,8 +14,8 @@ Scope = tuple[int, ...]
 
 BYTES = 8  # of one float64
 # What a step takes, roughly: for an entry of a broadcast product, for one that is copied into another order, for a multiplication inside a
-# matrix product, for each entry once there are more than NEAR of them and they leave the caches, and for the step itself.
-ENTRY_SECONDS, COPY_SECONDS, PRODUCT_SECONDS, FAR_SECONDS, STEP_SECONDS = 1.2e-9, 3e-9, 1.5e-10, 6e-9, 4e-5
+# matrix product, for each entry and every doubling beyond NEAR of them, as they leave one cache after the other, and for the step itself.
+ENTRY_SECONDS, COPY_SECONDS, PRODUCT_SECONDS, FAR_SECONDS, STEP_SECONDS = 1.2e-9, 3e-9, 8e-11, 4e-9, 4e-5
 NEAR = 2.0**21
 
 
@@ -195,7 +195,7 @@ def _priced(
             seconds += 2.0**work * PRODUCT_SECONDS + touched * COPY_SECONDS
         else:
             seconds += 2.0**work * ENTRY_SECONDS
-        seconds += STEP_SECONDS + (touched * FAR_SECONDS if touched > NEAR else 0)
+        seconds += STEP_SECONDS + touched * FAR_SECONDS * max(0.0, math.log2(max(touched, 1) / NEAR))
         peak = max(
             peak, live + made + entries[i] + entries[j]
         )  # with copies of what is multiplied, in another order of axes
