@@ -93,11 +93,10 @@ class Elimination(Route):
         memory = _half_the_memory() if self.max_memory is None else self.max_memory
         sizes = tuple(map(len, reduced.domains))
         best = _planned(tuple(reduced.scopes), sizes, self.search_seconds, self.seed)
-        # Slices that stay in the caches may be quicker than the whole.
-        fitted = min(
-            (orders.sliced(best, sizes, limit, every=every) for limit in {memory, min(memory, 2.0**26)}),
-            key=lambda p: ((p.all_bytes if every else p.peak_bytes) > memory, p.seconds),
-        )
+        fitted = orders.sliced(best, sizes, memory, every=every)
+        if not every:  # slices that stay in the caches can be much quicker than the whole
+            near = orders.sliced(best, sizes, min(memory, 2.0**26), every=False)
+            fitted = near if near.seconds < 0.8 * fitted.seconds else fitted
         need = fitted.all_bytes if every else fitted.peak_bytes
         seconds = fitted.seconds * (4 if every else 1)
         if need > memory or seconds > self.max_seconds:
