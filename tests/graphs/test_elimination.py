@@ -285,16 +285,27 @@ def test_orders_of_a_large_tree_are_found_at_once():
 def test_matrix_products_and_broadcasts_agree():
     """Every way of contracting two tables, against einsum, in both arithmetics."""
     rng = np.random.default_rng(3)
-    sizes = [2, 3, 4, 2, 5, 3, 2, 4]
-    for trial in range(60):
+    sizes = [2, 3, 4, 2, 5, 3, 6, 4]
+    for trial in range(150):
         a, b = (tuple(int(i) for i in rng.permutation(8)[: rng.integers(1, 7)]) for _ in range(2))
         union = sorted({*a, *b})
-        out = tuple(int(i) for i in rng.permutation(union)[: rng.integers(0, len(union) + 1)])
+        inside = tuple(int(i) for i in rng.permutation(union)[: rng.integers(0, len(union) + 1)])
+        outside = tuple(i for i in range(8) if i not in union and rng.random() < 0.3)  # the result is constant in those
+        out = inside + outside
         x, y = (rng.random([sizes[i] for i in scope]) for scope in (a, b))
-        wanted = np.einsum(x, a, y, b, out)
+        wanted = np.einsum(x, a, y, b, inside).reshape([sizes[i] for i in inside] + [1] * len(outside))
+        wanted = np.broadcast_to(wanted, [sizes[i] for i in out])
         linear = contraction.permuted(*contraction.reduce_product(contraction.SUM, x, a, y, b, out, sizes), out)
         logs = contraction.permuted(
             *contraction.reduce_product(contraction.LOG_SUM, np.log(x), a, np.log(y), b, out, sizes), out
         )
         np.testing.assert_allclose(linear, wanted, rtol=1e-12, err_msg=str(trial))
         np.testing.assert_allclose(np.exp(logs), wanted, rtol=1e-11, err_msg=str(trial))
+
+
+def test_a_matrix_product_is_spread_over_variables_of_neither_table():
+    sizes, rng = [9, 8, 20, 3], np.random.default_rng(4)
+    x, y = rng.random((9, 20)), rng.random((20, 8))
+    found, scope = contraction.reduce_product(contraction.SUM, x, (0, 2), y, (2, 1), (3, 1, 0), sizes)
+    wanted = np.broadcast_to((x @ y).T, (3, 8, 9))
+    np.testing.assert_allclose(contraction.permuted(found, scope, (3, 1, 0)), wanted, rtol=1e-13)

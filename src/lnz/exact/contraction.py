@@ -112,26 +112,28 @@ def reduce_product(
     right = [v for v in b_scope if v not in in_a]
     kept = [v for v in a_scope if v in wanted]
     n, k = (math.prod(sizes[v] for v in group) for group in (right, shared))
-    if algebra is SUM and n >= 8 and k >= 2:
-        left = [v for v in kept if v not in in_b]
-        if is_product(math.prod(sizes[v] for v in left), n, k):
-            batch = [v for v in kept if v in in_b]
-            x, y = _matrices(a, a_scope, batch, left, shared, sizes), _matrices(b, b_scope, batch, right, shared, sizes)
-            scope = (*batch, *left, *right)
-            return np.matmul(x, y.swapaxes(1, 2)).reshape([sizes[v] for v in scope]), scope
-    present = (*kept, *right)
-    x, y = _aligned(a, a_scope, shared, present, sizes), _aligned(b, b_scope, shared, present, sizes)
-    if k * math.prod(sizes[v] for v in present) <= 1024:
-        made = algebra.combine(x[0], y[0]) if k == 1 else algebra.reduce.reduce(algebra.combine(x, y), axis=0)
+    left = [v for v in kept if v not in in_b]
+    if algebra is SUM and is_product(math.prod(sizes[v] for v in left), n, k):
+        batch = [v for v in kept if v in in_b]
+        x, y = (
+            _matrices(a, a_scope, batch, left, shared, sizes),
+            _matrices(b, b_scope, batch, right, shared, sizes),
+        )
+        present = (*batch, *left, *right)
+        made = np.matmul(x, y.swapaxes(1, 2)).reshape([sizes[v] for v in present])
     else:
-        x, y = _merged(x, y, k)
-        made = _sum_of_products(algebra, x, y, k).reshape([sizes[v] for v in present])
-    if len(present) == len(out):
-        return made, present
+        present = (*right, *kept)  # the larger table stays in one piece
+        x, y = _aligned(a, a_scope, shared, present, sizes), _aligned(b, b_scope, shared, present, sizes)
+        if k * math.prod(sizes[v] for v in present) <= 1024:
+            made = algebra.combine(x[0], y[0]) if k == 1 else algebra.reduce.reduce(algebra.combine(x, y), axis=0)
+        else:
+            x, y = _merged(x, y, k)
+            made = _sum_of_products(algebra, x, y, k).reshape([sizes[v] for v in present])
     rest = tuple(v for v in out if v not in in_a and v not in in_b)  # variables of neither table
-    return np.broadcast_to(
-        made.reshape(*made.shape, *(1 for _ in rest)), [sizes[v] for v in (*present, *rest)]
-    ), present + rest
+    if not rest:
+        return made, present
+    wide = made.reshape(*made.shape, *(1 for _ in rest))
+    return np.broadcast_to(wide, [sizes[v] for v in (*present, *rest)]), present + rest
 
 
 def _matrices(

@@ -221,7 +221,7 @@ def _priced(
 
 def is_product(m: float, n: float, k: float) -> bool:
     """Whether a contraction with m and n private entries a side and k shared ones is done as a matrix product."""
-    return min(m, n) >= 8 and k >= 2 and m * n * k >= 1024
+    return m * n * k >= 1024 and k >= 2 and (min(m, n) >= 8 or k >= 32)
 
 
 def sliced(best: Plan, sizes: Sequence[int], limit: float, *, every: bool) -> Plan:
