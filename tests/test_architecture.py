@@ -38,7 +38,19 @@ HOUSE = [
 # Calls that look up: a default that is found when it is asked for, and the list of routes.
 LATE = {("energy", "energies"), ("route", "exact"), ("route", "annealing")}
 
-HEAVY = {"PIL", "blackjax", "matplotlib", "networkx", "optax", "pandas", "pyarrow", "safetensors", "scipy", "sklearn"}
+HEAVY = {
+    "PIL",
+    "blackjax",
+    "cotengrust",
+    "matplotlib",
+    "networkx",
+    "optax",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "sklearn",
+}
 
 
 class Import(NamedTuple):

@@ -5,6 +5,7 @@ from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampl
 from .auditing.audit import audit as audit
 from .auditing.report import AuditReport as AuditReport
 from .auditing.report import Check as Check
+from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
 from .energies.independent import Mixture as Mixture
@@ -19,6 +20,10 @@ from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
 from .exact.closed_form import ClosedForm as ClosedForm
+from .exact.elimination import Elimination as Elimination
+from .exact.elimination import exact_samples as exact_samples
+from .exact.elimination import map_state as map_state
+from .exact.elimination import marginals as marginals
 from .exact.enumeration import Enumeration as Enumeration
 from .exact.quadrature import Quadrature as Quadrature
 from .identity import expectation as expectation
@@ -50,6 +55,7 @@ from .sampling.kernels import run_chains as run_chains
 from .spaces import Binary as Binary
 from .spaces import Box as Box
 from .spaces import Categorical as Categorical
+from .spaces import Labels as Labels
 from .spaces import Product as Product
 from .spaces import Real as Real
 from .spaces import Space as Space

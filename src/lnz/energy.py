@@ -28,6 +28,7 @@ class Energy(eqx.Module):
     - `free_energy(v)` and `observed`, where latent variables are summed out in closed form (T6): the marginal of the observed part is
       p(v) = exp(-F(v)) / Z with the same Z.
     - `collapsed()`: another energy with the same Z for every θ, on the smallest space that is at hand.
+    - `factors()`: for discrete models, a `FactorGraph` over the entries of the space, its tables differentiable functions of θ.
     - `log_normaliser()`: log Z in closed form; `sample(key, n)`: exact samples.
     - `gibbs(key, v)`: one sweep of Gibbs moves on a batch of observed states.
     - `block_energies(size)`: for binary or spin states, a function of the first state of an aligned block of `size` = 2^k consecutive states
@@ -66,6 +67,11 @@ class Energy(eqx.Module):
     def tempered(self, base: Energy, beta: Array) -> Energy:
         """The energy at inverse temperature beta on the geometric path from `base` (0) to this energy (1)."""
         return Tempered(base, self, beta)
+
+    @property
+    def least_width(self) -> int:
+        """Of an energy with `factors()`: a width that its graph is known to have at least, without looking."""
+        return 0
 
     @property
     def log_latent_volume(self) -> float:

@@ -111,12 +111,14 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:
     from lnz.annealing.ais import AnnealedImportanceSampling
     from lnz.exact.closed_form import ClosedForm
+    from lnz.exact.elimination import Elimination
     from lnz.exact.enumeration import Enumeration
     from lnz.exact.quadrature import Quadrature
 
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
         (Enumeration(), lambda route: f"{route.cost(energy):,.0f} states"),
+        (Elimination(), lambda _: "tables of its factors, multiplied and summed"),
         (Quadrature(), lambda route: f"{route.cost(energy):,.0f} points"),
         (
             AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains),

@@ -203,6 +203,61 @@ class Categorical(_Discrete):
         return None if good.all() else _odd_one(x, good) + f" is no whole number from 0 to {self.k - 1}"
 
 
+@dataclasses.dataclass(frozen=True, repr=False, init=False)
+class Labels(_Discrete):
+    """States with integer entries, each with its own number of values: entry i in 0 … k_i - 1.
+
+    Args:
+        cardinalities: k, one number of at least 1 an entry.
+
+    Example:
+        >>> Labels([2, 3, 1]).count
+        6
+    """
+
+    cardinalities: tuple[int, ...]
+
+    def __init__(self, cardinalities: Sequence[int]):
+        if not all(isinstance(k, int | np.integer) and k >= 1 for k in cardinalities):
+            raise ValueError(f"Labels needs whole numbers of at least 1, but got {cardinalities!r}")
+        super().__init__(len(cardinalities))
+        object.__setattr__(self, "cardinalities", tuple(int(k) for k in cardinalities))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.cardinalities[:6])) + (", …" if len(self.cardinalities) > 6 else "")
+        return f"Labels([{shown}])"
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.cardinalities)
+
+    @property
+    def log_size(self) -> float:
+        return sum(map(math.log, self.cardinalities))
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.dtype("int32"))
+
+    def decode(self, index: Array) -> Array:
+        if self.count > 2**32:
+            raise ValueError(f"{self} has {self.count} states: too many to number")
+        index, digits = jnp.asarray(index).astype(jnp.uint32), []
+        for k in reversed(self.cardinalities):
+            digits.append(index % np.uint32(k))
+            index = index // np.uint32(k)
+        return jnp.stack(digits[::-1], axis=-1).astype(self.struct.dtype)
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        return jax.random.randint(key, (n, *self.shape), 0, jnp.asarray(self.cardinalities, jnp.int32)[None], jnp.int32)
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number):
+            return f"an array of dtype {x.dtype}"
+        good = (x >= 0) & (x < np.asarray(self.cardinalities)) & (x == np.floor(x))
+        return None if good.all() else _odd_one(x, good) + " is no whole number below its entry's number of values"
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Real(Space):
     """States with real entries: R^shape. Z is an integral against Lebesgue measure."""

@@ -45,6 +45,8 @@ ENERGIES = {
     "potts tables": lambda: lnz.Potts(tables(3, 2), q=2),
     "sparse potts tables": lambda: lnz.Potts.sparse(EDGES, np.arange(12.0).reshape(3, 2, 2), n=4, q=2),
     "potts lattice": lambda: lnz.Potts.lattice((2, 2), 0.2, q=3, periodic=False),
+    "factor graph": lambda: lnz.FactorGraph([2, 3], [(1, 0), (1,)], [np.ones((3, 2)), np.array([0.1, -np.inf, 1])]),
+    "uniform on labels": lambda: lnz.Uniform(lnz.Labels([2, 3])),
     "independent": lambda: lnz.Independent(FIELDS, lnz.Binary(4)),
     "independent categories": lambda: lnz.Independent(np.ones((2, 3)), lnz.Categorical(2, k=np.int64(3))),
     "independent spins on a grid": lambda: lnz.Independent(np.ones((2, 2)), lnz.Spin((2, 2))),

@@ -67,6 +67,7 @@ Seed = Annotated[
 ]
 
 _DATA, _MODEL, _LEARNING, _RUN = "Data", "Model", "Learning", "Run"
+_GRAPH = "Graphical models"
 
 
 @app.callback(invoke_without_command=True)
@@ -325,27 +326,83 @@ def sample(
 
 @app.command()
 def logz(
-    run: Annotated[Path, typer.Argument(metavar="RUN|FILE.lnz", help="A run folder, or a saved energy.")],
+    ctx: typer.Context,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE.lnz|FILE.uai", help="A run folder, a saved energy, or a graphical model."),
+    ],
     temperatures: Temperatures = None,
     chains: Chains = None,
     confidence: Confidence = 0.99,
     route: Kind = RouteKind.auto,
     seed: Seed = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(help="A .uai.evid file; none is read unless named.", rich_help_panel=_GRAPH, show_default=False),
+    ] = None,
+    marginals: Annotated[
+        Path | None,
+        typer.Option(help="Write p(x) of every variable there (.MAR).", rich_help_panel=_GRAPH, show_default=False),
+    ] = None,
+    map_: Annotated[bool, typer.Option("--map", help="Find the most probable state.", rich_help_panel=_GRAPH)] = False,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Draw so many exact samples.", rich_help_panel=_GRAPH, show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the samples go: .npy, .npz or .csv.", rich_help_panel=_GRAPH)] = Path(
+        "samples.npy"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Replace files.", rich_help_panel=_GRAPH)] = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of the tables, such as 8G. [half of the machine]", rich_help_panel=_GRAPH),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="Refuse what is predicted to take longer. [3600]", rich_help_panel=_GRAPH),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Estimate log Z of a model, in nats, and say how it is known.
+    """Log Z of a model, in nats, and how it is known.
+
+    A graphical model in the UAI format is summed exactly; the width and the memory are known before the work begins.
 
     Examples:
 
     - lnz logz runs/digits
     - lnz logz ising.lnz --route ais --temperatures 5000 --json
+    - lnz logz grid.uai --evidence grid.uai.evid --marginals grid.MAR --map --max-memory 8G
     """
     effort = _effort(temperatures, chains, confidence, route)
+    max_seconds = _positive("--max-seconds", max_seconds)
     from .process import prepare_jax
 
     prepare_jax()
+    from . import graphical, show
+
+    if graphical.is_uai(run):
+        if route == RouteKind.ais:
+            raise BadInput("--route ais: a graphical model is summed exactly. Leave it out")
+        _refuse_given(ctx, ("temperatures", "chains", "confidence"), "is for a run or a saved energy. Leave it out")
+        found = graphical.log_z(
+            run,
+            evidence=evidence,
+            marginals=marginals,
+            most_probable=map_,
+            samples=samples,
+            out=out,
+            force=force,
+            seed=seed,
+            max_memory=max_memory,
+            max_seconds=max_seconds,
+        )
+        show.facts(found, graphical.rows(found), as_json=json)
+        return
+    _refuse_given(
+        ctx,
+        ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory", "max_seconds"),
+        "is for a graphical model (.uai). Leave it out",
+    )
     from . import evaluate as room
-    from . import show
 
     found, sentence = room.log_z(run, effort, seed=seed)
     show.log_z(found, sentence, as_json=json)
@@ -389,6 +446,14 @@ def audit(
     show.audit(found, as_json=json)
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _refuse_given(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuse options that do not apply, where they were given."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise BadInput(f"--{name.strip('_').replace('_', '-')} {why}")
 
 
 def _effort(temperatures: int | None, chains: int | None, confidence: float, route: RouteKind) -> Any:

@@ -150,6 +150,14 @@ def audit(found: Any, *, as_json: bool) -> None:
         _print(escape(str(found)))
 
 
+def facts(found: dict[str, Any], rows: list[tuple[str, str]], *, as_json: bool) -> None:
+    """Facts in two columns, or as JSON."""
+    if as_json:
+        emit_json(found)
+    else:
+        _print(fact_table(rows))
+
+
 def sampling(found: dict[str, Any], *, as_json: bool) -> None:
     """Where samples went and how they were drawn."""
     if as_json:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies import units
+from lnz.energies.graph import FactorGraph, pairwise_graph
 from lnz.energies.independent import Independent, _float
 from lnz.energy import Energy
 from lnz.frozen import Frozen, is_traced
@@ -37,6 +38,10 @@ class Couplings(eqx.Module):
     @abc.abstractmethod
     def colours(self) -> np.ndarray:
         """Classes of sites without an interaction inside a class: one boolean mask a class, shape (classes, *sites)."""
+
+    @abc.abstractmethod
+    def pairs(self) -> tuple[np.ndarray, Array]:
+        """The bonds, edges (m, 2) between sites in their flat numbering, and their strengths (m,), or tables (m, q, q)."""
 
     @abc.abstractmethod
     def scaled(self, factor: Array) -> Couplings:
@@ -71,6 +76,11 @@ class DenseCouplings(Couplings):
     def colours(self) -> np.ndarray:
         return np.eye(self.strength.shape[0], dtype=bool)
 
+    def pairs(self) -> tuple[np.ndarray, Array]:
+        i, j = np.triu_indices(len(self.strength), 1)
+        matrix = self.matrix() if self.strength.ndim == 2 else self.matrix().transpose(0, 2, 1, 3)
+        return np.stack([i, j], axis=1), matrix[i, j]
+
     def scaled(self, factor: Array) -> Couplings:
         return DenseCouplings(self.strength * factor)
 
@@ -98,6 +108,9 @@ class SparseCouplings(Couplings):
 
     def colours(self) -> np.ndarray:
         return _colour_classes(self.n, self.edges.value)
+
+    def pairs(self) -> tuple[np.ndarray, Array]:
+        return self.edges.value, self.strength
 
     def scaled(self, factor: Array) -> Couplings:
         return SparseCouplings(self.strength * factor, self.edges, self.n)
@@ -136,9 +149,22 @@ class LatticeCouplings(Couplings):
         parity = np.indices(self.shape).sum(axis=0) % 2
         if not self.periodic or all(length % 2 == 0 for length in self.shape):
             return np.stack([parity == 0, parity == 1])
+        return _colour_classes(parity.size, self._bonds()[0]).reshape(-1, *self.shape)
+
+    def _bonds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The edges (m, 2) and the place of each one's strength in the flattened (axes, *shape)."""
         number = np.arange(int(np.prod(self.shape))).reshape(self.shape)
-        edges = [np.stack([number, np.roll(number, -1, axis)], -1).reshape(-1, 2) for axis in range(len(self.shape))]
-        return _colour_classes(number.size, np.concatenate(edges)).reshape(-1, *self.shape)
+        edges, places = [], []
+        for axis, length in enumerate(self.shape):
+            here = number if self.periodic else number.take(range(length - 1), axis)
+            there = np.roll(number, -1, axis).take(range(here.shape[axis]), axis)
+            edges.append(np.stack([here, there], -1).reshape(-1, 2))
+            places.append(axis * number.size + here.reshape(-1))
+        return np.concatenate(edges), np.concatenate(places)
+
+    def pairs(self) -> tuple[np.ndarray, Array]:
+        edges, places = self._bonds()
+        return edges, jnp.broadcast_to(self.strength, (len(self.shape), *self.shape)).reshape(-1)[places]
 
     def scaled(self, factor: Array) -> Couplings:
         return LatticeCouplings(self.strength * factor, self.shape, self.periodic)
@@ -218,6 +244,10 @@ class Pairwise(Energy):
     def __call__(self, x: State) -> Array:
         phi = self._features(x)
         return -jnp.sum(phi * (0.5 * self.couplings.local_field(phi) + self.fields))
+
+    @property
+    def least_width(self) -> int:
+        return len(self.fields) - 1 if isinstance(self.couplings, DenseCouplings) else 0
 
     def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
         """One Gibbs sweep of a batch of states (n, *sites): every colour class once, its sites in parallel."""
@@ -302,6 +332,13 @@ class Ising(Pairwise):
     def space(self) -> Space:
         return Spin(self.couplings.sites)
 
+    def factors(self) -> FactorGraph:
+        """One factor a bond, J s s', and one a site, h s, over labels 0 for -1 and 1 for +1."""
+        edges, strength = self.couplings.pairs()
+        sign = jnp.asarray([-1, 1], self.fields.dtype)
+        pairs = strength.astype(sign.dtype)[:, None, None] * (sign[:, None] * sign[None])[None]
+        return pairwise_graph([2] * self.fields.size, edges, pairs, [self.fields.reshape(-1, 1) * sign[None]])
+
     def block_energies(self, size: int) -> Callable[[Array], Array]:
         """Energies of 2^k consecutive states: the low spins among themselves once, their coupling to the high spins by one product."""
         n, low = self.fields.size, size.bit_length() - 1
@@ -359,6 +396,16 @@ class Potts(Pairwise):
     @property
     def space(self) -> Space:
         return Categorical(self.couplings.sites, self.fields.shape[-1])
+
+    def factors(self) -> FactorGraph:
+        """One factor a bond, J δ or its table, and one a site."""
+        edges, strength = self.couplings.pairs()
+        q = self.fields.shape[-1]
+        if strength.ndim == 1:
+            strength = strength[:, None, None] * jnp.eye(q, dtype=strength.dtype)[None]
+        return pairwise_graph(
+            [q] * (self.fields.size // q), edges, strength.astype(self.fields.dtype), [self.fields.reshape(-1, q)]
+        )
 
 
 def _refuse_infinite(name: str, values: Array) -> None:

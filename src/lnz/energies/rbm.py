@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.energies import units
+from lnz.energies.graph import FactorGraph, pairwise_graph
 from lnz.energies.independent import Gaussian, Independent, _float
 from lnz.energy import Energy
 from lnz.mathematics import softplus
@@ -160,6 +161,25 @@ class RBM(TwoLayers):
 
     def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
         return units.sample(self.visible, key, self._visible_potentials(h))
+
+    @property
+    def least_width(self) -> int:
+        return min(math.prod(self.visible.shape), self.hidden_bias.size)
+
+    def factors(self) -> FactorGraph:
+        """One factor φ(v_i) W_ij h_j for every pair of units, and one for every unit: the visible ones first."""
+        hidden, dtype = self.hidden_bias.size, self.weights.dtype
+        on = jnp.asarray([0, 1], dtype)
+        if isinstance(self.visible, Categorical):
+            k, n = self.visible.k, math.prod(self.visible.shape)
+            weights, bias = self.weights.reshape(n, k, hidden), self.visible_bias.reshape(n, k)
+        else:
+            k, n = 2, math.prod(self.visible.shape)
+            phi = on if isinstance(self.visible, Binary) else 2 * on - 1
+            weights, bias = self.weights[:, None, :] * phi[None, :, None], self.visible_bias[:, None] * phi[None]
+        pairs = (weights.transpose(0, 2, 1)[..., None] * on[None, None, None]).reshape(n * hidden, k, 2)
+        edges = np.indices((n, hidden)).reshape(2, -1).T + np.array([0, n])
+        return pairwise_graph([k] * n + [2] * hidden, edges, pairs, [bias, self.hidden_bias[:, None] * on[None]])
 
     def collapsed(self) -> Energy:
         features_log_size = self.visible.log_size

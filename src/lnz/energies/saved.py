@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnz.energies import independent, pairwise, rbm
+from lnz.energies import graph, independent, pairwise, rbm
 from lnz.energy import Energy
 from lnz.formats.checkpoint import CheckpointError, load_arrays, save_tree
 from lnz.frozen import Frozen
-from lnz.spaces import Binary, Box, Categorical, Product, Real, Space, Spin
+from lnz.spaces import Binary, Box, Categorical, Labels, Product, Real, Space, Spin
 
 _CLASSES = {
     cls.__name__: cls
     for cls in (
+        graph.FactorGraph,
         rbm.RBM,
         rbm.GaussianRBM,
         pairwise.Ising,
@@ -33,7 +34,7 @@ _CLASSES = {
         independent.Uniform,
     )
 }
-_SPACES: dict[str, type[Space]] = {cls.__name__: cls for cls in (Binary, Spin, Categorical, Real, Box, Product)}
+_SPACES: dict[str, type[Space]] = {cls.__name__: cls for cls in (Binary, Spin, Categorical, Labels, Real, Box, Product)}
 
 
 def save_energy(path: str | Path, energy: Energy) -> None:

@@ -11,3 +11,11 @@ from .prepare import Split as Split
 from .prepare import binarise as binarise
 from .prepare import split as split
 from .samples import save_samples as save_samples
+from .uai import read_uai as read_uai
+from .uai import read_uai_evidence as read_uai_evidence
+from .uai import read_uai_mar as read_uai_mar
+from .uai import read_uai_pr as read_uai_pr
+from .uai import write_uai as write_uai
+from .uai import write_uai_evidence as write_uai_evidence
+from .uai import write_uai_mar as write_uai_mar
+from .uai import write_uai_pr as write_uai_pr
