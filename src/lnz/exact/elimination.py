@@ -26,6 +26,9 @@ from lnz.route import Route
 from lnz.spaces import State
 
 
+_LOOK = 0.5  # seconds of search that suffice to tell whether a model is affordable
+
+
 @dataclasses.dataclass(frozen=True)
 class Elimination(Route):
     """Exact sums over a discrete model with factors, variable after variable (bucket or junction-tree elimination).
@@ -83,7 +86,15 @@ class Elimination(Route):
         """The plan from the structure alone, as if every configuration were possible."""
         graph = _structure(energy)
         zeros = [np.zeros(shape) for shape in graph.shapes]
-        return self._plan(_reduced(graph.cardinalities, graph.scopes, [zeros[t] for t in graph.table_of]), every=False)
+        reduced = _reduced(graph.cardinalities, graph.scopes, [zeros[t] for t in graph.table_of])
+        quick = dataclasses.replace(self, search_seconds=_LOOK if self.search_seconds is None else self.search_seconds)
+        try:
+            return quick._plan(reduced, every=False)
+        except ValueError:
+            first = _planned(tuple(reduced.scopes), tuple(reduced.sizes), quick.search_seconds, self.seed)
+            if first.seconds > 1e3 * self.max_seconds:
+                raise  # no search would mend that
+        return self._plan(reduced, every=False)
 
     def plan(self, energy: Any) -> Plan:
         """The contraction tree that would be used, with its width, cost and memory, before any of it is run."""
@@ -509,9 +520,20 @@ def _structure(energy: Energy) -> FactorGraph:
     return found[0]
 
 
-@functools.lru_cache(maxsize=64)
 def _planned(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int) -> Plan:
-    return orders.plan(scopes, sizes, seconds=seconds, seed=seed)
+    found = _searched(scopes, sizes, seconds, seed)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int) -> Plan | str:
+    """The plan, or why there is none: both are remembered."""
+    try:
+        return orders.plan(scopes, sizes, seconds=seconds, seed=seed)
+    except ValueError as error:
+        return str(error)
 
 
 def _half_the_memory() -> float:

@@ -15,6 +15,7 @@ Scope = tuple[int, ...]
 BYTES = 8  # of one float64
 # What a step takes, roughly: for an entry of a broadcast product, for one that is copied into another order, for a multiplication inside a
 # matrix product, for each entry and every doubling beyond NEAR of them, as they leave one cache after the other, and for the step itself.
+HOPELESS = 2.0**48  # entries of all cliques of an order: days of work, in whatever slices
 ENTRY_SECONDS, COPY_SECONDS, PRODUCT_SECONDS, FAR_SECONDS, STEP_SECONDS = 1.2e-9, 3e-9, 8e-11, 4e-9, 4e-5
 NEAR = 2.0**21
 
@@ -81,6 +82,9 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
         sizes: the number of values of every variable.
         seconds: time for the search; by default a third of the predicted work, no more than 10 s, and 1 s where that is hopeless.
         seed: of the search. The result also depends on the time that the search finds.
+
+    Raises:
+        ValueError: for a large graph whose first order is beyond hope.
     """
     begun, rng = time.perf_counter(), random.Random(seed)
     if len(scopes) < 2:
@@ -88,7 +92,7 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     adjacency = _adjacency(scopes, len(sizes))
     prefix, core = _simplicial(adjacency)
     weights = [math.log2(k) for k in sizes]
-    found, clique, trials = None, math.inf, 1 if len(scopes) > 1000 else 4
+    found, clique, trials = None, HOPELESS, 1 if len(scopes) > 1000 else 4
     took = {"order": 0.0, "greedy": 0.0}
 
     def budget() -> float:
@@ -115,6 +119,13 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
         trials = min(2 * trials, 256)
 
     order()
+    if found is None and len(scopes) > 1000:
+        raise ValueError(
+            f"too dear to be summed exactly: elimination of {len(sizes):,} variables makes tables of more than 2^{math.log2(HOPELESS):.0f} "
+            "entries in all. Give evidence, or take a stochastic route"
+        )
+    if found is not None and all(bits < 0 for bits in core):
+        return found  # a chordal graph: the order is the best there is
     searches = {"greedy": greedy, "order": order}
     while True:  # the two kinds of search get the same time
         kind = min(took, key=lambda name: took[name]) if took["greedy"] else "greedy"
