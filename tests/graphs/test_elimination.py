@@ -1,6 +1,7 @@
 """The exact engine against a plain list of all states, on random graphs, on models with factors, and on known values."""
 
 import math
+import time
 
 import equinox as eqx
 import jax
@@ -309,3 +310,25 @@ def test_a_matrix_product_is_spread_over_variables_of_neither_table():
     found, scope = contraction.reduce_product(contraction.SUM, x, (0, 2), y, (2, 1), (3, 1, 0), sizes)
     wanted = np.broadcast_to((x @ y).T, (3, 8, 9))
     np.testing.assert_allclose(contraction.permuted(found, scope, (3, 1, 0)), wanted, rtol=1e-13)
+
+
+def test_second_derivatives_are_refused_in_words():
+    def log_z(coupling):
+        grid = lnz.Ising.lattice((2, 3), coupling, periodic=False)
+        return lnz.log_partition(grid, route=lnz.Elimination()).value
+
+    assert np.isfinite(float(jax.grad(log_z)(jnp.asarray(0.3))))
+    with pytest.raises(ValueError, match=r"first derivatives only. .* route=lnz.Enumeration"):
+        jax.grad(jax.grad(log_z))(jnp.asarray(0.3))
+
+
+def test_choose_is_quick_about_what_is_hopeless():
+    """A 40x40 torus is too wide by far: the first look takes seconds, and what it found is remembered."""
+    torus = lnz.Ising.lattice((40, 40), 0.3, periodic=True)
+    began = time.perf_counter()
+    assert not isinstance(lnz.choose(torus).route, lnz.Elimination)
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    lnz.choose(torus)
+    assert time.perf_counter() - began < max(2.0, first)
+    assert first < 30

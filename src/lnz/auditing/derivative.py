@@ -46,9 +46,10 @@ def derivative(subject: Subject, numbers: dict[str, Any]) -> list[Check]:
 def _compare(subject: Subject, found: dict[str, np.ndarray], steps: np.ndarray, numbers: dict[str, Any]) -> list[Check]:
     value, error, centre = found["value"], found["error"], found["centre"]
     own = found["centre_error"]
-    forward = _best((value[:, :, 0] - centre) / steps, (error[:, :, 0] + own) / steps, order=1)
-    backward = _best((centre - value[:, :, 1]) / steps, (error[:, :, 1] + own) / steps, order=1)
-    central = _best((value[:, :, 0] - value[:, :, 1]) / (2 * steps), error.sum(axis=2) / (2 * steps), order=2)
+    scale = np.sqrt(np.maximum(found["variance"], 0)) if "variance" in found else np.zeros(len(value))
+    forward = _best((value[:, :, 0] - centre) / steps, (error[:, :, 0] + own) / steps, scale, order=1)
+    backward = _best((centre - value[:, :, 1]) / steps, (error[:, :, 1] + own) / steps, scale, order=1)
+    central = _best((value[:, :, 0] - value[:, :, 1]) / (2 * steps), error.sum(axis=2) / (2 * steps), scale, order=2)
     slope, slope_error = found["slope"], found["slope_error"]
     numbers["derivatives"] = {
         "labels": subject.labels,
@@ -83,16 +84,25 @@ def _compare(subject: Subject, found: dict[str, np.ndarray], steps: np.ndarray, 
     return [gradient, sides, _curvature(subject, found, steps)]
 
 
-def _best(quotient: np.ndarray, noise: np.ndarray, *, order: int) -> tuple[np.ndarray, np.ndarray]:
+def _best(quotient: np.ndarray, noise: np.ndarray, scale: np.ndarray, *, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Richardson's extrapolation at the step where its error estimate is smallest: values and errors (d,); NaN where none is finite.
 
-    `quotient` and `noise` are (d, steps), steps halving; the quotient's own error falls as step^order.
+    `quotient` and `noise` are (d, steps), steps halving; the quotient's own error falls as step^order. A millionth of the size of what is
+    measured, and of `scale` (d,), is no failure.
     """
     gain = 2**order
     better = (gain * quotient[:, 1:] - quotient[:, :-1]) / (gain - 1)
     spread = (gain * noise[:, 1:] + noise[:, :-1]) / (gain - 1)
-    change = np.abs(np.diff(better, axis=1, prepend=np.inf))
-    error = np.where(np.isfinite(better), np.nan_to_num(change, nan=np.inf) + spread, np.inf)
+    change = np.nan_to_num(np.abs(np.diff(better, axis=1, prepend=np.inf)), nan=np.inf, posinf=np.inf)
+    # A step whose change happens to be small is no better than its neighbours: each counts with the share that it should have.
+    coarser = np.concatenate([change[:, :1] * np.inf, change[:, :-1]], axis=1) / gain**2
+    finer = np.concatenate([change[:, 1:], change[:, -1:]], axis=1) / 2
+    error = np.where(
+        np.isfinite(better),
+        np.maximum(change, np.maximum(np.where(np.isfinite(coarser), coarser, 0), finer)) + spread,
+        np.inf,
+    )
+    error = error + 1e-6 * (np.abs(np.nan_to_num(better)) + scale[:, None])
     pick = np.argmin(error, axis=1)
     rows = np.arange(len(pick))
     value, size = better[rows, pick], error[rows, pick]
@@ -130,7 +140,7 @@ def _curvature(subject: Subject, found: dict[str, np.ndarray], steps: np.ndarray
     if "variance" not in found:
         return Check(CURVATURE, "untested", "too many observed states to list")
     value, centre, noise = found["value"], found["centre"], found["error"].sum(axis=2) + 2 * found["centre_error"]
-    bend, size = _best((value.sum(axis=2) - 2 * centre) / steps**2, noise / steps**2, order=2)
+    bend, size = _best((value.sum(axis=2) - 2 * centre) / steps**2, noise / steps**2, found["variance"], order=2)
     truth = found["variance"] + found["bend"]
     known = np.isfinite(bend) & np.isfinite(truth)
     if not known.any():

@@ -25,7 +25,6 @@ from lnz.exact.orders import Plan, Scope
 from lnz.route import Route
 from lnz.spaces import State
 
-
 _LOOK = 0.5  # seconds of search that suffice to tell whether a model is affordable
 
 
@@ -141,7 +140,8 @@ class Elimination(Route):
             return tuple(np.asarray(x, dtype) for x in figures)
 
         shape = jax.ShapeDtypeStruct((), dtype)
-        log_z, width, memory, seconds = jax.pure_callback(run, (shape,) * 4, flat, vmap_method="sequential")
+        call = _once(lambda flat: jax.pure_callback(run, (shape,) * 4, flat, vmap_method="sequential"))
+        log_z, width, memory, seconds = call(flat)
         largest = jnp.max(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0), initial=0).astype(dtype)
         scale = 1 + largest + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))
         rounding = jnp.finfo(dtype).eps * (32 + math.sqrt(len(graph.scopes))) * scale
@@ -171,8 +171,8 @@ class Elimination(Route):
             return np.concatenate([np.zeros(0), *(table.ravel() for table in total)]).astype(flat.dtype)
 
         flat, pull_back = jax.vjp(lambda p: factors(p).log_potentials, parameters)
-        mean = jax.pure_callback(run, jax.ShapeDtypeStruct(flat.shape, flat.dtype), flat, vmap_method="sequential")
-        return pull_back(mean)[0]
+        shape = jax.ShapeDtypeStruct(flat.shape, flat.dtype)
+        return pull_back(_once(lambda flat: jax.pure_callback(run, shape, flat, vmap_method="sequential"))(flat))[0]
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough. For marginals see `marginals` and `joint`."""
@@ -333,6 +333,19 @@ class Elimination(Route):
                 belief[np.ix_(*domains)] = part.reshape([len(domain) for domain in domains])
             found.append(belief)
         return found
+
+
+def _once(f: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """A function whose derivative is refused in words."""
+    once = jax.custom_jvp(f)
+
+    @once.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise ValueError(
+            "Elimination gives first derivatives only. For second derivatives of log Z pass route=lnz.Enumeration(), or take differences"
+        )
+
+    return once
 
 
 def marginals(energy: Any, *, route: Elimination | None = None) -> list[np.ndarray]:
