@@ -259,7 +259,7 @@ def test_torus_values(size, k, log_z):
     assert float(on_torus(k, (size, size), lnz.Torus())) == pytest.approx(log_z, rel=1e-13)
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (4, 3), (2, 6)])
+@pytest.mark.parametrize("shape", [(4, 3), (2, 6)])
 def test_torus_and_its_derivatives(shape):
     """log Z, the mean and the variance of the sum over bonds."""
     ks = np.array([-0.6, 0.0, 0.3, CRITICAL, 3.0, 12.0, 40.0])
