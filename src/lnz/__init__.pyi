@@ -25,7 +25,9 @@ from .exact.elimination import exact_samples as exact_samples
 from .exact.elimination import map_state as map_state
 from .exact.elimination import marginals as marginals
 from .exact.enumeration import Enumeration as Enumeration
+from .exact.planar import KacWard as KacWard
 from .exact.quadrature import Quadrature as Quadrature
+from .exact.torus import Torus as Torus
 from .identity import expectation as expectation
 from .identity import log_partition as log_partition
 from .learning.fit import Diverged as Diverged

@@ -110,14 +110,22 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
 
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:
     from lnz.annealing.ais import AnnealedImportanceSampling
+    from lnz.energies.pairwise import Ising
     from lnz.exact.closed_form import ClosedForm
     from lnz.exact.elimination import Elimination
     from lnz.exact.enumeration import Enumeration
+    from lnz.exact.planar import KacWard
     from lnz.exact.quadrature import Quadrature
+    from lnz.exact.torus import Torus
 
+    special: list[tuple[Route, Callable[[Any], str]]] = [
+        (Torus(), lambda _: "a uniform Ising model on a torus without fields"),
+        (KacWard(), lambda _: "a planar Ising model without fields"),
+    ]
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
         (Enumeration(), lambda route: f"{route.cost(energy):,.0f} states"),
+        *(special if isinstance(energy, Ising) else []),
         (Elimination(), lambda _: "tables of its factors, multiplied and summed"),
         (Quadrature(), lambda route: f"{route.cost(energy):,.0f} points"),
         (
