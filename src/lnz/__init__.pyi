@@ -2,6 +2,9 @@
 from . import formats as formats
 from . import reference as reference
 from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampling
+from .bounds.belief_propagation import BeliefPropagation as BeliefPropagation
+from .bounds.mean_field import MeanField as MeanField
+from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
