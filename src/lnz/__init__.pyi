@@ -4,6 +4,7 @@ from . import reference as reference
 from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampling
 from .bounds.belief_propagation import BeliefPropagation as BeliefPropagation
 from .bounds.mean_field import MeanField as MeanField
+from .bounds.mini_bucket import MiniBucket as MiniBucket
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ def model(graph: FactorGraph, flat: np.ndarray) -> Model:
     """The merged and pruned log-potentials of a graph."""
     flat, where = np.asarray(flat, np.float64), layout(graph.cardinalities, graph.scopes)
     ends = np.append(graph.offsets, len(flat))
-    pieces = [flat[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    pieces = [flat[a:b] for a, b in itertools.pairwise(ends)]
     k = np.array(graph.cardinalities, int)
     unary = np.where(np.arange(k.max(initial=1))[None] < k[:, None], 0.0, -np.inf)
     tables = [np.zeros([graph.cardinalities[i] for i in scope]) for scope in where.scopes]
@@ -88,8 +89,9 @@ def _pruned(found: Model) -> Model:
             for a in range(arity):
                 rows = rows & spread(alive[block.variables[:, a], : rows.shape[a + 1]], a, arity)
             for a in range(arity):
-                left = rows.any(axis=others(a, arity))
-                np.logical_and.at(alive, (block.variables[:, a], slice(left.shape[1])), left)
+                left: Any = rows.any(axis=others(a, arity))
+                place: Any = (block.variables[:, a], slice(left.shape[1]))
+                np.logical_and.at(alive, place, left)
         if alive.sum() == before or not alive.any(axis=1).all():
             break
     unary[~alive] = -np.inf
@@ -256,7 +258,8 @@ class Messages:
                 change *= 1 - damping
                 self.messages[edges, :k] += change
                 rho = self.weights[block.numbers][:, None]
-                np.add.at(self.beliefs, (block.variables[:, a], slice(k)), rho * change)
+                place: Any = (block.variables[:, a], slice(k))
+                np.add.at(self.beliefs, place, rho * change)
         return worst
 
     def log_z(self, of_variables: Any = 1.0, of_factors: Any = 1.0) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -158,7 +157,8 @@ class _Ascent:
         for a, block in parts:
             mean, lost = _contracted(block, q, a)
             mean = np.where(lost > 0, -np.inf, mean) if penalty is None else mean - penalty * lost
-            np.add.at(total, (slice(None), block.variables[:, a], slice(mean.shape[2])), mean)
+            place: Any = (slice(None), block.variables[:, a], slice(mean.shape[2]))
+            np.add.at(total, place, mean)
         return total[:, members]
 
     @staticmethod

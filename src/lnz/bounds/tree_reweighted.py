@@ -125,8 +125,8 @@ def _summed(
     n, copies = len(found.unary), len(forests)
     moved: list[np.ndarray] = [np.zeros(0)] * len(found.scopes)
     for f, table in enumerate(found.tables):
-        (k, l), (m, w) = table.shape, run.messages[2 * f : 2 * f + 2]
-        moved[f] = table / rho[f] - m[:k, None] - w[None, :l]
+        first, second = run.messages[2 * f : 2 * f + 2]
+        moved[f] = table / rho[f] - first[: table.shape[0], None] - second[None, : table.shape[1]]
     of = np.concatenate(forests)
     copy = np.repeat(np.arange(copies), [len(forest) for forest in forests])
     scopes = tuple((int(i), int(j)) for i, j in np.array(found.scopes)[of] + n * copy[:, None])
@@ -137,8 +137,8 @@ def _summed(
     variables, pairs = passed.marginals()
     mean = np.einsum("l,lnk->nk", shares, variables.reshape(copies, n, -1))
     factors = [np.zeros(table.shape) for table in found.tables]
-    for f, l, pair in zip(of, copy, pairs, strict=True):
-        factors[f] += (shares[l] / rho[f]) * pair
+    for f, share, pair in zip(of, shares[copy], pairs, strict=True):
+        factors[f] += (share / rho[f]) * pair
     return _Limit(value, mean, factors)
 
 
