@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
+
 from lnz.bounds import local
 from lnz.bounds.route import LocalRoute, Solved, check_sweeps
 from lnz.energies.graph import FactorGraph
@@ -65,6 +67,7 @@ def propagated(
 ) -> tuple[local.Messages, float, int]:
     """Messages on a graph with cycles after sweeps until they stand still, their last change, and the number of sweeps."""
     passed = local.Messages(found, local.colours(found.scopes)) if start is None else start
+    passed.floor = -1e5 * (1 + max(float(np.abs(t[t > -np.inf]).max(initial=0)) for t in found.tables))
     residual, sweeps = float("inf"), 0
     while sweeps < max_sweeps and residual > tolerance:
         residual = passed.sweep(damping)

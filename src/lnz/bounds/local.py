@@ -201,7 +201,8 @@ def log_sum(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
 class Messages:
     """Reweighted sum-product on a graph: m_f→i(x_i) = log Σ exp(φ_f/ρ_f + Σ_{j≠i} (b_j - m_f→j)) with b_i = φ_i + Σ_f ρ_f m_f→i.
 
-    With all ρ = 1 it is belief propagation. Classes of factors take turns, each one updated as a whole.
+    With all ρ = 1 it is belief propagation. Classes of factors take turns, each one updated as a whole. The largest entry of a message is 0;
+    on a cycle of zeros others may fall for ever, so that a finite `floor` keeps differences exact. It is of messages, not of the model.
     """
 
     def __init__(self, found: Model, classes: Iterable[Iterable[int]], weights: np.ndarray | None = None):
@@ -211,6 +212,7 @@ class Messages:
         for members in self.classes if weights is not None else []:
             for b in members:
                 b.tables[...] /= self.weights[b.numbers].reshape(-1, *(1,) * (b.tables.ndim - 1))
+        self.floor = -np.inf
         self.messages = np.zeros((sum(map(len, found.scopes)), found.unary.shape[1]))
         self.beliefs = found.unary.copy()
 
@@ -253,7 +255,7 @@ class Messages:
                 possible = said[a] > -np.inf
                 new = log_sum(total, others(a, arity)) - np.where(possible, said[a], 0)
                 new = np.where(possible, new - new.max(axis=1, keepdims=True), 0)
-                change = new - self.messages[edges, :k]
+                change = np.maximum(new, self.floor) - self.messages[edges, :k]
                 worst = max(worst, float(np.abs(change).max(initial=0)))
                 change *= 1 - damping
                 self.messages[edges, :k] += change
