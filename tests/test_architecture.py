@@ -27,6 +27,7 @@ HOUSE = [
     "sampling",
     "route",
     "exact",
+    "bounds",
     "annealing",
     "identity",
     "learning",

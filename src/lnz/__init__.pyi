@@ -5,6 +5,10 @@ from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampl
 from .auditing.audit import audit as audit
 from .auditing.report import AuditReport as AuditReport
 from .auditing.report import Check as Check
+from .bounds.belief_propagation import BeliefPropagation as BeliefPropagation
+from .bounds.mean_field import MeanField as MeanField
+from .bounds.mini_bucket import MiniBucket as MiniBucket
+from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent

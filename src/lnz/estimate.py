@@ -79,6 +79,8 @@ class Estimate(eqx.Module):
             if self.confidence < 1:
                 text += f" with {100 * self.confidence:g} % confidence"
         text += f" ({self.known}{': ' + self.assumption if self.assumption else ''}), by {self.route}"
+        if "converged" in self.diagnostics and not float(self.diagnostics["converged"]):
+            text += f", not converged: the last change was {float(self.diagnostics['residual']):.2g}"
         if "effective_sample_size" in self.diagnostics:
             text += f", effective sample size {float(self.diagnostics['effective_sample_size']):.0f}"
         return text

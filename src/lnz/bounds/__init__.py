@@ -1,0 +1,1 @@
+"""Routes whose cost does not grow with the width of the graph: belief propagation, and limits of log Z."""
