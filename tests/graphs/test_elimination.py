@@ -231,7 +231,7 @@ def potts(q: int, length: int) -> lnz.Energy:
 )
 def test_known_values(make, truth):
     route = lnz.choose(make()).route
-    assert isinstance(route, lnz.Elimination)
+    assert isinstance(route, lnz.Elimination | lnz.Torus)
     assert float(lnz.log_partition(make(), route=route).value) == pytest.approx(truth, rel=1e-12)
 
 
@@ -254,7 +254,7 @@ def test_a_glass_in_slices_agrees_with_the_whole():
 def test_what_is_too_dear_is_refused_with_the_figures():
     torus = lnz.Ising.lattice((40, 40), 0.4, periodic=True)
     route = lnz.Elimination(search_seconds=0.1)
-    with pytest.raises(ValueError, match=r"too dear to be summed exactly: contraction of .* width \d+, 10\^\d+"):
+    with pytest.raises(ValueError, match=r"too dear to be summed exactly: .*(width \d+, 10\^\d+|more than 2\^48 entries)"):
         lnz.log_partition(torus, route=route)
     with pytest.raises(ValueError, match="has no factors"):
         lnz.log_partition(lnz.Gaussian([0.0], [1.0]), route=route)

@@ -239,7 +239,7 @@ def default_base(space: Space) -> Energy:
     """A reference for any space: uniform where that exists, standard logistic units on the real line."""
     if isinstance(space, Binary | Spin | Categorical):
         return Independent(jnp.zeros(units.feature_shape(space), jnp.result_type(float)), space)
-    if isinstance(space, Box) and space.bounded:
+    if space.bounded if isinstance(space, Box) else np.isfinite(space.log_size):
         return Uniform(space)
     if isinstance(space, Real):
         return LogisticReal(space)
