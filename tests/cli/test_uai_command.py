@@ -98,7 +98,9 @@ def test_the_same_seed_draws_the_same_samples(model, tmp_path):
 @pytest.mark.parametrize("name", ["x.uai.gz", "x.uai", "x.txt"])
 def test_a_file_is_known_by_its_name_or_its_first_word(model, tmp_path, name):
     text = model.read_bytes()
-    path = save(tmp_path / name, gzip.compress(text, mtime=0) if name.endswith("gz") else text.replace(b"MARKOV", b"BAYES"))
+    path = save(
+        tmp_path / name, gzip.compress(text, mtime=0) if name.endswith("gz") else text.replace(b"MARKOV", b"BAYES")
+    )
     assert answer(path)["log_z"] == pytest.approx(math.log(weights(model).sum()))
 
 

@@ -335,7 +335,10 @@ def changed(old, new):
         (gzip.compress(MODEL.encode(), mtime=0)[:40], "the gzip file is cut short"),
         (gzip.compress(MODEL.encode(), mtime=0)[:-5] + b"12345", "not a whole gzip file (CRC check failed"),
         (b"\x1f\x8b" + b"x" * 50, "not a whole gzip file"),
-        (gzip.compress(b"MARKOV 1000000000 2", mtime=0), "line 1, word 2: declares 1000000000 variables, more than a file of"),
+        (
+            gzip.compress(b"MARKOV 1000000000 2", mtime=0),
+            "line 1, word 2: declares 1000000000 variables, more than a file of",
+        ),
         (gzip.compress(b"MARKOV 100 2", mtime=0) + b"rubbish", "not a whole gzip file"),
         (
             "MARKOV 80 " + "1 " * 80 + "1 80 " + " ".join(map(str, range(80))) + " 1 1",

@@ -254,7 +254,9 @@ def test_a_glass_in_slices_agrees_with_the_whole():
 def test_what_is_too_dear_is_refused_with_the_figures():
     torus = lnz.Ising.lattice((40, 40), 0.4, periodic=True)
     route = lnz.Elimination(search_seconds=0.1)
-    with pytest.raises(ValueError, match=r"too dear to be summed exactly: .*(width \d+, 10\^\d+|more than 2\^48 entries)"):
+    with pytest.raises(
+        ValueError, match=r"too dear to be summed exactly: .*(width \d+, 10\^\d+|more than 2\^48 entries)"
+    ):
         lnz.log_partition(torus, route=route)
     with pytest.raises(ValueError, match="has no factors"):
         lnz.log_partition(lnz.Gaussian([0.0], [1.0]), route=route)
