@@ -269,6 +269,7 @@ def _aligned(plane: _Plane, correlation: np.ndarray) -> np.ndarray:
     rank = np.empty(len(correlation))
     rank[np.argsort(-np.abs(correlation), kind="stable")] = np.arange(1, len(correlation) + 1)
     cost = np.append(rank, np.full(plane.n, len(correlation) + 1.0))  # a last resort joins every site to one more
+    ends = tuple(np.asarray(end, np.int32) for end in ends)  # SciPy before 1.15 takes no other whole numbers
     tree = minimum_spanning_tree(coo_array((cost, ends), shape=(plane.n + 1,) * 2).tocsr())
     order, parent = breadth_first_order(tree, plane.n, directed=False)
     sign = np.where(correlation < 0, -1.0, 1.0)
