@@ -74,10 +74,11 @@ class KacWard(Structured):
         n = math.prod(couplings.sites)
         if isinstance(couplings, DenseCouplings) and n > 4:
             return f"dense couplings join all {n} sites, which is not planar; give the bonds alone by lnz.Ising.sparse"
-        if isinstance(couplings, LatticeCouplings) and couplings.periodic and sum(a > 2 for a in couplings.shape) > 1:
-            return "a periodic lattice of two and more dimensions is not planar"
-        if isinstance(couplings, LatticeCouplings) and sum(a > 2 for a in couplings.shape) > 2:
-            return "a lattice of three and more dimensions is not planar"
+        if isinstance(couplings, LatticeCouplings):
+            if sum(a > 2 and closed for a, closed in zip(couplings.shape, couplings.closed, strict=True)) > 1:
+                return "a periodic lattice of two and more dimensions is not planar"
+            if sum(a > 2 for a in couplings.shape) > 2:
+                return "a lattice of three and more dimensions is not planar"
         edges = _edges(couplings)
         if len(edges) > self.max_edges:
             return f"its {len(edges):,} bonds are more than max_edges, {self.max_edges:,}"
@@ -167,7 +168,7 @@ def _edges(couplings: Any) -> np.ndarray:
 
 
 def _plane_of(couplings: Any, edges: np.ndarray) -> _Plane | str:
-    flat = isinstance(couplings, LatticeCouplings) and not couplings.periodic and len(couplings.shape) == 2
+    flat = isinstance(couplings, LatticeCouplings) and not any(couplings.closed) and len(couplings.shape) == 2
     return _drawn(Frozen(edges), math.prod(couplings.sites), couplings.shape if flat else None)
 
 

@@ -46,7 +46,7 @@ class Torus(Structured):
         if reason is not None:
             return reason
         couplings = energy.couplings  # pyright: ignore[reportAttributeAccessIssue]
-        if not isinstance(couplings, LatticeCouplings) or not couplings.periodic or len(couplings.shape) != 2:
+        if not isinstance(couplings, LatticeCouplings) or not all(couplings.closed) or len(couplings.shape) != 2:
             return "its sites are no periodic lattice of two dimensions"
         if couplings.strength.size != 1:
             return "its couplings are given as more than one number"
