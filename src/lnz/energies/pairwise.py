@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies import units
+from lnz.energies.bipartite import SmallerSide, two_sides
 from lnz.energies.graph import FactorGraph, pairwise_graph
 from lnz.energies.independent import Independent, _float
 from lnz.energy import Energy
@@ -348,6 +349,13 @@ class Ising(Pairwise):
     @property
     def space(self) -> Space:
         return Spin(self.couplings.sites)
+
+    def collapsed(self) -> Energy:
+        """Of a graph without odd cycles, the marginal of its smaller side."""
+        if not isinstance(self.couplings, SparseCouplings):
+            return self
+        sides = two_sides(self.couplings.edges, self.couplings.n)
+        return self if sides is None else SmallerSide(sides, self.couplings.strength, self.fields)
 
     def factors(self) -> FactorGraph:
         """One factor a bond, J s s', and one a site, h s, over labels 0 for -1 and 1 for +1."""

@@ -293,11 +293,20 @@ def _across(sweep: _Sweep, v: Array, across: Array) -> tuple[Array, Array]:
     """K v for v (states, columns), scaled so that the largest entry of K is one, and the logarithm of the scale."""
     top = jax.lax.stop_gradient(jnp.maximum(across, 0))
     sites = jnp.exp(across[:, None, None] * jnp.asarray(sweep.kernel, v.dtype)[None] - top[:, None, None])
-    shape, q = v.shape, len(sweep.kernel)
-    at_once = max(1, int(math.log(_BLOCK + 0.5) / math.log(max(q, 2))))
+    at_once = max(1, int(math.log(_BLOCK + 0.5) / math.log(max(len(sweep.kernel), 2))))
+    even = sweep.width - sweep.width % at_once
+    blocks = [*_kronecker(sites[:even].reshape(-1, at_once, *sites.shape[1:])), *_kronecker(sites[None, even:])]
     flat = v.reshape(-1)
-    for i in range(0, sweep.width, at_once):
-        block = functools.reduce(jnp.kron, [sites[j] for j in range(i, min(i + at_once, sweep.width))])
+    for block in blocks[: -(-sweep.width // at_once)]:
         # The leading sites are moved on and put last: after all of them, the columns come first.
         flat = jax.lax.dot_general(flat.reshape(len(block), -1), block, (((0,), (0,)), ((), ()))).reshape(-1)
-    return flat.reshape(shape[1], shape[0]).T, jnp.sum(top)
+    return flat.reshape(v.shape[::-1]).T, jnp.sum(top)
+
+
+def _kronecker(matrices: Array) -> Array:
+    """The Kronecker product over axis 1: from (n, m, q, q) to (n, q^m, q^m)."""
+    product = jnp.ones((len(matrices), 1, 1), matrices.dtype)
+    for i in range(matrices.shape[1]):
+        both = product[:, :, None, :, None] * matrices[:, i, None, :, None, :]
+        product = both.reshape(len(matrices), both.shape[1] * both.shape[2], -1)
+    return product
