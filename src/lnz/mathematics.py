@@ -34,7 +34,10 @@ def log_sum_exp(x: Array, axis: int | None = None) -> Array:
 def _log_sum_exp_of(axis: int | None, x: Array) -> Array:
     top = jax.lax.stop_gradient(jnp.max(x, axis, initial=-jnp.inf, keepdims=True))
     shift = jnp.where(jnp.isfinite(top), top, 0)
-    return jnp.log(jnp.sum(jnp.exp(x - shift), axis)) + jnp.squeeze(shift, axis)
+    total = jnp.sum(jnp.exp(x - shift), axis)
+    # Inside a scan JAX drops the rule below where it derives a second time: the logarithm must then have a derivative of its own at 0.
+    none = total == 0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, total))) + jnp.squeeze(shift, axis)
 
 
 _log_sum_exp = jax.custom_jvp(_log_sum_exp_of, nondiff_argnums=(0,))
