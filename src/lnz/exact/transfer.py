@@ -73,7 +73,10 @@ class TransferMatrix(Structured):
         if sweep.states > self.max_states:
             return f"two layers of a periodic lattice have {sweep.states:,} states, more than max_states, {self.max_states:,}"
         if not is_traced(couplings.strength):
-            span, most = float(_span(sweep, energy)), _most_span(jnp.result_type(float))
+            strength = np.broadcast_to(np.asarray(couplings.strength), (len(couplings.shape), *couplings.shape))
+            along = np.moveaxis(strength[sweep.axis], sweep.axis, 0).reshape(sweep.length, -1)
+            factor = 2 if isinstance(energy, Ising) else 1
+            span, most = float(_span(factor * along)), _most_span(jnp.result_type(float))
             if not span <= most:
                 return f"the bonds between its layers span {span:.0f} nats, more than the {most:.0f} that cannot underflow"
         return None
@@ -218,11 +221,9 @@ def _layers(sweep: _Sweep, energy: Any) -> _Layers:
     return _Layers(unary, inner, across)
 
 
-def _span(sweep: _Sweep, energy: Any) -> Array:
+def _span(across: Any) -> Any:
     """By how many nats the entries of two Kronecker products that follow each other can differ, at most."""
-    across = jnp.sum(jnp.abs(_layers(sweep, energy).across), 1)
-    pairs = across + jnp.roll(across, -1) if sweep.first > 1 else jnp.append(across, 0) + jnp.append(0, across)
-    return jnp.max(pairs, initial=0)
+    return 2 * abs(across).sum(1).max(initial=0)
 
 
 def _most_span(dtype: Any) -> float:
@@ -235,7 +236,7 @@ def _log_z(sweep: _Sweep, energy: Any) -> Array:
     dtype = unary.dtype
     constant = -0.5 * (jnp.sum(inner) + jnp.sum(across)) if isinstance(energy, Ising) else jnp.zeros((), dtype)
     if is_traced(energy.couplings.strength):
-        strong = jax.lax.stop_gradient(_span(sweep, energy)) > _most_span(dtype)
+        strong = jax.lax.stop_gradient(_span(across)) > _most_span(dtype)
         words = "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
         unary = eqx.error_if(unary, strong, words)
         layers = _Layers(unary, inner, across)
