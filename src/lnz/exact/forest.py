@@ -232,7 +232,7 @@ def _schedule_of(
     if child.size * q * q + n * q > _MOST_PADDING:
         return f"one variable has {q:,} values, too many to give every table that size"
     size = int(starts[-1])
-    unary = np.full((n + 1, q), size + 1)
+    unary = np.full((n + 1, q), size + 1, np.int32)
     values = np.arange(q)
     unary[:n] = np.where(values < np.asarray(cardinalities).reshape(-1, 1), size, size + 1)
     place = {c: k for k, c in enumerate(child.ravel().tolist()) if c < n}
@@ -246,7 +246,7 @@ def _schedule_of(
         axes.append((cardinalities[i], cardinalities[j]) if down else (cardinalities[j], cardinalities[i]))
         strides.append((cardinalities[j], 1) if down else (1, cardinalities[j]))
         pair_starts.append(start)
-    pairs = np.full((child.size, q, q), size)
+    pairs = np.full((child.size, q, q), size, np.int32)
     return _Schedule(
         q=q,
         nodes=n,
@@ -263,7 +263,7 @@ def _schedule_of(
             (n + 1, q),
         ),
         pairs=_placed(pairs, rows, axes, strides, pair_starts, (*child.shape, q, q)),
-        constants=np.asarray([starts[table_of[f]] for f in range(len(live)) if not live[f]], int),
+        constants=np.asarray([starts[table_of[f]] for f in range(len(live)) if not live[f]], np.int32),
     )
 
 
@@ -277,7 +277,7 @@ def _placed(
 ) -> _Places:
     """Tables of two axes in rows of `empty`; the first of a row stands in it, the others are added."""
     if not rows:
-        return _Places(empty.reshape(shape), np.zeros(0, int), np.zeros(0, int))
+        return _Places(empty.reshape(shape), np.zeros(0, np.int32), np.zeros(0, np.int32))
     row, size, stride = np.asarray(rows), np.asarray(axes), np.asarray(strides)
     a, b = np.indices(empty.shape[1:])
     inside = (a < size[:, :1, None]) & (b < size[:, 1:, None])
@@ -289,7 +289,7 @@ def _placed(
     first = empty.ravel().copy()
     first[target[new]] = source[new]
     again = inside & ~new
-    return _Places(first.reshape(shape), target[again], source[again])
+    return _Places(first.reshape(shape), target[again].astype(np.int32), source[again].astype(np.int32))
 
 
 def _peeled(n: int, pairs: list[tuple[int, int]]) -> tuple[list[tuple[int, int, int]], np.ndarray]:
@@ -315,13 +315,13 @@ def _peeled(n: int, pairs: list[tuple[int, int]]) -> tuple[list[tuple[int, int, 
         step[p] = max(step[p], step[c] + 1)
         if degree[p] == 1:
             queue.append(p)
-    return order, np.flatnonzero(~np.asarray(sent, bool))
+    return order, np.flatnonzero(~np.asarray(sent, bool)).astype(np.int32)
 
 
 def _steps(n: int, order: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Children and parents (steps, messages), filled up with n. A level wider than the mean takes several steps."""
     if not order:
-        return np.full((0, 1), n), np.full((0, 1), n)
+        return np.full((0, 1), n, np.int32), np.full((0, 1), n, np.int32)
     level, child, parent = np.asarray(sorted(order)).T
     starts = np.flatnonzero(np.append(True, np.diff(level) > 0))
     widths = np.diff(np.append(starts, len(level)))
@@ -331,4 +331,4 @@ def _steps(n: int, order: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.nd
     row = np.repeat(np.cumsum(counts) - counts, widths) + inside // wide
     filled = np.full((2, int(counts.sum()), wide), n)
     filled[:, row, inside % wide] = child, parent
-    return filled[0], filled[1]
+    return filled[0].astype(np.int32), filled[1].astype(np.int32)
