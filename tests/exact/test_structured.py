@@ -16,20 +16,18 @@ from lnz.exact import transfer
 ELIMINATION = lnz.Elimination(search_seconds=0)
 
 
-def value(model, route):
-    estimate = lnz.log_partition(model, route=route)
-    assert estimate.known == "exact"
-    assert float(estimate.upper - estimate.lower) <= 1e-9 * (1 + abs(float(estimate.value)))
-    return float(estimate.value)
+def compiled(route):
+    """log Z and its gradient by a route in JAX, compiled without the optimisations that cost more than they save here."""
+    return quick_jit(jax.value_and_grad(lambda model: lnz.log_partition(model, route=route).value))
 
 
-def slope(model, route):
-    return jax.grad(lambda m: lnz.log_partition(m, route=route).value)(model)
+def eliminated(model):
+    return jax.value_and_grad(lambda m: lnz.log_partition(m, route=ELIMINATION).value)(model)
 
 
 def agree(found, wanted, atol=1e-12):
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=atol)
+        np.testing.assert_allclose(x, y, rtol=1e-13, atol=atol)
 
 
 def single_precision():
@@ -74,9 +72,7 @@ def test_small_forests_against_the_list_of_states():
     assert len(parts) == 250
     assert sum(np.isneginf(table).any() for part in parts for table in part.tables) > 50
     graph = union(parts)
-    route = lnz.Forest()
-    run = quick_jit(jax.value_and_grad(lambda g: lnz.log_partition(g, route=route).value))
-    log_z, beliefs = run(graph)
+    log_z, beliefs = compiled(lnz.Forest())(graph)
     assert float(log_z) == pytest.approx(sum(part.log_z for part in parts), rel=1e-13)
     wanted = [part.marginal(scope) for part in parts for scope in part.scopes]
     agree([t for t in beliefs.tables], wanted, 1e-11)
@@ -84,9 +80,9 @@ def test_small_forests_against_the_list_of_states():
 
 def test_a_forest_without_possible_states_has_log_z_minus_infinity():
     graph = lnz.FactorGraph([2, 2, 3], [(0, 1), (1,)], [np.array([[0, -np.inf], [1, -np.inf]]), np.array([-np.inf, 0])])
-    estimate = lnz.log_partition(graph, route=lnz.Forest())
-    assert float(estimate.value) == -np.inf
-    agree(slope(graph, lnz.Forest()).tables, [np.zeros((2, 2)), np.zeros(2)])
+    log_z, beliefs = compiled(lnz.Forest())(graph)
+    assert float(log_z) == -np.inf
+    agree(beliefs.tables, [np.zeros((2, 2)), np.zeros(2)])
 
 
 def test_long_chains_and_stars():
@@ -103,37 +99,35 @@ def test_long_chains_and_stars():
     star_log_z = np.logaddexp(arms(1), arms(-1))
     hub = np.stack([np.zeros(n - 1, int), np.arange(1, n)], 1)
 
-    def check(dtype):
-        chain = lnz.Ising.lattice((n,), j[None].astype(dtype), h.astype(dtype), periodic=False)
-        star = lnz.Ising.sparse(hub, j[1:].astype(dtype), h.astype(dtype), n=n)
-        for model, truth in ((chain, chain_log_z), (star, star_log_z)):
-            estimate = lnz.log_partition(model, route=lnz.Forest())
-            eps = np.finfo(dtype).eps
-            assert abs(float(estimate.value) - truth) < 20 * eps * truth
-            assert float(estimate.lower) - n * eps <= truth <= float(estimate.upper) + n * eps
-            assert isinstance(lnz.choose(model).route, lnz.Forest)
+    def check(model, truth, eps):
+        estimate = quick_jit(lambda m: lnz.log_partition(m, route=lnz.Forest()))(model)
+        assert abs(float(estimate.value) - truth) < 20 * eps * truth
+        assert float(estimate.lower) - n * eps <= truth <= float(estimate.upper) + n * eps
+        assert float(estimate.upper - estimate.lower) < 1e4 * eps * truth
 
-    check(np.float64)
+    chain = lnz.Ising.lattice((n,), j[None], h, periodic=False)
+    assert isinstance(lnz.choose(chain).route, lnz.Forest)
+    check(chain, chain_log_z, 2e-16)
+    check(lnz.Ising.sparse(hub, j[1:], h, n=n), star_log_z, 2e-16)
     with single_precision():
-        check(np.float32)
+        chain = lnz.Ising.lattice((n,), j[None].astype(np.float32), h.astype(np.float32), periodic=False)
+        check(chain, chain_log_z, 1.2e-7)
 
 
-def test_batches_of_trees_and_evidence():
-    """One structure, many parameters; a variable that is given parts the cycle it lies on."""
+def test_evidence_parts_the_cycle_it_lies_on():
     ring = lnz.FactorGraph([3] * 4, [(0, 1), (1, 2), (3, 2), (0, 3)], [np.zeros((3, 3))], table_of=[0] * 4)
-    assert "cycle" in lnz.Forest().refusal(ring)
-    given = ring.evidence({2: 1})
-    tables = jnp.asarray(np.random.default_rng(2).normal(size=(5, *given.log_potentials.shape)))
-    graphs = jax.vmap(lambda t: jax.tree.unflatten(jax.tree.structure(given), [t]))(tables)
-    found = quick_jit(jax.vmap(lambda g: jax.value_and_grad(lambda g: lnz.log_partition(g, route=lnz.Forest()).value)(g)))
-    values, slopes = found(graphs)
-    for i in range(5):
-        one = jax.tree.map(lambda x: x[i], graphs)
-        assert float(values[i]) == pytest.approx(value(one, ELIMINATION), rel=1e-13)
-        agree(slopes.log_potentials[i], slope(one, ELIMINATION).log_potentials)
+    assert "cycle" in str(lnz.Forest().refusal(ring))
+    assert lnz.Forest().refusal(ring.evidence({2: 1})) is None
 
 
 # ------------------------------------------------------------------------------------------------------------ lattices
+
+
+def glass():
+    right, down = reference.bimodal_couplings(10, 10, seed=0)
+    strength = np.zeros((2, 10, 10))
+    strength[0, :-1], strength[1, :, :-1] = down, right
+    return lnz.Ising.lattice((10, 10), strength, periodic=False)
 
 
 @pytest.mark.parametrize(
@@ -141,22 +135,14 @@ def test_batches_of_trees_and_evidence():
     [
         (lnz.Ising.lattice((8, 8), reference.ISING_CRITICAL_BETA, periodic=True), "A1-8x8"),
         (lnz.Potts.lattice((5, 5), reference.potts_critical_beta(3), q=3, periodic=True), "A6-q3-5x5"),
-        (lnz.Potts.lattice((4, 4), reference.potts_critical_beta(4), q=4, periodic=True), "A6-q4-4x4"),
+        (glass(), "A5-10x10-kac-ward"),
     ],
-    ids=["A1", "A6-q3", "A6-q4"],
+    ids=["A1", "A6", "A5"],
 )
 def test_known_lattices(energy, known):
-    assert value(energy, lnz.TransferMatrix()) == pytest.approx(reference.named(known).value, rel=1e-12)
-
-
-def test_spin_glass_on_a_free_lattice():
-    right, down = reference.bimodal_couplings(10, 10, seed=0)
-    strength = np.zeros((2, 10, 10))
-    strength[0, :-1], strength[1, :, :-1] = down, right
-    known = reference.named("A5-10x10-kac-ward").value
-    assert value(lnz.Ising.lattice((10, 10), strength, periodic=False), lnz.TransferMatrix()) == pytest.approx(
-        known, rel=1e-12
-    )
+    estimate = quick_jit(lambda e: lnz.log_partition(e, route=lnz.TransferMatrix()))(energy)
+    assert float(estimate.value) == pytest.approx(reference.named(known).value, rel=1e-12)
+    assert float(estimate.upper - estimate.lower) < 1e-11 * float(estimate.value)
 
 
 def lattice(seed, shape, periodic, q):
@@ -170,9 +156,7 @@ def lattice(seed, shape, periodic, q):
 @pytest.mark.parametrize(
     ("shape", "periodic", "q", "stored"),
     [
-        ((11, 3), (False, True), 2, 0),  # a backward pass in stretches, with a rest
-        ((6, 5), False, 2, 2**28),
-        ((2, 3, 4), True, 2, 2**28),
+        ((11, 5), (False, True), 2, 0),  # a backward pass in stretches, with a rest
         ((2, 3, 2), (True, False, True), 3, 2**28),
     ],
     ids=str,
@@ -180,28 +164,29 @@ def lattice(seed, shape, periodic, q):
 def test_lattices_against_elimination(shape, periodic, q, stored, monkeypatch):
     monkeypatch.setattr(transfer, "_STORED", stored)
     model = lattice(3, shape, periodic, q)
-    run = quick_jit(jax.value_and_grad(lambda m: lnz.log_partition(m, route=lnz.TransferMatrix()).value))
-    log_z, found = run(model)
-    assert float(log_z) == pytest.approx(value(model, ELIMINATION), rel=1e-13)
-    agree(found, slope(model, ELIMINATION))
+    agree(compiled(lnz.TransferMatrix())(model), eliminated(model))
 
 
 def test_layers_that_are_bound_too_strongly_are_refused():
-    """Fields may be as strong as they like; bonds along the layers too."""
-    route = lnz.TransferMatrix()
-    strength = np.zeros((2, 12, 4))
+    """Fields may be as strong as they like, and so may the bonds inside layers."""
+    route, strength = lnz.TransferMatrix(), np.zeros((2, 12, 4))
     strength[1] = 400 * np.random.default_rng(0).normal(size=(12, 4))
     fields = 500 * np.random.default_rng(1).normal(size=(12, 4))
-    model = lnz.Ising.lattice((12, 4), strength, fields, periodic=False)
-    assert value(model, route) == pytest.approx(value(model, ELIMINATION), rel=1e-13)
-    strong = lambda j: lnz.Ising.lattice((12, 4), j, 0.1, periodic=False)  # noqa: E731
+
+    def make(j, h):
+        j, h = np.broadcast_to(j, (2, 12, 4)), np.broadcast_to(h, (12, 4))
+        return lnz.Ising.lattice((12, 4), j, h, periodic=False)
+
+    run = compiled(route)
+    for model in (make(strength, fields), make(37.0, fields), make(-37.0, 0.1)):
+        assert route.refusal(model) is None
+        agree(run(model), eliminated(model))
+    strong = make(40.0, 0.1)
     with pytest.raises(ValueError, match="the bonds between its layers span 640 nats, more than the 602"):
-        lnz.log_partition(strong(40.0), route=route)
-    assert value(strong(37.0), route) == pytest.approx(value(strong(37.0), ELIMINATION), rel=1e-13)
-    assert isinstance(lnz.choose(lattice(0, (12, 9), False, 2)).route, lnz.TransferMatrix)
-    assert not isinstance(lnz.choose(strong(40.0)).route, lnz.TransferMatrix)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="sums may underflow"):
-        jax.jit(lambda j: lnz.log_partition(strong(j), route=route).value)(40.0).block_until_ready()
+        lnz.log_partition(strong, route=route)
+    assert not isinstance(lnz.choose(strong).route, lnz.TransferMatrix)
+    with pytest.raises(Exception, match="sums may underflow"):
+        jax.block_until_ready(run(strong))
 
 
 # ---------------------------------------------------------------------------------------------------- complete graphs
@@ -229,7 +214,7 @@ def test_complete_graphs_against_the_list_of_states():
     near = some.copy()
     near[[2, 5]] += [1e-8, -3e-9]
     noise = 0.3 + 1e-8 * rng.normal(size=n)
-    run = jax.jit(jax.value_and_grad(lambda m: lnz.log_partition(m, route=lnz.Counting()).value))
+    run = compiled(lnz.Counting())
     for coupling in (-0.7, 0.0, 0.4, 3.0):
         for fields, close in ((apart, 1e-12), (some, 1e-12), (near, 1e-7), (noise, 1e-7), (np.full(n, 0.3), 1e-12)):
             couplings = complete(n, coupling)
@@ -240,23 +225,31 @@ def test_complete_graphs_against_the_list_of_states():
             np.testing.assert_allclose(slopes.fields, means, rtol=0, atol=1e-12)
 
 
-def test_correlations_of_many_spins_add_up():
-    """Σ_j E[s_i s_j] = E[s_i Σ_j s_j], which comes from log Z by a difference: the quotients keep their digits."""
-    n, h, rng = 400, 1e-4, np.random.default_rng(5)
-    fields = 0.3 * rng.normal(size=n)
-    run = jax.jit(jax.grad(lambda f: lnz.log_partition(lnz.Ising(complete(n, 1.3 / n), f), route=lnz.Counting()).value))
-    mean = np.asarray(run(jnp.asarray(fields)))
-    with_sum = np.asarray(run(fields + h) - run(fields - h)) / (2 * h) + mean * mean.sum()
-    pairs = 2 * np.asarray(slope(lnz.Ising(complete(n, 1.3 / n), fields), lnz.Counting()).couplings.strength)
-    np.testing.assert_allclose(pairs.sum(1) + 1, with_sum, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(pairs, pairs.T, atol=1e-10)
+def test_correlations_of_many_spins_keep_their_digits():
+    """Against a sum over the other spins in extended precision, for two sites and for the two whose fields are closest."""
+    n, rng = 300, np.random.default_rng(5)
+    fields = rng.normal(size=n)
+    close = np.argsort(fields)[np.argmin(np.diff(np.sort(fields))) + np.arange(2)]
+    fields[close[0]] = fields[close[1]] + 1e-5
+    pairs = 2 * np.asarray(compiled(lnz.Counting())(lnz.Ising(complete(n, 1.3 / n), fields))[1].couplings.strength)
+    up = 1 / (1 + np.exp(-2 * fields.astype(np.longdouble)))
+    for (i, j), atol in (((0, 1), 1e-12), (close, 2e-9)):
+        ways = np.ones(1, np.longdouble)
+        for p in np.delete(up, [i, j]):
+            ways = np.append(ways * (1 - p), 0) + np.append(0, ways * p)
+        joint = np.zeros((2, 2), np.longdouble)
+        for a, b in np.ndindex(2, 2):
+            total = 2.0 * (np.arange(n - 1) + a + b) - n
+            chance = (up[i] if a else 1 - up[i]) * (up[j] if b else 1 - up[j])
+            joint[a, b] = chance * np.sum(ways * np.exp(0.65 / n * total**2))
+        mean = (joint[0, 0] + joint[1, 1] - joint[0, 1] - joint[1, 0]) / joint.sum()
+        assert float(pairs[i, j] - mean) == pytest.approx(0, abs=atol)
+        assert pairs[i, j] == pairs[j, i]
 
 
-@pytest.mark.parametrize("q", [1, 3])
-def test_potts_states_are_counted_by_colours(q):
-    model = lnz.Potts(complete(5, 0.8), np.tile(np.random.default_rng(q).normal(size=q), (5, 1)), q=q)
-    assert value(model, lnz.Counting()) == pytest.approx(value(model, ELIMINATION), rel=1e-13)
-    agree(slope(model, lnz.Counting()), slope(model, ELIMINATION))
+def test_potts_states_are_counted_by_colours():
+    model = lnz.Potts(complete(5, 0.8), np.tile(np.random.default_rng(3).normal(size=3), (5, 1)), q=3)
+    agree(compiled(lnz.Counting())(model), eliminated(model))
 
 
 def test_a_magnet_of_a_thousand_spins():
@@ -264,8 +257,9 @@ def test_a_magnet_of_a_thousand_spins():
     n = 1000
     same = lnz.Ising(complete(n, 1.1 / n), 0.02)
     nearly = lnz.Ising(complete(n, 1.1 / n), np.append(np.full(n - 1, 0.02), 0.02 + 1e-15))
-    assert value(same, lnz.Counting()) == pytest.approx(value(nearly, lnz.Counting()), rel=1e-13)
-    assert value(lnz.Ising(complete(n, 0.0)), lnz.Counting()) == pytest.approx(n * np.log(2), rel=1e-13)
+    run = quick_jit(lambda m: lnz.log_partition(m, route=lnz.Counting()).value)
+    assert float(run(same)) == pytest.approx(float(run(nearly)), rel=1e-13)
+    assert float(run(lnz.Ising(complete(n, 0.0)))) == pytest.approx(n * np.log(2), rel=1e-13)
     assert isinstance(lnz.choose(same).route, lnz.Counting)
 
 
@@ -279,8 +273,7 @@ def test_the_smaller_side_of_a_bipartite_graph():
     model = lnz.Ising.sparse(edges, rng.normal(size=len(edges)), rng.normal(size=204), n=204)
     assert model.collapsed().space == lnz.Binary(5)
     assert isinstance(lnz.choose(model).route, lnz.Enumeration)
-    assert value(model, lnz.Enumeration()) == pytest.approx(value(model, ELIMINATION), rel=1e-13)
-    agree(slope(model, lnz.Enumeration()), slope(model, ELIMINATION))
+    agree(compiled(lnz.Enumeration())(model), eliminated(model))
 
 
 def test_odd_cycles_and_large_sides_are_left_as_they_are():
@@ -329,17 +322,17 @@ def test_settings_are_checked():
 
 
 def test_traced_couplings_are_looked_at_as_it_runs_and_left_by_choose():
-    equal, unequal = complete(12, 0.1), complete(12, 0.1)
+    unequal = complete(12, 0.1)
     unequal[2, 3] = unequal[3, 2] = 0.2
 
-    @jax.jit
+    @quick_jit
     def log_z(j):
         model = lnz.Ising(j, 0.2)
-        assert not isinstance(lnz.choose(model).route, lnz.Counting)
+        assert "its couplings are traced" in lnz.Counting().refusal(model)
         return lnz.log_partition(model, route=lnz.Counting()).value
 
-    assert float(log_z(equal)) == pytest.approx(value(lnz.Ising(equal, 0.2), lnz.Counting()), rel=1e-14)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="its couplings are not all equal"):
+    assert np.isfinite(float(log_z(complete(12, 0.1))))
+    with pytest.raises(Exception, match="its couplings are not all equal"):
         log_z(unequal).block_until_ready()
 
 
@@ -347,14 +340,11 @@ def test_second_derivatives_by_counting_are_refused():
     def log_z(j):
         return lnz.log_partition(lnz.Ising(j * jnp.asarray(complete(4, 1.0)), 0.1), route=lnz.Counting()).value
 
-    assert float(jax.grad(log_z)(0.3)) == pytest.approx(float(jax.jit(jax.grad(log_z))(0.3)), rel=1e-13)
     with pytest.raises(ValueError, match="Counting gives first derivatives only"):
-        jax.grad(jax.grad(log_z))(0.3)
+        jax.eval_shape(jax.grad(jax.grad(log_z)), jnp.asarray(0.3))
 
 
-def test_expectations_are_enumerated_or_refused():
-    mean = lnz.expectation(lattice(7, (3, 3), False, 2), jnp.sum, route=lnz.TransferMatrix())
-    assert np.isfinite(float(mean.value))
+def test_expectations_over_too_many_states_are_refused():
     with pytest.raises(ValueError, match="TransferMatrix gives log Z and its gradient"):
         lnz.expectation(lattice(7, (9, 9), False, 2), jnp.sum, route=lnz.TransferMatrix())
 

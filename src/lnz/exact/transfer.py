@@ -20,7 +20,9 @@ from lnz.exact.structured import Structured
 from lnz.frozen import is_traced
 
 _BLOCK = 16  # states of the sites that one matrix product moves on: measured to be quickest
-_STORED = 2.0**28  # bytes of layers that a backward pass may keep, beyond which it keeps every √n-th and computes the others again
+_STORED = (
+    2.0**28
+)  # bytes of layers that a backward pass may keep, beyond which it keeps every √n-th and computes the others again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,9 @@ class TransferMatrix(Structured):
             factor = 2 if isinstance(energy, Ising) else 1
             span, most = float(_span(factor * along)), _most_span(jnp.result_type(float))
             if not span <= most:
-                return f"the bonds between its layers span {span:.0f} nats, more than the {most:.0f} that cannot underflow"
+                return (
+                    f"the bonds between its layers span {span:.0f} nats, more than the {most:.0f} that cannot underflow"
+                )
         return None
 
     def cost(self, energy: Energy) -> float:
@@ -237,7 +241,9 @@ def _log_z(sweep: _Sweep, energy: Any) -> Array:
     constant = -0.5 * (jnp.sum(inner) + jnp.sum(across)) if isinstance(energy, Ising) else jnp.zeros((), dtype)
     if is_traced(energy.couplings.strength):
         strong = jax.lax.stop_gradient(_span(across)) > _most_span(dtype)
-        words = "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
+        words = (
+            "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
+        )
         unary = eqx.error_if(unary, strong, words)
         layers = _Layers(unary, inner, across)
     start, top = _layer_weights(sweep, layers.unary[0], layers.inner[0])
@@ -296,7 +302,10 @@ def _across(sweep: _Sweep, v: Array, across: Array) -> tuple[Array, Array]:
     sites = jnp.exp(across[:, None, None] * jnp.asarray(sweep.kernel, v.dtype)[None] - top[:, None, None])
     at_once = max(1, int(math.log(_BLOCK + 0.5) / math.log(max(len(sweep.kernel), 2))))
     even = sweep.width - sweep.width % at_once
-    blocks = [*_kronecker(sites[:even].reshape(even // at_once, at_once, *sites.shape[1:])), *_kronecker(sites[None, even:])]
+    blocks = [
+        *_kronecker(sites[:even].reshape(even // at_once, at_once, *sites.shape[1:])),
+        *_kronecker(sites[None, even:]),
+    ]
     flat = v.reshape(-1)
     for block in blocks[: -(-sweep.width // at_once)]:
         # The leading sites are moved on and put last: after all of them, the columns come first.
