@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -159,7 +159,7 @@ def _sum_product_jvp(schedule: _Schedule, primals: Any, tangents: Any) -> tuple[
 def _upwards(schedule: _Schedule, unary: Array, pairs: Array) -> tuple[Array, Array, Array]:
     """φ_i with all messages to i, every message (steps, messages, q), and what was taken out of it (steps, messages)."""
 
-    def step(total: Array, now: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def step(total: Array, now: Any) -> tuple[Array, tuple[Array, Array]]:
         child, parent, pair = now
         message = log_sum_exp(total[child][..., None] + pair, 1)
         top = jax.lax.stop_gradient(jnp.max(message, 1))
@@ -189,7 +189,7 @@ def _marginals(schedule: _Schedule, unary: Array, pairs: Array) -> tuple[Array, 
     whole = log_sum_exp(total[schedule.roots], 1)
     start = jnp.zeros_like(unary).at[schedule.roots].set(_shares(total[schedule.roots], whole[:, None]))
 
-    def step(known: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    def step(known: Array, now: Any) -> tuple[Array, None]:
         child, parent, given = now
         return known.at[child].set(jnp.einsum("ncp,np->nc", given, known[parent])), None
 
@@ -225,7 +225,7 @@ def _schedule_of(
     joined = {tuple(sorted(scope)) for scope in live if len(scope) == 2}
     if len(joined) >= max(n, 1):
         return f"{len(joined):,} pairs of {n:,} variables have a cycle"
-    order, root = _peeled(n, list(joined))
+    order, root = _peeled(n, joined)
     if len(order) < len(joined):
         return "its pairs have a cycle"
     child, parent = _steps(n, order)
@@ -292,7 +292,7 @@ def _placed(
     return _Places(first.reshape(shape), target[again].astype(np.int32), source[again].astype(np.int32))
 
 
-def _peeled(n: int, pairs: list[tuple[int, int]]) -> tuple[list[tuple[int, int, int]], np.ndarray]:
+def _peeled(n: int, pairs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, int, int]], np.ndarray]:
     """(step, child, parent) of every pair that is reached from the leaves inwards, and the variables left without a parent."""
     degree, near = [0] * n, [0] * n  # a leaf's one neighbour is the exclusive or of all it had and those it lost
     for i, j in pairs:
