@@ -1,12 +1,18 @@
 """Reading the user's data and writing results: arrays in, arrays out, and every refusal a `DataError` of one line."""
 
 from .arrays import load as load
+from .bqm import BQM as BQM
+from .bqm import from_bqm as from_bqm
+from .bqm import to_bqm as to_bqm
 from .check import check as check
 from .data import Data as Data
 from .data import DataError as DataError
 from .digits import digits as digits
 from .files import WriteError as WriteError
 from .files import write_atomic as write_atomic
+from .pgmpy_models import PgmpyModel as PgmpyModel
+from .pgmpy_models import from_pgmpy as from_pgmpy
+from .pgmpy_models import to_pgmpy as to_pgmpy
 from .prepare import Split as Split
 from .prepare import binarise as binarise
 from .prepare import split as split

@@ -272,20 +272,28 @@ def write_uai(path: str | os.PathLike[str], graph: FactorGraph) -> None:
     """
     lines = ["MARKOV", str(len(graph.cardinalities)), " ".join(map(str, graph.cardinalities)), str(len(graph.scopes))]
     lines += [" ".join(map(str, (len(scope), *scope))) for scope in graph.scopes]
+    for table in potentials(graph):
+        lines += ["", str(table.size), " ".join(map(repr, table.ravel().tolist()))]
+    _write(path, "\n".join(lines) + "\n")
+
+
+def potentials(graph: FactorGraph) -> list[np.ndarray]:
+    """ψ_a = exp(log-potential) of every factor, in float64. Raises ValueError where a log-potential has no such exponential."""
     flat = np.asarray(graph.log_potentials, np.float64)
     parts = np.split(flat, graph.offsets[1:]) if len(graph.offsets) else []
+    found = []
     for factor, table in enumerate(graph.table_of):
         log = parts[table]
         with np.errstate(over="ignore", under="ignore"):
-            potentials = np.exp(log)
-        if not np.isfinite(potentials).all() or ((potentials == 0) & (log != -np.inf)).any():
+            exponentials = np.exp(log)
+        if not np.isfinite(exponentials).all() or ((exponentials == 0) & (log != -np.inf)).any():
             worst = log[np.argmax(np.where(np.isfinite(log), np.abs(log), 0))]
             raise ValueError(
                 f"the table of factor {factor} holds the log-potential {worst:g}, whose exponential is no float64. "
                 "Subtract a constant from the table, and add it to log Z"
             )
-        lines += ["", str(potentials.size), " ".join(map(repr, potentials.tolist()))]
-    _write(path, "\n".join(lines) + "\n")
+        found.append(exponentials.reshape(graph.shapes[table]))
+    return found
 
 
 def write_uai_evidence(path: str | os.PathLike[str], evidence: Mapping[int, int]) -> None:
