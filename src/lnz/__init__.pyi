@@ -1,6 +1,7 @@
 # The public surface, one page. `__init__.py` loads each name from its room when it is first used.
 from . import formats as formats
 from . import reference as reference
+from . import report as report
 from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampling
 from .auditing.audit import audit as audit
 from .auditing.report import AuditReport as AuditReport

@@ -39,6 +39,7 @@ class Plan:
     Attributes:
         steps: the contractions, the last one giving a scalar.
         scopes: the variables of every node's table.
+        sizes: the number of values of every variable.
         rank: when each variable is summed out.
         sliced: variables that are conditioned on instead: the tree is walked once for each of their joint values.
         slices: how many joint values there are.
@@ -47,17 +48,20 @@ class Plan:
         peak_bytes: the most memory that log Z takes at one time, copies included.
         all_bytes: the same for marginals and samples, which keep all tables.
         seconds: a prediction for one upward pass.
+        step_seconds: the same for every step, in one slice.
         method: which search found the tree.
     """
 
     steps: tuple[Step, ...]
     scopes: tuple[Scope, ...]
+    sizes: tuple[int, ...]
     rank: dict[int, int]
     width: int
     log10_flops: float
     peak_bytes: float
     all_bytes: float
     seconds: float
+    step_seconds: tuple[float, ...]
     method: str
     sliced: Scope = ()
     slices: int = 1
@@ -65,6 +69,19 @@ class Plan:
     @property
     def leaves(self) -> int:
         return len(self.scopes) - len(self.steps)
+
+    @property
+    def table_bits(self) -> list[float]:
+        """log2 of the entries of every node's table."""
+        return [self._bits(scope) for scope in self.scopes]
+
+    @property
+    def step_bits(self) -> list[float]:
+        """log2 of the joint values of all variables that meet in every step."""
+        return [self._bits((*step.out, *step.removed)) for step in self.steps]
+
+    def _bits(self, variables: Scope) -> float:
+        return sum(math.log2(self.sizes[v]) for v in variables)
 
     def __str__(self) -> str:
         sliced = f" in {self.slices:,} slices over {len(self.sliced)} variables" if self.sliced else ""
@@ -190,7 +207,7 @@ def _priced(
     logs = [math.log2(k) for k in sizes]
     leaves = len(scopes) - len(steps)
     entries = [2.0 ** sum(logs[v] for v in scope) for scope in scopes]
-    flops = seconds = 0.0
+    flops, step_seconds = 0.0, []
     held = 2 * sum(entries[:leaves])  # as they came, and as the contraction takes them
     live = peak = held
     width = max((len(scope) - 1 for scope in scopes), default=0)
@@ -203,10 +220,11 @@ def _priced(
         touched = entries[i] + entries[j] + made
         m, n = (sum(logs[v] for v in out if v in x and v not in y) for x, y in ((a, b), (b, a)))
         if is_product(2.0**m, 2.0**n, 2.0 ** sum(logs[v] for v in removed if v in a and v in b)):
-            seconds += 2.0**work * PRODUCT_SECONDS + touched * COPY_SECONDS
+            seconds = 2.0**work * PRODUCT_SECONDS + touched * COPY_SECONDS
         else:
-            seconds += 2.0**work * ENTRY_SECONDS
-        seconds += STEP_SECONDS + touched * FAR_SECONDS * max(0.0, math.log2(max(touched, 1) / NEAR))
+            seconds = 2.0**work * ENTRY_SECONDS
+        far = FAR_SECONDS * max(0.0, math.log2(max(touched, 1) / NEAR))
+        step_seconds.append(seconds + touched * far + STEP_SECONDS)
         peak = max(
             peak, live + made + entries[i] + entries[j]
         )  # with copies of what is multiplied, in another order of axes
@@ -220,12 +238,14 @@ def _priced(
     return Plan(
         tuple(steps),
         tuple(scopes),
+        tuple(sizes),
         rank,
         width,
         math.log10(max(flops, 1)),
         BYTES * peak,
         BYTES * max(most, peak),
-        seconds,
+        sum(step_seconds),
+        tuple(step_seconds),
         method,
     )
 
