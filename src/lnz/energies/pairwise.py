@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies import units
 from lnz.energies.graph import FactorGraph, pairwise_graph
-from lnz.energies.independent import Independent, _float
+from lnz.energies.independent import Independent, as_float
 from lnz.energy import Energy
 from lnz.frozen import Frozen, is_traced
 from lnz.spaces import Categorical, Space, Spin, State
@@ -182,7 +182,7 @@ def _colour_classes(n: int, edges: np.ndarray) -> np.ndarray:
 
 
 def _dense(strength: Any) -> DenseCouplings:
-    strength = _float(strength)
+    strength = as_float(strength)
     half = strength.ndim // 2
     if strength.ndim not in (2, 4) or strength.shape[:half] != strength.shape[half:]:
         raise ValueError(f"dense couplings need shape (n, n), or (n, q, n, q) for tables, but got {strength.shape}")
@@ -197,7 +197,7 @@ def _dense(strength: Any) -> DenseCouplings:
 
 
 def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
-    edges, strength = np.asarray(edges), _float(strength)
+    edges, strength = np.asarray(edges), as_float(strength)
     if edges.size and (edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer)):
         raise ValueError(f"edges are pairs of whole numbers (m, 2), but got {edges.dtype} of shape {edges.shape}")
     edges = edges.astype(int).reshape(-1, 2)
@@ -217,7 +217,7 @@ def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
 
 
 def _lattice(shape: Any, strength: Any, periodic: bool) -> LatticeCouplings:
-    shape, strength = tuple(int(length) for length in shape), _float(strength)
+    shape, strength = tuple(int(length) for length in shape), as_float(strength)
     if not shape or min(shape) < 1:
         raise ValueError(f"a lattice needs a shape of lengths of at least 1, but got {shape}")
     if strength.ndim and np.broadcast_shapes(strength.shape, (len(shape), *shape)) != (len(shape), *shape):
@@ -416,7 +416,7 @@ def _refuse_infinite(name: str, values: Array) -> None:
 
 
 def _fields(fields: Any, shape: tuple[int, ...], couplings: Any) -> Array:
-    fields = _float(fields) if not isinstance(fields, int | float) else jnp.asarray(fields, couplings.strength.dtype)
+    fields = as_float(fields) if not isinstance(fields, int | float) else jnp.asarray(fields, couplings.strength.dtype)
     _refuse_infinite("fields", fields)
     if fields.ndim == 0:
         return jnp.broadcast_to(fields, shape)
