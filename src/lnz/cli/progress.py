@@ -10,6 +10,7 @@ from typing import Any
 from lnz.exact.orders import size_text
 
 _LINE_SECONDS = 10.0  # between two lines where stderr is no terminal
+_TELLING = 0.01  # of the work before the time left can be told
 _BAR_SECONDS = 0.5  # of work before a bar is drawn
 
 
@@ -105,17 +106,17 @@ class Work:
             self._next = now + (_BAR_SECONDS if on_terminal else _LINE_SECONDS)
         if not self._shown or now < self._next:
             return
-        left = _duration((now - self._began) * (1 - share) / share) if share > 0 else "unknown time"
+        left = f"{_duration((now - self._began) * (1 - share) / share)} left" if share > _TELLING else ""
         if on_terminal:
             self._next = now + 0.1
             if self._bar is None:
                 self._bar = _work_bar()
                 self._task = self._bar.add_task("", total=1.0, stage="", memory="", left="")
                 self._bar.start()
-            self._bar.update(self._task, completed=share, stage=stage, memory=_memory(), left=f"{left} left")
+            self._bar.update(self._task, completed=share, stage=stage, memory=_memory(), left=left)
         else:
             self._next = now + _LINE_SECONDS
-            print(f"{stage}: {100 * share:.0f} %  {_memory()}  {left} left", file=sys.stderr, flush=True)
+            print(f"{stage}: {100 * share:.0f} %  {_memory()}  {left}", file=sys.stderr, flush=True)
 
 
 def _memory() -> str:
