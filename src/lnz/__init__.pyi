@@ -25,14 +25,17 @@ from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
 from .exact.closed_form import ClosedForm as ClosedForm
+from .exact.counting import Counting as Counting
 from .exact.elimination import Elimination as Elimination
 from .exact.elimination import exact_samples as exact_samples
 from .exact.elimination import map_state as map_state
 from .exact.elimination import marginals as marginals
 from .exact.enumeration import Enumeration as Enumeration
+from .exact.forest import Forest as Forest
 from .exact.planar import KacWard as KacWard
 from .exact.quadrature import Quadrature as Quadrature
 from .exact.torus import Torus as Torus
+from .exact.transfer import TransferMatrix as TransferMatrix
 from .identity import expectation as expectation
 from .identity import log_partition as log_partition
 from .learning.fit import Diverged as Diverged

@@ -21,16 +21,22 @@ def on_host(run: Callable[..., Any], shapes: Any, *arguments: Array, route: Any)
         run: from arrays to arrays of the `shapes`, a pytree of `jax.ShapeDtypeStruct`.
         route: whose name the refusal gives.
     """
-    call = jax.custom_jvp(lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method="sequential"))
+    call = lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method="sequential")  # noqa: E731
+    return first_derivatives_only(call, route)(*arguments)
 
-    @call.defjvp
+
+def first_derivatives_only(f: Callable[..., Any], route: Any) -> Callable[..., Any]:
+    """A function of arrays whose derivative is refused in words, since its value is used for log Z or for its slope."""
+    once = jax.custom_jvp(f)
+
+    @once.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
         raise ValueError(
             f"{type(route).__name__} gives first derivatives only. For second derivatives of log Z pass route=lnz.Enumeration(), or take "
             "differences"
         )
 
-    return call(*arguments)
+    return once
 
 
 def structure(energy: Energy) -> FactorGraph:
