@@ -39,6 +39,12 @@ class Limits:
             if value is not None and not value > (-1 if name == "search_seconds" else 0):
                 raise ValueError(f"{name} must be a number above 0, but is {value!r}")
 
+    @property
+    def memory(self) -> float:
+        """Bytes that tables may take: `max_memory`, or half of the machine's."""
+        half = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return half if self.max_memory is None else self.max_memory
+
 
 def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
     """The contraction tree for a model. Raises ValueError, with the figures, where it would cost more than the limits.
@@ -46,7 +52,7 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
     Args:
         every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
     """
-    memory = _half_the_memory() if limits.max_memory is None else limits.max_memory
+    memory = limits.memory
     sizes = tuple(model.sizes)
     best = first_plan(limits, model)
     fitted = orders.sliced(best, sizes, memory, every=every)
@@ -78,10 +84,6 @@ def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float 
         return orders.plan(scopes, sizes, seconds=seconds, seed=seed)
     except ValueError as error:
         return str(error)
-
-
-def _half_the_memory() -> float:
-    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Solver:
@@ -117,7 +119,7 @@ class Solver:
 
     def marginals(self) -> list[np.ndarray]:
         """P(x_i) of every variable: arrays (k_i,). All zero where Z is."""
-        model, leaves = self.reduced, self._beliefs()
+        model, (log_z, leaves) = self.reduced, self._beliefs()
         home: dict[int, int] = {}
         for leaf in sorted(range(len(leaves)), key=lambda leaf: -leaves[leaf].size):
             home.update(dict.fromkeys(model.scopes[leaf], leaf))  # the smallest table of every variable
@@ -127,41 +129,28 @@ class Solver:
             if i in home:
                 axes = tuple(axis for axis, v in enumerate(model.scopes[home[i]]) if v != i)
                 belief[model.domains[i]] = leaves[home[i]].sum(axis=axes)
-            elif model.possible:
+            elif log_z > -math.inf:
                 belief[model.domains[i]] = 1 / len(model.domains[i])
             found.append(belief)
         return found
 
     def factor_marginals(self) -> list[np.ndarray]:
         """P(x_scope) of every factor, with zeros at the values that were pruned. All zero where Z is."""
-        model, beliefs, found = self.reduced, self._beliefs(), []
-        whole = [len(d) == k for d, k in zip(model.domains, self.cardinalities, strict=True)]
-        for f, scope in enumerate(self.scopes):
-            home, live = model.home[f], [i for i in scope if len(model.domains[i]) > 1]
-            part = np.asarray(float(model.possible))
-            if home >= 0:
-                inside = model.scopes[home]
-                axes = tuple(axis for axis, v in enumerate(inside) if v not in live)
-                part = beliefs[home].sum(axis=axes) if axes else beliefs[home]
-                part = contraction.permuted(part, [v for v in inside if v in live], live)
-            shape = [self.cardinalities[i] for i in scope]
-            if model.possible and all(whole[i] for i in scope):
-                found.append(part.reshape(shape))
-                continue
-            belief = np.zeros(shape)
-            if model.possible:
-                domains = [model.domains[i] for i in scope]
-                belief[np.ix_(*domains)] = part.reshape([len(domain) for domain in domains])
-            found.append(belief)
-        return found
+        return self.log_partition_and_factor_marginals()[1]
+
+    def log_partition_and_factor_marginals(self) -> tuple[float, list[np.ndarray]]:
+        """log Z and P(x_scope) of every factor, by one pass up the tree and one down."""
+        log_z, beliefs = self._beliefs()
+        if log_z == -math.inf:
+            return log_z, [np.zeros([self.cardinalities[i] for i in scope]) for scope in self.scopes]
+        return log_z, self.reduced.spread(beliefs, self.cardinalities, self.scopes)
 
     def entropy(self) -> float:
         """-Σ p log p, in nats: log Z - Σ_f E[φ_f]."""
-        log_z = self.log_partition()
+        log_z, beliefs = self.log_partition_and_factor_marginals()
         _refuse_impossible(log_z)
         return log_z - sum(
-            float(b.ravel() @ np.where(b > 0, t, 0).ravel())
-            for b, t in zip(self.factor_marginals(), self.tables, strict=True)
+            float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, self.tables, strict=True)
         )
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -201,12 +190,12 @@ class Solver:
         _refuse_impossible(best if model.possible else -np.inf)
         return model.restore(labels)[0]
 
-    def _beliefs(self) -> list[np.ndarray]:
-        """The marginals of the reduced tables; all zero where Z is."""
+    def _beliefs(self) -> tuple[float, list[np.ndarray]]:
+        """log Z and the marginals of the reduced tables; all zero where Z is."""
         model = self.reduced
         total = [np.zeros(table.shape) for table in model.tables]
         if not model.possible:
-            return total
+            return -math.inf, total
         plan = self.plan(every=True)
         running = -np.inf
         for fixed, leaves in self._tables(plan):
@@ -224,7 +213,7 @@ class Solver:
                     total[leaf] *= old_share
                 place = tuple(fixed.get(v, slice(None)) for v in scope)
                 total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
-        return total
+        return running + model.constant, total
 
     def _slices(self, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
         """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
