@@ -170,9 +170,9 @@ class FactorGraph(Energy):
 
 
 def unpacked(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-    """Arrays of these shapes from one that holds them one after the other."""
+    """Arrays of these shapes from one that holds them one after the other along its first axis; further axes stay."""
     ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
-    return [flat[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
+    return [flat[a:b].reshape((*s, *flat.shape[1:])) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
 
 
 def packed(cardinalities: Iterable[int], scopes: Any, table_of: Any, shapes: Any, log_potentials: Array) -> FactorGraph:

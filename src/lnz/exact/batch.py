@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,24 @@ from lnz.exact import contraction, orders, reduced
 from lnz.exact.orders import Plan, Scope
 from lnz.exact.solver import Limits, Solver, first_plan
 
-NEAR = 2.0**17  # entries of the largest table of a block that stays in a processor's cache
+NEAR = 2.0**20  # entries of the largest table of a block: more would leave the caches
 STEP = 1e-12  # of the complex step: its square vanishes beside 1
+
+
+class Summed(NamedTuple):
+    """What there is to say of a batch.
+
+    Attributes:
+        log_z: of every member, in nats (members,).
+        beliefs: P(x_scope) of every factor (…, members), all zero where Z is; empty where they were not asked for.
+        width: of the contraction tree.
+        memory: bytes at the peak.
+    """
+
+    log_z: np.ndarray
+    beliefs: list[np.ndarray]
+    width: int = 0
+    memory: float = 0.0
 
 
 def log_partitions(
@@ -27,8 +44,8 @@ def log_partitions(
     limits: Limits,
     *,
     beliefs: bool = False,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """log Z of every member (members,) and, with `beliefs`, P(x_scope) of every factor (…, members), all zero where Z is.
+) -> Summed:
+    """log Z of every member and, with `beliefs`, P(x_scope) of every factor.
 
     Args:
         cardinalities: of every variable.
@@ -39,19 +56,22 @@ def log_partitions(
             figures, where one would cost more.
     """
     number, members = len(cardinalities), tables[0].shape[-1]
+    if members == 1 and tables[0].dtype == np.float64:
+        return _one_by_one(cardinalities, scopes, tables, limits, beliefs)
     wider, wide_scopes = (*cardinalities, members), [(*scope, number) for scope in scopes]
     model = reduced.reduce(wider, wide_scopes, tables)
     log_z, alive = np.full(members, -np.inf), model.domains[number]
     if not model.possible:
-        return log_z, model.spread([], wider, wide_scopes) if beliefs else []
+        return Summed(log_z, model.spread([], wider, wide_scopes) if beliefs else [])
     own = [tuple(v for v in scope if v != number) for scope in model.scopes]
     plan = first_plan(limits, model._replace(domains=model.domains[:number], scopes=own))
     block = _block(plan, model.sizes, limits, tables[0].itemsize, beliefs)
     if block < 2 and tables[0].dtype == np.float64:
         return _one_by_one(cardinalities, scopes, tables, limits, beliefs)
+    memory = block * _bytes(plan, tables[0].itemsize, beliefs)
     if block < 1:
         raise ValueError(
-            f"second derivatives are not served in slices, but need {orders.size_text(2 * plan.all_bytes)} at once: raise max_memory"
+            f"second derivatives are not served in slices, but need {orders.size_text(_bytes(plan, 16, True))} at once: raise max_memory"
         )
     grown = _batched(plan, number)
     whole, totals = [], []
@@ -74,28 +94,34 @@ def log_partitions(
             ):
                 total[..., part] = contraction.permuted(belief, order, (*scope, number))
     if not beliefs:
-        return log_z, []
+        return Summed(log_z, [], plan.width, memory)
     totals = [t.reshape(t.shape if len(alive) > 1 else t.shape[:-1]) for t in totals]
-    return log_z, [belief * (log_z > -np.inf) for belief in model.spread(totals, wider, wide_scopes)]
+    spread = [belief * (log_z > -np.inf) for belief in model.spread(totals, wider, wide_scopes)]
+    return Summed(log_z, spread, plan.width, memory)
 
 
 def _block(plan: Plan, sizes: Sequence[int], limits: Limits, itemsize: int, beliefs: bool) -> int:
     """How many members are summed at once: as memory allows, and in tables that stay in a processor's cache."""
-    bytes_each = (plan.all_bytes if beliefs else plan.peak_bytes) * itemsize / orders.BYTES
     largest = max(math.prod(sizes[v] for v in scope) for scope in plan.scopes)
-    return int(min(limits.memory // bytes_each, max(1, NEAR // largest)))
+    return int(min(limits.memory // _bytes(plan, itemsize, beliefs), max(1, NEAR // largest)))
+
+
+def _bytes(plan: Plan, itemsize: int, beliefs: bool) -> float:
+    return (plan.all_bytes if beliefs else plan.peak_bytes) * itemsize / orders.BYTES
 
 
 def _one_by_one(
     cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray], limits: Limits, beliefs: bool
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    log_z, parts = [], []
+) -> Summed:
+    log_z, parts, width, memory = [], [], 0, 0.0
     for member in range(tables[0].shape[-1]):
         one = Solver(cardinalities, scopes, [table[..., member] for table in tables], limits)
         value, found = one.log_partition_and_factor_marginals() if beliefs else (one.log_partition(), [])
         log_z.append(value)
         parts.append(found)
-    return np.array(log_z), [np.stack(pieces, axis=-1) for pieces in zip(*parts, strict=True)]
+        plan = one.plan(every=beliefs)
+        width, memory = max(width, plan.width), max(memory, plan.all_bytes if beliefs else plan.peak_bytes)
+    return Summed(np.array(log_z), [np.stack(pieces, axis=-1) for pieces in zip(*parts, strict=True)], width, memory)
 
 
 def _batched(plan: Plan, number: int) -> Plan:
@@ -124,5 +150,5 @@ def curvature(
         made = table.astype(np.complex128)
         made.imag = np.where(table > -np.inf, t * unit, 0)
         complex_tables.append(made)
-    _, found = log_partitions(cardinalities, scopes, complex_tables, limits, beliefs=True)
-    return [belief.imag / unit for belief in found]
+    found = log_partitions(cardinalities, scopes, complex_tables, limits, beliefs=True)
+    return [np.imag(belief) / unit for belief in found.beliefs]

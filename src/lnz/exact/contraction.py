@@ -48,7 +48,7 @@ class Table(NamedTuple):
 
 def from_logs(logs: np.ndarray, scope: Scope, scale: Any = 0.0, batch: int = -1) -> Table:
     """A table from log entries: as numbers where their range allows it. The values are centred in the range of a float."""
-    bottom, top = _span(logs.real, scope, batch, -math.inf)
+    bottom, top = _span(np.real(logs), scope, batch, -math.inf)
     half = 0.5 * (top - bottom)
     widest = half if batch < 0 else float(half.max())
     if widest > LIMIT:
@@ -91,12 +91,12 @@ def to_logs(table: Table) -> Table:
 def log_total(table: Table) -> Any:
     """The logarithm of the tree's result, a scalar: of every member."""
     root = to_logs(table)
-    return root.values.real + root.scale
+    return np.real(root.values) + root.scale
 
 
 def _centred(table: Table) -> Table:
     """The same table with its range measured and its values in the middle of a float's range."""
-    bottom, top = _span(table.values.real, table.scope, table.batch, 0.0)
+    bottom, top = _span(np.real(table.values), table.scope, table.batch, 0.0)
     middle, half = 0.5 * (top + bottom), 0.5 * (top - bottom)
     widest = half if table.batch < 0 else float(half.max())
     values = table.values * (math.exp(-middle) if table.batch < 0 else np.exp(-middle))
@@ -304,7 +304,7 @@ def downward(plan: Plan, nodes: list[Any], sizes: Sequence[int]) -> list[np.ndar
         a = a._replace(values=permuted(a.values, a.scope, b.scope))
         if a.logs or b.logs or a.low + b.low < -LIMIT or a.high + b.high > LIMIT:
             logs = to_logs(a).values + to_logs(b).values
-            values = np.exp(logs - _span(logs.real, b.scope, b.batch, -math.inf)[1])
+            values = np.exp(logs - _span(np.real(logs), b.scope, b.batch, -math.inf)[1])
         else:
             values = a.values * b.values
         if b.batch < 0:
