@@ -19,7 +19,7 @@ def on_host(
     *arguments: Array,
     route: Any,
     batched: bool = False,
-    derivatives: str = "first",
+    order: int = 1,
 ) -> Any:
     """`run` of NumPy arrays, under any transformation but a derivative, which is refused in words.
 
@@ -27,15 +27,17 @@ def on_host(
         run: from arrays to arrays of the `shapes`, a pytree of `jax.ShapeDtypeStruct`.
         route: whose name the refusal gives.
         batched: whether `run` takes arrays with further axes in front, and so a whole `vmap` at once; otherwise it is called for each member.
-        derivatives: those of log Z that the route does give, for the refusal.
+        order: of the derivatives of log Z that the route does give, 1 or 2.
     """
     method = "broadcast_all" if batched else "sequential"
     call = jax.custom_jvp(lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method))
 
     @call.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
+        served, wanted = ("first", "second") if order == 1 else ("first and second", "third")
         raise ValueError(
-            f"{type(route).__name__} gives {derivatives} derivatives only. For more of log Z pass route=lnz.Enumeration(), or take differences"
+            f"{type(route).__name__} gives {served} derivatives only. For {wanted} derivatives of log Z pass route=lnz.Enumeration(), or take "
+            "differences"
         )
 
     return call(*arguments)

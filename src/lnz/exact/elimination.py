@@ -23,7 +23,6 @@ from lnz.exact.solver import Limits, Solver, first_plan
 from lnz.route import Route
 from lnz.spaces import State
 
-_SERVED = "first and second"
 _LOOK = 0.5  # seconds of search that suffice to tell whether a model is affordable
 
 
@@ -139,7 +138,7 @@ class Elimination(Limits, Route):
             return tuple(x.astype(dtype) for x in figures), gradient.astype(flat.dtype)
 
         shapes = (jax.ShapeDtypeStruct((), dtype),) * 4, jax.ShapeDtypeStruct(shape, flat.dtype)
-        return on_host(run, shapes, flat, route=self, batched=True, derivatives=_SERVED)
+        return on_host(run, shapes, flat, route=self, batched=True, order=2)
 
     def _curvature(self, graph: FactorGraph, flat: Any, t: Any) -> Any:
         """The Hessian of log Z with respect to the log-potentials, times t: covariances (T7)."""
@@ -154,7 +153,7 @@ class Elimination(Limits, Route):
             return _placed(_gathered(graph, moved), good, flat.shape[:-1]).astype(flat.dtype)
 
         def host(run: Callable[..., Any], *arrays: Any) -> Any:
-            return on_host(run, shape, *arrays, route=self, batched=True, derivatives=_SERVED)
+            return on_host(run, shape, *arrays, route=self, batched=True, order=2)
 
         return symmetric(lambda t: host(run, flat, t), t, lambda y: y * host(np.ones_like, flat))
 
@@ -205,8 +204,14 @@ class Elimination(Limits, Route):
 
     def map_state(self, energy: Any) -> State:
         """The most probable state of all variables (one of them, where several are): argmax p, a state of `energy.space`."""
-        states = states_of(as_energy(energy).space, self.solver(energy).most_probable()[None])
-        return jax.tree.map(lambda x: x[0], states)
+        return jax.tree.map(lambda x: x[0], self.n_best(energy, 1)[0])
+
+    def n_best(self, energy: Any, n: int) -> tuple[State, np.ndarray]:
+        """The n most probable states of all variables, the best first, and their log-weights -E(x): see `lnz.n_best`."""
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
+        labels, log_weights = self.solver(energy).n_best(int(n))
+        return states_of(as_energy(energy).space, labels), log_weights
 
 
 def _misfit(energy: Energy) -> str | None:
@@ -286,6 +291,24 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
     Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
     """
     return (route or Elimination()).map_state(energy)
+
+
+def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> tuple[State, np.ndarray]:
+    """The n most probable states of a discrete model with factors, exactly, the best first: (states, log_weights).
+
+    States of `energy.space` along axis 0, latent variables included, all different; log_weights (rows,) in nats are log p + log Z. Which of several
+    states of one weight come first, and which are left out at the end, is arbitrary. Where fewer than n states are possible, there are fewer rows.
+
+    Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
+
+    Example:
+        >>> import lnz
+        >>> chain = lnz.Ising.lattice((3,), 1.0, 0.5, periodic=False)
+        >>> states, log_weights = lnz.n_best(chain, 2)
+        >>> states.tolist(), log_weights.tolist()
+        ([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]], [3.5, 0.5])
+    """
+    return (route or Elimination()).n_best(energy, n)
 
 
 def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination | None = None) -> State:

@@ -179,16 +179,35 @@ class Solver:
 
     def most_probable(self) -> np.ndarray:
         """The most probable configuration (one of them, where several are): the numbers of its values (variables,)."""
+        return self.n_best(1)[0][0]
+
+    def n_best(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The n most probable configurations, the best first: the numbers of their values (rows, variables), and log-weights (rows,), log p + log Z.
+
+        Which of several of one weight come first, and which are left out at the end, is arbitrary. Fewer rows where fewer are possible.
+        """
         model, plan = self.reduced, self.plan(every=True)
-        best, labels = -np.inf, np.zeros((1, len(model.sizes)), np.int64)
+        labels, totals = np.zeros((0, len(model.sizes)), np.int64), np.zeros(0)
         for fixed, leaves in self._slices(plan):
             nodes = contraction.upward_max(plan, leaves, model.sizes)
-            if float(nodes[-1].values) > best:
-                best = float(nodes[-1].values)
-                labels = contraction.descend(plan, nodes, model.sizes, 1, contraction.largest)
-                labels[:, list(fixed)] = list(fixed.values())
-        _refuse_impossible(best if model.possible else -np.inf)
-        return model.restore(labels)[0]
+            if len(totals) == n and float(nodes[-1].values) <= totals[-1]:
+                continue
+            found, values = contraction.descend_best(plan, nodes, model.sizes, n)
+            found[:, list(fixed)] = list(fixed.values())
+            labels, totals = np.concatenate([labels, found]), np.concatenate([totals, values])
+            order = contraction.best_first(totals, n)
+            labels, totals = labels[order], totals[order]
+        _refuse_impossible(totals.max(initial=-np.inf) if model.possible else -np.inf)
+        for i in model.free:
+            k = model.sizes[i]
+            labels = np.repeat(labels, k, axis=0)[:n]
+            labels[:, i] = np.arange(len(labels)) % k
+        labels = model.restore(labels)
+        weights = np.zeros(len(labels))
+        for scope, table in zip(self.scopes, self.tables, strict=True):
+            weights += table[tuple(labels[:, i] for i in scope)]
+        order = np.argsort(-weights, kind="stable")
+        return labels[order], weights[order]
 
     def _beliefs(self) -> tuple[float, list[np.ndarray]]:
         """log Z and the marginals of the reduced tables; all zero where Z is."""
