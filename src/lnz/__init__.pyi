@@ -30,6 +30,7 @@ from .exact.elimination import Elimination as Elimination
 from .exact.elimination import exact_samples as exact_samples
 from .exact.elimination import map_state as map_state
 from .exact.elimination import marginals as marginals
+from .exact.elimination import n_best as n_best
 from .exact.enumeration import Enumeration as Enumeration
 from .exact.forest import Forest as Forest
 from .exact.planar import KacWard as KacWard

@@ -78,12 +78,12 @@ def _log_partition_primal(route: Route, constants: Frozen, parameters: Any, key:
 
 
 def _forward(route: Route, constants: Frozen, parameters: Any, key: Any) -> tuple[Estimate, Any]:
-    return _log_partition_primal(route, constants, parameters, key), (parameters, key)
+    estimate, mean = route.log_partition_and_mean_gradient(eqx.combine(parameters, constants.value), key)
+    return estimate, (mean, parameters)
 
 
 def _backward(route: Route, constants: Frozen, residuals: Any, cotangent: Estimate) -> tuple[Any, None]:
-    parameters, key = residuals
-    mean = route.mean_gradient(eqx.combine(parameters, constants.value), key)
+    mean, parameters = residuals
     scale = cotangent.value + cotangent.lower + cotangent.upper
     gradient = jax.tree.map(lambda g, p: (scale.astype(g.dtype) * g).astype(p.dtype), mean, parameters)
     return gradient, None

@@ -337,9 +337,7 @@ class Ising(Pairwise):
         return cls(_sparse(edges, couplings, n), fields)
 
     @classmethod
-    def lattice(
-        cls, shape: Any, couplings: Any, fields: Any = 0.0, *, periodic: bool | Sequence[bool]
-    ) -> Ising:
+    def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, periodic: bool | Sequence[bool]) -> Ising:
         """On a hypercubic lattice, periodic or not, or one truth value an axis: (False, True) is a cylinder.
 
         couplings broadcast to (axes, *shape): the strength towards the next site along each axis.

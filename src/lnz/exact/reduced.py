@@ -41,6 +41,31 @@ class Reduced(NamedTuple):
         """The values in the graph's own numbering."""
         return np.stack([d[labels[:, i]] for i, d in enumerate(self.domains)], axis=1) if self.domains else labels
 
+    def spread(
+        self, beliefs: Sequence[np.ndarray], cardinalities: Sequence[int], scopes: Sequence[Scope]
+    ) -> list[np.ndarray]:
+        """The belief of every factor of the graph from those of the tables that are left, with zeros at the values that were pruned."""
+        found: list[np.ndarray] = []
+        whole = [len(d) == k for d, k in zip(self.domains, cardinalities, strict=True)]
+        for home, scope in zip(self.home, scopes, strict=True):
+            live = [i for i in scope if len(self.domains[i]) > 1]
+            part = np.asarray(float(self.possible))
+            if home >= 0:
+                inside = self.scopes[home]
+                axes = tuple(axis for axis, v in enumerate(inside) if v not in live)
+                part = beliefs[home].sum(axis=axes) if axes else beliefs[home]
+                part = contraction.permuted(part, [v for v in inside if v in live], live)
+            shape = [cardinalities[i] for i in scope]
+            if self.possible and all(whole[i] for i in scope):
+                found.append(part.reshape(shape))
+                continue
+            belief = np.zeros(shape, part.dtype)
+            if self.possible:
+                domains = [self.domains[i] for i in scope]
+                belief[np.ix_(*domains)] = part.reshape([len(domain) for domain in domains])
+            found.append(belief)
+        return found
+
 
 def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray]) -> Reduced:
     """The model without values that some factor forbids, variables of one value and factors inside others.
@@ -63,7 +88,7 @@ def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
         table = table.reshape([len(domains[i]) for i in kept])
         name = tuple(sorted(kept))
         if not name:
-            constant += float(table)
+            constant += table.item()
         else:
             table = contraction.permuted(table, kept, name)
             merged[name] = merged[name] + table if name in merged else table

@@ -20,7 +20,9 @@ from lnz.exact.structured import Structured
 from lnz.frozen import is_traced
 
 _BLOCK = 16  # states of the sites that one matrix product moves on: measured to be quickest
-_STORED = 2.0**28  # bytes of layers that a backward pass may keep, beyond which it keeps every √n-th and computes the others again
+_STORED = (
+    2.0**28
+)  # bytes of layers that a backward pass may keep, beyond which it keeps every √n-th and computes the others again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,9 @@ class TransferMatrix(Structured):
             factor = 2 if isinstance(energy, Ising) else 1
             span, most = float(_span(factor * along)), _most_span(jnp.result_type(float))
             if not span <= most:
-                return f"the bonds between its layers span {span:.0f} nats, more than the {most:.0f} that cannot underflow"
+                return (
+                    f"the bonds between its layers span {span:.0f} nats, more than the {most:.0f} that cannot underflow"
+                )
         return None
 
     def cost(self, energy: Energy) -> float:
@@ -237,7 +241,9 @@ def _log_z(sweep: _Sweep, energy: Any) -> Array:
     constant = -0.5 * (jnp.sum(inner) + jnp.sum(across)) if isinstance(energy, Ising) else jnp.zeros((), dtype)
     if is_traced(energy.couplings.strength):
         strong = jax.lax.stop_gradient(_span(across)) > _most_span(dtype)
-        words = "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
+        words = (
+            "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
+        )
         unary = eqx.error_if(unary, strong, words)
         layers = _Layers(unary, inner, across)
     start, top = _layer_weights(sweep, layers.unary[0], layers.inner[0])
