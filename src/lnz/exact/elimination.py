@@ -18,7 +18,7 @@ from lnz.energy import Energy, as_energy, widen
 from lnz.estimate import Estimate, exact
 from lnz.exact.callback import mean_gradient_of_factors, on_host, structure
 from lnz.exact.orders import Plan
-from lnz.exact.solver import Limits, Solver, first_plan
+from lnz.exact.solver import Limits, Solver, described, first_plan
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -96,22 +96,20 @@ class Elimination(Limits, Route):
         flat, dtype = graph.log_potentials, jnp.result_type(float)
 
         def run(flat: Any) -> tuple[Any, ...]:
-            begun, figures = time.perf_counter(), (np.nan, 0, 0, 0)
+            begun, figures = time.perf_counter(), (np.nan, 0, 0, 0, 0)
             if not np.isnan(flat).any():
                 solver = _solver(graph, np.asarray(flat), self)
                 log_z, plan = solver.log_partition(), solver.plan()
-                figures = (log_z, plan.width, plan.peak_bytes, time.perf_counter() - begun)
+                rounding = solver.rounding(log_z, dtype)
+                figures = (log_z, rounding, plan.width, plan.peak_bytes, time.perf_counter() - begun)
             return tuple(np.asarray(x, dtype) for x in figures)
 
         shape = jax.ShapeDtypeStruct((), dtype)
-        log_z, width, memory, seconds = on_host(run, (shape,) * 4, flat, route=self)
-        largest = jnp.max(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0), initial=0).astype(dtype)
-        scale = 1 + largest + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))
-        rounding = jnp.finfo(dtype).eps * (32 + math.sqrt(len(graph.scopes))) * scale
+        log_z, rounding, width, memory, seconds = on_host(run, (shape,) * 5, flat, route=self)
         return exact(
             log_z,
-            rounding=jax.lax.stop_gradient(rounding),
-            route=f"elimination of {len(graph.cardinalities):,} variables from {len(graph.scopes):,} factors",
+            rounding=rounding,
+            route=described(len(graph.cardinalities), len(graph.scopes)),
             diagnostics={"width": width, "memory": memory, "seconds": seconds},
         )
 

@@ -80,6 +80,11 @@ def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float 
         return str(error)
 
 
+def described(variables: int, factors: int) -> str:
+    """Elimination in words, as an estimate names its route."""
+    return f"elimination of {variables:,} variables from {factors:,} factors"
+
+
 def _half_the_memory() -> float:
     return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -114,6 +119,15 @@ class Solver:
             for _, leaves in self._tables(plan)
         ]
         return float(np.logaddexp.reduce(parts)) + self.reduced.constant
+
+    def rounding(self, log_z: float, dtype: Any = np.float64) -> float:
+        """What rounding may have done to log Z, in nats, where the log-potentials and log Z have this dtype."""
+        largest = max(
+            (float(np.abs(t, where=t > -np.inf, out=np.zeros(t.shape)).max(initial=0)) for t in self.tables),
+            default=0.0,
+        )
+        scale = 1 + largest + (abs(log_z) if math.isfinite(log_z) else 0)
+        return float(np.finfo(dtype).eps) * (32 + math.sqrt(len(self.scopes))) * scale
 
     def marginals(self) -> list[np.ndarray]:
         """P(x_i) of every variable: arrays (k_i,). All zero where Z is."""
