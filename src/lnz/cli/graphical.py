@@ -76,7 +76,7 @@ def log_z(
     with Step(f"reading {path}"):
         model = read_uai_model(path)
         observed = checked_evidence(evidence, model.cardinalities)
-        solver = _solver(model, observed, limits)
+        solver = solver_of(model, observed, limits)
     with Step("looking for an order"), refusing():
         plan = solver.plan()
     with Step(str(plan)):
@@ -144,7 +144,7 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, fact.replace("-", "−") if name in ("log Z", "log10 Z", "limits") else fact) for name, fact in lines]
 
 
-def _solver(model: UAIModel, observed: dict[int, int], limits: Limits) -> Solver:
+def solver_of(model: UAIModel, observed: dict[int, int], limits: Limits) -> Solver:
     """The model ready to be eliminated. An observation is one more factor, so that every variable keeps its values."""
     scopes, tables = list(model.scopes), model.log_tables()
     for i, value in observed.items():
