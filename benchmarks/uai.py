@@ -1,11 +1,11 @@
 """log10 Z of every .uai file of a folder, by lnz and by its peers: whole processes as a user waits for them, and the solver's own time.
 
-    python benchmarks/uai.py FOLDER [--peers PYTHON] [--only NAME ...] [--repeats 3] [--out TABLE.md]
+    python benchmarks/uai.py FOLDER [--peers PYTHON] [--only NAME ...] [--repeats 3] [--seconds 60] [--out TABLE.md]
 
 A file NAME.uai may have its evidence in NAME.uai.evid and its reference, log10 Z, in NAME.uai.PR. PYTHON is the interpreter of an
 environment that has peers (pyagrum, pgmpy, pygms, opt_einsum with cotengra, pyganak), and toulbar2 is run where it is on the path; those
-that are missing are named. Every job is a process of its own, one after another, on one processor, with one thread, 60 CPU seconds and
-12 GB of address space. `whole` is CPU seconds of the process, start-up, imports, reading and ordering included; `wall` the same by the
+that are missing are named. Every job is a process of its own, one after another, on one processor, with one thread, 60 CPU seconds at most
+(--seconds) and 12 GB of address space. `whole` is CPU seconds of the process, start-up, imports, reading and ordering included; `wall` the same by the
 clock, which other programs on the machine lengthen; `own` what the solver took without imports and reading; `MB` its peak memory. The
 least of some repeats is kept of each time. lnz is run as `lnz logz FILE --json`, its own time by the job of that name in uai_peers.py.
 
@@ -25,15 +25,15 @@ from pathlib import Path
 from timing import SINGLE, one_thread
 
 JOBS = Path(__file__).with_name("uai_peers.py")
-SECONDS, MEMORY = 60, 12 * 10**9
+MEMORY = 12 * 10**9
 LNZ = "from lnz.cli import main; main()"
 
 
-def run(command: list[str]) -> dict:
+def run(command: list[str], seconds: int = 60) -> dict:
     """What a process printed, and what it took."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
     begun = time.perf_counter()
@@ -41,14 +41,14 @@ def run(command: list[str]) -> dict:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | SINGLE, preexec_fn=limit
     )
     try:
-        out, err = child.communicate(timeout=4 * SECONDS)
+        out, err = child.communicate(timeout=5 * seconds)
     except subprocess.TimeoutExpired:
         child.kill()
         out, err = child.communicate()
     return {"code": child.returncode, "out": out.decode(), "err": err.decode(), "wall": time.perf_counter() - begun}
 
 
-def measured(command: list[str]) -> dict:
+def measured(command: list[str], seconds: int) -> dict:
     """The same with CPU seconds and peak memory, by a small process in between whose only child it is."""
     watcher = (
         "import json, resource, subprocess, sys, time; begun = time.perf_counter();"
@@ -57,19 +57,19 @@ def measured(command: list[str]) -> dict:
         "print(json.dumps({'code': done.returncode, 'out': done.stdout.decode(), 'err': done.stderr.decode(),"
         "'wall': time.perf_counter() - begun, 'whole': used.ru_utime + used.ru_stime, 'MB': used.ru_maxrss / 1e3}))"
     )
-    found = run([sys.executable, "-c", watcher, *command])
+    found = run([sys.executable, "-c", watcher, *command], seconds)
     return json.loads(found["out"]) if found["out"] else {"code": found["code"], "out": "", "err": found["err"]}
 
 
-def attempt(command: list[str], repeats: int) -> dict:
+def attempt(command: list[str], repeats: int, seconds: int) -> dict:
     """The answer of a job and the least of its times, or why there is none."""
     best: dict = {}
     for _ in range(repeats):
-        found = measured(command)
+        found = measured(command, seconds)
         lines = found["out"].strip().splitlines()
         if found["code"] != 0 or not lines:
             told = found["err"].strip().splitlines()[-1:] or [""]
-            if "whole" not in found or found["whole"] > SECONDS - 1:
+            if "whole" not in found or found["whole"] > seconds - 1:
                 return {"failure": "time"}
             memory = any(word in found["err"] for word in ("MemoryError", "bad_alloc", "emory", "OutOf"))
             return {"failure": "memory" if memory else f"failed ({told[0][:40]})"}
@@ -81,14 +81,14 @@ def attempt(command: list[str], repeats: int) -> dict:
     return best
 
 
-def instance(path: Path, peers: dict[str, str], repeats: int) -> dict[str, dict]:
+def instance(path: Path, peers: dict[str, str], *effort: int) -> dict[str, dict]:
     evidence = [str(path) + ".evid"] if Path(str(path) + ".evid").exists() else []
     option = ["--evidence", *evidence] if evidence else []
     found = {"lnz": attempt([sys.executable, "-c", LNZ, "logz", str(path), *option, "--json"], repeats)}
     if "failure" not in found["lnz"]:
-        found["lnz"]["own"] = attempt([sys.executable, str(JOBS), "lnz", str(path), *evidence], repeats)["own"]
+        found["lnz"]["own"] = attempt([sys.executable, str(JOBS), "lnz", str(path), *evidence], *effort)["own"]
     for name, python in peers.items():
-        found[name] = attempt([python, str(JOBS), name, str(path), *evidence], repeats)
+        found[name] = attempt([python, str(JOBS), name, str(path), *evidence], *effort)
     return found
 
 
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="parts of names")
     parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=60, help="of CPU time, for one job")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     one_thread()
@@ -167,7 +168,7 @@ def main() -> None:
         reference = Path(str(path) + ".PR")
         name = path.name.removesuffix(".uai")
         references[name] = float(reference.read_text().split()[-1]) if reference.exists() else None
-        results[name] = instance(path, dict.fromkeys(names, args.peers), args.repeats)
+        results[name] = instance(path, dict.fromkeys(names, args.peers), args.repeats, args.seconds)
         judged(results[name], references[name])
         told = ", ".join(f"{peer} {cell(answer, 'own', '.3f')}" for peer, answer in results[name].items())
         print(f"{name}: {told}", flush=True)

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 # name: the module, or else the program, that it needs
 NEEDS = {
@@ -34,7 +35,7 @@ def read(path, evidence):
     """Cardinalities, scopes and tables, given the evidence: tables are cut to what was observed."""
     import numpy as np
 
-    words = iter(open(path).read().split()[1:])
+    words = iter(Path(path).read_text().split()[1:])
     cardinalities = [int(next(words)) for _ in range(int(next(words)))]
     scopes = [[int(next(words)) for _ in range(int(next(words)))] for _ in range(int(next(words)))]
     seen = observations(evidence)
@@ -48,7 +49,7 @@ def read(path, evidence):
 
 
 def observations(evidence):
-    numbers = [int(word) for word in open(evidence).read().split()] if evidence else [0]
+    numbers = [int(word) for word in Path(evidence).read_text().split()] if evidence else [0]
     pairs = numbers[1:] if len(numbers) % 2 else numbers[2:]
     return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
@@ -142,10 +143,10 @@ def pygms(path, evidence):
 
 
 def pgmpy(path, evidence):
-    """By belief propagation on its junction trees: the total of any clique's belief is Z. One tree for each connected part."""
+    """Its variable elimination; it has no search for an order of a Markov network, so it is given one by least degree."""
     import networkx
     from pgmpy.factors.discrete import DiscreteFactor
-    from pgmpy.inference import BeliefPropagation
+    from pgmpy.inference import VariableElimination
     from pgmpy.models import DiscreteMarkovNetwork
 
     cardinalities, scopes, tables = read(path, evidence)
@@ -153,19 +154,28 @@ def pgmpy(path, evidence):
     tables, log_z = scaled(tables)
     yield
     log_z += sum(math.log10(cardinalities[v]) for v in missing)
-    whole = networkx.Graph()
-    for scope in scopes:
-        whole.add_nodes_from(scope)
-        whole.add_edges_from(itertools.combinations(scope, 2))
-    for part in networkx.connected_components(whole):
+    around = {v: set() for scope in scopes for v in scope}
+    for a, b in (pair for scope in scopes for pair in itertools.permutations(scope, 2)):
+        around[a].add(b)
+    whole = networkx.Graph({v: list(us) for v, us in around.items()})
+    log_z += sum(math.log10(float(t)) for t in tables if t.ndim == 0)
+    for part in list(networkx.connected_components(whole)):  # which it takes one by one
         graph = DiscreteMarkovNetwork(whole.subgraph(part).edges)
         graph.add_nodes_from(part)
-        for scope, table in zip(scopes, tables, strict=True):
-            if part.issuperset(scope) and scope:
-                graph.add_factors(DiscreteFactor(scope, table.shape, table))
-        engine = BeliefPropagation(graph)
-        engine.calibrate()
-        log_z += math.log10(float(next(iter(engine.get_clique_beliefs().values())).values.sum()))
+        inside = [(s, t) for s, t in zip(scopes, tables, strict=True) if s and part.issuperset(s)]
+        graph.add_factors(*(DiscreteFactor(s, t.shape, t) for s, t in inside))
+        order = []
+        while len(part) > 1:
+            v = min(part, key=lambda v: len(around[v]))
+            part.remove(v)
+            for u in (gone := around.pop(v)):
+                around[u] |= gone - {u}
+                around[u].discard(v)
+            order.append(v)
+        engine = VariableElimination(graph)
+        engine._initialize_structures()
+        rest = engine._variable_elimination(list(part), "marginalize", elimination_order=order, show_progress=False)
+        log_z += math.log10(float(rest.values.sum()))
     yield log_z
 
 
@@ -219,7 +229,10 @@ def ganak(path, evidence):
             clauses += [names, *([-a, -b] for a, b in itertools.combinations(names, 2))]
     for scope, table in zip(scopes, tables, strict=True):
         for place in itertools.product(*map(range, table.shape)):
-            entry, row = float(table[place]), [literal[v, x] for v, x in zip(scope, place) if cardinalities[v] > 1]
+            entry, row = (
+                float(table[place]),
+                [literal[v, x] for v, x in zip(scope, place, strict=True) if cardinalities[v] > 1],
+            )
             if entry == 0:
                 clauses.append([-a for a in row])
             elif entry != 1 and len(row) == 1:
@@ -255,7 +268,9 @@ JOBS = {
     "pyGMs": pygms,
     "pgmpy": pgmpy,
     "opt_einsum": opt_einsum,
-    "ctg-greedy": lambda path, evidence: cotengra(path, evidence, make=lambda c: c.RandomGreedyOptimizer(max_repeats=32, parallel=False)),
+    "ctg-greedy": lambda path, evidence: cotengra(
+        path, evidence, make=lambda c: c.RandomGreedyOptimizer(max_repeats=32, parallel=False)
+    ),
     "ctg-auto": lambda path, evidence: cotengra(path, evidence, make=lambda c: c.AutoOptimizer(parallel=False)),
     "ganak": ganak,
     "toulbar2": toulbar2,
