@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnz.exact.orders import Plan, Scope, is_product
+from lnz.exact.orders import SMALL, Plan, Scope, is_product
 
 LIMIT = 690.0  # e^±690 is an ordinary float64
 DOWN = 3.0  # the downward pass over the upward one, in time, at most
@@ -131,6 +131,11 @@ def reduce_product(
     algebra: Algebra, a: np.ndarray, a_scope: Scope, b: np.ndarray, b_scope: Scope, out: Scope, sizes: Sequence[int]
 ) -> tuple[np.ndarray, Scope]:
     """Two tables combined, and reduced to the variables of `out`, in an order that spares copies: the table and its variables."""
+    if algebra is SUM and a.size * b.size <= SMALL**2:
+        place = {v: axis for axis, v in enumerate(dict.fromkeys(a_scope + b_scope))}
+        if math.prod([sizes[v] for v in place]) <= SMALL and all(v in place for v in out):
+            x, y, z = ([place[v] for v in scope] for scope in (a_scope, b_scope, out))
+            return np.einsum(a, x, b, y, z), out
     wanted = set(out)
     a, a_scope = _without_private(algebra, a, a_scope, wanted.union(b_scope))
     b, b_scope = _without_private(algebra, b, b_scope, wanted.union(a_scope))

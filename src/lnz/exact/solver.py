@@ -86,6 +86,16 @@ def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float 
         return str(error)
 
 
+def described(variables: int, factors: int) -> str:
+    """Elimination in words, as an estimate names its route."""
+    return f"elimination of {variables:,} variables from {factors:,} factors"
+
+
+def rounding(log_z: Any, largest: Any, factors: int, eps: Any) -> Any:
+    """What rounding may have done to log Z (finite), in nats, of log-potentials up to `largest` in size, where 1 + eps is the next number."""
+    return eps * (32 + math.sqrt(factors)) * (1 + largest + abs(log_z))
+
+
 class Solver:
     """The exact answers about one model, from log-potentials in NumPy.
 
@@ -125,6 +135,12 @@ class Solver:
             for _, leaves in self._tables(plan)
         ]
         return float(np.logaddexp.reduce(parts)) + self.reduced.constant
+
+    def rounding(self, log_z: float) -> float:
+        """What rounding may have done to log Z, in nats."""
+        finite = (np.abs(table, where=table > -np.inf, out=np.zeros(table.shape)) for table in self.tables)
+        largest = max((float(size.max(initial=0)) for size in finite), default=0.0)
+        return rounding(log_z if math.isfinite(log_z) else 0.0, largest, len(self.scopes), np.finfo(float).eps)
 
     def marginals(self) -> list[np.ndarray]:
         """P(x_i) of every variable: arrays (k_i,). All zero where Z is."""
