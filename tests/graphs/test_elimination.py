@@ -21,7 +21,7 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive
 def too_dear(route: lnz.Elimination, graph: lnz.FactorGraph) -> str:
     """Why the route cannot hold all tables at once, or nothing."""
     try:
-        route._plan(route._reduce(graph)[1], every=True)
+        route.solver(graph).plan(every=True)
     except ValueError as error:
         return str(error)
     return ""
@@ -36,12 +36,12 @@ def test_random_graphs_against_the_list_of_states(first):
         graph, truth = listed.graph, listed.log_z
         route = QUICK
         if seed % 2:
-            plan = QUICK._plan(QUICK._reduce(graph)[1], every=True)
+            plan = QUICK.solver(graph).plan(every=True)
             route = lnz.Elimination(search_seconds=0, max_memory=0.7 * plan.all_bytes)
             if too_dear(route, graph):
                 route = QUICK
         sliced += route is not QUICK
-        log_z = float(route.log_partition(graph).value) if seed % 10 == 0 else route._log_z(route._reduce(graph)[1])[0]
+        log_z = float(route.log_partition(graph).value) if seed % 10 == 0 else route.solver(graph).log_partition()
         assert log_z == pytest.approx(truth, rel=1e-11, abs=1e-11), seed
         for i, marginal in enumerate(lnz.marginals(graph, route=route)):
             np.testing.assert_allclose(marginal, listed.marginal((i,)), rtol=1e-9, atol=1e-10, err_msg=str(seed))
@@ -240,7 +240,7 @@ def test_a_glass_in_slices_agrees_with_the_whole():
     glass = lnz.Ising.lattice((8, 8), rng.normal(size=(2, 8, 8)), rng.normal(size=(8, 8)), periodic=False)
     whole = lnz.Elimination(search_seconds=0)
     part = lnz.Elimination(max_memory=whole.plan(glass).all_bytes / 3, search_seconds=0)
-    assert "slices over" in str(part._plan(part._reduce(glass)[1], every=True))
+    assert "slices over" in str(part.solver(glass).plan(every=True))
     assert float(lnz.log_partition(glass, route=part).value) == pytest.approx(
         float(lnz.log_partition(glass, route=whole).value), rel=1e-13
     )

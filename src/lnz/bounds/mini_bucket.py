@@ -226,6 +226,6 @@ def _shares(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _order(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seed: int) -> list[int]:
     """All variables, by least fill."""
-    prefix, core = orders._simplicial(orders._adjacency(scopes, len(sizes)))
-    found = orders._eliminate(core, [math.log2(k) for k in sizes], random.Random(seed), math.inf)
+    prefix, core = orders.simplicial(orders.adjacency_of(scopes, len(sizes)))
+    found = orders.greedy_order(core, [math.log2(k) for k in sizes], random.Random(seed), math.inf)
     return prefix + (found[1] if found is not None else [])

@@ -6,7 +6,6 @@ import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from lnz.bounds import local
 from lnz.energies.graph import FactorGraph
 from lnz.energy import Energy, widen
 from lnz.estimate import Estimate, Known
-from lnz.exact.elimination import _structure
+from lnz.exact.callback import mean_gradient_of_factors, on_host, structure
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -56,7 +55,7 @@ class LocalRoute(Route):
     def refusal(self, energy: Energy) -> str | None:
         if not hasattr(energy, "factors"):
             return f"{type(energy).__name__} has no factors"
-        return self.too_wide(_structure(energy))
+        return self.too_wide(structure(energy))
 
     def cost(self, energy: Energy) -> float:
         return 100.0
@@ -75,7 +74,7 @@ class LocalRoute(Route):
             return tuple(np.asarray(x, dtype) for x in figures)
 
         shape = jax.ShapeDtypeStruct((), dtype)
-        value, residual, converged, sweeps = jax.pure_callback(run, (shape,) * 4, flat, vmap_method="sequential")
+        value, residual, converged, sweeps = on_host(run, (shape,) * 4, flat, route=self)
         known = self.known(graph)
         lower, upper = (True, True) if known == "exact" else self.sides
         size = jnp.sum(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0)).astype(dtype)
@@ -94,26 +93,17 @@ class LocalRoute(Route):
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         """The derivative of the value: every factor's belief, pulled back through `energy.factors()`."""
-        parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
-        def factors(parameters: Any) -> FactorGraph:
-            return widen(eqx.combine(parameters, constants)).factors()
-
-        graph = factors(parameters)
-
-        def run(flat: Any) -> Any:
-            flat = np.asarray(flat)
-            if np.isnan(flat).any():
-                return np.full(flat.shape, np.nan, flat.dtype)
+        def means(graph: FactorGraph, flat: np.ndarray) -> np.ndarray:
             found = local.model(graph, flat)
             solved = self.solve(found) if found.possible else _impossible(found)
-            if solved.value == -np.inf:
-                return np.zeros(flat.shape, flat.dtype)
-            return local.pulled(graph, solved.variables, solved.factors).astype(flat.dtype)
+            return (
+                np.zeros_like(flat)
+                if solved.value == -np.inf
+                else local.pulled(graph, solved.variables, solved.factors)
+            )
 
-        flat, pull_back = jax.vjp(lambda p: factors(p).log_potentials, parameters)
-        mean = jax.pure_callback(run, jax.ShapeDtypeStruct(flat.shape, flat.dtype), flat, vmap_method="sequential")
-        return pull_back(mean)[0]
+        return mean_gradient_of_factors(energy, means, self)
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         raise ValueError(

@@ -102,8 +102,7 @@ class FactorGraph(Energy):
     @property
     def tables(self) -> list[Array]:
         """The log-potentials of every table, in its shape."""
-        ends = np.append(self.offsets, len(self.log_potentials))
-        return [self.log_potentials[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], self.shapes, strict=True)]
+        return unpacked(self.log_potentials, self.shapes)
 
     @property
     def space(self) -> Space:
@@ -168,6 +167,12 @@ class FactorGraph(Energy):
         cardinalities = tuple(1 if i in seen else k for i, k in enumerate(self.cardinalities))
         whole = self.log_potentials if is_traced(self.log_potentials) else np.asarray(self.log_potentials)
         return packed(cardinalities, self.scopes, table_of, shapes, jnp.asarray(whole[kept]))
+
+
+def unpacked(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    """Arrays of these shapes from one that holds them one after the other."""
+    ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
+    return [flat[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
 
 
 def packed(cardinalities: Iterable[int], scopes: Any, table_of: Any, shapes: Any, log_potentials: Array) -> FactorGraph:

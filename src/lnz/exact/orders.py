@@ -70,7 +70,7 @@ class Plan:
         sliced = f" in {self.slices:,} slices over {len(self.sliced)} variables" if self.sliced else ""
         return (
             f"contraction of {self.leaves:,} tables by {self.method}{sliced}: width {self.width}, 10^{self.log10_flops:.1f} multiplications, "
-            f"{_size(self.peak_bytes)} at the peak ({_size(self.all_bytes)} for marginals), about {self.seconds:.2g} s"
+            f"{size_text(self.peak_bytes)} at the peak ({size_text(self.all_bytes)} for marginals), about {self.seconds:.2g} s"
         )
 
 
@@ -89,8 +89,8 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     begun, rng = time.perf_counter(), random.Random(seed)
     if len(scopes) < 2:
         return tree(scopes, sizes, [], "the only order")
-    adjacency = _adjacency(scopes, len(sizes))
-    prefix, core = _simplicial(adjacency)
+    adjacency = adjacency_of(scopes, len(sizes))
+    prefix, core = simplicial(adjacency)
     weights = [math.log2(k) for k in sizes]
     found, clique, trials = None, HOPELESS, 1 if len(scopes) > 1000 else 4
     took = {"order": 0.0, "greedy": 0.0}
@@ -108,7 +108,7 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     def order() -> None:
         """Orders are compared by the sum of their clique sizes, and only a better one is made a tree."""
         nonlocal clique
-        better = _eliminate(core, weights, rng, clique)
+        better = greedy_order(core, weights, rng, clique)
         if better is not None:
             clique = better[0]
             consider(_path(scopes, sizes, prefix + better[1]), "randomised min-fill")
@@ -272,7 +272,7 @@ def sliced(best: Plan, sizes: Sequence[int], limit: float, *, every: bool) -> Pl
     return plan_
 
 
-def _adjacency(scopes: Sequence[Scope], n: int) -> list[int]:
+def adjacency_of(scopes: Sequence[Scope], n: int) -> list[int]:
     """The neighbours of every variable, as bits."""
     adjacency = [0] * n
     for scope in scopes:
@@ -291,7 +291,7 @@ def _members(bits: int) -> list[int]:
     return found
 
 
-def _simplicial(adjacency: list[int]) -> tuple[list[int], list[int]]:
+def simplicial(adjacency: list[int]) -> tuple[list[int], list[int]]:
     """Variables whose neighbours all know each other: to eliminate them first costs nothing in width. And the graph that is left."""
     adjacency, prefix = list(adjacency), []
     queue, queued = list(range(len(adjacency))), [True] * len(adjacency)
@@ -313,7 +313,7 @@ def _simplicial(adjacency: list[int]) -> tuple[list[int], list[int]]:
     return prefix, adjacency
 
 
-def _eliminate(
+def greedy_order(
     adjacency: list[int], weights: list[float], rng: random.Random, bound: float
 ) -> tuple[float, list[int]] | None:
     """One greedy order of the variables by least fill, ties broken at random: the sum of its clique sizes, and the order.
@@ -442,7 +442,7 @@ def _greedy(scopes: Sequence[Scope], sizes: Sequence[int], trials: int, rng: ran
     return pairs
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

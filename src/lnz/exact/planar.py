@@ -17,6 +17,7 @@ from jaxtyping import Array
 from lnz.energies.pairwise import DenseCouplings, Ising, LatticeCouplings
 from lnz.energy import Energy, widen
 from lnz.estimate import Estimate, exact
+from lnz.exact.callback import on_host
 from lnz.exact.even_subgraphs import Dissected, dissect, dual
 from lnz.frozen import Frozen, is_traced
 from lnz.route import Route
@@ -116,7 +117,7 @@ class KacWard(Route):
             return np.asarray(log_z, dtype), np.asarray(rounding, dtype)
 
         shape = jax.ShapeDtypeStruct((), dtype)
-        log_z, rounding = jax.pure_callback(run, (shape, shape), strength, fields, vmap_method="sequential")
+        log_z, rounding = on_host(run, (shape, shape), strength, fields, route=self)
         rounding = rounding + 8 * jnp.finfo(dtype).eps * (1 + jnp.abs(log_z))
         route = f"Pfaffian of a planar graph with {len(plane.first):,} bonds"
         return exact(log_z, rounding=jax.lax.stop_gradient(rounding), route=route)
@@ -132,7 +133,7 @@ class KacWard(Route):
 
         both, pull_back = jax.vjp(lambda p: _bonds(eqx.combine(p, constants)), parameters)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in both)
-        return pull_back(jax.pure_callback(run, shapes, *both, vmap_method="sequential"))[0]
+        return pull_back(on_host(run, shapes, *both, route=self))[0]
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough."""
