@@ -2,85 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import random
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lnz.bounds.fits import Fit, fit
+from lnz.exact import orders
+
 Scope = tuple[int, ...]
 
 EPS = float(np.finfo(float).eps)
 LEAST = 1e-3  # of a mini-bucket's weight
-RUN = 64  # entries of a last axis that make a loop worth its start
-TINY = 1e-300
-
-
-class Fit(NamedTuple):
-    """How a table over some variables of a wider one lies in it, the axes of both in the order of elimination.
-
-    Attributes:
-        shape: its own shape.
-        full: the same with an axis of length 1 for each missing variable.
-        tail: the lengths of the last axes, to which it is repeated first if not empty.
-        runs, wide: its shape and that of the wider table with like axes merged, for a sum of both.
-        parts, dropped: the wider table's shape with like axes merged, and which of those axes it does not have.
-    """
-
-    shape: tuple[int, ...]
-    full: tuple[int, ...]
-    tail: tuple[int, ...]
-    runs: tuple[int, ...]
-    wide: tuple[int, ...]
-    parts: tuple[int, ...]
-    dropped: tuple[int, ...]
-
-    def spread(self, table: np.ndarray) -> np.ndarray:
-        """The table, to be combined with the wider one in the shape `wide`."""
-        if self.tail:
-            table = table.reshape(self.full)
-            head = self.full[: len(self.full) - len(self.tail)]
-            table = np.ascontiguousarray(np.broadcast_to(table, (*head, *self.tail)))
-        return table.reshape(self.runs)
-
-    def total(self, wider: np.ndarray) -> np.ndarray:
-        """The wider table, summed over the variables that this one does not have."""
-        if not self.dropped:
-            return wider.reshape(self.shape)
-        return np.add.reduce(wider.reshape(self.parts), axis=self.dropped).reshape(self.shape)
-
-
-def fit(inner: Sequence[int], outer: Sequence[int], sizes: Sequence[int]) -> Fit:
-    """How a table over `inner` lies in a table over `outer`."""
-    held = set(inner)
-    shape = tuple(sizes[v] for v in outer)
-    present = [v in held for v in outer]
-    full = tuple(k if here else 1 for k, here in zip(shape, present, strict=True))
-    start, run = len(shape), 1
-    while start and run < RUN:
-        start -= 1
-        run *= shape[start]
-    ragged = not all(present[start:]) and any(present[start:])
-    parts, flags = _merged(shape, present)
-    wide, of = _merged(shape, [here or (ragged and a >= start) for a, here in enumerate(present)])
-    runs = tuple(k if here else 1 for k, here in zip(wide, of, strict=True))
-    dropped = tuple(a for a, here in enumerate(flags) if not here)
-    return Fit(tuple(sizes[v] for v in inner), full, shape[start:] if ragged else (), runs, wide, parts, dropped)
-
-
-def _merged(shape: Sequence[int], present: Sequence[bool]) -> tuple[tuple[int, ...], list[bool]]:
-    """The shape with neighbours of one kind merged, and the kinds."""
-    lengths: list[int] = []
-    flags: list[bool] = []
-    for k, here in zip(shape, present, strict=True):
-        if k == 1:
-            continue
-        if flags and flags[-1] == here:
-            lengths[-1] *= k
-        else:
-            lengths.append(k)
-            flags.append(here)
-    return tuple(lengths), flags
 
 
 class Cluster(NamedTuple):
@@ -97,6 +34,15 @@ class Cluster(NamedTuple):
     leaves: list[tuple[int, Fit]]
     messages: list[tuple[int, Fit]]
     shared: Fit | None
+
+
+class Run(NamedTuple):
+    """What sweeps have found: the best limit, its last change, whether it stands still, and how many sweeps there were."""
+
+    value: float
+    change: float
+    still: bool
+    sweeps: int
 
 
 class Buckets:
@@ -158,6 +104,7 @@ class Buckets:
                     holding[scope[1]].append((False, number, scope[1:]))
         count = len(self.clusters)
         self.entries = sum(math.prod(c.shape) for c in self.clusters)
+        self.split = any(len(bucket) > 1 for bucket in self.buckets)  # otherwise the limit is log Z
         self.weights = np.ones(count)
         for bucket in self.buckets:
             m = len(bucket)
@@ -165,16 +112,12 @@ class Buckets:
         self.shifts: list[Any] = [0.0] * count
         self.tables: list[np.ndarray] = []
         self.hard = False
+        self.rounding = 0.0  # the allowance in the last limit
         self._messages: list[Any] = [None] * count
         self._shares: list[Any] = [None] * count
         self._spread: list[Any] = [None] * count  # conditional entropies of the variable given the others
         self._back: list[Any] = [0.0] * count
         self._entropy = np.zeros(count)
-
-    @property
-    def split(self) -> bool:
-        """Whether any bucket has more than one part: otherwise the limit is log Z."""
-        return any(len(bucket) > 1 for bucket in self.buckets)
 
     def put(self, tables: Sequence[np.ndarray]) -> None:
         """Set the log-potentials, one table for each scope."""
@@ -223,6 +166,7 @@ class Buckets:
                 messages[c] = message
                 if keep:
                     self._shares[c], self._spread[c] = shares, spread
+        self.rounding = rounding
         return value + (rounding if self.upper else -rounding)
 
     def backward(self) -> list[np.ndarray]:
@@ -260,6 +204,47 @@ class Buckets:
                 u = np.clip(-w[1:] * np.exp(step * (h[0] - h[1:])), LEAST, 100)
                 self.weights[bucket] = [1 + u.sum(), *-u]
 
+    def tighten(self, sweeps: int, tolerance: float = 1e-6, until: float = math.inf) -> Run:
+        """Sweeps up and down with moving shifts and weights. The best ones found stay.
+
+        Args:
+            sweeps: the most of them.
+            tolerance: the change of the limit, in nats, at which it stands still; twice in a row.
+            until: the time, by `time.perf_counter`, after which no further sweep begins.
+        """
+        sign = 1.0 if self.upper else -1.0
+        best, kept, change = sign * np.inf, self._moved(), np.inf
+        match, step, still, worse, done = 0.7, 0.3, 0, 0, 0
+        while done < sweeps and still < 2 and match > 0.05:
+            value = self.forward(match if done else 1.0)
+            done += 1
+            gain = sign * (best - value)
+            if gain > 0:
+                best, kept, worse = value, self._moved(), 0
+            else:
+                worse += 1
+            change = abs(gain)
+            if not self.split or value == -np.inf or time.perf_counter() > until:
+                still += value != -np.inf and not self.split
+                break
+            still = still + 1 if change <= tolerance else 0
+            if worse == 3 or gain < -max(1.0, 0.01 * abs(best)):
+                self._move(kept)
+                match, step, worse = match / 2, step / 2, 0
+                self.forward(0.0)
+                done += 1
+            self.backward()
+            if done > 1:
+                self.reweigh(step)
+        self._move(kept)
+        return Run(best, 0.0 if not self.split else change, still > 0 or best == -np.inf, done)
+
+    def _moved(self) -> tuple[np.ndarray, list[Any]]:
+        return self.weights.copy(), list(self.shifts)
+
+    def _move(self, moved: tuple[np.ndarray, list[Any]]) -> None:
+        self.weights, self.shifts = moved[0].copy(), list(moved[1])
+
     def _match(self, bucket: list[int], products: list[np.ndarray], match: float) -> None:
         """Shift factors of the shared variables between a bucket's parts until their beliefs agree, as far as the messages from above know."""
         logs = []
@@ -289,6 +274,7 @@ class Buckets:
             x /= w
         top = x.max(axis=0)
         if self.hard:
+            x = np.where(top == np.inf, np.inf, x)  # a zero under a negative weight
             top = np.where(np.isfinite(top), top, 0)
         x -= top
         if not spread:
@@ -327,3 +313,11 @@ def _grouped(
         else:
             groups.append((set(item[2]), [item]))
     return [group for _, group in groups]
+
+
+@functools.lru_cache(maxsize=8)
+def least_fill(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seed: int) -> list[int]:
+    """All variables in an order of elimination: least fill, ties at random."""
+    prefix, core = orders.simplicial(orders.adjacency_of(scopes, len(sizes)))
+    found = orders.greedy_order(core, [math.log2(k) for k in sizes], random.Random(seed), math.inf)
+    return prefix + (found[1] if found is not None else [])
