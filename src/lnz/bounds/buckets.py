@@ -62,7 +62,7 @@ class Buckets:
         variables: int | None = None,
         upper: bool = True,
     ):
-        self.sizes, self.upper = tuple(sizes), upper
+        self.sizes = tuple(sizes)
         rank = {v: r for r, v in enumerate(order)}
         self.turn = [tuple(sorted(range(len(s)), key=lambda a, s=s: rank[s[a]])) for s in scopes]
         self.scopes = [tuple(s[a] for a in turn) for s, turn in zip(scopes, self.turn, strict=True)]
@@ -102,17 +102,22 @@ class Buckets:
                 self.buckets[-1].append(number)
                 if len(scope) > 1:
                     holding[scope[1]].append((False, number, scope[1:]))
-        count = len(self.clusters)
         self.entries = sum(math.prod(c.shape) for c in self.clusters)
         self.split = any(len(bucket) > 1 for bucket in self.buckets)  # otherwise the limit is log Z
-        self.weights = np.ones(count)
-        for bucket in self.buckets:
-            m = len(bucket)
-            self.weights[bucket] = 1 / m if upper or m == 1 else [m] + [-1] * (m - 1)
-        self.shifts: list[Any] = [0.0] * count
         self.tables: list[np.ndarray] = []
         self.hard = False
         self.rounding = 0.0  # the allowance in the last limit
+        self.reset(upper)
+
+    def reset(self, upper: bool) -> None:
+        """Begin anew, with even weights and no shifts, for an upper or a lower limit."""
+        self.upper, count = upper, len(self.clusters)
+        self.weights = np.ones(count)
+        for bucket in self.buckets:
+            m = len(bucket)
+            if m > 1:
+                self.weights[bucket] = 1 / m if upper else [m] + [-1] * (m - 1)
+        self.shifts: list[Any] = [0.0] * count
         self._messages: list[Any] = [None] * count
         self._shares: list[Any] = [None] * count
         self._spread: list[Any] = [None] * count  # conditional entropies of the variable given the others
@@ -166,8 +171,8 @@ class Buckets:
                 messages[c] = message
                 if keep:
                     self._shares[c], self._spread[c] = shares, spread
-        self.rounding = rounding
-        return value + (rounding if self.upper else -rounding)
+        self.rounding = float(rounding)
+        return float(value + (rounding if self.upper else -rounding))
 
     def backward(self) -> list[np.ndarray]:
         """After `forward`: the derivative of the limit with respect to every table, at fixed shifts and weights. Not after a limit of -inf."""
