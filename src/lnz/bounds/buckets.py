@@ -18,6 +18,7 @@ Scope = tuple[int, ...]
 
 EPS = float(np.finfo(float).eps)
 LEAST = 1e-3  # of a mini-bucket's weight
+TINY = 1e-300  # of a belief that the shifts take note of
 
 
 class Cluster(NamedTuple):
@@ -189,10 +190,8 @@ class Buckets:
                 found[f] = place.total(belief)
             if cluster.shared is not None:
                 self._entropy[c] = float((above * self._spread[c]).sum())
-                with np.errstate(divide="ignore"):
-                    self._back[c] = self.weights[c] * np.log(above) - np.where(
-                        self._messages[c] > -np.inf, self._messages[c], 0
-                    )
+                known = np.where(self._messages[c] > -np.inf, self._messages[c], 0)
+                self._back[c] = self.weights[c] * np.log(np.maximum(above, TINY)) - known
             self._messages[c] = self._spread[c] = None
         return [t.transpose(np.argsort(turn)) for t, turn in zip(found, self.turn, strict=True)]
 
@@ -263,9 +262,9 @@ class Buckets:
             else:
                 x /= w
             x -= max(float(x.max()), -1e300)
+            belief = shared.total(np.exp(x, out=x))
             with np.errstate(divide="ignore"):
-                logs.append(np.log(shared.total(np.exp(x, out=x))))
-                logs[-1] -= np.log(np.exp(logs[-1]).sum())
+                logs.append(np.log(belief / (belief.sum() or 1.0)))
         agreed = np.all([np.isfinite(x) for x in logs], axis=0)
         logs = [np.where(agreed, x, 0) for x in logs]
         w = self.weights[bucket]
