@@ -9,6 +9,7 @@ from .auditing.report import Check as Check
 from .bounds.belief_propagation import BeliefPropagation as BeliefPropagation
 from .bounds.mean_field import MeanField as MeanField
 from .bounds.mini_bucket import MiniBucket as MiniBucket
+from .bounds.structured import StructuredMeanField as StructuredMeanField
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
