@@ -39,6 +39,10 @@ class Route(abc.ABC):
         """E_p[-∂_θ E_θ(x)], a pytree like the energy's float arrays. A route with a cheaper way overrides this."""
         return self.expectation(energy, lambda v: negative_gradient(energy, v), key).value
 
+    def log_partition_and_mean_gradient(self, energy: Energy, key: Any) -> tuple[Estimate, Any]:
+        """Both at once, for the derivative of log Z. A route that finds them together overrides this."""
+        return self.log_partition(energy, key), self.mean_gradient(energy, key)
+
     @property
     def random(self) -> bool:
         """Whether the route draws samples and so needs a key."""

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from lnz.energies.pairwise import DenseCouplings, Ising, Potts
 from lnz.energy import Energy, widen
 from lnz.estimate import Estimate, exact
-from lnz.exact.callback import first_derivatives_only
+from lnz.exact.callback import undifferentiated
 from lnz.exact.structured import Structured
 from lnz.frozen import is_traced
 from lnz.mathematics import log_sum_exp
@@ -106,7 +106,7 @@ class Counting(Structured):
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         """E[-∂E]: ½ E[s_i s_j], or ½ P(x_i = x_j), for every entry of the matrix, and E[φ(x_i)] for the fields."""
         means = _potts_means if isinstance(energy, Potts) else _ising_means
-        pairs, sites = first_derivatives_only(lambda *p: means(*p), self)(*_parameters(energy))
+        pairs, sites = undifferentiated(lambda *p: means(*p), self)(*_parameters(energy))
         pairs = jnp.where(_diagonal(len(sites)), jnp.zeros((), pairs.dtype), 0.5 * pairs)
         parts = lambda e: (e.couplings.strength, e.fields)  # noqa: E731
         new = tuple(new.astype(old.dtype) for old, new in zip(parts(energy), (pairs, sites), strict=True))
