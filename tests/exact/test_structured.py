@@ -273,7 +273,8 @@ def test_the_smaller_side_of_a_bipartite_graph():
     model = lnz.Ising.sparse(edges, rng.normal(size=len(edges)), rng.normal(size=204), n=204)
     assert model.collapsed().space == lnz.Binary(5)
     assert isinstance(lnz.choose(model).route, lnz.Enumeration)
-    agree(compiled(lnz.Enumeration())(model), eliminated(model))
+    log_z = quick_jit(lambda m: lnz.log_partition(m, route=lnz.Enumeration()).value)(model)
+    assert float(log_z) == pytest.approx(float(lnz.log_partition(model, route=ELIMINATION).value), rel=1e-13)
 
 
 def test_odd_cycles_and_large_sides_are_left_as_they_are():

@@ -239,7 +239,7 @@ def _log_z(sweep: _Sweep, energy: Any) -> Array:
     unary, inner, across = layers = _layers(sweep, energy)
     dtype = unary.dtype
     constant = -0.5 * (jnp.sum(inner) + jnp.sum(across)) if isinstance(energy, Ising) else jnp.zeros((), dtype)
-    if is_traced(energy.couplings.strength):
+    if is_traced(across):
         strong = jax.lax.stop_gradient(_span(across)) > _most_span(dtype)
         words = (
             "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
