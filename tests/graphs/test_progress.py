@@ -24,7 +24,7 @@ def watched(limits=None, side=5):
 QUESTIONS = {
     "log Z": lambda solver: solver.log_partition(),
     "marginals": lambda solver: np.concatenate(solver.marginals()),
-    "most probable state": lambda solver: solver.most_probable(),
+    "most probable states": lambda solver: solver.most_probable(),
     "samples": lambda solver: solver.sample(np.random.default_rng(0), 20),
 }
 

@@ -14,7 +14,7 @@ from lnz.bounds import local
 from lnz.energies.graph import FactorGraph
 from lnz.energy import Energy, widen
 from lnz.estimate import Estimate, Known
-from lnz.exact.callback import mean_gradient_of_factors, on_host, structure
+from lnz.exact.callback import on_host, structure, tables_of
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -61,27 +61,37 @@ class LocalRoute(Route):
         return 100.0
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
-        flat, dtype = graph.log_potentials, jnp.result_type(float)
+        return self.log_partition_and_mean_gradient(energy)[0]
+
+    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+        """The derivative of the value: every factor's belief, pulled back through `energy.factors()`."""
+        return self.log_partition_and_mean_gradient(energy)[1]
+
+    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+        graph, flat, pull_back = tables_of(energy)
+        dtype = jnp.result_type(float)
 
         def run(flat: Any) -> tuple[Any, ...]:
             flat = np.asarray(flat)
-            figures: tuple[Any, ...] = (np.nan, 0, 0, 0)
+            figures, means = (np.nan, 0, 0, 0), np.full_like(flat, np.nan)
             if not np.isnan(flat).any():
                 found = local.model(graph, flat)
                 solved = self.solve(found) if found.possible else _impossible(found)
                 figures = (solved.value + found.constant, solved.residual, solved.converged, solved.sweeps)
-            return tuple(np.asarray(x, dtype) for x in figures)
+                hopeless = solved.value == -np.inf
+                means = np.zeros_like(flat) if hopeless else local.pulled(graph, solved.variables, solved.factors)
+            return *(np.asarray(x, dtype) for x in figures), means.astype(flat.dtype)
 
         shape = jax.ShapeDtypeStruct((), dtype)
-        value, residual, converged, sweeps = on_host(run, (shape,) * 4, flat, route=self)
+        shapes = (*(shape,) * 4, jax.ShapeDtypeStruct(flat.shape, flat.dtype))
+        value, residual, converged, sweeps, means = on_host(run, shapes, flat, route=self)
         known = self.known(graph)
         lower, upper = (True, True) if known == "exact" else self.sides
         size = jnp.sum(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0)).astype(dtype)
         scale = 1 + size + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
         rounding = jax.lax.stop_gradient(32 * jnp.finfo(dtype).eps * scale)
         nothing = jnp.zeros((), dtype)
-        return Estimate(
+        estimate = Estimate(
             value=value,
             standard_error=nothing,
             lower=value - rounding if lower else nothing - jnp.inf,
@@ -90,20 +100,7 @@ class LocalRoute(Route):
             route=f"{self.name} on {len(graph.cardinalities):,} variables and {len(graph.scopes):,} factors",
             diagnostics={"residual": residual, "converged": converged, "sweeps": sweeps},
         )
-
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        """The derivative of the value: every factor's belief, pulled back through `energy.factors()`."""
-
-        def means(graph: FactorGraph, flat: np.ndarray) -> np.ndarray:
-            found = local.model(graph, flat)
-            solved = self.solve(found) if found.possible else _impossible(found)
-            return (
-                np.zeros_like(flat)
-                if solved.value == -np.inf
-                else local.pulled(graph, solved.variables, solved.factors)
-            )
-
-        return mean_gradient_of_factors(energy, means, self)
+        return estimate, pull_back(means)
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         raise ValueError(

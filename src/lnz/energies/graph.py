@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from lnz.energies.independent import as_float
 from lnz.energy import Energy
@@ -130,49 +130,105 @@ class FactorGraph(Energy):
         """The graph itself."""
         return self
 
-    def evidence(self, observed: Mapping[int, int]) -> FactorGraph:
+    def evidence(self, observed: Mapping[int, Any]) -> FactorGraph:
         """The graph given values of some variables: Z becomes the sum over the others.
 
         Variables keep their numbers; an observed one has one value left, number 0. Tables that were shared stay shared where the same part of
-        them is left.
+        them is left. Values may be traced, so that a `vmap` over examples is one pass over what is left of the graph; log Z is NaN where a traced
+        value does not exist. Where the observed variables differ from example to example, see `clamped`.
 
         Args:
             observed: variable to value.
 
         Raises:
             ValueError: where a variable or value does not exist.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, numpy as np, lnz
+            >>> graph = lnz.FactorGraph([2, 3], [(0, 1)], [np.arange(6.0).reshape(2, 3)])
+            >>> log_z = jax.vmap(lambda x: lnz.log_partition(graph.evidence({0: x}), route=lnz.Elimination()).value)
+            >>> print(log_z(jnp.array([0, 1])).round(4))  # log Σ_y exp φ(x, y)
+            [2.4076 5.4076]
         """
-        n = len(self.cardinalities)
-        seen = dict(
-            zip(_whole(observed.keys(), "observed variables"), _whole(observed.values(), "values"), strict=True)
-        )
-        for i, value in seen.items():
+        n, variables = len(self.cardinalities), _whole(observed.keys(), "observed variables")
+        traced = [i for i, value in observed.items() if is_traced(value)]
+        seen = dict.fromkeys(traced, 0)
+        given = {i: value for i, value in observed.items() if i not in seen}
+        seen.update(zip(map(int, given), _whole(given.values(), "values"), strict=True))
+        for i in variables:
             if not 0 <= i < n:
                 raise ValueError(f"evidence names variable {i}, but the variables are 0 … {n - 1}")
-            if not 0 <= value < self.cardinalities[i]:
+            if not 0 <= seen[i] < self.cardinalities[i]:
                 raise ValueError(
-                    f"evidence says {value} of variable {i}, whose values are 0 … {self.cardinalities[i] - 1}"
+                    f"evidence says {seen[i]} of variable {i}, whose values are 0 … {self.cardinalities[i] - 1}"
                 )
+        place = {i: p for p, i in enumerate(traced)}
         starts, made, table_of, shapes, pieces = self.offsets, {}, [], [], []
+        moved: list[tuple[int, int, int]] = []  # piece, place of a traced variable, its stride in the table
         for scope, t in zip(self.scopes, self.table_of, strict=True):
             part = tuple(slice(seen[i], seen[i] + 1) if i in seen else slice(None) for i in scope)
-            name = (t, *((p.start, p.stop) for p in part))
+            name = (t, *((p.start, p.stop, i if i in place else -1) for p, i in zip(part, scope, strict=True)))
             if name not in made:
                 made[name] = len(made)
                 whole = np.arange(math.prod(self.shapes[t])).reshape(self.shapes[t])
                 pieces.append((starts[t] + whole[part]).ravel())
                 shapes.append(whole[part].shape)
+                strides = [math.prod(whole.shape[axis + 1 :]) for axis in range(whole.ndim)]
+                moved += [(made[name], place[i], s) for i, s in zip(scope, strides, strict=True) if i in place]
             table_of.append(made[name])
         kept = np.concatenate([np.zeros(0, np.int64), *pieces])
         cardinalities = tuple(1 if i in seen else k for i, k in enumerate(self.cardinalities))
-        whole = self.log_potentials if is_traced(self.log_potentials) else np.asarray(self.log_potentials)
-        return packed(cardinalities, self.scopes, table_of, shapes, jnp.asarray(whole[kept]))
+        if not traced:
+            whole = self.log_potentials if is_traced(self.log_potentials) else np.asarray(self.log_potentials)
+            return packed(cardinalities, self.scopes, table_of, shapes, jnp.asarray(whole[kept]))
+        values = jnp.stack([jnp.asarray(observed[i]).astype(jnp.int32) for i in traced])
+        piece, which, stride = np.array(moved, np.int32).reshape(-1, 3).T
+        shift = jnp.zeros(len(pieces), jnp.int32).at[piece].add(values[which] * stride)
+        piece_of = np.repeat(np.arange(len(pieces)), [len(entries) for entries in pieces])
+        exist = jnp.all((values >= 0) & (values < np.array([self.cardinalities[i] for i in traced], np.int32)))
+        entries = self.log_potentials[kept.astype(np.int32) + shift[piece_of]]
+        return packed(cardinalities, self.scopes, table_of, shapes, jnp.where(exist, entries, jnp.nan))
+
+    def clamped(self, labels: Int[ArrayLike, " variables"]) -> FactorGraph:
+        """The graph given the values of any variables, -1 where one is not observed: Z becomes the sum over these.
+
+        Evidence as data: one more table a variable, 0 at its value and -inf elsewhere. The structure stays, so examples of which other variables
+        are observed can be put through one `vmap`; where they are the same ones, `evidence` leaves a smaller graph. log Z is -inf where a traced
+        label does not exist.
+
+        Args:
+            labels: the number of every variable's value, or -1.
+
+        Raises:
+            ValueError: where a label does not exist.
+        """
+        n = len(self.cardinalities)
+        labels = jnp.asarray(labels)
+        if labels.shape != (n,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(f"labels must be {n} whole numbers, but are {labels.dtype} of shape {labels.shape}")
+        if not is_traced(labels):
+            bad = np.flatnonzero((np.asarray(labels) < -1) | (np.asarray(labels) >= np.array(self.cardinalities)))
+            if len(bad):
+                i = int(bad[0])
+                raise ValueError(
+                    f"label {int(labels[i])} of variable {i} does not exist: its values are 0 … {self.cardinalities[i] - 1}, and -1 says unknown"
+                )
+        owner = np.repeat(np.arange(n), self.cardinalities)
+        value = np.concatenate([np.zeros(0, np.int64), *map(np.arange, self.cardinalities)]).astype(labels.dtype)
+        masks = jnp.where((labels[owner] == -1) | (labels[owner] == value), 0.0, -jnp.inf)
+        return packed(
+            self.cardinalities,
+            (*self.scopes, *((i,) for i in range(n))),
+            (*self.table_of, *range(len(self.shapes), len(self.shapes) + n)),
+            (*self.shapes, *((k,) for k in self.cardinalities)),
+            jnp.concatenate([self.log_potentials, masks.astype(self.log_potentials.dtype)]),
+        )
 
 
 def unpacked(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-    """Arrays of these shapes from one that holds them one after the other."""
+    """Arrays of these shapes from one that holds them one after the other along its first axis; further axes stay."""
     ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
-    return [flat[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
+    return [flat[a:b].reshape((*s, *flat.shape[1:])) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
 
 
 def packed(cardinalities: Iterable[int], scopes: Any, table_of: Any, shapes: Any, log_potentials: Array) -> FactorGraph:

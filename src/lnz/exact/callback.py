@@ -1,4 +1,4 @@
-"""Routes that run on the host: NumPy behind a callback, and the gradient from the means of an energy's factors."""
+"""Routes that run on the host: NumPy behind a callback, and the gradient through an energy's factors."""
 
 from __future__ import annotations
 
@@ -7,30 +7,55 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import Array
 
 from lnz.energies.graph import FactorGraph
 from lnz.energy import Energy, widen
 
 
-def on_host(run: Callable[..., Any], shapes: Any, *arguments: Array, route: Any) -> Any:
+def on_host(
+    run: Callable[..., Any],
+    shapes: Any,
+    *arguments: Array,
+    route: Any,
+    batched: bool = False,
+    order: int = 1,
+) -> Any:
     """`run` of NumPy arrays, under any transformation but a derivative, which is refused in words.
 
     Args:
         run: from arrays to arrays of the `shapes`, a pytree of `jax.ShapeDtypeStruct`.
         route: whose name the refusal gives.
+        batched: whether `run` takes arrays with further axes in front, and so a whole `vmap` at once; otherwise it is called for each member.
+        order: of the derivatives of log Z that the route does give, 1 or 2.
     """
-    call = jax.custom_jvp(lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method="sequential"))
+    method = "broadcast_all" if batched else "sequential"
+    call = lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method)  # noqa: E731
+    return undifferentiated(call, route, order)(*arguments)
 
-    @call.defjvp
+
+def undifferentiated(f: Callable[..., Any], route: Any, order: int = 1) -> Callable[..., Any]:
+    """A function of arrays whose derivative is refused in words, since its value is used for log Z or for a derivative up to `order`."""
+    once = jax.custom_jvp(f)
+
+    @once.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
+        served, wanted = ("first", "second") if order == 1 else ("first and second", "third")
         raise ValueError(
-            f"{type(route).__name__} gives first derivatives only. For second derivatives of log Z pass route=lnz.Enumeration(), or take "
+            f"{type(route).__name__} gives {served} derivatives only. For {wanted} derivatives of log Z pass route=lnz.Enumeration(), or take "
             "differences"
         )
 
-    return call(*arguments)
+    return once
+
+
+def symmetric(product: Callable[[Array], Array], t: Array, unserved: Callable[[Array], Array]) -> Array:
+    """A symmetric matrix times t, whose product JAX cannot see into: linear in t, and its own transpose, under every transformation.
+
+    JAX has no public way to say so of a callback but `custom_linear_solve`: the answer of a system whose solver is the product. `unserved` stands
+    for the system's matrix, which is read only where one differentiates with respect to what the product is made of: it raises.
+    """
+    return jax.lax.custom_linear_solve(unserved, t, lambda _, b: product(b), symmetric=True)
 
 
 def structure(energy: Energy) -> FactorGraph:
@@ -46,23 +71,16 @@ def structure(energy: Energy) -> FactorGraph:
     return found[0]
 
 
-def mean_gradient_of_factors(energy: Energy, means: Callable[[FactorGraph, np.ndarray], np.ndarray], route: Any) -> Any:
-    """E[-∂E] = Σ_f Σ_x P(x_f = x) ∂φ_f(x) (T1), a pytree like the energy's float arrays.
+def tables_of(energy: Energy) -> tuple[FactorGraph, Array, Callable[[Array], Any]]:
+    """An energy's factors, their log-potentials in one array, and what makes of ∂log Z/∂φ, the factors' marginals, the gradient of log Z.
 
-    Args:
-        means: from a graph and its log-potentials (entries,) to the derivative of log Z with respect to them, in the same places. NaN in
-            the log-potentials gives NaN without it.
+    E[-∂E] = Σ_f Σ_x P(x_f = x) ∂φ_f(x) (T1), a pytree like the energy's float arrays.
     """
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
-    def factors(parameters: Any) -> FactorGraph:
-        return widen(eqx.combine(parameters, constants)).factors()
+    def factors(parameters: Any) -> tuple[Array, FactorGraph]:
+        graph = widen(eqx.combine(parameters, constants)).factors()
+        return graph.log_potentials, graph
 
-    graph = factors(parameters)
-
-    def run(flat: Any) -> np.ndarray:
-        flat = np.asarray(flat)
-        return np.full_like(flat, np.nan) if np.isnan(flat).any() else means(graph, flat).astype(flat.dtype)
-
-    flat, pull_back = jax.vjp(lambda p: factors(p).log_potentials, parameters)
-    return pull_back(on_host(run, jax.ShapeDtypeStruct(flat.shape, flat.dtype), flat, route=route))[0]
+    flat, pull_back, graph = jax.vjp(factors, parameters, has_aux=True)
+    return graph, flat, lambda means: pull_back(means)[0]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnz.exact.orders import Plan, Scope, is_product
+from lnz.exact.orders import SMALL, Plan, Scope, is_product
 
 LIMIT = 690.0  # e^±690 is an ordinary float64
 DOWN = 3.0  # the downward pass over the upward one, in time, at most
@@ -36,75 +36,106 @@ MAX = Algebra(np.add, np.maximum)
 class Table(NamedTuple):
     """Entries e^scale · values, where every positive value lies in [e^low, e^high]; or, where `logs`, their logarithms scale + values.
 
-    `scope` names the variables of the axes, in whatever order they came out.
+    `scope` names the variables of the axes, in whatever order they came out. `batch` is the one that numbers the members of a batch of
+    models, or -1: no step sums it out, and every member has a scale of its own. Complex values carry derivatives (see `batch`).
     """
 
     values: np.ndarray
     scope: Scope
-    scale: float = 0.0
+    scale: Any = 0.0
     low: float = 0.0
     high: float = 0.0
     logs: bool = False
+    batch: int = -1
 
 
-def from_logs(logs: np.ndarray, scope: Scope, scale: float = 0.0) -> Table:
+def from_logs(logs: np.ndarray, scope: Scope, scale: Any = 0.0, batch: int = -1) -> Table:
     """A table from log entries: as numbers where their range allows it. The values are centred in the range of a float."""
-    top = logs.max(initial=-np.inf)
-    if top == -np.inf:
-        return Table(np.zeros(logs.shape), scope, scale)
-    bottom = logs.min(initial=np.inf, where=logs > -np.inf)
-    middle = 0.5 * (top + bottom)
+    bottom, top = _span(np.real(logs), scope, batch, -math.inf)
     half = 0.5 * (top - bottom)
-    if half > LIMIT:
-        return Table(logs - top, scope, scale + top, logs=True)
-    return Table(np.exp(logs - middle), scope, scale + middle, -half, half)
+    widest = half if batch < 0 else float(half.max())
+    if widest > LIMIT:
+        return Table(logs - top, scope, scale + _flat(top), logs=True, batch=batch)
+    middle = 0.5 * (top + bottom)
+    return Table(np.exp(logs - middle), scope, scale + _flat(middle), -widest, widest, batch=batch)
+
+
+def _span(values: np.ndarray, scope: Scope, batch: int, nothing: float) -> tuple[Any, Any]:
+    """The logarithms of the least and the largest entry above `nothing`: of every member, in axes that broadcast. Zero where there is none."""
+    if batch < 0:
+        top = values.max(initial=nothing)
+        if top == nothing:
+            return 0.0, 0.0
+        bottom = values.min(initial=np.inf, where=values > nothing)
+        return (bottom, top) if nothing else (math.log(bottom), math.log(top))
+    axes = _own_axes(scope, batch)
+    top = values.max(axis=axes, initial=nothing, keepdims=True)
+    bottom = values.min(axis=axes, initial=np.inf, where=values > nothing, keepdims=True)
+    bottom, top = (np.where(top > nothing, x, 0.0 if nothing else 1.0) for x in (bottom, top))
+    return (bottom, top) if nothing else (np.log(bottom), np.log(top))
+
+
+def _own_axes(scope: Scope, batch: int) -> tuple[int, ...]:
+    return tuple(axis for axis, v in enumerate(scope) if v != batch)
+
+
+def _flat(scale: Any) -> Any:
+    """A number, or one for every member."""
+    return scale.reshape(-1) if isinstance(scale, np.ndarray) else scale
 
 
 def to_logs(table: Table) -> Table:
     if table.logs:
         return table
     with np.errstate(divide="ignore"):
-        return Table(np.log(table.values), table.scope, table.scale, logs=True)
+        return table._replace(values=np.log(table.values), logs=True)
 
 
-def log_total(table: Table) -> float:
-    """The logarithm of the sum of all entries."""
-    if table.logs:
-        return float(np.logaddexp.reduce(table.values, axis=None)) + table.scale
-    total = float(table.values.sum())
-    return math.log(total) + table.scale if total > 0 else -math.inf
+def log_total(table: Table) -> Any:
+    """The logarithm of the tree's result, a scalar: of every member."""
+    root = to_logs(table)
+    return np.real(root.values) + root.scale
 
 
 def _centred(table: Table) -> Table:
     """The same table with its range measured and its values in the middle of a float's range."""
-    values = table.values
-    top = float(values.max(initial=0.0))
-    if top == 0:
-        return Table(values, table.scope, table.scale)
-    low, high = math.log(values.min(initial=np.inf, where=values > 0)), math.log(top)
-    middle = 0.5 * (low + high)
-    return Table(values * math.exp(-middle), table.scope, table.scale + middle, low - middle, high - middle)
+    bottom, top = _span(np.real(table.values), table.scope, table.batch, 0.0)
+    middle, half = 0.5 * (top + bottom), 0.5 * (top - bottom)
+    widest = half if table.batch < 0 else float(half.max())
+    values = table.values * (math.exp(-middle) if table.batch < 0 else np.exp(-middle))
+    scale = table.scale + _flat(middle)
+    return table._replace(values=values, scale=scale, low=-widest, high=widest)
 
 
 def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
     """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
     gone = {*a.scope, *b.scope}.difference(out)
-    terms = sum(math.log(sizes[v]) for v in gone)
+    terms, batch = sum(math.log(sizes[v]) for v in gone), max(a.batch, b.batch)
     if not a.logs and not b.logs:
         if a.low + b.low < -LIMIT or a.high + b.high + terms > LIMIT:
             a, b = _centred(a), _centred(b)
         if a.low + b.low >= -LIMIT and a.high + b.high + terms <= LIMIT:
             values, scope = reduce_product(SUM, a.values, a.scope, b.values, b.scope, out, sizes)
-            return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms)
+            return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms, batch=batch)
     a, b = to_logs(a), to_logs(b)
+    if np.iscomplexobj(a.values) or np.iscomplexobj(b.values):
+        raise ValueError(
+            "second derivatives are not served where the entries of a table differ by more than a factor e^1380: make the log-potentials "
+            "smaller, or write -inf for what is impossible"
+        )
     logs, scope = reduce_product(LOG_SUM, a.values, a.scope, b.values, b.scope, out, sizes)
-    return from_logs(logs, scope, a.scale + b.scale)
+    return from_logs(logs, scope, a.scale + b.scale, batch)
 
 
 def reduce_product(
     algebra: Algebra, a: np.ndarray, a_scope: Scope, b: np.ndarray, b_scope: Scope, out: Scope, sizes: Sequence[int]
 ) -> tuple[np.ndarray, Scope]:
     """Two tables combined, and reduced to the variables of `out`, in an order that spares copies: the table and its variables."""
+    if algebra is SUM and a.size * b.size <= SMALL**2:
+        place = {v: axis for axis, v in enumerate(dict.fromkeys(a_scope + b_scope))}
+        if math.prod([sizes[v] for v in place]) <= SMALL and all(v in place for v in out):
+            x, y, z = ([place[v] for v in scope] for scope in (a_scope, b_scope, out))
+            return np.einsum(a, x, b, y, z), out
     wanted = set(out)
     a, a_scope = _without_private(algebra, a, a_scope, wanted.union(b_scope))
     b, b_scope = _without_private(algebra, b, b_scope, wanted.union(a_scope))
@@ -222,7 +253,7 @@ def _sum_of_products(algebra: Algebra, x: np.ndarray, y: np.ndarray, k: int) -> 
     size = math.prod(shape)
     if k * size <= 4 * CHUNK:
         return reduce.reduce(combine(x, y), axis=0)
-    out = np.empty(shape)
+    out = np.empty(shape, np.result_type(x, y))
     if size <= 2 * CHUNK:
         _accumulate(algebra, x, y, out)
         return out
@@ -243,7 +274,7 @@ def _accumulate(algebra: Algebra, x: np.ndarray, y: np.ndarray, out: np.ndarray)
             out[...] = terms if start == 0 else reduce(out, terms)
         return
     combine(x[0], y[0], out=out)
-    term = np.empty(out.shape)
+    term = np.empty_like(out)
     for i in range(1, len(x)):
         combine(x[i], y[i], out=term)
         reduce(out, term, out=out)
@@ -291,11 +322,15 @@ def downward(plan: Plan, nodes: list[Any], sizes: Sequence[int], *, done: Done |
         a = a._replace(values=permuted(a.values, a.scope, b.scope))
         if a.logs or b.logs or a.low + b.low < -LIMIT or a.high + b.high > LIMIT:
             logs = to_logs(a).values + to_logs(b).values
-            values = np.exp(logs - logs.max()) if logs.max() > -np.inf else np.zeros(logs.shape)
+            values = np.exp(logs - _span(np.real(logs), b.scope, b.batch, -math.inf)[1])
         else:
             values = a.values * b.values
-        total = values.sum()
-        beliefs.append(values / total if total > 0 else np.zeros(values.shape))
+        if b.batch < 0:
+            total = values.sum()
+        else:
+            total = values.sum(axis=_own_axes(b.scope, b.batch), keepdims=True)
+            total[total == 0] = 1
+        beliefs.append(values / total if total.all() else np.zeros(values.shape))
     return beliefs
 
 
@@ -323,51 +358,99 @@ def descend(
     """Labels (count, variables), top down: given a node's own variables, `pick` takes the joint value of those it summed out.
 
     Args:
-        nodes: the tables of `upward` or `upward_max`.
+        nodes: the tables of `upward`.
         pick: from log weights (rows, joint values) and the row of every state, the position of its joint value.
     """
     labels = np.zeros((count, len(sizes)), np.int64)
-
-    def strides(scope: Scope) -> dict[int, int]:
-        found, stride = {}, 1
-        for v in reversed(scope):
-            found[v] = stride
-            stride *= sizes[v]
-        return found
-
-    for s in reversed(range(len(plan.steps))):
-        i, j, out, removed = plan.steps[s]
+    for i, j, out, removed in reversed(plan.steps):
         if not removed:
             continue
-        shape = [sizes[v] for v in removed]
-        grid = np.indices(shape).reshape(len(shape), -1)
-        own = strides(out)
+        grid, own = _joint_values(removed, sizes), _strides(out, sizes)
         position = sum((labels[:, v] * own[v] for v in out), np.zeros(count, np.int64))
         _, first, row = np.unique(position, return_index=True, return_inverse=True)
         row, step = row.reshape(-1), max(1, 2**22 // grid.shape[1])
         for start in range(0, len(first), step):  # blocks of different rows
             rows = first[start : start + step]
-            weights = np.zeros((len(rows), grid.shape[1]))
-            for child in (i, j):
-                stride = strides(nodes[child].scope)
-                outer = sum((labels[rows, v] * stride[v] for v in out if v in stride), np.zeros(len(rows), np.int64))
-                inner = sum(
-                    (grid[p] * stride[v] for p, v in enumerate(removed) if v in stride),
-                    np.zeros(grid.shape[1], np.int64),
-                )
-                entries = nodes[child].values.reshape(-1)[outer[:, None] + inner[None]]
-                with np.errstate(divide="ignore"):
-                    weights += entries if nodes[child].logs else np.log(entries)
+            weights = _log_weights((nodes[i], nodes[j]), out, removed, grid, labels[rows], sizes)
             members = np.flatnonzero((row >= start) & (row < start + len(rows)))
-            chosen = pick(weights, row[members] - start)
-            for p, v in enumerate(removed):
-                labels[members, v] = grid[p, chosen]
+            labels[members[:, None], list(removed)] = grid[:, pick(weights, row[members] - start)].T
     return labels
 
 
-def largest(weights: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The best joint value of every row."""
-    return np.argmax(weights, axis=1)[row]
+def descend_best(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The n most probable configurations, best first: labels (rows, variables) and their log-weights. Fewer where fewer are possible.
+
+    Top down, what stands below the root says exactly how good the best completion of a partial configuration is: its total, less what every
+    choice so far gave away. So the n best partial configurations of every step are enough.
+
+    Args:
+        nodes: the tables of `upward_max`.
+    """
+    totals = nodes[-1].values.reshape(1)
+    labels = np.zeros((1, len(sizes)), np.int64)[totals > -np.inf]
+    totals = totals[totals > -np.inf]
+    for i, j, out, removed in reversed(plan.steps):
+        if not removed:
+            continue
+        grid = _joint_values(removed, sizes)
+        step, made, values = max(1, 2**22 // grid.shape[1]), [labels[:0]], [totals[:0]]
+        for start in range(0, len(labels), step):
+            part = labels[start : start + step]
+            weights = _log_weights((nodes[i], nodes[j]), out, removed, grid, part, sizes)
+            weights += totals[start : start + step, None] - weights.max(axis=1, keepdims=True)
+            kept = best_first(weights.reshape(-1), n)
+            row, chosen = np.divmod(kept, grid.shape[1])
+            part = part[row]
+            part[:, removed] = grid[:, chosen].T
+            made.append(part)
+            values.append(weights[row, chosen])
+        labels, totals = np.concatenate(made), np.concatenate(values)
+        order = best_first(totals, n)
+        labels, totals = labels[order], totals[order]
+    return labels, totals
+
+
+def best_first(values: np.ndarray, n: int) -> np.ndarray:
+    """Where the n largest values above -inf are, the largest first."""
+    places = np.flatnonzero(values > -np.inf)
+    if len(places) > 4 * n:
+        places = places[np.argpartition(-values[places], n - 1)[:n]]
+    return places[np.argsort(-values[places], kind="stable")][:n]
+
+
+def _strides(scope: Scope, sizes: Sequence[int]) -> dict[int, int]:
+    found, stride = {}, 1
+    for v in reversed(scope):
+        found[v] = stride
+        stride *= sizes[v]
+    return found
+
+
+def _joint_values(variables: Scope, sizes: Sequence[int]) -> np.ndarray:
+    """All of them (variables, joint values)."""
+    return np.indices([sizes[v] for v in variables]).reshape(len(variables), -1)
+
+
+def _log_weights(
+    children: tuple[Table, Table],
+    out: Scope,
+    removed: Scope,
+    grid: np.ndarray,
+    labels: np.ndarray,
+    sizes: Sequence[int],
+) -> np.ndarray:
+    """Of the joint values that a step removed, given the labels of its own variables: (rows, joint values)."""
+    weights = np.zeros((len(labels), grid.shape[1]))
+    for child in children:
+        stride = _strides(child.scope, sizes)
+        outer = sum((labels[:, v] * stride[v] for v in out if v in stride), np.zeros(len(labels), np.int64))
+        inner = sum(
+            (grid[p] * stride[v] for p, v in enumerate(removed) if v in stride), np.zeros(grid.shape[1], np.int64)
+        )
+        entries = child.values.reshape(-1)[outer[:, None] + inner[None]]
+        with np.errstate(divide="ignore"):
+            weights += entries if child.logs else np.log(entries)
+    return weights
 
 
 def drawn(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

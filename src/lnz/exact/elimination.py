@@ -16,9 +16,10 @@ from jaxtyping import PRNGKeyArray
 from lnz.energies.graph import FactorGraph, packed, states_of, unpacked
 from lnz.energy import Energy, as_energy, widen
 from lnz.estimate import Estimate, exact
-from lnz.exact.callback import mean_gradient_of_factors, on_host, structure
+from lnz.exact import batch
+from lnz.exact.callback import on_host, structure, symmetric, tables_of
 from lnz.exact.orders import Plan
-from lnz.exact.solver import Limits, Solver, first_plan
+from lnz.exact.solver import Limits, Solver, described, first_plan, rounding
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -31,8 +32,9 @@ class Elimination(Limits, Route):
 
     The tables of `energy.factors()` are multiplied and summed along a binary contraction tree. The gradient, which is every factor's marginal
     (T1), is the reverse mode over the same tree; samples and the most probable state walk it from the top. All in NumPy and float64: an
-    irregular tree would take JAX longer to compile than to compute. It works under `jit`, `vmap` and `grad` by a callback; second derivatives
-    are not served.
+    irregular tree would take JAX longer to compile than to compute. It works under `jit`, `vmap` and `grad` by a callback. A `vmap` is one pass
+    for many models on one structure. Second derivatives (T7: covariances) are served as products with the Hessian, and so `jax.hessian` and
+    `jax.jvp` of a gradient; third ones are not.
 
     Attributes:
         max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
@@ -93,38 +95,67 @@ class Elimination(Limits, Route):
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
         graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
-        flat, dtype = graph.log_potentials, jnp.result_type(float)
-
-        def run(flat: Any) -> tuple[Any, ...]:
-            begun, figures = time.perf_counter(), (np.nan, 0, 0, 0)
-            if not np.isnan(flat).any():
-                solver = _solver(graph, np.asarray(flat), self)
-                log_z, plan = solver.log_partition(), solver.plan()
-                figures = (log_z, plan.width, plan.peak_bytes, time.perf_counter() - begun)
-            return tuple(np.asarray(x, dtype) for x in figures)
-
-        shape = jax.ShapeDtypeStruct((), dtype)
-        log_z, width, memory, seconds = on_host(run, (shape,) * 4, flat, route=self)
-        largest = jnp.max(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0), initial=0).astype(dtype)
-        scale = 1 + largest + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))
-        rounding = jnp.finfo(dtype).eps * (32 + math.sqrt(len(graph.scopes))) * scale
-        return exact(
-            log_z,
-            rounding=jax.lax.stop_gradient(rounding),
-            route=f"elimination of {len(graph.cardinalities):,} variables from {len(graph.scopes):,} factors",
-            diagnostics={"width": width, "memory": memory, "seconds": seconds},
-        )
+        figures, _ = self._on_host(graph, graph.log_potentials, means=False)
+        return _estimate(graph, graph.log_potentials, figures)
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        """E[-∂E] from every factor's marginal, by one pass up the tree and one down."""
+        """E[-∂E] from every factor's marginal."""
+        return self.log_partition_and_mean_gradient(energy)[1]
 
-        def means(graph: FactorGraph, flat: np.ndarray) -> np.ndarray:
-            total = [np.zeros(shape) for shape in graph.shapes]
-            for t, belief in zip(graph.table_of, _solver(graph, flat, self).factor_marginals(), strict=True):
-                total[t] += belief
-            return np.concatenate([np.zeros(0), *(table.ravel() for table in total)])
+    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+        """log Z and every factor's marginal by one pass up the tree and one down; of a whole `vmap` in one pass, where memory allows."""
+        graph, flat, pull_back = tables_of(energy)
 
-        return mean_gradient_of_factors(energy, means, self)
+        @jax.custom_jvp
+        def solved(flat: Any) -> Any:
+            return self._on_host(graph, flat, means=True)
+
+        @solved.defjvp
+        def derivative(primals: Any, tangents: Any) -> Any:
+            (flat,), (t,) = primals, tangents
+            figures, means = solved(flat)
+            moved = (
+                jnp.sum(jnp.where(means > 0, means * t, 0)).astype(figures[0].dtype),
+                *map(jnp.zeros_like, figures[1:]),
+            )
+            return (figures, means), (moved, self._curvature(graph, flat, t))
+
+        figures, means = solved(flat)
+        return _estimate(graph, flat, figures), pull_back(means)
+
+    def _on_host(self, graph: FactorGraph, flat: Any, *, means: bool) -> tuple[Any, Any]:
+        """log Z, width, bytes and seconds; and the derivative of log Z with respect to the log-potentials, in their places."""
+        dtype, shape = jnp.result_type(float), flat.shape[-1:] if means else (0,)
+
+        def run(flat: Any) -> Any:
+            begun, flat = time.perf_counter(), np.asarray(flat)
+            rows, good = _rows(flat)
+            found = _summed(graph, rows[good], self, means=means)
+            took = (time.perf_counter() - begun) / max(1, len(rows))
+            lead = flat.shape[:-1]
+            figures = (_placed(found.log_z, good, lead), *(np.full(lead, x) for x in (found.width, found.memory, took)))
+            gradient = _placed(_gathered(graph, found.beliefs), good, lead) if means else np.zeros((*lead, 0))
+            return tuple(x.astype(dtype) for x in figures), gradient.astype(flat.dtype)
+
+        shapes = (jax.ShapeDtypeStruct((), dtype),) * 4, jax.ShapeDtypeStruct(shape, flat.dtype)
+        return on_host(run, shapes, flat, route=self, batched=True, order=2)
+
+    def _curvature(self, graph: FactorGraph, flat: Any, t: Any) -> Any:
+        """The Hessian of log Z with respect to the log-potentials, times t: covariances (T7)."""
+        shape = jax.ShapeDtypeStruct(flat.shape, flat.dtype)
+
+        def run(flat: Any, t: Any) -> np.ndarray:
+            flat, t = np.asarray(flat), np.asarray(t)
+            (rows, good), (directions, finite) = _rows(flat), _rows(t)
+            good = good & finite
+            found = _tables(graph, rows[good]), _tables(graph, directions[good])
+            moved = batch.curvature(graph.cardinalities, _scopes(graph), *found, self)
+            return _placed(_gathered(graph, moved), good, flat.shape[:-1]).astype(flat.dtype)
+
+        def host(run: Callable[..., Any], *arrays: Any) -> Any:
+            return on_host(run, shape, *arrays, route=self, batched=True, order=2)
+
+        return symmetric(lambda t: host(run, flat, t), t, lambda y: y * host(np.ones_like, flat))
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough. For marginals see `marginals` and `joint`."""
@@ -173,8 +204,14 @@ class Elimination(Limits, Route):
 
     def map_state(self, energy: Any) -> State:
         """The most probable state of all variables (one of them, where several are): argmax p, a state of `energy.space`."""
-        states = states_of(as_energy(energy).space, self.solver(energy).most_probable()[None])
-        return jax.tree.map(lambda x: x[0], states)
+        return jax.tree.map(lambda x: x[0], self.n_best(energy, 1)[0])
+
+    def n_best(self, energy: Any, n: int) -> tuple[State, np.ndarray]:
+        """The n most probable states of all variables, the best first, and their log-weights -E(x): see `lnz.n_best`."""
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
+        labels, log_weights = self.solver(energy).n_best(int(n))
+        return states_of(as_energy(energy).space, labels), log_weights
 
 
 def _misfit(energy: Energy) -> str | None:
@@ -186,6 +223,57 @@ def _misfit(energy: Energy) -> str | None:
 def _solver(graph: FactorGraph, flat: np.ndarray, limits: Limits) -> Solver:
     tables = unpacked(np.asarray(flat, np.float64), graph.shapes)
     return Solver(graph.cardinalities, graph.scopes, [tables[t] for t in graph.table_of], limits)
+
+
+def _estimate(graph: FactorGraph, flat: Any, figures: Any) -> Estimate:
+    log_z, width, memory, seconds = figures
+    dtype = jnp.result_type(float)
+    largest = jnp.max(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0), initial=0).astype(dtype)
+    finite = jnp.where(jnp.isfinite(log_z), log_z, 0)
+    return exact(
+        log_z,
+        rounding=jax.lax.stop_gradient(rounding(finite, largest, len(graph.scopes), jnp.finfo(dtype).eps)),
+        route=described(len(graph.cardinalities), len(graph.scopes)),
+        diagnostics={"width": width, "memory": memory, "seconds": seconds},
+    )
+
+
+def _rows(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A batch (members, entries), whatever axes it had, and which of its members are free of NaN."""
+    rows = flat.reshape(math.prod(flat.shape[:-1]), flat.shape[-1])
+    return rows, np.asarray(~np.isnan(rows).any(axis=1))
+
+
+def _placed(found: np.ndarray, good: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
+    """The members' results in the batch's own axes, NaN where there is none."""
+    every = np.full((len(good), *found.shape[1:]), np.nan)
+    every[good] = found
+    return every.reshape((*lead, *found.shape[1:]))
+
+
+def _scopes(graph: FactorGraph) -> list[tuple[int, ...]]:
+    """A constant goes with the factors, so that a batch of graphs without any has a size."""
+    return [*graph.scopes, ()]
+
+
+def _tables(graph: FactorGraph, rows: np.ndarray) -> list[np.ndarray]:
+    tables = unpacked(np.asarray(rows, np.float64).T, graph.shapes)
+    return [*(tables[t] for t in graph.table_of), np.zeros(len(rows))]
+
+
+def _gathered(graph: FactorGraph, beliefs: Sequence[np.ndarray]) -> np.ndarray:
+    """The factors' values (…, members) summed in their tables: (members, entries)."""
+    members = beliefs[-1].shape[-1]
+    total = [np.zeros((*shape, members)) for shape in graph.shapes]
+    for t, belief in zip(graph.table_of, beliefs, strict=False):
+        total[t] += belief
+    return np.concatenate([np.zeros((0, members)), *(table.reshape(-1, members) for table in total)]).T
+
+
+def _summed(graph: FactorGraph, rows: np.ndarray, limits: Limits, *, means: bool) -> batch.Summed:
+    if len(rows):
+        return batch.log_partitions(graph.cardinalities, _scopes(graph), _tables(graph, rows), limits, beliefs=means)
+    return batch.Summed(np.zeros(0), _tables(graph, rows))
 
 
 def marginals(energy: Any, *, route: Elimination | None = None) -> list[np.ndarray]:
@@ -202,6 +290,24 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
     Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
     """
     return (route or Elimination()).map_state(energy)
+
+
+def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> tuple[State, np.ndarray]:
+    """The n most probable states of a discrete model with factors, exactly, the best first: (states, log_weights).
+
+    States of `energy.space` along axis 0, latent variables included, all different; log_weights (rows,) in nats are log p + log Z. Which of several
+    states of one weight come first, and which are left out at the end, is arbitrary. Where fewer than n states are possible, there are fewer rows.
+
+    Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
+
+    Example:
+        >>> import lnz
+        >>> chain = lnz.Ising.lattice((3,), 1.0, 0.5, periodic=False)
+        >>> states, log_weights = lnz.n_best(chain, 2)
+        >>> states.tolist(), log_weights.tolist()
+        ([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]], [3.5, 0.5])
+    """
+    return (route or Elimination()).n_best(energy, n)
 
 
 def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination | None = None) -> State:

@@ -41,6 +41,31 @@ class Reduced(NamedTuple):
         """The values in the graph's own numbering."""
         return np.stack([d[labels[:, i]] for i, d in enumerate(self.domains)], axis=1) if self.domains else labels
 
+    def spread(
+        self, beliefs: Sequence[np.ndarray], cardinalities: Sequence[int], scopes: Sequence[Scope]
+    ) -> list[np.ndarray]:
+        """The belief of every factor of the graph from those of the tables that are left, with zeros at the values that were pruned."""
+        found: list[np.ndarray] = []
+        whole = [len(d) == k for d, k in zip(self.domains, cardinalities, strict=True)]
+        for home, scope in zip(self.home, scopes, strict=True):
+            live = [i for i in scope if len(self.domains[i]) > 1]
+            part = np.asarray(float(self.possible))
+            if home >= 0:
+                inside = self.scopes[home]
+                axes = tuple(axis for axis, v in enumerate(inside) if v not in live)
+                part = beliefs[home].sum(axis=axes) if axes else beliefs[home]
+                part = contraction.permuted(part, [v for v in inside if v in live], live)
+            shape = [cardinalities[i] for i in scope]
+            if self.possible and all(whole[i] for i in scope):
+                found.append(part.reshape(shape))
+                continue
+            belief = np.zeros(shape, part.dtype)
+            if self.possible:
+                domains = [self.domains[i] for i in scope]
+                belief[np.ix_(*domains)] = part.reshape([len(domain) for domain in domains])
+            found.append(belief)
+        return found
+
 
 def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray]) -> Reduced:
     """The model without values that some factor forbids, variables of one value and factors inside others.
@@ -63,7 +88,7 @@ def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
         table = table.reshape([len(domains[i]) for i in kept])
         name = tuple(sorted(kept))
         if not name:
-            constant += float(table)
+            constant += table.item()
         else:
             table = contraction.permuted(table, kept, name)
             merged[name] = merged[name] + table if name in merged else table
@@ -99,13 +124,12 @@ def _domains(
 ) -> tuple[list[np.ndarray], bool]:
     """The values of every variable that no single factor forbids, and whether every variable has one."""
     alive = [np.ones(k, bool) for k in cardinalities]
-    hard = [f for f, table in enumerate(tables) if table.size and table.min() == -np.inf]
-    allowed = {f: tables[f] > -np.inf for f in hard}
+    allowed, queue = _zeros(tables)
     of: dict[int, list[int]] = {}
-    for f in hard:
+    for f in allowed if queue else ():
         for i in scopes[f]:
             of.setdefault(i, []).append(f)
-    queue, queued = list(hard), set(hard)
+    queued = set(queue)
     while queue:
         f = queue.pop()
         queued.discard(f)
@@ -124,6 +148,30 @@ def _domains(
                         queued.add(g)
                         queue.append(g)
     return [np.flatnonzero(a) for a in alive], True
+
+
+def _zeros(tables: Sequence[np.ndarray]) -> tuple[dict[int, np.ndarray], list[int]]:
+    """Where the tables with zeros are not zero, and which of them forbid a value by themselves. Tables of one shape are looked at together."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for f, table in enumerate(tables):
+        alike.setdefault(table.shape, []).append(f)
+    allowed: dict[int, np.ndarray] = {}
+    forbidding: list[int] = []
+    for shape, group in alike.items():
+        block = max(1, 2**20 // max(1, math.prod(shape)))
+        for start in range(0, len(group), block):
+            members = group[start : start + block]
+            possible = np.array([tables[f] for f in members]) > -np.inf
+            whole = possible.reshape(len(members), -1).all(axis=1)
+            every = np.ones(len(members), bool)
+            for axis in range(1, len(shape) + 1):
+                others = tuple(a for a in range(1, len(shape) + 1) if a != axis)
+                every &= possible.any(axis=others).all(axis=1)
+            if not shape:
+                every = possible
+            allowed.update({f: possible[place] for place, f in enumerate(members) if not whole[place]})
+            forbidding += [f for place, f in enumerate(members) if not every[place]]
+    return allowed, forbidding
 
 
 def _containers(names: Sequence[Scope], n: int) -> dict[Scope, Scope]:

@@ -39,6 +39,12 @@ class Limits:
             if value is not None and not value > (-1 if name == "search_seconds" else 0):
                 raise ValueError(f"{name} must be a number above 0, but is {value!r}")
 
+    @property
+    def memory(self) -> float:
+        """Bytes that tables may take: `max_memory`, or half of the machine's."""
+        half = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return half if self.max_memory is None else self.max_memory
+
 
 def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
     """The contraction tree for a model. Raises ValueError, with the figures, where it would cost more than the limits.
@@ -46,7 +52,7 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
     Args:
         every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
     """
-    memory = _half_the_memory() if limits.max_memory is None else limits.max_memory
+    memory = limits.memory
     sizes = tuple(model.sizes)
     best = first_plan(limits, model)
     fitted = orders.sliced(best, sizes, memory, every=every)
@@ -80,8 +86,14 @@ def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float 
         return str(error)
 
 
-def _half_the_memory() -> float:
-    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def described(variables: int, factors: int) -> str:
+    """Elimination in words, as an estimate names its route."""
+    return f"elimination of {variables:,} variables from {factors:,} factors"
+
+
+def rounding(log_z: Any, largest: Any, factors: int, eps: Any) -> Any:
+    """What rounding may have done to log Z (finite), in nats, of log-potentials up to `largest` in size, where 1 + eps is the next number."""
+    return eps * (32 + math.sqrt(factors)) * (1 + largest + abs(log_z))
 
 
 class Solver:
@@ -124,9 +136,15 @@ class Solver:
         ]
         return float(np.logaddexp.reduce(parts)) + self.reduced.constant
 
+    def rounding(self, log_z: float) -> float:
+        """What rounding may have done to log Z, in nats."""
+        finite = (np.abs(table, where=table > -np.inf, out=np.zeros(table.shape)) for table in self.tables)
+        largest = max((float(size.max(initial=0)) for size in finite), default=0.0)
+        return rounding(log_z if math.isfinite(log_z) else 0.0, largest, len(self.scopes), np.finfo(float).eps)
+
     def marginals(self) -> list[np.ndarray]:
         """P(x_i) of every variable: arrays (k_i,). All zero where Z is."""
-        model, leaves = self.reduced, self._beliefs()
+        model, (log_z, leaves) = self.reduced, self._beliefs()
         home: dict[int, int] = {}
         for leaf in sorted(range(len(leaves)), key=lambda leaf: -leaves[leaf].size):
             home.update(dict.fromkeys(model.scopes[leaf], leaf))  # the smallest table of every variable
@@ -136,41 +154,28 @@ class Solver:
             if i in home:
                 axes = tuple(axis for axis, v in enumerate(model.scopes[home[i]]) if v != i)
                 belief[model.domains[i]] = leaves[home[i]].sum(axis=axes)
-            elif model.possible:
+            elif log_z > -math.inf:
                 belief[model.domains[i]] = 1 / len(model.domains[i])
             found.append(belief)
         return found
 
     def factor_marginals(self) -> list[np.ndarray]:
         """P(x_scope) of every factor, with zeros at the values that were pruned. All zero where Z is."""
-        model, beliefs, found = self.reduced, self._beliefs(), []
-        whole = [len(d) == k for d, k in zip(model.domains, self.cardinalities, strict=True)]
-        for f, scope in enumerate(self.scopes):
-            home, live = model.home[f], [i for i in scope if len(model.domains[i]) > 1]
-            part = np.asarray(float(model.possible))
-            if home >= 0:
-                inside = model.scopes[home]
-                axes = tuple(axis for axis, v in enumerate(inside) if v not in live)
-                part = beliefs[home].sum(axis=axes) if axes else beliefs[home]
-                part = contraction.permuted(part, [v for v in inside if v in live], live)
-            shape = [self.cardinalities[i] for i in scope]
-            if model.possible and all(whole[i] for i in scope):
-                found.append(part.reshape(shape))
-                continue
-            belief = np.zeros(shape)
-            if model.possible:
-                domains = [model.domains[i] for i in scope]
-                belief[np.ix_(*domains)] = part.reshape([len(domain) for domain in domains])
-            found.append(belief)
-        return found
+        return self.log_partition_and_factor_marginals()[1]
+
+    def log_partition_and_factor_marginals(self) -> tuple[float, list[np.ndarray]]:
+        """log Z and P(x_scope) of every factor, by one pass up the tree and one down."""
+        log_z, beliefs = self._beliefs()
+        if log_z == -math.inf:
+            return log_z, [np.zeros([self.cardinalities[i] for i in scope]) for scope in self.scopes]
+        return log_z, self.reduced.spread(beliefs, self.cardinalities, self.scopes)
 
     def entropy(self) -> float:
         """-Σ p log p, in nats: log Z - Σ_f E[φ_f]."""
-        log_z = self.log_partition()
+        log_z, beliefs = self.log_partition_and_factor_marginals()
         _refuse_impossible(log_z)
         return log_z - sum(
-            float(b.ravel() @ np.where(b > 0, t, 0).ravel())
-            for b, t in zip(self.factor_marginals(), self.tables, strict=True)
+            float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, self.tables, strict=True)
         )
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -200,24 +205,43 @@ class Solver:
 
     def most_probable(self) -> np.ndarray:
         """The most probable configuration (one of them, where several are): the numbers of its values (variables,)."""
+        return self.n_best(1)[0][0]
+
+    def n_best(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The n most probable configurations, the best first: the numbers of their values (rows, variables), and log-weights (rows,), log p + log Z.
+
+        Which of several of one weight come first, and which are left out at the end, is arbitrary. Fewer rows where fewer are possible.
+        """
         model, plan = self.reduced, self.plan(every=True)
-        best, labels = -np.inf, np.zeros((1, len(model.sizes)), np.int64)
-        done = self._meter("most probable state", plan.seconds)
+        labels, totals = np.zeros((0, len(model.sizes)), np.int64), np.zeros(0)
+        done = self._meter("most probable states", plan.seconds)
         for fixed, leaves in self._slices(plan):
             nodes = contraction.upward_max(plan, leaves, model.sizes, done=done)
-            if float(nodes[-1].values) > best:
-                best = float(nodes[-1].values)
-                labels = contraction.descend(plan, nodes, model.sizes, 1, contraction.largest)
-                labels[:, list(fixed)] = list(fixed.values())
-        _refuse_impossible(best if model.possible else -np.inf)
-        return model.restore(labels)[0]
+            if len(totals) == n and float(nodes[-1].values) <= totals[-1]:
+                continue
+            found, values = contraction.descend_best(plan, nodes, model.sizes, n)
+            found[:, list(fixed)] = list(fixed.values())
+            labels, totals = np.concatenate([labels, found]), np.concatenate([totals, values])
+            order = contraction.best_first(totals, n)
+            labels, totals = labels[order], totals[order]
+        _refuse_impossible(totals.max(initial=-np.inf) if model.possible else -np.inf)
+        for i in model.free:
+            k = model.sizes[i]
+            labels = np.repeat(labels, k, axis=0)[:n]
+            labels[:, i] = np.arange(len(labels)) % k
+        labels = model.restore(labels)
+        weights = np.zeros(len(labels))
+        for scope, table in zip(self.scopes, self.tables, strict=True):
+            weights += table[tuple(labels[:, i] for i in scope)]
+        order = np.argsort(-weights, kind="stable")
+        return labels[order], weights[order]
 
-    def _beliefs(self) -> list[np.ndarray]:
-        """The marginals of the reduced tables; all zero where Z is."""
+    def _beliefs(self) -> tuple[float, list[np.ndarray]]:
+        """log Z and the marginals of the reduced tables; all zero where Z is."""
         model = self.reduced
         total = [np.zeros(table.shape) for table in model.tables]
         if not model.possible:
-            return total
+            return -math.inf, total
         plan = self.plan(every=True)
         running = -np.inf
         done = self._meter("marginals", (1 + contraction.DOWN) * plan.seconds)
@@ -236,7 +260,7 @@ class Solver:
                     total[leaf] *= old_share
                 place = tuple(fixed.get(v, slice(None)) for v in scope)
                 total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
-        return total
+        return running + model.constant, total
 
     def _meter(self, stage: str, seconds: float) -> contraction.Done | None:
         """What turns the predicted seconds of steps into shares of a stage, and tells `progress`."""
