@@ -1,6 +1,7 @@
 # The public surface, one page. `__init__.py` loads each name from its room when it is first used.
 from . import formats as formats
 from . import reference as reference
+from . import report as report
 from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampling
 from .auditing.audit import audit as audit
 from .auditing.report import AuditReport as AuditReport
@@ -8,6 +9,7 @@ from .auditing.report import Check as Check
 from .bounds.belief_propagation import BeliefPropagation as BeliefPropagation
 from .bounds.mean_field import MeanField as MeanField
 from .bounds.mini_bucket import MiniBucket as MiniBucket
+from .bounds.structured import StructuredMeanField as StructuredMeanField
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
@@ -24,15 +26,18 @@ from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
 from .exact.closed_form import ClosedForm as ClosedForm
+from .exact.counting import Counting as Counting
 from .exact.elimination import Elimination as Elimination
 from .exact.elimination import exact_samples as exact_samples
 from .exact.elimination import map_state as map_state
 from .exact.elimination import marginals as marginals
 from .exact.elimination import n_best as n_best
 from .exact.enumeration import Enumeration as Enumeration
+from .exact.forest import Forest as Forest
 from .exact.planar import KacWard as KacWard
 from .exact.quadrature import Quadrature as Quadrature
 from .exact.torus import Torus as Torus
+from .exact.transfer import TransferMatrix as TransferMatrix
 from .identity import expectation as expectation
 from .identity import log_partition as log_partition
 from .learning.fit import Diverged as Diverged

@@ -159,9 +159,8 @@ class FunctionEnergy(Energy):
         self.parameters, constants = eqx.partition(function, eqx.is_inexact_array)
         self._constants = Frozen(constants)
         # The limits of a box that moves are leaves; what is static is then the shape alone.
-        moving = isinstance(space, Box) and space.moving
         self.limits = space.limits if isinstance(space, Box) and space.moving else None
-        self._space = Box(np.full(space.shape, -1.0), np.full(space.shape, 1.0)) if moving else space
+        self._space = Box(np.full(space.shape, -1.0), np.full(space.shape, 1.0)) if space.moving else space
         check_scalar(self)
 
     @property

@@ -11,13 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lnz.bounds.within import log_partition_within
 from lnz.energy import Energy, as_energy
 from lnz.estimate import Estimate
 from lnz.frozen import Frozen, is_traced
 from lnz.route import Route, choose
 
 
-def log_partition(energy: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None) -> Estimate:
+def log_partition(
+    energy: Any,
+    *,
+    route: Route | None = None,
+    key: PRNGKeyArray | None = None,
+    within: float | None = None,
+    max_seconds: float | None = None,
+) -> Estimate:
     """log Z(θ) = log Σ_x exp(-E_θ(x)), or the integral, in nats, with its error and how it is known.
 
     Works under `jax.jit`, `jax.vmap` and `jax.grad`. The derivative of the estimate's value (and of its limits, which move with it) is
@@ -27,6 +35,9 @@ def log_partition(energy: Any, *, route: Route | None = None, key: PRNGKeyArray 
         energy: an `Energy`, or any callable with a `space`.
         route: how to take the sum; by default `lnz.choose(energy)` picks one.
         key: a random key, for routes that draw samples.
+        within: instead of a route: tighten limits that always hold until they are so close, in nats; 0.1 if only `max_seconds` is given.
+        max_seconds: with `within`: the time to stop at; 60 by default. Both run on the host, outside `jit`, `vmap` and `grad`: see
+            `lnz.bounds.within.log_partition_within`.
 
     Returns:
         An `Estimate` with a scalar value in nats.
@@ -41,6 +52,13 @@ def log_partition(energy: Any, *, route: Route | None = None, key: PRNGKeyArray 
         2.0794...
     """
     energy, route = as_energy(energy), _checked(route)
+    if within is not None or max_seconds is not None:
+        if route is not None:
+            raise ValueError("within and max_seconds choose the route themselves: leave out either them or route")
+        given = {"within": within, "max_seconds": max_seconds}
+        estimate = log_partition_within(energy, **{name: x for name, x in given.items() if x is not None})
+        _refuse_nan(estimate, energy)
+        return estimate
     route = choose(energy).route if route is None else route
     route.require(energy, key)
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)

@@ -26,25 +26,31 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return _softplus(x), jax.nn.sigmoid(x) * t
 
 
-def log_sum_exp(x: Array) -> Array:
-    """log Σ_i e^{x_i} over all entries; -inf where all are -inf, with zero gradient at every -inf, whatever x depends on."""
-    return _log_sum_exp(x)
+def log_sum_exp(x: Array, axis: int | None = None) -> Array:
+    """log Σ_i e^{x_i} over all entries or along an axis; -inf where all are -inf, with zero gradient at every -inf, whatever x depends on."""
+    return _log_sum_exp(axis, x)
 
 
-@jax.custom_jvp
-def _log_sum_exp(x: Array) -> Array:
-    top = jax.lax.stop_gradient(jnp.max(x, initial=-jnp.inf))
+def _log_sum_exp_of(axis: int | None, x: Array) -> Array:
+    top = jax.lax.stop_gradient(jnp.max(x, axis, initial=-jnp.inf, keepdims=True))
     shift = jnp.where(jnp.isfinite(top), top, 0)
-    return jnp.log(jnp.sum(jnp.exp(x - shift))) + shift
+    total = jnp.sum(jnp.exp(x - shift), axis)
+    # Inside a scan JAX drops the rule below where it derives a second time: the logarithm must then have a derivative of its own at 0.
+    none = total == 0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, total))) + jnp.squeeze(shift, axis)
+
+
+_log_sum_exp = jax.custom_jvp(_log_sum_exp_of, nondiff_argnums=(0,))
 
 
 @_log_sum_exp.defjvp
-def _log_sum_exp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _log_sum_exp_jvp(axis: int | None, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (t,) = primals, tangents
-    out = _log_sum_exp(x)
+    out = _log_sum_exp(axis, x)
+    whole = out if axis is None else jnp.expand_dims(out, axis)
     possible = x != -jnp.inf
-    shares = jnp.exp(jnp.where(possible, x - jnp.where(out == -jnp.inf, 0, out), -jnp.inf))
-    return out, jnp.sum(shares * jnp.where(possible, t, 0))
+    shares = jnp.exp(jnp.where(possible, x - jnp.where(whole == -jnp.inf, 0, whole), -jnp.inf))
+    return out, jnp.sum(shares * jnp.where(possible, t, 0), axis)
 
 
 def log_mean_exp(x: Array) -> Array:

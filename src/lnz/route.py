@@ -112,24 +112,44 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
     raise ValueError("no route serves this energy: " + "; ".join(passed))
 
 
+_FEW = 256  # states so few that a list of them is the simplest way
+_NARROW = 4096.0  # evaluations by transfer matrices up to which they come before all other sums
+
+
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:
     from lnz.annealing.ais import AnnealedImportanceSampling
-    from lnz.energies.pairwise import Ising
+    from lnz.energies.graph import FactorGraph
+    from lnz.energies.pairwise import Ising, Pairwise
     from lnz.exact.closed_form import ClosedForm
+    from lnz.exact.counting import Counting
     from lnz.exact.elimination import Elimination
     from lnz.exact.enumeration import Enumeration
+    from lnz.exact.forest import Forest
     from lnz.exact.planar import KacWard
     from lnz.exact.quadrature import Quadrature
     from lnz.exact.torus import Torus
+    from lnz.exact.transfer import TransferMatrix
 
-    special: list[tuple[Route, Callable[[Any], str]]] = [
-        (Torus(), lambda _: "a uniform Ising model on a torus without fields"),
-        (KacWard(), lambda _: "a planar Ising model without fields"),
-    ]
+    enumeration, layers = Enumeration(), TransferMatrix()
+    listed = (enumeration, lambda route: f"{route.cost(energy):,.0f} states")
+    lattice = (layers, lambda _: "a lattice of narrow layers")
+    few = enumeration.refusal(energy) is None and enumeration.cost(energy) <= _FEW
+    narrow = isinstance(energy, Pairwise) and layers.refusal(energy) is None and layers.cost(energy) <= _NARROW
+    special: list[tuple[Route, Callable[[Any], str]]] = []
+    if isinstance(energy, Pairwise | FactorGraph):
+        special += [(Forest(), lambda _: "its factors join pairs and have no cycle")]
+    if isinstance(energy, Pairwise):
+        special += [(Counting(), lambda _: "all pairs have the same coupling, so that states are counted")]
+    if isinstance(energy, Ising):
+        special += [(Torus(), lambda _: "a uniform Ising model on a torus without fields")]
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
-        (Enumeration(), lambda route: f"{route.cost(energy):,.0f} states"),
-        *(special if isinstance(energy, Ising) else []),
+        *([listed] if few else []),
+        *special,
+        *([lattice] if narrow else []),
+        *([] if few else [listed]),
+        *([(KacWard(), lambda _: "a planar Ising model without fields")] if isinstance(energy, Ising) else []),
+        *([lattice] if isinstance(energy, Pairwise) and not narrow else []),
         (Elimination(), lambda _: "tables of its factors, multiplied and summed"),
         (Quadrature(), lambda route: f"{route.cost(energy):,.0f} points"),
         (

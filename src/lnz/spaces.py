@@ -32,10 +32,12 @@ class Space(abc.ABC):
     Attributes:
         shape: the shape of one state (for a product: a tuple of shapes).
         discrete: True where Z is a sum, False where it is an integral.
+        moving: True where the limits of the space are parameters.
     """
 
     discrete: ClassVar[bool]
     shape: Any
+    moving = False
 
     @property
     @abc.abstractmethod
@@ -339,7 +341,7 @@ class Box(Space):
         object.__setattr__(self, "high", high)
 
     @property
-    def moving(self) -> bool:
+    def moving(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the limits are parameters."""
         return not isinstance(self.low, tuple)
 
@@ -416,6 +418,10 @@ class Product(Space):
     def __init__(self, *spaces: Space):
         if not spaces or not all(isinstance(space, Space) for space in spaces):
             raise ValueError("Product needs one or more spaces, as Product(Binary(2), Real(3))")
+        if any(space.moving for space in spaces):
+            raise ValueError(
+                "a Box with limits that are parameters cannot be part of a Product: give it constant limits"
+            )
         object.__setattr__(self, "spaces", spaces)
 
     def __repr__(self) -> str:

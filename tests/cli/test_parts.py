@@ -13,7 +13,7 @@ import lnz
 from lnz.cli import models
 from lnz.cli.dataset import Coding, Dataset, choose_coding, divide
 from lnz.cli.draw import _draw_annealed, draw
-from lnz.cli.folder import strict
+from lnz.cli.output import strict
 from lnz.cli.settings import Settings, fill
 from lnz.formats import Data, digits
 

@@ -4,10 +4,13 @@ import gzip
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from cli_cases import call
+from cli_cases import ROOT, call
 
 from lnz.formats import read_uai_mar, write_uai_evidence
 from lnz.formats.uai import read_uai_model
@@ -87,6 +90,21 @@ def test_everything_given_evidence(model, tmp_path):
     chi_square = ((counts - 4000 * p)[possible] ** 2 / (4000 * p[possible])).sum()
     freedom = possible.sum() - 1
     assert chi_square < freedom + 6 * math.sqrt(2 * freedom) + 10
+
+
+def test_jax_is_not_loaded(model, tmp_path):
+    """It takes longer to load than most models to sum."""
+    options = ("--marginals", tmp_path / "x.MAR", "--map", "--samples", 5, "--out", tmp_path / "x.npy", "--json")
+    code = "import sys\ntry:\n    from lnz.cli import main; main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    for name, exit_code in ((model, 0), (save(tmp_path / "bad.uai", "MARKOV 2 2"), 2)):
+        command = [sys.executable, "-c", code, "logz", *map(str, (name, *options))]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        )
+        assert done.returncode == exit_code, done.stderr
+        loaded = set(done.stderr.splitlines()[-1].split())
+        assert "numpy" in loaded
+        assert not loaded & {"jax", "jaxtyping", "equinox", "scipy", "matplotlib", "rich.table"}
 
 
 def test_the_same_seed_draws_the_same_samples(model, tmp_path):

@@ -80,3 +80,8 @@ def test_what_would_miss_the_boundary_term_is_refused():
         lnz.Box(0.0, jnp.asarray([jnp.inf]))
     with pytest.raises(ValueError, match="low < high"):
         lnz.Box(2.0, jnp.asarray([1.3]))
+
+
+def test_a_moving_box_is_no_part_of_a_product():
+    with pytest.raises(ValueError, match="constant limits"):
+        lnz.Product(lnz.Box(jnp.zeros(1), jnp.ones(1), shape=1), lnz.Spin(2))

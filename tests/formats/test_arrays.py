@@ -863,7 +863,7 @@ def test_errors_survive_a_pickle():
     assert issubclass(WriteError, OSError)
 
 
-@pytest.mark.parametrize("module", ["arrays", "check", "digits", "files", "prepare", "samples"])
+@pytest.mark.parametrize("module", ["arrays", "checking", "handwritten", "files", "prepare", "samples"])
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(f"lnz.formats.{module}"))
     assert result.attempted > 0

@@ -328,6 +328,19 @@ def test_a_matrix_product_is_spread_over_variables_of_neither_table():
     np.testing.assert_allclose(contraction.permuted(found, scope, (3, 1, 0)), wanted, rtol=1e-13)
 
 
+@pytest.mark.parametrize("route", [lnz.KacWard(), lnz.BeliefPropagation(), lnz.MeanField()], ids=str)
+def test_second_derivatives_are_refused_in_words(route):
+    def log_z(coupling):
+        grid = lnz.Ising.lattice((2, 3), coupling, periodic=False)
+        return lnz.log_partition(grid, route=route).value
+
+    assert np.isfinite(float(jax.grad(log_z)(jnp.asarray(0.3))))
+    with pytest.raises(
+        ValueError, match=rf"{type(route).__name__} gives first derivatives only. .* route=lnz.Enumeration"
+    ):
+        jax.grad(jax.grad(log_z))(jnp.asarray(0.3))
+
+
 def test_choose_is_quick_about_what_is_hopeless():
     """A 40x40 torus is too wide by far: the first look takes seconds, and what it found is remembered."""
     torus = lnz.Ising.lattice((40, 40), 0.3, periodic=True)

@@ -78,7 +78,7 @@ class AnnealedImportanceSampling(Route):
         return True
 
     def refusal(self, energy: Energy) -> str | None:
-        if getattr(energy.observed, "moving", False):
+        if energy.observed.moving:
             return "the limits of its box are parameters: chains do not see the boundary term of the derivative (T4). Use Quadrature"
         try:
             default_kernel(energy)

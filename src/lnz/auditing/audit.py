@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 from lnz.auditing import derivative, interface, states
 from lnz.auditing.report import AuditReport, Check
 from lnz.auditing.subject import float64, plain_promotion, subject
-from lnz.energy import Energy, FunctionEnergy, as_energy
+from lnz.energy import Energy, FunctionEnergy
 from lnz.spaces import Space
 
 
@@ -77,7 +77,7 @@ def audit(
         numbers: dict[str, Any] = {}
         if checks[0].status != "failed":
             model = energy if isinstance(energy, Energy) else FunctionEnergy(energy, space)
-            checks += _model(as_energy(model), samples, base, key, numbers)
+            checks += _model(model, samples, base, key, numbers)
     return AuditReport(name, tuple(checks), time.perf_counter() - began, numbers)
 
 

@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnz.auditing.report import Check
-from lnz.auditing.subject import STATES, STEPS, Subject, _anneal, _annealing, along, energies, moved, path_name, survey
+from lnz.auditing.subject import (
+    STATES,
+    STEPS,
+    Subject,
+    along,
+    anneal,
+    energies,
+    moved,
+    path_name,
+    short_annealing,
+    survey,
+)
 
 Z = 6.0  # standard errors that make a failure
 GRADIENT = "gradient against difference"
@@ -165,7 +176,7 @@ def sampled(subject: Subject, numbers: dict[str, Any]) -> Check:
 
     Its gap to the mean of both ends' identities falls as h²; two steps extrapolate it to h = 0.
     """
-    route = _annealing(subject.energy, None)
+    route = short_annealing(subject.energy, None)
     if isinstance(route, str):
         return Check(GRADIENT, "untested", f"log Z has no route here: {route}")
     rows: dict[str, list[Any]] = {"labels": [], "identity": [], "difference": [], "error": []}
@@ -195,7 +206,7 @@ def sampled(subject: Subject, numbers: dict[str, Any]) -> Check:
 def _bridged(subject: Subject, route: Any, u: np.ndarray, step: float) -> np.ndarray:
     """The difference quotient and the identity along u, without each of 32 blocks of chains and then without none: (33, 2)."""
     ends = [moved(subject.energy, subject.theta + sign * step * u) for sign in (1, -1)]
-    pair = [_anneal(route, end, subject.key) for end in ends]
+    pair = [anneal(route, end, subject.key) for end in ends]
     work = [np.asarray(energies(ends[1], v) - energies(ends[0], v)) for _, v in pair]  # E₋ - E₊ at the states of both
     slopes = [-np.asarray(along(end, jnp.asarray(u)[None], v))[:, 0] for end, (_, v) in zip(ends, pair, strict=True)]
     log_w = [np.asarray(log_w) for log_w, _ in pair]
@@ -234,14 +245,14 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
     name = "support that moves with θ"
     if not subject.names:
         return Check(name, "passed", "the energy has no parameters")
-    if getattr(subject.energy.observed, "moving", False):
+    if subject.energy.observed.moving:
         return Check(
             name,
             "warning",
             "the limits of the box are parameters",
             "log_partition adds the boundary term by Quadrature; chains and phases cannot",
         )
-    states = _joined(subject.states, subject.broad)
+    states = joined(subject.states, subject.broad)
     if states is None:
         return Check(name, "untested", "no states are at hand")
     for u, label in zip(subject.directions, subject.labels, strict=True):
@@ -271,7 +282,7 @@ def _boundary(subject: Subject, u: np.ndarray) -> float | None:
     """Σ p(b) db/dθ n over the ends b of the support on a line (1 dimension), each found by bisection."""
     energy, h = subject.energy, 1e-4
     shape = energy.observed.shape
-    xs = np.sort(np.asarray(_joined(subject.states, subject.broad)).ravel())
+    xs = np.sort(np.asarray(joined(subject.states, subject.broad)).ravel())
     possible = np.isfinite(np.asarray(energies(energy, jnp.asarray(xs).reshape(-1, *shape))))
     edges = np.flatnonzero(possible[1:] != possible[:-1])
     if not 0 < len(edges) <= 64:
@@ -299,7 +310,7 @@ def _boundary(subject: Subject, u: np.ndarray) -> float | None:
 def dead_steps(subject: Subject) -> Check:
     """Kind 5: parameters whose derivative is zero almost everywhere, and that move the energy all the same."""
     name = "dead steps"
-    states = _joined(subject.states, subject.broad)
+    states = joined(subject.states, subject.broad)
     if not subject.names or states is None:
         return Check(name, "untested", "the energy has no parameters" if not subject.names else "no states are at hand")
     some = jax.tree.map(lambda x: x[:: max(1, x.shape[0] // 2048)], states)
@@ -337,7 +348,7 @@ def dead_steps(subject: Subject) -> Check:
     return Check(name, "passed", f"every parameter that moves E has a derivative{note}")
 
 
-def _joined(states: Any, broad: Any) -> Any:
+def joined(states: Any, broad: Any) -> Any:
     if states is None or broad is None:
         return broad if states is None else states
     part = jax.tree.map(lambda x: x[:4096], states)

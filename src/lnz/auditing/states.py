@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lnz.auditing.derivative import Z, _joined
+from lnz.auditing.derivative import Z, joined
 from lnz.auditing.report import Check
 from lnz.auditing.subject import Subject, along, energies, grid_law, norms
 from lnz.energy import Energy
@@ -258,7 +258,7 @@ def _grid_shape(sizes: np.ndarray, log_p: np.ndarray) -> float:
 def precision(subject: Subject) -> list[Check]:
     """Kind 7: NaN in gradients, at possible and impossible states, and float32 against float64."""
     constraints, floats = "hard constraints", "precision"
-    states = _joined(subject.states, subject.broad)
+    states = joined(subject.states, subject.broad)
     if states is None:
         return [Check(n, "untested", "no states are at hand") for n in (constraints, floats)]
     states = jax.tree.map(lambda x: x[:: max(1, x.shape[0] // 4096)], states)

@@ -18,7 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz.annealing.ais import AnnealedImportanceSampling
 from lnz.energy import Energy, FreeEnergy, widen
 from lnz.exact.enumeration import Enumeration
-from lnz.exact.quadrature import Quadrature, _grids, _locate
+from lnz.exact.quadrature import Quadrature, grids_of, locate
 from lnz.route import Route
 from lnz.spaces import Box, Real
 
@@ -158,10 +158,10 @@ def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyA
         return space.decode(index), "exact draws"
     if isinstance(route, Quadrature):
         return _from_grid(energy, key), "draws from a fine grid"
-    annealing = _annealing(energy, base)
+    annealing = short_annealing(energy, base)
     if isinstance(annealing, str):
         return None, annealing
-    log_w, v = _anneal(annealing, energy, key)
+    log_w, v = anneal(annealing, energy, key)
     share = jax.nn.softmax(log_w)
     if not bool(jnp.isfinite(share).all()):
         return None, "annealing gave weights that are not finite"
@@ -171,7 +171,7 @@ def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyA
     ), f"annealed chains, effective sample size {float(1 / jnp.sum(share**2)):.0f}"
 
 
-def _annealing(energy: Energy, base: Energy | None) -> AnnealedImportanceSampling | str:
+def short_annealing(energy: Energy, base: Energy | None) -> AnnealedImportanceSampling | str:
     options: Any = {"temperatures": 200, "chains": 2048}
     try:
         route = (
@@ -186,7 +186,7 @@ def _annealing(energy: Energy, base: Energy | None) -> AnnealedImportanceSamplin
 
 
 @eqx.filter_jit
-def _anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray) -> tuple[Array, Any]:
+def anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray) -> tuple[Array, Any]:
     return route.anneal(energy, key)[:2]
 
 
@@ -194,8 +194,8 @@ def _anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray
 def grid_law(energy: Energy) -> tuple[Array, Array]:
     """States on a fine and wide grid, and their log probabilities (unnormalised)."""
     energy, size = FreeEnergy(energy), math.prod(energy.observed.shape)
-    centre, scale = _locate(energy, POINTS[size])
-    grids = _grids(energy.space, GRID[size], centre, scale, REACH)
+    centre, scale = locate(energy, POINTS[size])
+    grids = grids_of(energy.space, GRID[size], centre, scale, REACH)
     nodes = jnp.stack([g.reshape(-1) for g in jnp.meshgrid(*(g[0] for g in grids), indexing="ij")], axis=-1)
     log_w = sum(g.reshape(-1) for g in jnp.meshgrid(*(g[1] for g in grids), indexing="ij"))
     states = nodes.reshape(-1, *energy.space.shape)

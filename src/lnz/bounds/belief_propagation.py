@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
-
 from lnz.bounds import local
+from lnz.bounds.propagation import Schedule, propagated
 from lnz.bounds.route import LocalRoute, Solved, check_sweeps
 from lnz.energies.graph import FactorGraph
 from lnz.estimate import Known
@@ -26,11 +25,14 @@ class BeliefPropagation(LocalRoute):
         damping: the part of the old message that stays, from 0 up to but not 1.
         max_sweeps: the most updates of every message.
         tolerance: the change of a log message at which it has converged, in nats.
+        schedule: "classes", or "residual": in every step the quarter of the factors whose messages would change most is updated, which
+            converges on some graphs where sweeps run in circles, in more and cheaper steps (`sweeps` counts them).
 
     Raises:
         ValueError: where the energy has no factors.
 
-    Source: Kschischang, Frey, Loeliger 2001, "Factor graphs and the sum-product algorithm"; Yedidia, Freeman, Weiss 2005 (Bethe).
+    Source: Kschischang, Frey, Loeliger 2001, "Factor graphs and the sum-product algorithm"; Yedidia, Freeman, Weiss 2005 (Bethe);
+    Elidan, McGraw, Koller 2006, "Residual belief propagation".
 
     Example:
         >>> import lnz
@@ -43,9 +45,12 @@ class BeliefPropagation(LocalRoute):
     damping: float = 0.0
     max_sweeps: int = 1000
     tolerance: float = 1e-9
+    schedule: Schedule = "classes"
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance, self.damping)
+        if self.schedule not in ("classes", "residual"):
+            raise ValueError(f'schedule must be "classes" or "residual", but is {self.schedule!r}')
 
     def known(self, graph: FactorGraph) -> Known:
         scopes = local.layout(graph.cardinalities, graph.scopes).scopes
@@ -58,19 +63,11 @@ class BeliefPropagation(LocalRoute):
     def solve(self, found: local.Model) -> Solved:
         passed, residual, sweeps = local.passed_on_forest(found), 0.0, 1
         if passed is None:
-            passed, residual, sweeps = propagated(found, None, self.damping, self.max_sweeps, self.tolerance)
+            passed, residual, sweeps = propagated(
+                found,
+                damping=self.damping,
+                max_sweeps=self.max_sweeps,
+                tolerance=self.tolerance,
+                schedule=self.schedule,
+            )
         return Solved(passed.log_z(), *passed.marginals(), residual, residual <= self.tolerance, sweeps)
-
-
-def propagated(
-    found: local.Model, start: local.Messages | None, damping: float, max_sweeps: int, tolerance: float
-) -> tuple[local.Messages, float, int]:
-    """Messages on a graph with cycles after sweeps until they stand still, their last change, and the number of sweeps."""
-    passed = local.Messages(found, local.colours(found.scopes)) if start is None else start
-    passed.floor = -1e5 * (1 + max(float(np.abs(t[t > -np.inf]).max(initial=0)) for t in found.tables))
-    residual, sweeps = float("inf"), 0
-    while sweeps < max_sweeps and residual > tolerance:
-        residual = passed.sweep(damping)
-        sweeps += 1
-    passed.settle()
-    return passed, residual, sweeps

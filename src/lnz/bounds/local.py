@@ -6,11 +6,12 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lnz.energies.graph import FactorGraph
+if TYPE_CHECKING:  # this module imports no JAX
+    from lnz.energies.graph import FactorGraph
 
 Scope = tuple[int, ...]
 
@@ -57,23 +58,71 @@ class Model(NamedTuple):
 
 def model(graph: FactorGraph, flat: np.ndarray) -> Model:
     """The merged and pruned log-potentials of a graph."""
-    flat, where = np.asarray(flat, np.float64), layout(graph.cardinalities, graph.scopes)
     ends = np.append(graph.offsets, len(flat))
-    pieces = [flat[a:b] for a, b in itertools.pairwise(ends)]
-    k = np.array(graph.cardinalities, int)
+    pieces = [np.asarray(flat[a:b], np.float64) for a, b in itertools.pairwise(ends)]
+    tables = [pieces[t].reshape(graph.shapes[t]) for t in graph.table_of]
+    return merged(graph.cardinalities, graph.scopes, tables)
+
+
+def merged(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray]) -> Model:
+    """The merged and pruned log-potentials of factors.
+
+    Args:
+        cardinalities: of every variable.
+        scopes: the variables of every factor, in the order of its table's axes.
+        tables: log-potentials of every factor in nats, -inf where a configuration is impossible.
+    """
+    where = layout(tuple(cardinalities), tuple(scopes))
+    k = np.array(cardinalities, int)
     unary = np.where(np.arange(k.max(initial=1))[None] < k[:, None], 0.0, -np.inf)
-    tables = [np.zeros([graph.cardinalities[i] for i in scope]) for scope in where.scopes]
-    constant = 0.0
-    for live, home, t in zip(where.live, where.home, graph.table_of, strict=True):
-        piece = pieces[t].reshape([graph.cardinalities[i] for i in live])
+    total = [np.zeros([cardinalities[i] for i in scope]) for scope in where.scopes]
+    constant, hard = 0.0, False
+    for live, home, table in zip(where.live, where.home, tables, strict=True):
+        hard = hard or bool((table == -np.inf).any())
+        piece = table.reshape([cardinalities[i] for i in live])
         if home >= 0:
-            tables[home] += piece.transpose(np.argsort(live))
+            total[home] += piece.transpose(np.argsort(live))
         elif home == -1:
             unary[live[0], : len(piece)] += piece
         else:
             constant += float(piece)
-    found = Model(unary, where.scopes, tables, constant, True)
-    return _pruned(found) if (flat == -np.inf).any() else found
+    found = Model(unary, where.scopes, total, constant, True)
+    return _pruned(found) if hard else found
+
+
+class Live(NamedTuple):
+    """A model's possible values alone: factors of one variable first, one for each, then the others.
+
+    Attributes:
+        domains: the possible values of every variable.
+        sizes: how many they are.
+        scopes, tables: the factors over them, in nats.
+    """
+
+    domains: list[np.ndarray]
+    sizes: tuple[int, ...]
+    scopes: tuple[Scope, ...]
+    tables: list[np.ndarray]
+
+
+def live(found: Model) -> Live:
+    """The possible values of a model in which every variable has one."""
+    domains = [np.flatnonzero(row > -np.inf) for row in found.unary]
+    tables = [row[domain] for row, domain in zip(found.unary, domains, strict=True)]
+    for scope, table in zip(found.scopes, found.tables, strict=True):
+        tables.append(table[np.ix_(*(domains[i] for i in scope))])
+    scopes = (*((i,) for i in range(len(domains))), *found.scopes)
+    return Live(domains, tuple(map(len, domains)), scopes, tables)
+
+
+def restored(found: Model, domains: list[np.ndarray], beliefs: Sequence[np.ndarray]) -> tuple[Any, list[np.ndarray]]:
+    """Beliefs of the factors of `live(found)`, of variables (n, K) and of factors, with zeros at impossible values."""
+    variables, factors = np.zeros(found.unary.shape), [np.zeros(table.shape) for table in found.tables]
+    for i, domain in enumerate(domains):
+        variables[i, domain] = beliefs[i]
+    for scope, factor, belief in zip(found.scopes, factors, beliefs[len(domains) :], strict=True):
+        factor[np.ix_(*(domains[i] for i in scope))] = belief
+    return variables, factors
 
 
 def _pruned(found: Model) -> Model:
@@ -248,21 +297,46 @@ class Messages:
         self.settle()
         worst = 0.0
         for block in (b for members in self.classes for b in members):
-            arity = block.variables.shape[1]
             total, said = self.joint(block)
-            for a in range(arity):
-                k, edges = total.shape[a + 1], block.edges[:, a]
-                possible = said[a] > -np.inf
-                new = log_sum(total, others(a, arity)) - np.where(possible, said[a], 0)
-                new = np.where(possible, new - new.max(axis=1, keepdims=True), 0)
-                change = np.maximum(new, self.floor) - self.messages[edges, :k]
+            for a in range(block.variables.shape[1]):
+                change = self._change(block, total, said, a)
                 worst = max(worst, float(np.abs(change).max(initial=0)))
-                change *= 1 - damping
-                self.messages[edges, :k] += change
-                rho = self.weights[block.numbers][:, None]
-                place: Any = (block.variables[:, a], slice(k))
-                np.add.at(self.beliefs, place, rho * change)
+                self._take(block, a, (1 - damping) * change)
         return worst
+
+    def largest_first(self, damping: float, share: float) -> float:
+        """Update the share of the factors whose messages would change most; the largest change of all, before damping."""
+        self.settle()
+        changes, sizes = [], np.zeros(len(self.found.scopes))
+        for block in self.distinct():
+            total, said = self.joint(block)
+            arity = block.variables.shape[1]
+            changes.append((block, [self._change(block, total, said, a) for a in range(arity)]))
+            for change in changes[-1][1]:
+                sizes[block.numbers] = np.maximum(sizes[block.numbers], np.abs(change).max(axis=1))
+        if not sizes.size:
+            return 0.0
+        place = min(len(sizes) - 1, int((1 - share) * len(sizes)))
+        least = np.partition(sizes, place)[place]
+        for block, of_axes in changes:
+            taken = (sizes[block.numbers] >= least)[:, None] * (1 - damping)
+            for a, change in enumerate(of_axes):
+                self._take(block, a, taken * change)
+        return float(sizes.max())
+
+    def _change(self, block: Block, total: np.ndarray, said: list[np.ndarray], a: int) -> np.ndarray:
+        """What an update would add to the messages of a block to the variables on axis a, (F, k)."""
+        arity, k = block.variables.shape[1], total.shape[a + 1]
+        possible = said[a] > -np.inf
+        new = log_sum(total, others(a, arity)) - np.where(possible, said[a], 0)
+        new = np.where(possible, new - new.max(axis=1, keepdims=True), 0)
+        return np.maximum(new, self.floor) - self.messages[block.edges[:, a], :k]
+
+    def _take(self, block: Block, a: int, change: np.ndarray) -> None:
+        k = change.shape[1]
+        self.messages[block.edges[:, a], :k] += change
+        place: Any = (block.variables[:, a], slice(k))
+        np.add.at(self.beliefs, place, self.weights[block.numbers][:, None] * change)
 
     def log_z(self, of_variables: Any = 1.0, of_factors: Any = 1.0) -> float:
         """The Bethe free energy, negated: Σ_f log Z_f + Σ_i (1 - d_i) log Z_i; log Z itself on a forest. Terms may be given shares."""

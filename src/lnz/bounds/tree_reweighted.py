@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from lnz.bounds import local
-from lnz.bounds.belief_propagation import propagated
+from lnz.bounds.propagation import propagated
 from lnz.bounds.route import LocalRoute, Solved, check_sweeps
 from lnz.energies.graph import FactorGraph
 from lnz.estimate import Known
@@ -103,7 +103,9 @@ class TreeReweighted(LocalRoute):
         run = local.Messages(found, local.colours(found.scopes), rho)
         if start is not None:
             run.messages[...] = start
-        run, residual, sweeps = propagated(found, run, self.damping, self.max_sweeps, self.tolerance)
+        run, residual, sweeps = propagated(
+            found, run, damping=self.damping, max_sweeps=self.max_sweeps, tolerance=self.tolerance
+        )
         limit = _summed(found, run, forests, shares, rho)
         return Solved(*limit, residual, residual <= self.tolerance, sweeps), run, sweeps
 

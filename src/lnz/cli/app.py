@@ -372,12 +372,8 @@ def logz(
     - lnz logz ising.lnz --route ais --temperatures 5000 --json
     - lnz logz grid.uai --evidence grid.uai.evid --marginals grid.MAR --map --max-memory 8G
     """
-    effort = _effort(temperatures, chains, confidence, route)
     max_seconds = _positive("--max-seconds", max_seconds)
-    from .process import prepare_jax
-
-    prepare_jax()
-    from . import graphical, show
+    from . import graphical, output
 
     if graphical.is_uai(run):
         if route == RouteKind.ais:
@@ -395,14 +391,19 @@ def logz(
             max_memory=max_memory,
             max_seconds=max_seconds,
         )
-        show.facts(found, graphical.rows(found), as_json=json)
+        output.facts(found, graphical.rows(found), as_json=json)
         return
     _refuse_given(
         ctx,
         ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory", "max_seconds"),
         "is for a graphical model (.uai). Leave it out",
     )
+    effort = _effort(temperatures, chains, confidence, route)
+    from .process import prepare_jax
+
+    prepare_jax()
     from . import evaluate as room
+    from . import show
 
     found, sentence = room.log_z(run, effort, seed=seed)
     show.log_z(found, sentence, as_json=json)

@@ -37,10 +37,7 @@ def explain(error: BaseException) -> tuple[int, str | None]:
         return 2, str(error)
     if isinstance(error, MemoryError):
         return 1, "memory ran out. Use fewer data, chains or hidden units"
-    from lnz.formats.checkpoint import CheckpointError
-    from lnz.formats.data import DataError
-
-    if isinstance(error, DataError | CheckpointError):
+    if {"DataError", "CheckpointError"} & {kind.__name__ for kind in type(error).__mro__}:  # by name: no import of JAX
         return 2, str(error)
     if isinstance(error, OSError | ValueError) or type(error).__name__ in ("Interrupted", "Diverged"):
         return 130 if type(error).__name__ == "Interrupted" else 1, str(error)

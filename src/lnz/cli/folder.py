@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from importlib import metadata
@@ -15,6 +14,7 @@ from lnz.formats import WriteError, write_atomic
 from lnz.formats.checkpoint import load_arrays
 
 from .errors import BadInput
+from .output import strict
 from .settings import Settings
 
 _FILES = (
@@ -134,18 +134,6 @@ class Metrics:
 
 def _line(record: dict[str, Any]) -> str:
     return json.dumps(strict(record), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def strict(content: Any) -> Any:
-    """Plain values that JSON has: NumPy's and JAX's numbers as Python's, NaN and infinities as null."""
-    if isinstance(content, dict):
-        return {str(name): strict(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [strict(value) for value in content]
-    if content is None or isinstance(content, str | bool | int):
-        return content
-    number = float(content)
-    return number if math.isfinite(number) else None
 
 
 def versions() -> dict[str, str]:

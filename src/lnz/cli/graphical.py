@@ -1,4 +1,7 @@
-"""`lnz logz FILE.uai`: log Z of a graphical model, and on request its marginals, its most probable state and samples."""
+"""`lnz logz FILE.uai`: log Z of a graphical model, and on request its marginals, its most probable state and samples.
+
+All of it is NumPy: nothing here, nor what it imports, loads JAX, which would take longer than most models.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-import lnz
 from lnz import formats
-from lnz.formats.uai import UAIModel, read_uai_model
+from lnz.exact.solver import Limits, Solver, described
+from lnz.formats.uai import UAIModel, checked_evidence, read_uai_model
 
 from .errors import BadInput, refusing
 from .progress import Step
@@ -57,9 +59,13 @@ def log_z(
     max_memory: str | None,
     max_seconds: float | None,
 ) -> dict[str, Any]:
-    """log Z of a `.uai` file by elimination, and what else was asked for, as plain values."""
+    """log Z of a `.uai` file by elimination, and what else was asked for, as plain values.
+
+    Args:
+        seed: of the samples, which `numpy.random.default_rng(seed)` draws; 0 where it is None.
+    """
     began = time.perf_counter()
-    memory, seconds = memory_size(max_memory), lnz.Elimination.max_seconds if max_seconds is None else max_seconds
+    limits = Limits(memory_size(max_memory), Limits.max_seconds if max_seconds is None else max_seconds)
     for file in (marginals, out if samples else None):
         if file is not None and file.exists() and not force:
             raise BadInput(f"{file}: exists already. Choose another name, or replace it by --force")
@@ -67,25 +73,24 @@ def log_z(
             raise BadInput(f"{file}: its folder does not exist. Create the folder first")
     if samples and out.suffix.lower() not in (".npy", ".npz", ".csv"):
         raise BadInput(f"--out: {out.suffix!r} is no format for samples. Choose one of .npy, .npz, .csv")
-    route = lnz.Elimination(max_memory=memory, max_seconds=seconds)
     with Step(f"reading {path}"):
         model = read_uai_model(path)
-        observed = {} if evidence is None else formats.read_uai_evidence(evidence)
-        graph = formats.read_uai(path, evidence=evidence)
+        observed = checked_evidence(evidence, model.cardinalities)
+        solver = solver_of(model, observed, limits)
     with Step("looking for an order"), refusing():
-        plan = route.plan(graph)
+        plan = solver.plan()
     with Step(str(plan)):
-        estimate = route.log_partition(graph)
-    value, figures = float(estimate.value), {name: float(x) for name, x in estimate.diagnostics.items()}
+        value = solver.log_partition()
+        rounding = solver.rounding(value)
     found = {
         "log_z": value,
         "log10_z": value / math.log(10),
-        "lower": float(estimate.lower),
-        "upper": float(estimate.upper),
-        "known": estimate.known,
-        "route": estimate.route,
-        "width": int(figures["width"]),
-        "memory": int(figures["memory"]),
+        "lower": value - rounding,
+        "upper": value + rounding,
+        "known": "exact",
+        "route": described(len(model.cardinalities), len(model.scopes)),
+        "width": plan.width,
+        "memory": int(plan.peak_bytes),
         "zero": value == -math.inf,
         "variables": len(model.cardinalities),
         "factors": len(model.scopes),
@@ -98,15 +103,15 @@ def log_z(
         )
     with Step("marginals, most probable state, samples"), refusing():
         if marginals is not None:
-            formats.write_uai_mar(marginals, _unconditioned(route.marginals(graph), model, observed))
+            formats.write_uai_mar(marginals, solver.marginals())
             found["marginals"] = str(marginals)
         if most_probable:
-            state = _with_evidence(np.asarray(route.map_state(graph))[None], observed)[0].tolist()
+            state = solver.most_probable().tolist()
             found["map_log_weight"] = _log_weight(model, state)
             found["map"] = state
         if samples:
-            states = route.sample(graph, jax.random.key(0 if seed is None else seed), samples)
-            formats.save_samples(out, _with_evidence(np.asarray(states), observed), force=force)
+            states = solver.sample(np.random.default_rng(0 if seed is None else seed), samples)
+            formats.save_samples(out, states.astype(np.int32), force=force)
             found |= {"samples": str(out), "n": samples}
     return found | {"seconds": time.perf_counter() - began}
 
@@ -139,18 +144,13 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, fact.replace("-", "−") if name in ("log Z", "log10 Z", "limits") else fact) for name, fact in lines]
 
 
-def _unconditioned(marginals: list[np.ndarray], model: UAIModel, observed: dict[int, int]) -> list[np.ndarray]:
-    """The marginals over all values of the file: an observed variable has one value left in the graph."""
-    return [
-        np.eye(k)[observed[i]] if i in observed else marginal
-        for i, (k, marginal) in enumerate(zip(model.cardinalities, marginals, strict=True))
-    ]
-
-
-def _with_evidence(states: np.ndarray, observed: dict[int, int]) -> np.ndarray:
-    states = states.astype(np.int32)
-    states[:, list(observed)] = list(observed.values())
-    return states
+def solver_of(model: UAIModel, observed: dict[int, int], limits: Limits) -> Solver:
+    """The model ready to be eliminated. An observation is one more factor, so that every variable keeps its values."""
+    scopes, tables = list(model.scopes), model.log_tables()
+    for i, value in observed.items():
+        scopes.append((i,))
+        tables.append(np.where(np.arange(model.cardinalities[i]) == value, 0.0, -np.inf))
+    return Solver(model.cardinalities, scopes, tables, limits)
 
 
 def _log_weight(model: UAIModel, state: list[int]) -> float:

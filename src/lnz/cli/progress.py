@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
 
+from lnz.exact.orders import size_text
+
 _LINE_SECONDS = 10.0  # between two lines where stderr is no terminal
+_TELLING = 0.01  # of the work before the time left can be told
+_BAR_SECONDS = 0.5  # of work before a bar is drawn
 
 
 class TrainingProgress:
@@ -70,6 +75,78 @@ class Step:
     def __exit__(self, *_: Any) -> None:
         if self._status is not None:
             self._status.stop()
+
+
+class Work:
+    """Long exact sums: the stage, the share of its predicted work, the memory in use and the time left. A context manager.
+
+    An instance is what `lnz.exact.solver.Solver` takes as `progress`. A bar on a terminal, once the work has taken half a second; a line now
+    and then elsewhere.
+    """
+
+    def __init__(self, *, shown: bool = True):
+        self._shown, self._bar = shown, None
+        self._stage, self._began = "", 0.0
+        self._next = 0.0  # when to draw again
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __call__(self, stage: str, share: float) -> None:
+        """After a step of the work: the stage, and its share from 0 to 1."""
+        now = time.monotonic()
+        on_terminal = self._shown and sys.stderr.isatty()
+        if stage != self._stage:
+            self._stage, self._began = stage, now
+            self._next = now + (_BAR_SECONDS if on_terminal else _LINE_SECONDS)
+        if not self._shown or now < self._next:
+            return
+        left = f"{_duration((now - self._began) * (1 - share) / share)} left" if share > _TELLING else ""
+        if on_terminal:
+            self._next = now + 0.1
+            if self._bar is None:
+                self._bar = _work_bar()
+                self._task = self._bar.add_task("", total=1.0, stage="", memory="", left="")
+                self._bar.start()
+            self._bar.update(self._task, completed=share, stage=stage, memory=_memory(), left=left)
+        else:
+            self._next = now + _LINE_SECONDS
+            print(f"{stage}: {100 * share:.0f} %  {_memory()}  {left}", file=sys.stderr, flush=True)
+
+
+def _memory() -> str:
+    """The memory that this process holds."""
+    try:
+        with open("/proc/self/statm") as file:
+            return size_text(float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, IndexError):  # no Linux
+        return ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _work_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    return Progress(
+        TextColumn("{task.fields[stage]}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[memory]}"),
+        TextColumn("{task.fields[left]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 def _bar() -> Any:

@@ -1,15 +1,14 @@
-"""What the commands print when they are done: tables for people, strict JSON for programs."""
+"""What a run and what was measured on it look like on the terminal."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 from lnz.estimate import decimals
 
 from .dataset import held_out
-from .folder import strict
+from .output import emit, emit_json, fact_table
 
 _FEW = 50  # chains that carry an estimate; below, its error is hardly known
 
@@ -17,11 +16,6 @@ _FEW = 50  # chains that carry an estimate; below, its error is hardly known
 def note(text: str) -> None:
     """A remark on stderr."""
     print("lnz: note: " + " ".join(text.split()), file=sys.stderr, flush=True)
-
-
-def emit_json(content: Any) -> None:
-    """One JSON object on stdout; NaN and infinities are null."""
-    print(json.dumps(strict(content), ensure_ascii=False, allow_nan=False))
 
 
 def number(value: float | None, error: float | None = None, *, least: int = 2, most: int = 6) -> str:
@@ -72,27 +66,6 @@ def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None
     return table
 
 
-def fact_table(rows: list[tuple[str, str]]) -> Any:
-    """Names and facts in two columns."""
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, fact in rows:
-        table.add_row(name, fact)
-    return table
-
-
-def _print(*parts: Any) -> None:
-    """Print tables and lines on stdout, 100 columns wide where it is no terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
-
-
 def training(results: dict[str, Any], *, as_json: bool) -> None:
     """How a run ended."""
     splits = results["splits"]
@@ -114,7 +87,7 @@ def training(results: dict[str, Any], *, as_json: bool) -> None:
         ("time", f"{seconds['training']:.0f} s training, {seconds['measuring']:.0f} s measuring and drawing"),
         ("report", f"{results['run']}/report.html"),
     ]
-    _print(
+    emit(
         "", f"{results['model']}, on {results['data']}", likelihood_table(rows, unit=results["unit"]), fact_table(facts)
     )
 
@@ -129,7 +102,7 @@ def likelihood(found: dict[str, Any], *, unit: str, name: str, as_json: bool) ->
     if found["known"] != "exact":
         limits = f"{number(low, found['standard_error'])} to {number(high, found['standard_error'])}, from log Z"
         facts.insert(0, ("log-likelihood", limits))
-    _print(likelihood_table([found | {"name": name, "strong": True}], unit=unit), fact_table(facts))
+    emit(likelihood_table([found | {"name": name, "strong": True}], unit=unit), fact_table(facts))
 
 
 def log_z(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
@@ -137,7 +110,7 @@ def log_z(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
     if as_json:
         emit_json(found)
     else:
-        _print(sentence)
+        emit(sentence)
 
 
 def audit(found: Any, *, as_json: bool) -> None:
@@ -147,15 +120,7 @@ def audit(found: Any, *, as_json: bool) -> None:
     else:
         from rich.markup import escape
 
-        _print(escape(str(found)))
-
-
-def facts(found: dict[str, Any], rows: list[tuple[str, str]], *, as_json: bool) -> None:
-    """Facts in two columns, or as JSON."""
-    if as_json:
-        emit_json(found)
-    else:
-        _print(fact_table(rows))
+        emit(escape(str(found)))
 
 
 def sampling(found: dict[str, Any], *, as_json: bool) -> None:
@@ -163,7 +128,7 @@ def sampling(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         emit_json(found)
     else:
-        _print(f"{found['n']:,} samples in {found['out']}: {found['how']}")
+        emit(f"{found['n']:,} samples in {found['out']}: {found['how']}")
 
 
 def estimate_of(found: dict[str, Any]) -> dict[str, Any]:

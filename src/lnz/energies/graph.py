@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from lnz.energies.independent import _float
+from lnz.energies.independent import as_float
 from lnz.energy import Energy
 from lnz.frozen import is_traced
 from lnz.spaces import Binary, Categorical, Labels, Product, Space, Spin, State
@@ -285,7 +285,7 @@ def _joined(tables: Sequence[Any]) -> Array:
     if not len(tables):
         return jnp.zeros((0,), jnp.result_type(float))
     if any(isinstance(table, jax.Array) for table in tables):
-        parts = [_float(table).reshape(-1) for table in tables]
+        parts = [as_float(table).reshape(-1) for table in tables]
         dtype = jnp.result_type(*parts) if len({p.dtype for p in parts}) == 1 else jnp.result_type(float)
         return jnp.concatenate([part.astype(dtype) for part in parts])
-    return _float(np.concatenate([np.asarray(table).ravel() for table in tables]))
+    return as_float(np.concatenate([np.asarray(table).ravel() for table in tables]))

@@ -31,7 +31,7 @@ class Independent(Energy):
     _space: Space = eqx.field(static=True)
 
     def __init__(self, potentials: Any, space: Space):
-        self.potentials = _float(potentials)
+        self.potentials = as_float(potentials)
         self._space = space
         if self.potentials.shape != units.feature_shape(space):
             raise ValueError(
@@ -91,7 +91,7 @@ class Gaussian(Energy):
     precision: Array
 
     def __init__(self, mean: Any, precision: Any):
-        self.mean, self.precision = _float(mean), _float(precision)
+        self.mean, self.precision = as_float(mean), as_float(precision)
         n = self.mean.size
         if self.mean.ndim != 1 or self.precision.shape not in ((n,), (n, n)):
             raise ValueError(
@@ -143,7 +143,7 @@ class Mixture(Energy):
     components: tuple[Energy, ...]
 
     def __init__(self, log_weights: Any, components: Any):
-        self.log_weights, self.components = _float(log_weights), tuple(components)
+        self.log_weights, self.components = as_float(log_weights), tuple(components)
         if not self.components or self.log_weights.shape != (len(self.components),):
             raise ValueError(
                 f"a mixture needs one log weight a component, but got {self.log_weights.shape} for {len(self.components)} components"
@@ -186,7 +186,7 @@ class Uniform(Energy):
     _space: Space = eqx.field(static=True)
 
     def __init__(self, space: Space):
-        if isinstance(space, Box) and space.moving:
+        if space.moving:
             raise ValueError(
                 "Uniform needs constant limits: for limits that are parameters write lnz.FunctionEnergy(zero, lnz.Box(…))"
             )
@@ -218,7 +218,7 @@ class LogisticReal(Energy):
     _space: Space = eqx.field(static=True)
 
     def __init__(self, space: Space, scale: Any = 1.0):
-        self._space, self.scale = space, _float(scale)
+        self._space, self.scale = space, as_float(scale)
 
     @property
     def space(self) -> Space:
@@ -246,6 +246,6 @@ def default_base(space: Space) -> Energy:
     raise ValueError(f"{space} has no default base: pass base=… with a closed form and exact samples")
 
 
-def _float(x: Any) -> Array:
+def as_float(x: Any) -> Array:
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))

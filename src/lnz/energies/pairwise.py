@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies import units
+from lnz.energies.bipartite import SmallerSide, two_sides
 from lnz.energies.graph import FactorGraph, pairwise_graph
-from lnz.energies.independent import Independent, _float
+from lnz.energies.independent import Independent, as_float
 from lnz.energy import Energy
 from lnz.frozen import Frozen, is_traced
 from lnz.spaces import Categorical, Space, Spin, State
@@ -120,12 +121,17 @@ class LatticeCouplings(Couplings):
     """Nearest-neighbour couplings on a hypercubic lattice, one strength an axis and a site, or one for all.
 
     strength broadcasts to (axes, *shape); strength[a, i] couples site i with its next site along axis a. With a free boundary the last
-    site of an axis has no next one. With periodic=True an axis of length 2 couples its sites twice, an axis of length 1 a site to itself.
+    site of an axis has no next one. A periodic axis of length 2 couples its sites twice.
     """
 
     strength: Array
     shape: tuple[int, ...] = eqx.field(static=True)
-    periodic: bool = eqx.field(static=True)
+    periodic: bool | tuple[bool, ...] = eqx.field(static=True)
+
+    @property
+    def closed(self) -> tuple[bool, ...]:
+        """Whether each axis is periodic."""
+        return self.periodic if isinstance(self.periodic, tuple) else (self.periodic,) * len(self.shape)
 
     @property
     def sites(self) -> tuple[int, ...]:
@@ -136,7 +142,7 @@ class LatticeCouplings(Couplings):
         total = jnp.zeros_like(x)
         for axis in range(len(self.shape)):
             j = strength[axis]
-            if not self.periodic:
+            if not self.closed[axis]:
                 last = np.arange(self.shape[axis]) == self.shape[axis] - 1
                 j = jnp.where(
                     np.expand_dims(last, tuple(a for a in range(len(self.shape)) if a != axis)), jnp.zeros_like(j), j
@@ -147,7 +153,7 @@ class LatticeCouplings(Couplings):
 
     def colours(self) -> np.ndarray:
         parity = np.indices(self.shape).sum(axis=0) % 2
-        if not self.periodic or all(length % 2 == 0 for length in self.shape):
+        if all(not closed or length % 2 == 0 for closed, length in zip(self.closed, self.shape, strict=True)):
             return np.stack([parity == 0, parity == 1])
         return _colour_classes(parity.size, self._bonds()[0]).reshape(-1, *self.shape)
 
@@ -156,7 +162,7 @@ class LatticeCouplings(Couplings):
         number = np.arange(int(np.prod(self.shape))).reshape(self.shape)
         edges, places = [], []
         for axis, length in enumerate(self.shape):
-            here = number if self.periodic else number.take(range(length - 1), axis)
+            here = number if self.closed[axis] else number.take(range(length - 1), axis)
             there = np.roll(number, -1, axis).take(range(here.shape[axis]), axis)
             edges.append(np.stack([here, there], -1).reshape(-1, 2))
             places.append(axis * number.size + here.reshape(-1))
@@ -182,7 +188,7 @@ def _colour_classes(n: int, edges: np.ndarray) -> np.ndarray:
 
 
 def _dense(strength: Any) -> DenseCouplings:
-    strength = _float(strength)
+    strength = as_float(strength)
     half = strength.ndim // 2
     if strength.ndim not in (2, 4) or strength.shape[:half] != strength.shape[half:]:
         raise ValueError(f"dense couplings need shape (n, n), or (n, q, n, q) for tables, but got {strength.shape}")
@@ -197,7 +203,7 @@ def _dense(strength: Any) -> DenseCouplings:
 
 
 def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
-    edges, strength = np.asarray(edges), _float(strength)
+    edges, strength = np.asarray(edges), as_float(strength)
     if edges.size and (edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer)):
         raise ValueError(f"edges are pairs of whole numbers (m, 2), but got {edges.dtype} of shape {edges.shape}")
     edges = edges.astype(int).reshape(-1, 2)
@@ -216,8 +222,8 @@ def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
     return SparseCouplings(strength, Frozen(edges), int(n))
 
 
-def _lattice(shape: Any, strength: Any, periodic: bool) -> LatticeCouplings:
-    shape, strength = tuple(int(length) for length in shape), _float(strength)
+def _lattice(shape: Any, strength: Any, periodic: bool | Sequence[bool]) -> LatticeCouplings:
+    shape, strength = tuple(int(length) for length in shape), as_float(strength)
     if not shape or min(shape) < 1:
         raise ValueError(f"a lattice needs a shape of lengths of at least 1, but got {shape}")
     if strength.ndim and np.broadcast_shapes(strength.shape, (len(shape), *shape)) != (len(shape), *shape):
@@ -225,11 +231,14 @@ def _lattice(shape: Any, strength: Any, periodic: bool) -> LatticeCouplings:
             f"lattice couplings must broadcast to (axes, *shape) = {(len(shape), *shape)}, but got {strength.shape}"
         )
     _refuse_infinite("couplings", strength)
-    if periodic and min(shape) < 2:
+    closed = (bool(periodic),) * len(shape) if np.ndim(periodic) == 0 else tuple(map(bool, np.asarray(periodic)))
+    if len(closed) != len(shape):
+        raise ValueError(f"periodic needs one truth value, or one an axis of {shape}, but got {periodic!r}")
+    if any(c and length < 2 for c, length in zip(closed, shape, strict=True)):
         raise ValueError(
             f"a periodic lattice needs lengths of at least 2, but got {shape}: a site would be its own neighbour"
         )
-    return LatticeCouplings(strength, shape, periodic)
+    return LatticeCouplings(strength, shape, closed[0] if len(set(closed)) == 1 else closed)
 
 
 class Pairwise(Energy):
@@ -247,7 +256,11 @@ class Pairwise(Energy):
 
     @property
     def least_width(self) -> int:
-        return len(self.fields) - 1 if isinstance(self.couplings, DenseCouplings) else 0
+        if isinstance(self.couplings, DenseCouplings):
+            return len(self.fields) - 1
+        if isinstance(self.couplings, LatticeCouplings):  # it contains a grid of its two longest sides
+            return min(sorted(self.couplings.shape)[-2:]) if len(self.couplings.shape) > 1 else 0
+        return 0
 
     def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
         """One Gibbs sweep of a batch of states (n, *sites): every colour class once, its sites in parallel."""
@@ -324,13 +337,23 @@ class Ising(Pairwise):
         return cls(_sparse(edges, couplings, n), fields)
 
     @classmethod
-    def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, periodic: bool) -> Ising:
-        """On a hypercubic lattice; couplings broadcast to (axes, *shape), the strength towards the next site along each axis."""
+    def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, periodic: bool | Sequence[bool]) -> Ising:
+        """On a hypercubic lattice, periodic or not, or one truth value an axis: (False, True) is a cylinder.
+
+        couplings broadcast to (axes, *shape): the strength towards the next site along each axis.
+        """
         return cls(_lattice(shape, couplings, periodic), fields)
 
     @property
     def space(self) -> Space:
         return Spin(self.couplings.sites)
+
+    def collapsed(self) -> Energy:
+        """Of a graph without odd cycles, the marginal of its smaller side."""
+        if not isinstance(self.couplings, SparseCouplings):
+            return self
+        sides = two_sides(self.couplings.edges, self.couplings.n)
+        return self if sides is None else SmallerSide(sides, self.couplings.strength, self.fields)
 
     def factors(self) -> FactorGraph:
         """One factor a bond, J s s', and one a site, h s, over labels 0 for -1 and 1 for +1."""
@@ -389,8 +412,10 @@ class Potts(Pairwise):
         return cls(_sparse(edges, couplings, n), fields, q=q)
 
     @classmethod
-    def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, q: int, periodic: bool) -> Potts:
-        """On a hypercubic lattice; couplings broadcast to (axes, *shape)."""
+    def lattice(
+        cls, shape: Any, couplings: Any, fields: Any = 0.0, *, q: int, periodic: bool | Sequence[bool]
+    ) -> Potts:
+        """On a hypercubic lattice, periodic or not, or one truth value an axis; couplings broadcast to (axes, *shape)."""
         return cls(_lattice(shape, couplings, periodic), fields, q=q)
 
     @property
@@ -416,7 +441,7 @@ def _refuse_infinite(name: str, values: Array) -> None:
 
 
 def _fields(fields: Any, shape: tuple[int, ...], couplings: Any) -> Array:
-    fields = _float(fields) if not isinstance(fields, int | float) else jnp.asarray(fields, couplings.strength.dtype)
+    fields = as_float(fields) if not isinstance(fields, int | float) else jnp.asarray(fields, couplings.strength.dtype)
     _refuse_infinite("fields", fields)
     if fields.ndim == 0:
         return jnp.broadcast_to(fields, shape)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.energies import units
 from lnz.energies.graph import FactorGraph, pairwise_graph
-from lnz.energies.independent import Gaussian, Independent, _float
+from lnz.energies.independent import Gaussian, Independent, as_float
 from lnz.energy import Energy
 from lnz.mathematics import softplus
 from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
@@ -81,7 +81,7 @@ class RBM(TwoLayers):
     @classmethod
     def from_parameters(cls, weights: Any, visible_bias: Any, hidden_bias: Any, *, visible: Space | None = None) -> RBM:
         """The machine with these parameters: W (features, hidden), b (features,), c (hidden,)."""
-        weights, visible_bias, hidden_bias = (_float(p) for p in (weights, visible_bias, hidden_bias))
+        weights, visible_bias, hidden_bias = (as_float(p) for p in (weights, visible_bias, hidden_bias))
         if weights.ndim != 2 or visible_bias.shape != weights.shape[:1] or hidden_bias.shape != weights.shape[1:]:
             raise ValueError(
                 f"an RBM needs weights (features, hidden), visible_bias (features,) and hidden_bias (hidden,), but got "

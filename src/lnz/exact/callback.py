@@ -30,9 +30,15 @@ def on_host(
         order: of the derivatives of log Z that the route does give, 1 or 2.
     """
     method = "broadcast_all" if batched else "sequential"
-    call = jax.custom_jvp(lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method))
+    call = lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method)  # noqa: E731
+    return undifferentiated(call, route, order)(*arguments)
 
-    @call.defjvp
+
+def undifferentiated(f: Callable[..., Any], route: Any, order: int = 1) -> Callable[..., Any]:
+    """A function of arrays whose derivative is refused in words, since its value is used for log Z or for a derivative up to `order`."""
+    once = jax.custom_jvp(f)
+
+    @once.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
         served, wanted = ("first", "second") if order == 1 else ("first and second", "third")
         raise ValueError(
@@ -40,7 +46,7 @@ def on_host(
             "differences"
         )
 
-    return call(*arguments)
+    return once
 
 
 def symmetric(product: Callable[[Array], Array], t: Array, unserved: Callable[[Array], Array]) -> Array:

@@ -19,7 +19,7 @@ from lnz.estimate import Estimate, exact
 from lnz.exact import batch
 from lnz.exact.callback import on_host, structure, symmetric, tables_of
 from lnz.exact.orders import Plan
-from lnz.exact.solver import Limits, Solver, first_plan
+from lnz.exact.solver import Limits, Solver, described, first_plan, rounding
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -229,12 +229,11 @@ def _estimate(graph: FactorGraph, flat: Any, figures: Any) -> Estimate:
     log_z, width, memory, seconds = figures
     dtype = jnp.result_type(float)
     largest = jnp.max(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0), initial=0).astype(dtype)
-    scale = 1 + largest + jnp.abs(jnp.where(jnp.isfinite(log_z), log_z, 0))
-    rounding = jnp.finfo(dtype).eps * (32 + math.sqrt(len(graph.scopes))) * scale
+    finite = jnp.where(jnp.isfinite(log_z), log_z, 0)
     return exact(
         log_z,
-        rounding=jax.lax.stop_gradient(rounding),
-        route=f"elimination of {len(graph.cardinalities):,} variables from {len(graph.scopes):,} factors",
+        rounding=jax.lax.stop_gradient(rounding(finite, largest, len(graph.scopes), jnp.finfo(dtype).eps)),
+        route=described(len(graph.cardinalities), len(graph.scopes)),
         diagnostics={"width": width, "memory": memory, "seconds": seconds},
     )
 

@@ -18,6 +18,7 @@ BYTES = 8  # of one float64
 HOPELESS = 2.0**48  # entries of all cliques of an order: days of work, in whatever slices
 ENTRY_SECONDS, COPY_SECONDS, PRODUCT_SECONDS, FAR_SECONDS, STEP_SECONDS = 1.2e-9, 3e-9, 8e-11, 4e-9, 4e-5
 NEAR = 2.0**21
+SMALL, SMALL_SECONDS = 2**10, 1.2e-5  # entries of a product that is done in one call, and what such a step takes
 
 
 class Step(NamedTuple):
@@ -39,6 +40,7 @@ class Plan:
     Attributes:
         steps: the contractions, the last one giving a scalar.
         scopes: the variables of every node's table.
+        sizes: the number of values of every variable.
         rank: when each variable is summed out.
         sliced: variables that are conditioned on instead: the tree is walked once for each of their joint values.
         slices: how many joint values there are.
@@ -47,17 +49,20 @@ class Plan:
         peak_bytes: the most memory that log Z takes at one time, copies included.
         all_bytes: the same for marginals and samples, which keep all tables.
         seconds: a prediction for one upward pass.
+        step_seconds: the same for every step, in one slice.
         method: which search found the tree.
     """
 
     steps: tuple[Step, ...]
     scopes: tuple[Scope, ...]
+    sizes: tuple[int, ...]
     rank: dict[int, int]
     width: int
     log10_flops: float
     peak_bytes: float
     all_bytes: float
     seconds: float
+    step_seconds: tuple[float, ...]
     method: str
     sliced: Scope = ()
     slices: int = 1
@@ -65,6 +70,19 @@ class Plan:
     @property
     def leaves(self) -> int:
         return len(self.scopes) - len(self.steps)
+
+    @property
+    def table_bits(self) -> list[float]:
+        """log2 of the entries of every node's table."""
+        return [self._bits(scope) for scope in self.scopes]
+
+    @property
+    def step_bits(self) -> list[float]:
+        """log2 of the joint values of all variables that meet in every step."""
+        return [self._bits((*step.out, *step.removed)) for step in self.steps]
+
+    def _bits(self, variables: Scope) -> float:
+        return sum(math.log2(self.sizes[v]) for v in variables)
 
     def __str__(self) -> str:
         sliced = f" in {self.slices:,} slices over {len(self.sliced)} variables" if self.sliced else ""
@@ -80,7 +98,8 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     Args:
         scopes: the variables of every table.
         sizes: the number of values of every variable.
-        seconds: time for the search; by default a third of the predicted work, no more than 10 s, and 1 s where that is hopeless.
+        seconds: time for the search; by default a third of the predicted work that a better tree could spare, no more than 10 s, and 1 s
+            where that is hopeless.
         seed: of the search. The result also depends on the time that the search finds.
 
     Raises:
@@ -94,11 +113,12 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
     weights = [math.log2(k) for k in sizes]
     found, clique, trials = None, HOPELESS, 1 if len(scopes) > 1000 else 4
     took = {"order": 0.0, "greedy": 0.0}
+    least = len(scopes) * SMALL_SECONDS  # of any tree
 
     def budget() -> float:
         if seconds is not None or found is None:
             return seconds or 0.0
-        return min(10.0, found.seconds / 3) if found.seconds < 1e6 else 1.0  # beyond hope, as far as one sees
+        return min(10.0, (found.seconds - least) / 3) if found.seconds < 1e6 else 1.0  # beyond hope, as far as one sees
 
     def consider(path: Sequence[tuple[int, int]], method: str) -> None:
         nonlocal found
@@ -126,16 +146,16 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
         )
     if found is not None and all(bits < 0 for bits in core):
         return found  # a chordal graph: the order is the best there is
-    searches = {"greedy": greedy, "order": order}
-    while True:  # the two kinds of search get the same time
+    searches, now = {"greedy": greedy, "order": order}, time.perf_counter() - begun
+    while (
+        found is None or time.perf_counter() - begun + now / 2 <= budget()
+    ):  # the two kinds of search get the same time
         kind = min(took, key=lambda name: took[name]) if took["greedy"] else "greedy"
         now = time.perf_counter()
         searches[kind]()
         now = time.perf_counter() - now
         took[kind] += now
-        if time.perf_counter() - begun + now / 2 > budget():
-            assert found is not None
-            return found
+    return found
 
 
 def tree(scopes: Sequence[Scope], sizes: Sequence[int], path: Sequence[tuple[int, int]], method: str) -> Plan:
@@ -187,29 +207,32 @@ def tree(scopes: Sequence[Scope], sizes: Sequence[int], path: Sequence[tuple[int
 def _priced(
     steps: Sequence[Step], scopes: Sequence[Scope], rank: dict[int, int], sizes: Sequence[int], method: str
 ) -> Plan:
-    logs = [math.log2(k) for k in sizes]
+    count = [float(k) for k in sizes].__getitem__
     leaves = len(scopes) - len(steps)
-    entries = [2.0 ** sum(logs[v] for v in scope) for scope in scopes]
-    flops = seconds = 0.0
+    entries = [math.prod(map(count, scope)) for scope in scopes]
+    flops, step_seconds = 0.0, []
     held = 2 * sum(entries[:leaves])  # as they came, and as the contraction takes them
     live = peak = held
     width = max((len(scope) - 1 for scope in scopes), default=0)
     for s, (i, j, out, removed) in enumerate(steps):
         a, b, made = set(scopes[i]), set(scopes[j]), entries[leaves + s]
         width = max(width, len(out) + len(removed) - 1)
-        private = sum(logs[v] for v in removed if (v in a) != (v in b))
-        work = sum(logs[v] for v in out) + sum(logs[v] for v in removed) - private
-        flops += 2.0**work + (entries[i] + entries[j] if private else 0)
-        touched = entries[i] + entries[j] + made
-        m, n = (sum(logs[v] for v in out if v in x and v not in y) for x, y in ((a, b), (b, a)))
-        if is_product(2.0**m, 2.0**n, 2.0 ** sum(logs[v] for v in removed if v in a and v in b)):
-            seconds += 2.0**work * PRODUCT_SECONDS + touched * COPY_SECONDS
+        shared = [v for v in removed if v in a and v in b]
+        k = math.prod(map(count, shared))
+        work = made * k
+        private = len(shared) < len(removed)
+        flops += work + (entries[i] + entries[j] if private else 0)
+        if not private and work <= SMALL:
+            step_seconds.append(SMALL_SECONDS)
         else:
-            seconds += 2.0**work * ENTRY_SECONDS
-        seconds += STEP_SECONDS + touched * FAR_SECONDS * max(0.0, math.log2(max(touched, 1) / NEAR))
-        peak = max(
-            peak, live + made + entries[i] + entries[j]
-        )  # with copies of what is multiplied, in another order of axes
+            touched = entries[i] + entries[j] + made
+            m = math.prod([count(v) for v in out if v in a and v not in b])
+            n = math.prod([count(v) for v in out if v in b and v not in a])
+            product = is_product(m, n, k)
+            seconds = work * PRODUCT_SECONDS + touched * COPY_SECONDS if product else work * ENTRY_SECONDS
+            far = touched * FAR_SECONDS * math.log2(touched / NEAR) if touched > NEAR else 0.0
+            step_seconds.append(seconds + STEP_SECONDS + far)
+        peak = max(peak, live + made + entries[i] + entries[j])  # with copies of what is multiplied, in other orders
         live += made - sum(entries[child] for child in (i, j) if child >= leaves)
     every = most = held + sum(entries[leaves:])
     for s in reversed(range(len(steps))):  # the downward pass: derivatives come, and tables that have been used go
@@ -220,12 +243,14 @@ def _priced(
     return Plan(
         tuple(steps),
         tuple(scopes),
+        tuple(sizes),
         rank,
         width,
         math.log10(max(flops, 1)),
         BYTES * peak,
         BYTES * max(most, peak),
-        seconds,
+        sum(step_seconds),
+        tuple(step_seconds),
         method,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,9 +18,8 @@ from lnz.energy import Energy, widen
 from lnz.estimate import Estimate, exact
 from lnz.exact.callback import on_host
 from lnz.exact.even_subgraphs import Dissected, dissect, dual
+from lnz.exact.structured import Structured
 from lnz.frozen import Frozen, is_traced
-from lnz.route import Route
-from lnz.spaces import State
 
 # Couplings up to here are summed from any reference state; beyond, from one that weaker couplings have shown to be probable.
 _WEAK = 1.5
@@ -30,7 +28,7 @@ _MOST_ROUNDING = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class KacWard(Route):
+class KacWard(Structured):
     """Exact log Z of an Ising model on any planar graph without fields, whatever the couplings: of either sign, frustrated, zero.
 
         Z = 2^c e^{Σ J_e} Σ_{even subgraphs of the dual graph} Π e^{-2 J_e},
@@ -68,19 +66,7 @@ class KacWard(Route):
         if not self.max_edges >= 0:
             raise ValueError(f"max_edges must be a number of at least 0, but is {self.max_edges!r}")
 
-    def refusal(self, energy: Energy) -> str | None:
-        reason = self._misfit(energy)
-        if reason is None and is_traced(energy.fields):  # pyright: ignore[reportAttributeAccessIssue]
-            return "its fields are traced, so that nobody can see whether they are zero: name route=lnz.KacWard() if they are"
-        return reason
-
-    def require(self, energy: Energy, key: Any) -> None:
-        """Raise ValueError where the route cannot serve the energy; traced fields are left to be checked when the sum is run."""
-        reason = self._misfit(energy)
-        if reason is not None:
-            raise ValueError(f"{type(self).__name__} cannot serve {type(energy).__name__}: {reason}")
-
-    def _misfit(self, energy: Energy) -> str | None:
+    def misfit(self, energy: Energy) -> str | None:
         reason = without_fields(energy)
         if reason is not None:
             return reason
@@ -88,15 +74,21 @@ class KacWard(Route):
         n = math.prod(couplings.sites)
         if isinstance(couplings, DenseCouplings) and n > 4:
             return f"dense couplings join all {n} sites, which is not planar; give the bonds alone by lnz.Ising.sparse"
-        if isinstance(couplings, LatticeCouplings) and couplings.periodic and sum(a > 2 for a in couplings.shape) > 1:
-            return "a periodic lattice of two and more dimensions is not planar"
-        if isinstance(couplings, LatticeCouplings) and sum(a > 2 for a in couplings.shape) > 2:
-            return "a lattice of three and more dimensions is not planar"
+        if isinstance(couplings, LatticeCouplings):
+            if sum(a > 2 and closed for a, closed in zip(couplings.shape, couplings.closed, strict=True)) > 1:
+                return "a periodic lattice of two and more dimensions is not planar"
+            if sum(a > 2 for a in couplings.shape) > 2:
+                return "a lattice of three and more dimensions is not planar"
         edges = _edges(couplings)
         if len(edges) > self.max_edges:
             return f"its {len(edges):,} bonds are more than max_edges, {self.max_edges:,}"
         plane = _plane_of(couplings, edges)
         return plane if isinstance(plane, str) else None
+
+    def unseen(self, energy: Energy) -> str | None:
+        if is_traced(energy.fields):  # pyright: ignore[reportAttributeAccessIssue]
+            return "its fields are traced, so that nobody can see whether they are zero: name route=lnz.KacWard() if they are"
+        return None
 
     def cost(self, energy: Energy) -> float:
         plane = self._plane(energy)
@@ -134,17 +126,6 @@ class KacWard(Route):
         both, pull_back = jax.vjp(lambda p: _bonds(eqx.combine(p, constants)), parameters)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in both)
         return pull_back(on_host(run, shapes, *both, route=self))[0]
-
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
-        """E[f] of any f is a sum over all states: by enumeration where they are few enough."""
-        from lnz.exact.enumeration import Enumeration
-
-        reason = Enumeration().refusal(energy)
-        if reason is not None:
-            raise ValueError(
-                f"KacWard gives log Z and its gradient, E[s_i s_j] of every bond, but E[f] of any f needs all states, and {reason}"
-            )
-        return Enumeration().expectation(energy, f, key)
 
 
 def without_fields(energy: Energy) -> str | None:
@@ -187,7 +168,7 @@ def _edges(couplings: Any) -> np.ndarray:
 
 
 def _plane_of(couplings: Any, edges: np.ndarray) -> _Plane | str:
-    flat = isinstance(couplings, LatticeCouplings) and not couplings.periodic and len(couplings.shape) == 2
+    flat = isinstance(couplings, LatticeCouplings) and not any(couplings.closed) and len(couplings.shape) == 2
     return _drawn(Frozen(edges), math.prod(couplings.sites), couplings.shape if flat else None)
 
 

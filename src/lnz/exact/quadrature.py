@@ -74,7 +74,7 @@ class Quadrature(Route):
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         """E[-∂_θ E], and where the limits of a box are parameters the boundary term (T4): Σ p(face) ∂limit/∂θ, outwards."""
         mean = super().mean_gradient(energy, key)
-        if not (isinstance(energy.observed, Box) and energy.observed.moving):
+        if not energy.observed.moving:
             return mean
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
@@ -94,7 +94,7 @@ class Quadrature(Route):
         """The marginal density at the lower and the upper face of every dimension: p(x_i = limit_i)."""
         energy = FreeEnergy(widen(energy))
         n = self._points(math.prod(energy.space.shape))
-        grids = _grids(energy.space, n, jnp.zeros(()), jnp.ones(()), 1.0)
+        grids = grids_of(energy.space, n, jnp.zeros(()), jnp.ones(()), 1.0)
         log_z = _fold(energy, lambda x: (), grids)[0]
 
         def density(i: int, limit: Array) -> Array:
@@ -111,10 +111,10 @@ class Quadrature(Route):
     def _integrate(self, energy: Energy, f: Callable[[State], Any]) -> tuple[Estimate, Estimate]:
         energy = FreeEnergy(widen(energy))
         space, n = energy.space, self._points(math.prod(energy.space.shape))
-        centre, scale = _locate(energy, n)
-        *fine, zones = _fold(energy, f, _grids(space, n, centre, scale, 1.0))
-        rough = _fold(energy, f, _grids(space, 2 * n // 3 | 1, centre, scale, 0.5))[:2]
-        coarse = _fold(energy, f, _grids(space, n // 2 | 1, centre, scale, 0.25))[:2]
+        centre, scale = locate(energy, n)
+        *fine, zones = _fold(energy, f, grids_of(space, n, centre, scale, 1.0))
+        rough = _fold(energy, f, grids_of(space, 2 * n // 3 | 1, centre, scale, 0.5))[:2]
+        coarse = _fold(energy, f, grids_of(space, n // 2 | 1, centre, scale, 0.25))[:2]
         endless = (zones[2] > 0.01) & (zones[2] > 0.98 * zones[1])
         fall = jnp.minimum(zones[2] / jnp.where(zones[1] > 0, zones[1], 1), 0.98)
         unseen = jax.lax.stop_gradient(jnp.log1p(zones[2] * fall / (1 - fall)))  # a tail that goes on falling as it did
@@ -147,7 +147,7 @@ class Quadrature(Route):
         return log_z, mean
 
 
-def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
+def locate(energy: Energy, n: int) -> tuple[Array, Array]:
     """Centre and scale of each dimension from the mass on coarser grids, starting wide. Only unbounded dimensions use them.
 
     The scale is half the geometric mean of |x - centre|, a quarter of a normal law's standard deviation, and unmoved by heavy tails.
@@ -166,7 +166,9 @@ def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
             x = x.reshape(-1)
             return x, jnp.log(jnp.maximum(jnp.abs(x - centre), 1e-6 * scale))
 
-        _, (mean, log_size), _ = _fold(energy, moments, _grids(energy.space, max(33, points | 1), centre, scale, reach))
+        _, (mean, log_size), _ = _fold(
+            energy, moments, grids_of(energy.space, max(33, points | 1), centre, scale, reach)
+        )
         spread = 0.5 * jnp.exp(log_size)
         good = jnp.isfinite(mean) & jnp.isfinite(spread)
         # A mode narrower than the grid looks like a point: come closer, but never by more than a factor of 20 at once.
@@ -176,7 +178,7 @@ def _locate(energy: Energy, n: int) -> tuple[Array, Array]:
     return jax.lax.fori_loop(0, 6, lambda _, place: closer(1.0, n // 2, place), place)
 
 
-def _grids(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array, Array]]:
+def grids_of(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array, Array]]:
     """Nodes, log weights and zones of every dimension. Zone 2 is the outermost at an open end, 1 the next, 0 the rest."""
     low, high = (limit.reshape(-1) for limit in space.limits)
     if isinstance(space, Box) and space.bounded:

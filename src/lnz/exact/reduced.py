@@ -124,13 +124,12 @@ def _domains(
 ) -> tuple[list[np.ndarray], bool]:
     """The values of every variable that no single factor forbids, and whether every variable has one."""
     alive = [np.ones(k, bool) for k in cardinalities]
-    hard = [f for f, table in enumerate(tables) if table.size and table.min() == -np.inf]
-    allowed = {f: tables[f] > -np.inf for f in hard}
+    allowed, queue = _zeros(tables)
     of: dict[int, list[int]] = {}
-    for f in hard:
+    for f in allowed if queue else ():
         for i in scopes[f]:
             of.setdefault(i, []).append(f)
-    queue, queued = list(hard), set(hard)
+    queued = set(queue)
     while queue:
         f = queue.pop()
         queued.discard(f)
@@ -149,6 +148,30 @@ def _domains(
                         queued.add(g)
                         queue.append(g)
     return [np.flatnonzero(a) for a in alive], True
+
+
+def _zeros(tables: Sequence[np.ndarray]) -> tuple[dict[int, np.ndarray], list[int]]:
+    """Where the tables with zeros are not zero, and which of them forbid a value by themselves. Tables of one shape are looked at together."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for f, table in enumerate(tables):
+        alike.setdefault(table.shape, []).append(f)
+    allowed: dict[int, np.ndarray] = {}
+    forbidding: list[int] = []
+    for shape, group in alike.items():
+        block = max(1, 2**20 // max(1, math.prod(shape)))
+        for start in range(0, len(group), block):
+            members = group[start : start + block]
+            possible = np.array([tables[f] for f in members]) > -np.inf
+            whole = possible.reshape(len(members), -1).all(axis=1)
+            every = np.ones(len(members), bool)
+            for axis in range(1, len(shape) + 1):
+                others = tuple(a for a in range(1, len(shape) + 1) if a != axis)
+                every &= possible.any(axis=others).all(axis=1)
+            if not shape:
+                every = possible
+            allowed.update({f: possible[place] for place, f in enumerate(members) if not whole[place]})
+            forbidding += [f for place, f in enumerate(members) if not every[place]]
+    return allowed, forbidding
 
 
 def _containers(names: Sequence[Scope], n: int) -> dict[Scope, Scope]:

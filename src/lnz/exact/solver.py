@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
         near = orders.sliced(best, sizes, min(memory, 2.0**26), every=False)
         fitted = near if near.seconds < 0.8 * fitted.seconds else fitted
     need = fitted.all_bytes if every else fitted.peak_bytes
-    seconds = fitted.seconds * (4 if every else 1)
+    seconds = fitted.seconds * (1 + contraction.DOWN if every else 1)
     if need > memory or seconds > limits.max_seconds:
         raise ValueError(
             f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
@@ -86,6 +86,16 @@ def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float 
         return str(error)
 
 
+def described(variables: int, factors: int) -> str:
+    """Elimination in words, as an estimate names its route."""
+    return f"elimination of {variables:,} variables from {factors:,} factors"
+
+
+def rounding(log_z: Any, largest: Any, factors: int, eps: Any) -> Any:
+    """What rounding may have done to log Z (finite), in nats, of log-potentials up to `largest` in size, where 1 + eps is the next number."""
+    return eps * (32 + math.sqrt(factors)) * (1 + largest + abs(log_z))
+
+
 class Solver:
     """The exact answers about one model, from log-potentials in NumPy.
 
@@ -94,12 +104,20 @@ class Solver:
         scopes: the variables of every factor, in the order of its table's axes.
         tables: log-potentials of every factor in nats, -inf where a configuration is impossible.
         limits: what the answers may cost. Every method raises ValueError, with the figures, where it would cost more.
+        progress: told, after every step, the stage in words and the share of its predicted time that is done, from 0 to 1.
     """
 
     def __init__(
-        self, cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray], limits: Limits
+        self,
+        cardinalities: Sequence[int],
+        scopes: Sequence[Scope],
+        tables: Sequence[np.ndarray],
+        limits: Limits,
+        *,
+        progress: Callable[[str, float], None] | None = None,
     ):
         self.cardinalities, self.scopes, self.tables, self.limits = cardinalities, scopes, tables, limits
+        self.progress = progress
         self.reduced = reduced.reduce(cardinalities, scopes, tables)
 
     def plan(self, *, every: bool = False) -> Plan:
@@ -111,11 +129,18 @@ class Solver:
         plan = self.plan()
         if not self.reduced.possible:
             return -math.inf
+        sizes, done = self.reduced.sizes, self._meter("log Z", plan.seconds)
         parts = [
-            contraction.log_total(contraction.upward(plan, leaves, self.reduced.sizes, keep=False)[-1])
+            contraction.log_total(contraction.upward(plan, leaves, sizes, keep=False, done=done)[-1])
             for _, leaves in self._tables(plan)
         ]
         return float(np.logaddexp.reduce(parts)) + self.reduced.constant
+
+    def rounding(self, log_z: float) -> float:
+        """What rounding may have done to log Z, in nats."""
+        finite = (np.abs(table, where=table > -np.inf, out=np.zeros(table.shape)) for table in self.tables)
+        largest = max((float(size.max(initial=0)) for size in finite), default=0.0)
+        return rounding(log_z if math.isfinite(log_z) else 0.0, largest, len(self.scopes), np.finfo(float).eps)
 
     def marginals(self) -> list[np.ndarray]:
         """P(x_i) of every variable: arrays (k_i,). All zero where Z is."""
@@ -156,9 +181,10 @@ class Solver:
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """n independent exact samples: the numbers of the values (n, variables)."""
         model, plan = self.reduced, self.plan(every=True)
+        done = self._meter("samples", 2 * plan.seconds)
 
         def nodes(leaves: list[contraction.Table]) -> list[Any]:
-            return contraction.upward(plan, leaves, model.sizes, keep=True)
+            return contraction.upward(plan, leaves, model.sizes, keep=True, done=done)
 
         logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in self._tables(plan)])
         _refuse_impossible(logs.max(initial=-np.inf) if model.possible else -np.inf)
@@ -188,8 +214,9 @@ class Solver:
         """
         model, plan = self.reduced, self.plan(every=True)
         labels, totals = np.zeros((0, len(model.sizes)), np.int64), np.zeros(0)
+        done = self._meter("most probable states", plan.seconds)
         for fixed, leaves in self._slices(plan):
-            nodes = contraction.upward_max(plan, leaves, model.sizes)
+            nodes = contraction.upward_max(plan, leaves, model.sizes, done=done)
             if len(totals) == n and float(nodes[-1].values) <= totals[-1]:
                 continue
             found, values = contraction.descend_best(plan, nodes, model.sizes, n)
@@ -217,15 +244,16 @@ class Solver:
             return -math.inf, total
         plan = self.plan(every=True)
         running = -np.inf
+        done = self._meter("marginals", (1 + contraction.DOWN) * plan.seconds)
         for fixed, leaves in self._tables(plan):
-            nodes = contraction.upward(plan, leaves, model.sizes, keep=True)
+            nodes = contraction.upward(plan, leaves, model.sizes, keep=True, done=done)
             log_z = contraction.log_total(nodes[-1])
             if log_z == -np.inf:
                 continue
             new = float(np.logaddexp(running, log_z))
             old_share, share = math.exp(running - new), math.exp(log_z - new)
             running = new
-            for leaf, belief in enumerate(contraction.downward(plan, nodes, model.sizes)):
+            for leaf, belief in enumerate(contraction.downward(plan, nodes, model.sizes, done=done)):
                 scope = model.scopes[leaf]
                 rest = tuple(v for v in scope if v not in fixed)
                 if old_share < 1:
@@ -233,6 +261,19 @@ class Solver:
                 place = tuple(fixed.get(v, slice(None)) for v in scope)
                 total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
         return running + model.constant, total
+
+    def _meter(self, stage: str, seconds: float) -> contraction.Done | None:
+        """What turns the predicted seconds of steps into shares of a stage, and tells `progress`."""
+        if self.progress is None:
+            return None
+        tell, made = self.progress, 0.0
+
+        def done(more: float) -> None:
+            nonlocal made
+            made += more
+            tell(stage, min(1.0, made / seconds))
+
+        return done
 
     def _slices(self, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
         """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""

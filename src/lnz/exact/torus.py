@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -16,13 +15,12 @@ from lnz.energies.pairwise import LatticeCouplings
 from lnz.energy import Energy, widen
 from lnz.estimate import Estimate, exact
 from lnz.exact.planar import without_fields
+from lnz.exact.structured import Structured
 from lnz.frozen import is_traced
-from lnz.route import Route
-from lnz.spaces import State
 
 
 @dataclasses.dataclass(frozen=True)
-class Torus(Route):
+class Torus(Structured):
     """Exact log Z of an Ising model on a periodic two-dimensional lattice with one coupling for all bonds and no fields.
 
         Z = ½ (2 sinh 2K)^{nm/2} [Π 2cosh(mγ_{2r+1}/2) + Π 2sinh(mγ_{2r+1}/2) + Π 2cosh(mγ_{2r}/2) + Π 2sinh(mγ_{2r}/2)],
@@ -43,34 +41,25 @@ class Torus(Route):
         225.23
     """
 
-    def refusal(self, energy: Energy) -> str | None:
-        reason = self._misfit(energy)
-        if reason is not None:
-            return reason
-        coupling, fields = energy.couplings.strength, energy.fields  # pyright: ignore[reportAttributeAccessIssue]
-        odd = any(length % 2 for length in fields.shape)
-        if is_traced(fields) or (odd and is_traced(coupling)):
-            return "what is traced cannot be looked at: name route=lnz.Torus() if the fields are zero and no odd length is frustrated"
-        return None
-
-    def require(self, energy: Energy, key: Any) -> None:
-        """Raise ValueError where the route cannot serve the energy; what is traced is left to be checked when the sum is run."""
-        reason = self._misfit(energy)
-        if reason is not None:
-            raise ValueError(f"{type(self).__name__} cannot serve {type(energy).__name__}: {reason}")
-
-    def _misfit(self, energy: Energy) -> str | None:
+    def misfit(self, energy: Energy) -> str | None:
         reason = without_fields(energy)
         if reason is not None:
             return reason
         couplings = energy.couplings  # pyright: ignore[reportAttributeAccessIssue]
-        if not isinstance(couplings, LatticeCouplings) or not couplings.periodic or len(couplings.shape) != 2:
+        if not isinstance(couplings, LatticeCouplings) or not all(couplings.closed) or len(couplings.shape) != 2:
             return "its sites are no periodic lattice of two dimensions"
         if couplings.strength.size != 1:
             return "its couplings are given as more than one number"
         odd = any(length % 2 for length in couplings.shape)
         if odd and not is_traced(couplings.strength) and float(couplings.strength.reshape(())) < 0:
             return f"a negative coupling is frustrated on a torus of {couplings.shape[0]} x {couplings.shape[1]}"
+        return None
+
+    def unseen(self, energy: Energy) -> str | None:
+        coupling, fields = energy.couplings.strength, energy.fields  # pyright: ignore[reportAttributeAccessIssue]
+        odd = any(length % 2 for length in fields.shape)
+        if is_traced(fields) or (odd and is_traced(coupling)):
+            return "what is traced cannot be looked at: name route=lnz.Torus() if the fields are zero and no odd length is frustrated"
         return None
 
     def cost(self, energy: Energy) -> float:
@@ -83,15 +72,6 @@ class Torus(Route):
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         return eqx.filter_grad(_log_z)(energy)
-
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
-        """E[f] of any f is a sum over all states: by enumeration where they are few enough."""
-        from lnz.exact.enumeration import Enumeration
-
-        reason = Enumeration().refusal(energy)
-        if reason is not None:
-            raise ValueError(f"Torus gives log Z and its gradient, but E[f] of any f needs all states, and {reason}")
-        return Enumeration().expectation(energy, f, key)
 
 
 def _log_z(energy: Any) -> Array:

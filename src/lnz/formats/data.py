@@ -1,11 +1,16 @@
 """What every reader returns, and the one exception by which data are refused."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Shaped
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped  # whose import takes longer than a small model
 
 
 class DataError(ValueError):
@@ -26,7 +31,7 @@ class Data:
         labels: one label per datum, shape (n,), where the source has them. They are never part of `array`.
     """
 
-    array: Shaped[np.ndarray, "n *shape"]
+    array: Shaped[np.ndarray, "n ..."]
     source: str
     image_shape: tuple[int, int] | None = None
     labels: Shaped[np.ndarray, " n"] | None = None

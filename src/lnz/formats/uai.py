@@ -13,16 +13,17 @@ import gzip
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from .data import DataError
 from .files import write_atomic
 from .words import Numbers
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from lnz.energies.graph import FactorGraph
 
 _MOST_AXES = 64  # of an array of NumPy
@@ -43,6 +44,11 @@ class UAIModel(NamedTuple):
     cardinalities: list[int]
     scopes: list[tuple[int, ...]]
     tables: list[np.ndarray]
+
+    def log_tables(self) -> list[np.ndarray]:
+        """log ψ_a of every factor, in nats; -inf where ψ_a = 0."""
+        with np.errstate(divide="ignore"):
+            return [np.log(table) for table in self.tables]
 
 
 def read_uai(
@@ -72,16 +78,14 @@ def read_uai(
     The format: UAI 2014 inference competition.
     """
     model = read_uai_model(path)
-    seen = _evidence(evidence, model.cardinalities)
+    seen = checked_evidence(evidence, model.cardinalities)
     import lnz
 
-    tables = model.tables
+    tables = model.log_tables()
     if seen:  # in NumPy, which compiles nothing
         parts = [slice(seen[i], seen[i] + 1) if i in seen else slice(None) for i in range(len(model.cardinalities))]
         tables = [table[tuple(parts[i] for i in scope)] for scope, table in zip(model.scopes, tables, strict=True)]
     cardinalities = [1 if i in seen else k for i, k in enumerate(model.cardinalities)]
-    with np.errstate(divide="ignore"):
-        tables = [np.log(table) for table in tables]
     return lnz.FactorGraph(cardinalities, model.scopes, tables)
 
 
@@ -206,7 +210,10 @@ def _tables(numbers: Numbers, sizes: list[int]) -> Float[np.ndarray, " total"]:
     return flat
 
 
-def _evidence(evidence: Any, cardinalities: Sequence[int]) -> dict[int, int]:
+def checked_evidence(
+    evidence: str | os.PathLike[str] | Mapping[int, int] | None, cardinalities: Sequence[int]
+) -> dict[int, int]:
+    """Evidence, {variable: value}, from a file or as it is, for variables of these cardinalities. Raises DataError."""
     if evidence is None:
         return {}
     if not isinstance(evidence, Mapping):
@@ -272,20 +279,28 @@ def write_uai(path: str | os.PathLike[str], graph: FactorGraph) -> None:
     """
     lines = ["MARKOV", str(len(graph.cardinalities)), " ".join(map(str, graph.cardinalities)), str(len(graph.scopes))]
     lines += [" ".join(map(str, (len(scope), *scope))) for scope in graph.scopes]
+    for table in potentials(graph):
+        lines += ["", str(table.size), " ".join(map(repr, table.ravel().tolist()))]
+    _write(path, "\n".join(lines) + "\n")
+
+
+def potentials(graph: FactorGraph) -> list[np.ndarray]:
+    """ψ_a = exp(log-potential) of every factor, in float64. Raises ValueError where a log-potential has no such exponential."""
     flat = np.asarray(graph.log_potentials, np.float64)
     parts = np.split(flat, graph.offsets[1:]) if len(graph.offsets) else []
+    found = []
     for factor, table in enumerate(graph.table_of):
         log = parts[table]
         with np.errstate(over="ignore", under="ignore"):
-            potentials = np.exp(log)
-        if not np.isfinite(potentials).all() or ((potentials == 0) & (log != -np.inf)).any():
+            exponentials = np.exp(log)
+        if not np.isfinite(exponentials).all() or ((exponentials == 0) & (log != -np.inf)).any():
             worst = log[np.argmax(np.where(np.isfinite(log), np.abs(log), 0))]
             raise ValueError(
                 f"the table of factor {factor} holds the log-potential {worst:g}, whose exponential is no float64. "
                 "Subtract a constant from the table, and add it to log Z"
             )
-        lines += ["", str(potentials.size), " ".join(map(repr, potentials.tolist()))]
-    _write(path, "\n".join(lines) + "\n")
+        found.append(exponentials.reshape(graph.shapes[table]))
+    return found
 
 
 def write_uai_evidence(path: str | os.PathLike[str], evidence: Mapping[int, int]) -> None:

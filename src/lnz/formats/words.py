@@ -8,12 +8,14 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from .data import DataError, one_line, quoted
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 MOST = 1 << 28  # numbers of one file: 2 GiB as float64
 MOST_PARTS = 1 << 24  # variables of one file, or factors

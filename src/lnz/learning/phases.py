@@ -51,7 +51,7 @@ def phases(
         Array([1., 1., 1., 1.], dtype=float32)
     """
     energy = as_energy(energy)
-    if getattr(energy.observed, "moving", False):
+    if energy.observed.moving:
         raise ValueError("the limits of this energy's box are parameters: the two phases miss the boundary term (T4)")
     data = as_arrays(energy, data)
     energy.observed.validate(data, batch=True)

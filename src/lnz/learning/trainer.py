@@ -90,7 +90,7 @@ class Trainer:
         parameters = eqx.filter(energy, eqx.is_inexact_array)
         if not jax.tree.leaves(parameters):
             raise ValueError(f"{type(energy).__name__} has no floating-point parameters to learn")
-        if getattr(energy.observed, "moving", False):
+        if energy.observed.moving:
             raise ValueError(
                 "the limits of this energy's box are parameters: the two phases miss the boundary term (T4). Give the box constant limits, or "
                 "climb lnz.log_partition's own derivative"

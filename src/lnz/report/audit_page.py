@@ -12,7 +12,7 @@ import numpy as np
 from lnz.auditing.report import AuditReport
 from lnz.formats import write_atomic
 
-from .page import _CSS, _text
+from .page import CSS, escaped
 from .style import BLUE, GREEN, ORANGE, QUIET, Canvas
 
 _COLOURS = {"passed": "#2f7d46", "failed": "#b3261e", "warning": "#9a6700", "untested": "#66727e"}
@@ -35,9 +35,9 @@ def audit_page(path: Path, report: AuditReport) -> None:
     failed = sum(check.status == "failed" for check in report.checks)
     verdict = f"{failed} checks failed" if failed != 1 else "1 check failed"
     rows = "".join(
-        f'<tr><td class="name" style="color:{_COLOURS[check.status]};font-weight:600">{_WORDS[check.status]}</td><td><b>{_text(check.name)}</b><br>'
-        f"{_text(check.evidence)}{_text(f' (z = {check.z:.3g})') if check.z is not None and np.isfinite(check.z) else ''}"
-        + (f"<br><i>{_text(check.remedy)}</i>" if check.remedy else "")
+        f'<tr><td class="name" style="color:{_COLOURS[check.status]};font-weight:600">{_WORDS[check.status]}</td><td><b>{escaped(check.name)}</b><br>'
+        f"{escaped(check.evidence)}{escaped(f' (z = {check.z:.3g})') if check.z is not None and np.isfinite(check.z) else ''}"
+        + (f"<br><i>{escaped(check.remedy)}</i>" if check.remedy else "")
         + "</td></tr>"
         for check in report.checks
     )
@@ -47,10 +47,10 @@ def audit_page(path: Path, report: AuditReport) -> None:
         source = base64.b64encode(file.read_bytes()).decode()
     body = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Audit of {_text(report.energy)} · lnz</title><style>{_CSS}</style></head><body><main>
-<h1>Audit of {_text(report.energy)}</h1>
-<p class="quiet">Does ∇ log Z = E[-∇E] hold for this energy? {_text(verdict if failed else "No check failed")}; {report.seconds:.1f} s.</p>
-<figure><img alt="What the audit saw" src="data:image/png;base64,{source}"><figcaption>{_text(_CAPTION)}</figcaption></figure>
+<title>Audit of {escaped(report.energy)} · lnz</title><style>{CSS}</style></head><body><main>
+<h1>Audit of {escaped(report.energy)}</h1>
+<p class="quiet">Does ∇ log Z = E[-∇E] hold for this energy? {escaped(verdict if failed else "No check failed")}; {report.seconds:.1f} s.</p>
+<figure><img alt="What the audit saw" src="data:image/png;base64,{source}"><figcaption>{escaped(_CAPTION)}</figcaption></figure>
 <h2>Checks</h2>
 <table>{rows}</table>
 </main></body></html>

@@ -10,7 +10,7 @@ from typing import Any
 from lnz.estimate import decimals
 from lnz.formats import write_atomic
 
-_CSS = """
+CSS = """
 :root { --ink: #22303c; --quiet: #66727e; --line: #dfe4e8; --soft: #f6f8f9; --blue: #2f6f9f; }
 * { box-sizing: border-box; }
 body { margin: 0; background: white; color: var(--ink);
@@ -83,9 +83,9 @@ def page(
     )
     body = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(title)} · lnz</title><style>{_CSS}</style></head><body><main>
-<h1>{_text(title)}</h1>
-<p class="quiet">{_text(_upper(results["model"]))}, trained on {_text(results["data"])}.</p>
+<title>{escaped(title)} · lnz</title><style>{CSS}</style></head><body><main>
+<h1>{escaped(title)}</h1>
+<p class="quiet">{escaped(_upper(results["model"]))}, trained on {escaped(results["data"])}.</p>
 {_cards(results)}
 <h2>Log-likelihood</h2>
 {_likelihoods(results)}
@@ -121,8 +121,8 @@ def _cards(results: dict[str, Any]) -> str:
         ("training time", _duration(seconds["training"]), f"and {_duration(seconds['measuring'])} to measure and draw"),
     ]
     inner = "".join(
-        f'<div class="card"><div class="label">{_text(label)}</div><div class="value">{_text(value)}</div>'
-        f'<div class="small">{_text(small)}</div></div>'
+        f'<div class="card"><div class="label">{escaped(label)}</div><div class="value">{escaped(value)}</div>'
+        f'<div class="small">{escaped(small)}</div></div>'
         for label, value, small in cards
     )
     return f'<div class="headline">{inner}</div>'
@@ -130,7 +130,7 @@ def _cards(results: dict[str, Any]) -> str:
 
 def _likelihoods(results: dict[str, Any]) -> str:
     head = (
-        f'<tr><th>part of the data</th><th class="number">nats per {_text(results["unit"])}</th>'
+        f'<tr><th>part of the data</th><th class="number">nats per {escaped(results["unit"])}</th>'
         '<th class="number">± by log Z</th><th class="number">± by the data</th>'
         '<th class="number">factorised model</th><th class="number">n</th></tr>'
     )
@@ -145,8 +145,8 @@ def _likelihoods(results: dict[str, Any]) -> str:
             _likelihood(alone),
             f"{found['n']:,}",
         )
-        numbers = "".join(f'<td class="number">{_text(cell)}</td>' for cell in cells)
-        rows.append(f'<tr class="{"strong" if name == "test" else ""}"><td>{_text(name)}</td>{numbers}</tr>')
+        numbers = "".join(f'<td class="number">{escaped(cell)}</td>' for cell in cells)
+        rows.append(f'<tr class="{"strong" if name == "test" else ""}"><td>{escaped(name)}</td>{numbers}</tr>')
     return f"<table>{head}{''.join(rows)}</table>"
 
 
@@ -180,9 +180,9 @@ def _log_z(results: dict[str, Any]) -> str:
 def _picture(name: str, png: bytes, results: dict[str, Any]) -> str:
     title, caption = _CAPTIONS[name]
     source = base64.b64encode(png).decode()
-    caption = _text(caption.format(samples=results["samples"]))
+    caption = escaped(caption.format(samples=results["samples"]))
     return (
-        f'<h2>{_text(title)}</h2><figure><img alt="{_text(title)}" src="data:image/png;base64,{source}">'
+        f'<h2>{escaped(title)}</h2><figure><img alt="{escaped(title)}" src="data:image/png;base64,{source}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
@@ -206,7 +206,7 @@ def _settings(config: dict[str, Any]) -> str:
 def _facts(rows: list[tuple[str, str]], *, code: bool = False) -> str:
     tag = ("<code>", "</code>") if code else ("", "")
     inner = "".join(
-        f'<tr><td class="name">{_text(name)}</td><td>{tag[0]}{_text(fact)}{tag[1]}</td></tr>' for name, fact in rows
+        f'<tr><td class="name">{escaped(name)}</td><td>{tag[0]}{escaped(fact)}{tag[1]}</td></tr>' for name, fact in rows
     )
     return f"<table>{inner}</table>"
 
@@ -237,5 +237,5 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _text(value: Any) -> str:
+def escaped(value: Any) -> str:
     return html.escape(str(value))

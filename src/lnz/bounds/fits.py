@@ -1,0 +1,77 @@
+"""How a table over some variables lies in a wider one: sums of both and sums over the rest, with as few and as long axes as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+RUN = 64  # entries of a last axis that make a loop worth its start
+
+
+class Fit(NamedTuple):
+    """How a table over some variables of a wider one lies in it, the axes of both in the order of elimination.
+
+    Attributes:
+        shape: its own shape.
+        full: the same with an axis of length 1 for each missing variable.
+        tail: the lengths of the last axes, to which it is repeated first if not empty.
+        runs, wide: its shape and that of the wider table with like axes merged, for a sum of both.
+        parts, dropped: the wider table's shape with like axes merged, and which of those axes it does not have.
+    """
+
+    shape: tuple[int, ...]
+    full: tuple[int, ...]
+    tail: tuple[int, ...]
+    runs: tuple[int, ...]
+    wide: tuple[int, ...]
+    parts: tuple[int, ...]
+    dropped: tuple[int, ...]
+
+    def spread(self, table: np.ndarray) -> np.ndarray:
+        """The table, to be combined with the wider one in the shape `wide`."""
+        if self.tail:
+            table = table.reshape(self.full)
+            head = self.full[: len(self.full) - len(self.tail)]
+            table = np.ascontiguousarray(np.broadcast_to(table, (*head, *self.tail)))
+        return table.reshape(self.runs)
+
+    def total(self, wider: np.ndarray) -> np.ndarray:
+        """The wider table, summed over the variables that this one does not have."""
+        if not self.dropped:
+            return wider.reshape(self.shape)
+        return np.add.reduce(wider.reshape(self.parts), axis=self.dropped).reshape(self.shape)
+
+
+def fit(inner: Sequence[int], outer: Sequence[int], sizes: Sequence[int]) -> Fit:
+    """How a table over `inner` lies in a table over `outer`."""
+    held = set(inner)
+    shape = tuple(sizes[v] for v in outer)
+    present = [v in held for v in outer]
+    full = tuple(k if here else 1 for k, here in zip(shape, present, strict=True))
+    start, run = len(shape), 1
+    while start and run < RUN:
+        start -= 1
+        run *= shape[start]
+    ragged = not all(present[start:]) and any(present[start:])
+    parts, flags = _merged(shape, present)
+    wide, of = _merged(shape, [here or (ragged and a >= start) for a, here in enumerate(present)])
+    runs = tuple(k if here else 1 for k, here in zip(wide, of, strict=True))
+    dropped = tuple(a for a, here in enumerate(flags) if not here)
+    return Fit(tuple(sizes[v] for v in inner), full, shape[start:] if ragged else (), runs, wide, parts, dropped)
+
+
+def _merged(shape: Sequence[int], present: Sequence[bool]) -> tuple[tuple[int, ...], list[bool]]:
+    """The shape with neighbours of one kind merged, and the kinds."""
+    lengths: list[int] = []
+    flags: list[bool] = []
+    for k, here in zip(shape, present, strict=True):
+        if k == 1:
+            continue
+        if flags and flags[-1] == here:
+            lengths[-1] *= k
+        else:
+            lengths.append(k)
+            flags.append(here)
+    return tuple(lengths), flags

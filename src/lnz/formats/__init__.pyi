@@ -1,0 +1,26 @@
+# The public names of lnz.formats. `__init__.py` loads each from its module when it is first used.
+from .arrays import load as load
+from .bqm import BQM as BQM
+from .bqm import from_bqm as from_bqm
+from .bqm import to_bqm as to_bqm
+from .checking import check as check
+from .data import Data as Data
+from .data import DataError as DataError
+from .files import WriteError as WriteError
+from .files import write_atomic as write_atomic
+from .handwritten import digits as digits
+from .pgmpy_models import PgmpyModel as PgmpyModel
+from .pgmpy_models import from_pgmpy as from_pgmpy
+from .pgmpy_models import to_pgmpy as to_pgmpy
+from .prepare import Split as Split
+from .prepare import binarise as binarise
+from .prepare import split as split
+from .samples import save_samples as save_samples
+from .uai import read_uai as read_uai
+from .uai import read_uai_evidence as read_uai_evidence
+from .uai import read_uai_mar as read_uai_mar
+from .uai import read_uai_pr as read_uai_pr
+from .uai import write_uai as write_uai
+from .uai import write_uai_evidence as write_uai_evidence
+from .uai import write_uai_mar as write_uai_mar
+from .uai import write_uai_pr as write_uai_pr
