@@ -244,9 +244,7 @@ def potts(q: int, length: int) -> lnz.Energy:
     ids=["Ising torus (Kaufman)", "Potts torus q=3", "Potts torus q=4", "hard squares 10x10", "3-colourings 6x6"],
 )
 def test_known_values(make, truth):
-    route = lnz.choose(make()).route
-    assert isinstance(route, lnz.Elimination | lnz.Torus)
-    assert float(lnz.log_partition(make(), route=route).value) == pytest.approx(truth, rel=1e-12)
+    assert float(lnz.log_partition(make(), route=lnz.Elimination()).value) == pytest.approx(truth, rel=1e-12)
 
 
 def test_a_glass_in_slices_agrees_with_the_whole():
@@ -278,7 +276,8 @@ def test_what_is_too_dear_is_refused_with_the_figures():
         lnz.log_partition(lnz.Ising(jnp.zeros((64, 64))), route=route)
     with pytest.raises(ValueError, match="average f over"):
         lnz.expectation(lnz.Ising.lattice((8, 8), 0.4, periodic=True), lambda s: s, route=route)
-    assert isinstance(lnz.choose(lnz.Ising(jnp.zeros((64, 64)))).route, lnz.AnnealedImportanceSampling)
+    uneven = jnp.asarray(np.add.outer(np.arange(64.0), np.arange(64.0)) * (1 - np.eye(64)))
+    assert isinstance(lnz.choose(lnz.Ising(uneven)).route, lnz.AnnealedImportanceSampling)
     with pytest.raises(ValueError, match="max_memory must be"):
         lnz.Elimination(max_memory=0)
 
