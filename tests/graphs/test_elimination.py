@@ -81,6 +81,7 @@ def test_samples_follow_the_exact_law():
         if 60 < found.weights.size < 200
         and len(found.scopes) > 6
         and 1 < -np.sum(np.log(found.probabilities[found.probabilities > 0])) / 100 < 8
+        and len(QUICK.solver(found.graph).pruned[0].scopes) > 3
     )
     graph, n = listed.graph, 40_000
     p = listed.probabilities.ravel()

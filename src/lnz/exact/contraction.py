@@ -167,6 +167,13 @@ def permuted(table: np.ndarray, scope: Sequence[int], order: Sequence[int]) -> n
     return np.transpose(table, [place[v] for v in order])
 
 
+def spread(table: np.ndarray, scope: Scope, wide: Scope) -> np.ndarray:
+    """The table with an axis for every variable of `wide`, in its order: of length 1 for those that it has not."""
+    length = dict(zip(scope, table.shape, strict=True))
+    inside = permuted(table, scope, [v for v in wide if v in length])
+    return inside.reshape([length.get(v, 1) for v in wide])
+
+
 def _aligned(
     table: np.ndarray, scope: Scope, shared: Sequence[int], present: Sequence[int], sizes: Sequence[int]
 ) -> np.ndarray:

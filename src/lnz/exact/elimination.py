@@ -18,7 +18,8 @@ from lnz.energy import Energy, as_energy, widen
 from lnz.estimate import Estimate, exact
 from lnz.exact.callback import mean_gradient_of_factors, on_host, structure
 from lnz.exact.orders import Plan
-from lnz.exact.solver import Limits, Solver, first_plan
+from lnz.exact.solver import Limits, Solver, first_plan, plan_within
+from lnz.frozen import is_traced
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -66,17 +67,22 @@ class Elimination(Limits, Route):
         return 10 ** self._structure_plan(energy).log10_flops / max(1, len(structure(energy).scopes))
 
     def _structure_plan(self, energy: Energy) -> Plan:
-        """The plan from the structure alone, as if every configuration were possible."""
-        graph = structure(energy)
-        zeros = np.zeros(graph.log_potentials.shape)
+        """The plan before any value is computed: from the structure alone, as if every configuration were possible and nothing barren.
+
+        A graph's own tables are at hand, unless they are traced.
+        """
         quick = dataclasses.replace(self, search_seconds=_LOOK if self.search_seconds is None else self.search_seconds)
-        solver = _solver(graph, zeros, quick)
+        known = isinstance(energy, FactorGraph) and not is_traced(energy.log_potentials)
+        graph = energy if known else structure(energy)
+        flat = np.asarray(graph.log_potentials) if known else np.zeros(graph.log_potentials.shape)
+        solver = _solver(graph, flat, quick)
+        model = solver.pruned[0] if known else solver.reduced
         try:
-            return solver.plan()
+            return plan_within(quick, model, every=False)
         except ValueError:
-            if first_plan(quick, solver.reduced).seconds > 1e3 * self.max_seconds:
+            if first_plan(quick, model).seconds > 1e3 * self.max_seconds:
                 raise  # no search would mend that
-        return _solver(graph, zeros, self).plan()
+        return plan_within(self, model, every=False)
 
     def plan(self, energy: Any) -> Plan:
         """The contraction tree that would be used, with its width, cost and memory, before any of it is run."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lnz.exact import contraction, orders, reduced
+from lnz.exact import barren, contraction, orders, reduced
+from lnz.exact.barren import Dropped
 from lnz.exact.orders import Plan, Scope
 from lnz.exact.reduced import Reduced
 
@@ -100,20 +101,25 @@ class Solver:
         self.cardinalities, self.scopes, self.tables, self.limits = cardinalities, scopes, tables, limits
         self.reduced = reduced.reduce(cardinalities, scopes, tables)
 
+    @functools.cached_property
+    def pruned(self) -> tuple[Reduced, list[Dropped]]:
+        """What log Z and samples need of the model: `barren.prune`."""
+        return barren.prune(self.reduced)
+
     def plan(self, *, every: bool = False) -> Plan:
-        """The contraction tree; of one that keeps `every` table, for all but log Z."""
-        return plan_within(self.limits, self.reduced, every=every)
+        """The contraction tree for log Z; or one that keeps `every` table, for marginals and the most probable state."""
+        return plan_within(self.limits, self.reduced if every else self.pruned[0], every=every)
 
     def log_partition(self) -> float:
         """log Z, in nats; -inf where no configuration is possible."""
-        plan = self.plan()
-        if not self.reduced.possible:
+        model, plan = self.pruned[0], self.plan()
+        if not model.possible:
             return -math.inf
         parts = [
-            contraction.log_total(contraction.upward(plan, leaves, self.reduced.sizes, keep=False)[-1])
-            for _, leaves in self._tables(plan)
+            contraction.log_total(contraction.upward(plan, leaves, model.sizes, keep=False)[-1])
+            for _, leaves in _tables(model, plan)
         ]
-        return float(np.logaddexp.reduce(parts)) + self.reduced.constant
+        return float(np.logaddexp.reduce(parts)) + model.constant
 
     def marginals(self) -> list[np.ndarray]:
         """P(x_i) of every variable: arrays (k_i,). All zero where Z is."""
@@ -166,17 +172,18 @@ class Solver:
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """n independent exact samples: the numbers of the values (n, variables)."""
-        model, plan = self.reduced, self.plan(every=True)
+        model, dropped = self.pruned
+        plan = plan_within(self.limits, model, every=True)
 
         def nodes(leaves: list[contraction.Table]) -> list[Any]:
             return contraction.upward(plan, leaves, model.sizes, keep=True)
 
-        logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in self._tables(plan)])
+        logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in _tables(model, plan)])
         _refuse_impossible(logs.max(initial=-np.inf) if model.possible else -np.inf)
         shares = np.exp(logs - logs.max())
         counts = rng.multinomial(n, shares / shares.sum())
         parts = [np.zeros((0, len(model.sizes)), np.int64)]
-        for count, (fixed, leaves) in zip(counts, self._tables(plan), strict=True):
+        for count, (fixed, leaves) in zip(counts, _tables(model, plan), strict=True):
             if count:
                 labels = contraction.descend(plan, nodes(leaves), model.sizes, int(count), contraction.drawn(rng))
                 labels[:, list(fixed)] = list(fixed.values())
@@ -186,13 +193,15 @@ class Solver:
             labels[:, i] = rng.integers(model.sizes[i], size=n)
         if len(parts) > 2:
             labels = labels[rng.permutation(n)]
+        for part in reversed(dropped):
+            part.draw(rng, labels)
         return model.restore(labels)
 
     def most_probable(self) -> np.ndarray:
         """The most probable configuration (one of them, where several are): the numbers of its values (variables,)."""
         model, plan = self.reduced, self.plan(every=True)
         best, labels = -np.inf, np.zeros((1, len(model.sizes)), np.int64)
-        for fixed, leaves in self._slices(plan):
+        for fixed, leaves in _slices(model, plan):
             nodes = contraction.upward_max(plan, leaves, model.sizes)
             if float(nodes[-1].values) > best:
                 best = float(nodes[-1].values)
@@ -209,7 +218,7 @@ class Solver:
             return total
         plan = self.plan(every=True)
         running = -np.inf
-        for fixed, leaves in self._tables(plan):
+        for fixed, leaves in _tables(model, plan):
             nodes = contraction.upward(plan, leaves, model.sizes, keep=True)
             log_z = contraction.log_total(nodes[-1])
             if log_z == -np.inf:
@@ -226,24 +235,22 @@ class Solver:
                 total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
         return total
 
-    def _slices(self, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
-        """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
-        model = self.reduced
-        for values in itertools.product(*(range(len(model.domains[v])) for v in plan.sliced)):
-            fixed = dict(zip(plan.sliced, values, strict=True))
-            leaves = []
-            for leaf, (scope, table) in enumerate(zip(model.scopes, model.tables, strict=True)):
-                rest = [v for v in scope if v not in fixed]
-                part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
-                leaves.append(np.asarray(contraction.permuted(part, rest, plan.scopes[leaf]), order="C"))
-            yield fixed, leaves
 
-    def _tables(self, plan: Plan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
-        for fixed, leaves in self._slices(plan):
-            yield (
-                fixed,
-                [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)],
-            )
+def _slices(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
+    """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
+    for values in itertools.product(*(range(len(model.domains[v])) for v in plan.sliced)):
+        fixed = dict(zip(plan.sliced, values, strict=True))
+        leaves = []
+        for leaf, (scope, table) in enumerate(zip(model.scopes, model.tables, strict=True)):
+            rest = [v for v in scope if v not in fixed]
+            part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
+            leaves.append(np.asarray(contraction.permuted(part, rest, plan.scopes[leaf]), order="C"))
+        yield fixed, leaves
+
+
+def _tables(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
+    for fixed, leaves in _slices(model, plan):
+        yield fixed, [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)]
 
 
 def _refuse_impossible(log_z: float) -> None:
