@@ -83,19 +83,26 @@ def _centred(table: Table) -> Table:
     return Table(values * math.exp(-middle), table.scope, table.scale + middle, low - middle, high - middle)
 
 
-def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
-    """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
-    gone = {*a.scope, *b.scope}.difference(out)
-    terms = sum(math.log(sizes[v]) for v in gone)
+def compatible(a: Table, b: Table, terms: float) -> tuple[Table, Table]:
+    """Both tables as numbers whose products stay in a float's range, and sums of e^terms of them; or both as logarithms."""
     if not a.logs and not b.logs:
         if a.low + b.low < -LIMIT or a.high + b.high + terms > LIMIT:
             a, b = _centred(a), _centred(b)
         if a.low + b.low >= -LIMIT and a.high + b.high + terms <= LIMIT:
-            values, scope = reduce_product(SUM, a.values, a.scope, b.values, b.scope, out, sizes)
-            return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms)
-    a, b = to_logs(a), to_logs(b)
-    logs, scope = reduce_product(LOG_SUM, a.values, a.scope, b.values, b.scope, out, sizes)
-    return from_logs(logs, scope, a.scale + b.scale)
+            return a, b
+    return to_logs(a), to_logs(b)
+
+
+def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
+    """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
+    gone = {*a.scope, *b.scope}.difference(out)
+    terms = sum(math.log(sizes[v]) for v in gone)
+    a, b = compatible(a, b, terms)
+    algebra = LOG_SUM if a.logs else SUM
+    values, scope = reduce_product(algebra, a.values, a.scope, b.values, b.scope, out, sizes)
+    if a.logs:
+        return from_logs(values, scope, a.scale + b.scale)
+    return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms)
 
 
 def reduce_product(
