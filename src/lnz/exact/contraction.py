@@ -385,3 +385,8 @@ def drawn(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.nda
         return chosen
 
     return pick
+
+
+def refuse_impossible(log_z: float) -> None:
+    if log_z == -math.inf:
+        raise ValueError("no state is possible: Z = 0. Check the evidence and the tables' zeros")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import os
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from lnz.exact import barren, contraction, orders, reduced
+from lnz.exact import barren, contraction, orders, reduced, sparse
 from lnz.exact.barren import Dropped
 from lnz.exact.orders import Plan, Scope
 from lnz.exact.reduced import Reduced
+
+PATIENCE = 1.0  # seconds of predicted work from which a sum over possible entries alone is tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +50,65 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
     Args:
         every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
     """
-    memory = _half_the_memory() if limits.max_memory is None else limits.max_memory
+    memory = memory_of(limits)
+    passes = 4 if every else 1
+    fitted, reason = None, ""
+    try:
+        fitted = _dense_plan(limits, model, memory, every=every)
+        need, seconds = fitted.all_bytes if every else fitted.peak_bytes, passes * fitted.seconds
+        if need > memory or seconds > limits.max_seconds:
+            reason = (
+                f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
+                f"{limits.max_seconds:g}. Raise them, give evidence, or take a stochastic route"
+            )
+    except ValueError as error:  # beyond hope
+        reason = str(error)
+    if (reason or (fitted and fitted.seconds > PATIENCE)) and any(t.size and t.min() == -np.inf for t in model.tables):
+        allowed = limits.max_seconds / passes if reason or fitted is None else fitted.seconds / 3
+        found = _supported(_Problem.of(model), memory, allowed, limits.seed)
+        better = isinstance(found, Plan) and (reason or fitted is None or found.seconds < fitted.seconds)
+        if isinstance(found, Plan) and better and (found.all_bytes if every else found.peak_bytes) <= memory:
+            return found
+    if reason or fitted is None:
+        raise ValueError(reason)
+    return fitted
+
+
+def _dense_plan(limits: Limits, model: Reduced, memory: float, *, every: bool) -> Plan:
     sizes = tuple(model.sizes)
     best = first_plan(limits, model)
     fitted = orders.sliced(best, sizes, memory, every=every)
-    if not every:  # slices that stay in the caches can be much quicker than the whole
-        near = orders.sliced(best, sizes, min(memory, 2.0**26), every=False)
-        fitted = near if near.seconds < 0.8 * fitted.seconds else fitted
-    need = fitted.all_bytes if every else fitted.peak_bytes
-    seconds = fitted.seconds * (4 if every else 1)
-    if need > memory or seconds > limits.max_seconds:
-        raise ValueError(
-            f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
-            f"{limits.max_seconds:g}. Raise them, give evidence, or take a stochastic route"
-        )
-    return fitted
+    if every:
+        return fitted
+    near = orders.sliced(
+        best, sizes, min(memory, 2.0**26), every=False
+    )  # slices that stay in the caches can be much quicker
+    return near if near.seconds < 0.8 * fitted.seconds else fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """A model that equals another where the same configurations are possible."""
+
+    model: Reduced = dataclasses.field(compare=False)
+    digest: bytes
+
+    @classmethod
+    def of(cls, model: Reduced) -> _Problem:
+        text = hashlib.sha256(repr((model.sizes, model.scopes)).encode())
+        for table in model.tables:
+            text.update(np.packbits(table > -np.inf).tobytes())
+        return cls(model, text.digest())
+
+
+@functools.lru_cache(maxsize=8)
+def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> Plan | str:
+    """A plan over possible entries alone, or why there is none: both are remembered."""
+    model = problem.model
+    try:
+        return sparse.searched(model.scopes, model.tables, model.sizes, memory=memory, seconds=seconds, seed=seed)
+    except sparse.TooDear as error:
+        return str(error)
 
 
 def first_plan(limits: Limits, model: Reduced) -> Plan:
@@ -81,8 +128,9 @@ def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float 
         return str(error)
 
 
-def _half_the_memory() -> float:
-    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def memory_of(limits: Limits) -> float:
+    """The bytes that tables may take: half of the machine's memory where no limit is given."""
+    return limits.max_memory or 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Solver:
@@ -115,6 +163,8 @@ class Solver:
         model, plan = self.pruned[0], self.plan()
         if not model.possible:
             return -math.inf
+        if plan.supports:
+            return _supports(model, plan, self.limits).log_total() + model.constant
         parts = [
             contraction.log_total(contraction.upward(plan, leaves, model.sizes, keep=False)[-1])
             for _, leaves in _tables(model, plan)
@@ -164,7 +214,7 @@ class Solver:
     def entropy(self) -> float:
         """-Σ p log p, in nats: log Z - Σ_f E[φ_f]."""
         log_z = self.log_partition()
-        _refuse_impossible(log_z)
+        contraction.refuse_impossible(log_z)
         return log_z - sum(
             float(b.ravel() @ np.where(b > 0, t, 0).ravel())
             for b, t in zip(self.factor_marginals(), self.tables, strict=True)
@@ -173,13 +223,24 @@ class Solver:
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """n independent exact samples: the numbers of the values (n, variables)."""
         model, dropped = self.pruned
+        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
         plan = plan_within(self.limits, model, every=True)
+        labels = self._drawn(model, plan, rng, n)
+        for i in model.free:
+            labels[:, i] = rng.integers(model.sizes[i], size=n)
+        for part in reversed(dropped):
+            part.draw(rng, labels)
+        return model.restore(labels)
+
+    def _drawn(self, model: Reduced, plan: Plan, rng: np.random.Generator, n: int) -> np.ndarray:
+        if plan.supports:
+            return _supports(model, plan, self.limits).sample(rng, n)
 
         def nodes(leaves: list[contraction.Table]) -> list[Any]:
             return contraction.upward(plan, leaves, model.sizes, keep=True)
 
         logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in _tables(model, plan)])
-        _refuse_impossible(logs.max(initial=-np.inf) if model.possible else -np.inf)
+        contraction.refuse_impossible(logs.max(initial=-np.inf))
         shares = np.exp(logs - logs.max())
         counts = rng.multinomial(n, shares / shares.sum())
         parts = [np.zeros((0, len(model.sizes)), np.int64)]
@@ -189,17 +250,14 @@ class Solver:
                 labels[:, list(fixed)] = list(fixed.values())
                 parts.append(labels)
         labels = np.concatenate(parts)
-        for i in model.free:
-            labels[:, i] = rng.integers(model.sizes[i], size=n)
-        if len(parts) > 2:
-            labels = labels[rng.permutation(n)]
-        for part in reversed(dropped):
-            part.draw(rng, labels)
-        return model.restore(labels)
+        return labels[rng.permutation(n)] if len(parts) > 2 else labels
 
     def most_probable(self) -> np.ndarray:
         """The most probable configuration (one of them, where several are): the numbers of its values (variables,)."""
         model, plan = self.reduced, self.plan(every=True)
+        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
+        if plan.supports:
+            return model.restore(_supports(model, plan, self.limits).most_probable())[0]
         best, labels = -np.inf, np.zeros((1, len(model.sizes)), np.int64)
         for fixed, leaves in _slices(model, plan):
             nodes = contraction.upward_max(plan, leaves, model.sizes)
@@ -207,7 +265,7 @@ class Solver:
                 best = float(nodes[-1].values)
                 labels = contraction.descend(plan, nodes, model.sizes, 1, contraction.largest)
                 labels[:, list(fixed)] = list(fixed.values())
-        _refuse_impossible(best if model.possible else -np.inf)
+        contraction.refuse_impossible(best)
         return model.restore(labels)[0]
 
     def _beliefs(self) -> list[np.ndarray]:
@@ -217,6 +275,8 @@ class Solver:
         if not model.possible:
             return total
         plan = self.plan(every=True)
+        if plan.supports:
+            return _supports(model, plan, self.limits).beliefs()
         running = -np.inf
         for fixed, leaves in _tables(model, plan):
             nodes = contraction.upward(plan, leaves, model.sizes, keep=True)
@@ -236,6 +296,11 @@ class Solver:
         return total
 
 
+def _supports(model: Reduced, plan: Plan, limits: Limits) -> sparse.Sums:
+    most = memory_of(limits) / sparse.ENTRY_BYTES
+    return sparse.Sums(plan, model.scopes, model.tables, model.sizes, most=most, seconds=limits.max_seconds)
+
+
 def _slices(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
     """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
     for values in itertools.product(*(range(len(model.domains[v])) for v in plan.sliced)):
@@ -251,8 +316,3 @@ def _slices(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[n
 def _tables(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
     for fixed, leaves in _slices(model, plan):
         yield fixed, [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)]
-
-
-def _refuse_impossible(log_z: float) -> None:
-    if log_z == -math.inf:
-        raise ValueError("no state is possible: Z = 0. Check the evidence and the tables' zeros")

@@ -6,20 +6,27 @@ How small is known only once it is computed, so the limits are kept while it run
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnz.exact import contraction
+from lnz.exact import contraction, orders
 from lnz.exact.contraction import LOG_SUM, MAX, SUM, Algebra
 from lnz.exact.orders import Plan, Scope
 
 BLOCK = 2**21  # rows of a join that are held at one time
 WORD = 62  # bits of a key
-ROW_BYTES = 16  # of one entry: its key and its value
+ENTRY_BYTES = 64  # of one entry: its key and its value, and the copies while it is sorted and joined
+FIRST, FACTOR, TRIES = (
+    2**17,
+    8,
+    5,
+)  # entries that the first trials may have, by how much that grows, and the trials of every round
 
 
 class Table(NamedTuple):
@@ -34,6 +41,9 @@ class Table(NamedTuple):
     entries: contraction.Table
 
 
+Pick = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
 class TooDear(ValueError):
     """The supports grow beyond the limits."""
 
@@ -43,6 +53,7 @@ class Sums:
 
     Args:
         plan: the tree.
+        scopes, tables: the log-potentials.
         sizes: the number of values of every variable.
         most: entries that all tables together may have.
         seconds: time after which the pass gives up.
@@ -50,10 +61,24 @@ class Sums:
     Every method raises TooDear where the limits are passed.
     """
 
-    def __init__(self, plan: Plan, sizes: Sequence[int], *, most: float, seconds: float):
+    def __init__(
+        self,
+        plan: Plan,
+        scopes: Sequence[Scope],
+        tables: Sequence[np.ndarray],
+        sizes: Sequence[int],
+        *,
+        most: float,
+        seconds: float,
+    ):
         self.plan, self.most, self.until = plan, most, time.perf_counter() + seconds
+        self.scopes, self.sizes = scopes, sizes
+        self.leaves = [
+            contraction.permuted(table, *pair) for table, *pair in zip(tables, scopes, plan.scopes, strict=False)
+        ]
+        self.block = int(min(BLOCK, max(most, 64)))
         self.bits = [max(1, (k - 1).bit_length()) for k in sizes]
-        self.entries = 0
+        self.entries = self.made = self.peak = self.rows = 0
 
     def leaf(self, logs: np.ndarray, scope: Scope) -> Table:
         """The possible entries of a table of log-potentials, its axes in the scope's order."""
@@ -66,66 +91,65 @@ class Sums:
             shift += self.bits[v]
         return Table(keys, contraction.from_logs(flat[places], scope))
 
-    def upward(self, leaves: Sequence[np.ndarray], *, keep: bool) -> list[Table | None]:
+    def upward(self, *, keep: bool) -> list[Any]:
         """The tables of all nodes, the last one a scalar. Without `keep`, tables are freed once they are used."""
-        nodes: list[Table | None] = [
-            self.leaf(table, scope) for table, scope in zip(leaves, self.plan.scopes, strict=False)
-        ]
+        nodes: list[Any] = [self.leaf(*pair) for pair in zip(self.leaves, self.plan.scopes, strict=False)]
         for i, j, out, _ in self.plan.steps:
-            a, b = nodes[i], nodes[j]
-            assert a is not None and b is not None
-            nodes.append(self._contract(a, b, out))
+            nodes.append(self._contract(nodes[i], nodes[j], out))
             if not keep:
-                self._free(a, b)
+                self.entries -= sum(len(nodes[child].keys) for child in (i, j) if child >= self.plan.leaves)
                 nodes[i] = nodes[j] = None
         return nodes
 
-    def upward_max(self, leaves: Sequence[np.ndarray]) -> list[Table]:
-        """As `upward`, of maxima of log-potentials."""
-        nodes = [self.leaf(table, scope) for table, scope in zip(leaves, self.plan.scopes, strict=False)]
-        nodes = [Table(keys, contraction.to_logs(entries)) for keys, entries in nodes]
-        for i, j, out, _ in self.plan.steps:
-            a, b = nodes[i], nodes[j]
-            keys, values = self._reduced(MAX, a, b, out)
-            scale = a.entries.scale + b.entries.scale
-            nodes.append(Table(keys, contraction.Table(values, out, scale, logs=True)))
-        return nodes
+    def log_total(self) -> float:
+        """The logarithm of the sum over all configurations."""
+        return _log_total(self.upward(keep=False)[-1])
 
-    def beliefs(self, nodes: Sequence[Table]) -> list[np.ndarray]:
-        """The probability of every possible entry of every leaf, from the tables of `upward`."""
+    def beliefs(self) -> list[np.ndarray]:
+        """P(x_scope) for every table. All zero where no configuration is possible."""
+        nodes = self.upward(keep=True)
         found: list[np.ndarray] = [np.zeros(0)] * len(nodes)
         found[-1] = np.ones(len(nodes[-1].keys))
         for s in reversed(range(len(self.plan.steps))):
             i, j, out, _ = self.plan.steps[s]
-            above, a, b = nodes[self.plan.leaves + s], nodes[i], nodes[j]
-            belief = found[self.plan.leaves + s]
-            mine, other = np.zeros(len(a.keys)), np.zeros(len(b.keys))
+            top = self.plan.leaves + s
+            above, a, b, belief = nodes[top], nodes[i], nodes[j], found[top]
+            found[i], found[j] = np.zeros(len(a.keys)), np.zeros(len(b.keys))
             for ia, ib, keys in self._rows(a, b, out):
                 place = np.searchsorted(above.keys, keys)
+                # The share of a pair of entries in the entry that they are summed into.
                 p = belief[place] * np.exp(_logs(a, ia) + _logs(b, ib) - _logs(above, place))
-                mine += np.bincount(ia, p, len(mine))
-                other += np.bincount(ib, p, len(other))
-            found[i], found[j] = mine, other
-            found[self.plan.leaves + s] = np.zeros(0)
-        return found[: self.plan.leaves]
-
-    def dense(self, table: Table, values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """Values of a table's possible entries in their places, and zeros."""
-        whole = np.zeros(shape)
-        whole[tuple(self._labels(table.keys, table.entries.scope))] = values
+                found[i] += np.bincount(ia, p, len(a.keys))
+                found[j] += np.bincount(ib, p, len(b.keys))
+            nodes[top], found[top] = None, np.zeros(0)
+        whole = []
+        for leaf, scope in enumerate(self.scopes):
+            keys, entries = nodes[leaf]
+            table = np.zeros(self.leaves[leaf].shape)
+            table[tuple(self._labels(keys, entries.scope)) or ...] = found[leaf] if scope else found[leaf].sum()
+            whole.append(contraction.permuted(table, entries.scope, scope))
         return whole
 
-    def descend(
-        self, nodes: Sequence[Table], variables: int, count: int, pick: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ) -> np.ndarray:
-        """Labels (count, variables), top down.
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Independent exact samples: labels (count, variables). Raises ValueError where no configuration is possible."""
+        return self._descend(self.upward(keep=True), count, _drawn(rng))
 
-        Args:
-            nodes: the tables of `upward` or `upward_max`.
-            pick: from log weights and the row of every weight's group, in order, a function of groups: positions of the weights chosen for
-                every state; see `largest` and `drawn`.
-        """
-        labels = np.zeros((count, variables), np.int64)
+    def most_probable(self) -> np.ndarray:
+        """The labels (1, variables) of the largest product. Raises ValueError where no configuration is possible."""
+        nodes = [self.leaf(*pair) for pair in zip(self.leaves, self.plan.scopes, strict=False)]
+        nodes = [Table(keys, contraction.to_logs(entries)) for keys, entries in nodes]
+        for i, j, out, _ in self.plan.steps:
+            a, b = nodes[i], nodes[j]
+            keys, values = self._reduced(MAX, a, b, out)
+            self.entries += len(keys)
+            scale = a.entries.scale + b.entries.scale
+            nodes.append(Table(keys, contraction.Table(values, out, scale, logs=True)))
+        return self._descend(nodes, 1, _largest)
+
+    def _descend(self, nodes: Sequence[Table], count: int, pick: Pick) -> np.ndarray:
+        """Labels (count, variables), top down: given a node's own variables, `pick` takes a pair of entries that was summed into them."""
+        labels = np.zeros((count, len(self.sizes)), np.int64)
+        contraction.refuse_impossible(_log_total(nodes[-1]))
         for i, j, out, removed in reversed(self.plan.steps):
             if not removed:
                 continue
@@ -140,7 +164,7 @@ class Sums:
             order = np.argsort(place, kind="stable")
             place, ia, ib = place[order], ia[order], ib[order]
             starts = np.searchsorted(place, np.arange(len(wanted) + 1))
-            chosen = pick(_logs(a, ia) + _logs(b, ib), starts)(group.reshape(-1))
+            chosen = pick(_logs(a, ia) + _logs(b, ib), starts, group.reshape(-1))
             for table, rows in ((a, ia[chosen]), (b, ib[chosen])):
                 scope = table.entries.scope
                 for v, values in zip(scope, self._labels(table.keys[rows], scope), strict=True):
@@ -156,6 +180,7 @@ class Sums:
         a, b, scale = Table(a.keys, x), Table(b.keys, y), x.scale + y.scale
         keys, values = self._reduced(LOG_SUM if x.logs else SUM, a, b, out)
         self.entries += len(keys)
+        self.made += len(keys)
         if x.logs:
             return Table(keys, contraction.from_logs(values, out, scale))
         return Table(keys, contraction.Table(values, out, scale, x.low + y.low, x.high + y.high + terms))
@@ -169,11 +194,13 @@ class Sums:
             values = algebra.combine(a.entries.values[ia], b.entries.values[ib])
             parts.append(_grouped(algebra, keys, values, width))
             pending += len(parts[-1][0])
-            if len(parts) > 1 and pending > 4 * BLOCK and pending > 2 * len(parts[0][0]):
+            if len(parts) > 1 and pending > 4 * self.block and pending > 2 * len(parts[0][0]):
                 parts = [_grouped(algebra, *(np.concatenate(p) for p in zip(*parts, strict=True)), width)]
                 pending = len(parts[0][0])
-            if self.entries + pending > self.most:
-                raise TooDear("memory")
+            self.rows += len(keys)
+            self.peak = max(self.peak, self.entries + pending)
+            if self.peak > self.most:
+                raise TooDear("the possible entries do not fit")
         if len(parts) == 1:
             return parts[0]
         return _grouped(algebra, *(np.concatenate(p) for p in zip(*parts, strict=True)), width)
@@ -185,7 +212,7 @@ class Sums:
             a, b = b, a
         a_scope, b_scope = a.entries.scope, b.entries.scope
         if sum(self.bits[v] for v in out) > WORD:
-            raise TooDear("more variables than a key holds")
+            raise TooDear(f"tables of more than {WORD} bits")
         shared = tuple(v for v in a_scope if v in b_scope)
         mine, theirs = self._moved(a.keys, a_scope, shared), self._moved(b.keys, b_scope, shared)
         order = np.argsort(theirs, kind="stable")
@@ -202,8 +229,12 @@ class Sums:
         begin = done = 0
         while True:
             if time.perf_counter() > self.until:
-                raise TooDear("time")
-            end = max(begin + 1, int(np.searchsorted(ends, done + BLOCK, side="right"))) if begin < len(ends) else begin
+                raise TooDear("the time is over")
+            end = (
+                max(begin + 1, int(np.searchsorted(ends, done + self.block, side="right")))
+                if begin < len(ends)
+                else begin
+            )
             counts = (last - first)[begin:end]
             total = int(counts.sum())
             ia = np.repeat(np.arange(begin, end), counts)
@@ -249,12 +280,70 @@ class Sums:
             shift += self.bits[v]
         return keys
 
-    def _free(self, *tables: Table) -> None:
-        self.entries -= sum(len(table.keys) for table in tables)
+
+def searched(
+    scopes: Sequence[Scope],
+    tables: Sequence[np.ndarray],
+    sizes: Sequence[int],
+    *,
+    memory: float,
+    seconds: float,
+    seed: int,
+) -> Plan:
+    """A tree along which the supports stay small, with the figures of a trial run.
+
+    Trees differ by orders of magnitude in their supports, and estimates rank them but roughly. So the most promising are tried with a small
+    limit of entries, then the best of more trees with a larger one, and so on.
+
+    Raises:
+        TooDear: where none was found within the limits.
+    """
+    begun, most = time.perf_counter(), memory / ENTRY_BYTES
+    counts = [math.log2(max(1, np.count_nonzero(table > -np.inf))) for table in tables]
+    trees, pool, reason = orders.candidates(scopes, sizes, seed), [], "no trial was made"
+    limit = min(FIRST, most)
+    while True:
+        for plan in itertools.islice(trees, 2 * TRIES):
+            pool.append((estimated(plan, counts, sizes), len(pool), plan))
+            if time.perf_counter() - begun > seconds / 3:
+                break
+        pool.sort()
+        for _, _, plan in pool[:TRIES]:
+            left = seconds - (time.perf_counter() - begun)
+            sums, trial = Sums(plan, scopes, tables, sizes, most=limit, seconds=left), time.perf_counter()
+            try:
+                sums.upward(keep=False)
+            except TooDear as error:
+                reason = str(error)
+                if time.perf_counter() > sums.until:
+                    raise
+                continue
+            return dataclasses.replace(
+                plan,
+                log10_flops=math.log10(max(1, sums.rows)),
+                peak_bytes=float(ENTRY_BYTES * sums.peak),
+                all_bytes=float(ENTRY_BYTES * sums.made),
+                seconds=time.perf_counter() - trial,
+                supports=True,
+            )
+        if limit >= most:
+            raise TooDear(reason)
+        limit = min(FACTOR * limit, most)
 
 
-def log_total(table: Table) -> float:
-    """The logarithm of the sum of all entries."""
+def estimated(plan: Plan, counts: Sequence[float], sizes: Sequence[int]) -> float:
+    """log2 of the rows of all joins, were the shared variables of two tables independent of the others."""
+    logs = [math.log2(k) for k in sizes]
+    found, total = list(counts), 0.0
+    for i, j, out, _ in plan.steps:
+        both = sum(logs[v] for v in set(plan.scopes[i]).intersection(plan.scopes[j]))
+        rows = max(0.0, found[i] + found[j] - min(both, max(found[i], found[j])))
+        found.append(min(rows, sum(logs[v] for v in out)))
+        total += 2.0**rows
+    return math.log2(total) if total else 0.0
+
+
+def _log_total(table: Table) -> float:
     return contraction.log_total(table.entries) if len(table.keys) else -math.inf
 
 
@@ -280,32 +369,25 @@ def _grouped(algebra: Algebra, keys: np.ndarray, values: np.ndarray, width: int)
     return keys[new], algebra.reduce.reduceat(values, new)
 
 
-def largest(weights: np.ndarray, starts: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The largest weight of every group."""
+def _largest(weights: np.ndarray, starts: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The position of the largest log weight in the group of every state; group g's weights begin at starts[g]."""
     top = np.maximum.reduceat(weights, starts[:-1])
     best = np.flatnonzero(weights == np.repeat(top, np.diff(starts)))
-    first = best[np.searchsorted(best, starts[:-1])]
-    return lambda group: first[group]
+    return best[np.searchsorted(best, starts[:-1])][group]
 
 
-def drawn(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """Weights drawn in proportion to their exponentials, within every group."""
+def _drawn(rng: np.random.Generator) -> Pick:
+    """A position in the group of every state, drawn in proportion to the weights."""
 
-    def pick(weights: np.ndarray, starts: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def pick(weights: np.ndarray, starts: np.ndarray, group: np.ndarray) -> np.ndarray:
         sizes = np.diff(starts)
         shares = np.exp(weights - np.repeat(np.maximum.reduceat(weights, starts[:-1]), sizes))
         shares /= np.repeat(np.add.reduceat(shares, starts[:-1]), sizes)
-        # One increasing list for all groups: the shares of group g lie in (g, g + 1].
         whole = np.cumsum(shares)
-        before = np.repeat(whole[starts[:-1]] - shares[starts[:-1]], sizes)
-        number = np.repeat(np.arange(len(sizes)), sizes)
-        list_of = number + np.minimum(whole - before, 1.0)
-        last = starts[1:] - 1
-        list_of[last] = np.arange(1, len(sizes) + 1)
-
-        def draw(group: np.ndarray) -> np.ndarray:
-            return np.searchsorted(list_of, group + (1 - rng.random(len(group))))
-
-        return draw
+        within = np.minimum(whole - np.repeat(whole[starts[:-1]] - shares[starts[:-1]], sizes), 1.0)
+        within[starts[1:] - 1] = 1.0
+        # One increasing list for all groups: the shares of group g lie in (g, g + 1].
+        ladder = np.repeat(np.arange(len(sizes)), sizes) + within
+        return np.searchsorted(ladder, group + (1 - rng.random(len(group))))
 
     return pick
