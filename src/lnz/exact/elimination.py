@@ -72,11 +72,11 @@ class Elimination(Limits, Route):
         A graph's own tables are at hand, unless they are traced.
         """
         quick = dataclasses.replace(self, search_seconds=_LOOK if self.search_seconds is None else self.search_seconds)
-        known = isinstance(energy, FactorGraph) and not is_traced(energy.log_potentials)
-        graph = energy if known else structure(energy)
-        flat = np.asarray(graph.log_potentials) if known else np.zeros(graph.log_potentials.shape)
-        solver = _solver(graph, flat, quick)
-        model = solver.pruned[0] if known else solver.reduced
+        if isinstance(energy, FactorGraph) and not is_traced(energy.log_potentials):
+            model = _solver(energy, np.asarray(energy.log_potentials), quick).pruned[0]
+        else:
+            graph = structure(energy)
+            model = _solver(graph, np.zeros(graph.log_potentials.shape), quick).reduced
         try:
             return plan_within(quick, model, every=False)
         except ValueError:

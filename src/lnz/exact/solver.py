@@ -19,6 +19,7 @@ from lnz.exact.orders import Plan, Scope
 from lnz.exact.reduced import Reduced
 
 PATIENCE = 1.0  # seconds of predicted work from which a sum over possible entries alone is tried
+TRIALS = 30.0  # seconds that these trials may take, and no more than a third of the predicted work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,28 +51,49 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
     Args:
         every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
     """
-    memory = memory_of(limits)
-    passes = 4 if every else 1
-    fitted, reason = None, ""
+    memory, passes = memory_of(limits), 4 if every else 1
+    supported = _supported_plan(limits, model, memory, passes)
+    if supported is not None and supported.seconds < _first_look(limits, model) / 10:
+        return supported
     try:
         fitted = _dense_plan(limits, model, memory, every=every)
-        need, seconds = fitted.all_bytes if every else fitted.peak_bytes, passes * fitted.seconds
-        if need > memory or seconds > limits.max_seconds:
-            reason = (
-                f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
-                f"{limits.max_seconds:g}. Raise them, give evidence, or take a stochastic route"
-            )
-    except ValueError as error:  # beyond hope
-        reason = str(error)
-    if (reason or (fitted and fitted.seconds > PATIENCE)) and any(t.size and t.min() == -np.inf for t in model.tables):
-        allowed = limits.max_seconds / passes if reason or fitted is None else fitted.seconds / 3
-        found = _supported(_Problem.of(model), memory, allowed, limits.seed)
-        better = isinstance(found, Plan) and (reason or fitted is None or found.seconds < fitted.seconds)
-        if isinstance(found, Plan) and better and (found.all_bytes if every else found.peak_bytes) <= memory:
-            return found
-    if reason or fitted is None:
-        raise ValueError(reason)
+    except ValueError:  # beyond hope
+        if supported is None:
+            raise
+        return supported
+    need, seconds = fitted.all_bytes if every else fitted.peak_bytes, passes * fitted.seconds
+    refused = need > memory or seconds > limits.max_seconds
+    if supported is not None and (refused or supported.seconds < fitted.seconds):
+        return supported
+    if refused:
+        raise ValueError(
+            f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
+            f"{limits.max_seconds:g}. Raise them, give evidence, or take a stochastic route"
+        )
     return fitted
+
+
+def _supported_plan(limits: Limits, model: Reduced, memory: float, passes: int) -> Plan | None:
+    """A tree over possible entries alone, where there are zeros, full tables would be dear, and one is found."""
+    if not any(table.size and table.min() == -np.inf for table in model.tables):
+        return None
+    expected = _first_look(limits, model)
+    if expected < PATIENCE:
+        return None
+    seconds = min(limits.max_seconds / passes, expected / 3, TRIALS)
+    found = _supported(_Problem.of(model), memory / (2 if passes > 1 else 1), seconds, limits.seed)
+    if isinstance(found, Plan) and (found.all_bytes if passes > 1 else found.peak_bytes) <= memory:
+        return found
+    return None
+
+
+def _first_look(limits: Limits, model: Reduced) -> float:
+    """The predicted seconds of the tree that a short search finds."""
+    quick = dataclasses.replace(limits, search_seconds=0.3 if limits.search_seconds is None else limits.search_seconds)
+    try:
+        return first_plan(quick, model).seconds
+    except ValueError:
+        return math.inf
 
 
 def _dense_plan(limits: Limits, model: Reduced, memory: float, *, every: bool) -> Plan:

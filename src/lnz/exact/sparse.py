@@ -195,15 +195,13 @@ class Sums:
             parts.append(_grouped(algebra, keys, values, width))
             pending += len(parts[-1][0])
             if len(parts) > 1 and pending > 4 * self.block and pending > 2 * len(parts[0][0]):
-                parts = [_grouped(algebra, *(np.concatenate(p) for p in zip(*parts, strict=True)), width)]
+                parts = [_merged(algebra, parts, width)]
                 pending = len(parts[0][0])
             self.rows += len(keys)
             self.peak = max(self.peak, self.entries + pending)
             if self.peak > self.most:
                 raise TooDear("the possible entries do not fit")
-        if len(parts) == 1:
-            return parts[0]
-        return _grouped(algebra, *(np.concatenate(p) for p in zip(*parts, strict=True)), width)
+        return _merged(algebra, parts, width)
 
     def _rows(self, a: Table, b: Table, out: Scope) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Blocks of the pairs of entries that agree on the variables of both: their positions, and the keys of `out`."""
@@ -367,6 +365,13 @@ def _grouped(algebra: Algebra, keys: np.ndarray, values: np.ndarray, width: int)
     if len(new) == len(keys):
         return keys, values
     return keys[new], algebra.reduce.reduceat(values, new)
+
+
+def _merged(algebra: Algebra, parts: list[tuple[np.ndarray, np.ndarray]], width: int) -> tuple[np.ndarray, np.ndarray]:
+    if len(parts) == 1:
+        return parts[0]
+    keys, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _grouped(algebra, keys, values, width)
 
 
 def _largest(weights: np.ndarray, starts: np.ndarray, group: np.ndarray) -> np.ndarray:
