@@ -205,3 +205,15 @@ def test_a_graph_with_zeros_is_served_through_the_route():
     assert float(lnz.log_partition(listed.graph, route=route).value) == pytest.approx(
         np.logaddexp.reduce(weights), rel=1e-12
     )
+
+
+def test_a_variable_that_nothing_depends_on():
+    """Two tables are constant in variable 0: it leaves both, counts 3 times, and is drawn uniformly."""
+    rng = np.random.default_rng(2)
+    u, v, pair = rng.normal(size=2), rng.normal(size=2), rng.normal(size=(2, 2))
+    tables = [np.broadcast_to(u, (3, 2)), np.broadcast_to(v, (3, 2)), pair]
+    listed = Listed((3, 2, 2), [(0, 1), (0, 2), (1, 2)], tables)
+    found = solver_of(listed)
+    assert not any(found.pruned[0].scopes)
+    assert found.log_partition() == pytest.approx(listed.log_z, abs=1e-13)
+    assert chi_square(found.sample(np.random.default_rng(0), 3000), listed) < 8

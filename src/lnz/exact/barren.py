@@ -64,20 +64,15 @@ class _Tables:
             self._put(scope, table)
 
     def run(self) -> tuple[Reduced, list[Dropped]]:
-        model, before = self.model, set().union(*self.model.scopes)
         while self.queue:
             name = self.queue.popitem()[0]
             if name in self.scopes and self.tables[name].size <= MOST:
                 self._look(name)
-        gone = {v for dropped in self.dropped for v in dropped.variables}
-        loose = [v for v in sorted(before) if not self.of[v] and v not in gone]
-        self.constant += sum(float(np.log(len(model.domains[v]))) for v in loose)
         scopes, tables = list(self.scopes.values()), list(self.tables.values())
         padding = max(0, 2 - len(scopes))
-        left = model._replace(
+        left = self.model._replace(
             scopes=scopes + [()] * padding,
             tables=tables + [np.zeros(())] * padding,
-            free=[*model.free, *loose],
             constant=self.constant,
         )
         return left, self.dropped
