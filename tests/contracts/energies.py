@@ -24,6 +24,7 @@ import lnz
 
 Leaves = Sequence[np.ndarray]
 STEP = 1e-30
+Periodic = bool | tuple[bool, ...]
 
 
 def listed(space: lnz.Space) -> Any:
@@ -216,21 +217,20 @@ def ising_dense() -> Case:
 
 
 EDGES = np.array([[0, 1], [4, 1], [1, 2], [2, 4], [0, 4]])  # a graph with a triangle, and site 3 alone
+TWO_SIDES = np.array([[0, 1], [4, 1], [5, 1], [4, 2], [5, 2]])  # sites 1, 2 between 0, 4, 5, and site 3 alone
 
 
-def ising_sparse() -> Case:
-    rng = draws("ising sparse")
+def ising_sparse(name: str, edges: np.ndarray, n: int) -> Case:
+    rng = draws(name)
 
     def log_weight(leaves: Leaves, s: np.ndarray) -> np.ndarray:
         strength, fields = leaves
-        return sum(j * s[:, a] * s[:, b] for j, (a, b) in zip(strength, EDGES, strict=True)) + s @ fields
+        return sum(j * s[:, a] * s[:, b] for j, (a, b) in zip(strength, edges, strict=True)) + s @ fields
 
-    return Case(
-        "ising sparse", lambda: lnz.Ising.sparse(EDGES, rng.normal(size=5), rng.normal(size=5), n=5), log_weight
-    )
+    return Case(name, lambda: lnz.Ising.sparse(edges, rng.normal(size=5), rng.normal(size=n), n=n), log_weight)
 
 
-def bonds(shape: tuple[int, ...], periodic: bool) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def bonds(shape: tuple[int, ...], periodic: Periodic) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(axis and site, next site) of every bond of a lattice."""
     found = []
     for axis in range(len(shape)):
@@ -238,14 +238,14 @@ def bonds(shape: tuple[int, ...], periodic: bool) -> list[tuple[tuple[int, ...],
             step = list(site)
             step[axis] += 1
             if step[axis] == shape[axis]:
-                if not periodic:
+                if not np.broadcast_to(periodic, len(shape))[axis]:
                     continue
                 step[axis] = 0
             found.append(((axis, *site), tuple(step)))
     return found
 
 
-def ising_lattice(name: str, shape: tuple[int, ...], periodic: bool, **about: Any) -> Case:
+def ising_lattice(name: str, shape: tuple[int, ...], periodic: Periodic, **about: Any) -> Case:
     rng = draws(name)
 
     def log_weight(leaves: Leaves, s: np.ndarray) -> np.ndarray:
@@ -310,7 +310,7 @@ def potts_sparse(name: str, tables: bool, **about: Any) -> Case:
     )
 
 
-def potts_lattice(name: str, shape: tuple[int, ...], q: int, periodic: bool) -> Case:
+def potts_lattice(name: str, shape: tuple[int, ...], q: int, periodic: Periodic) -> Case:
     rng = draws(name)
 
     def log_weight(leaves: Leaves, x: np.ndarray) -> np.ndarray:
@@ -525,10 +525,12 @@ CASES = [
     rbm("rbm of categories", lnz.Categorical(3, k=3), 3),
     gaussian_rbm(),
     ising_dense(),
-    ising_sparse(),
+    ising_sparse("ising sparse", EDGES, 5),
+    ising_sparse("ising of two sides", TWO_SIDES, 6),
     ising_lattice("ising chain", (5,), periodic=False),
     ising_lattice("ising ring", (5,), periodic=True),
     ising_lattice("ising grid", (3, 2), periodic=False),
+    ising_lattice("ising cylinder", (2, 4), (True, False)),
     ising_lattice("ising odd torus", (3, 3), periodic=True),
     ising_lattice("ising 3d", (2, 2, 2), periodic=False),
     ising_lattice("ising 3d torus", (2, 3, 2), periodic=True),

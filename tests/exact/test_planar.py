@@ -187,7 +187,7 @@ def test_traced_fields_are_checked_as_it_runs_and_left_by_choose(route):
     def log_z(h, route):
         model = lnz.Ising.lattice((2, 8), 0.3, h, periodic=True)
         if route is None and is_traced(h):
-            assert isinstance(lnz.choose(model, lnz.Budget(evaluations=2.0**15)).route, lnz.Elimination)
+            assert not isinstance(lnz.choose(model).route, lnz.KacWard | lnz.Torus)
         return lnz.log_partition(model, route=route or lnz.Elimination()).value
 
     zero = jnp.zeros((2, 8))

@@ -56,8 +56,8 @@ def two_sides(edges: Frozen, n: int) -> Sides | None:
             return None
     inside = np.zeros(n, bool)
     inside[small] = True
-    small, large = np.flatnonzero(inside), np.flatnonzero(~inside)
-    place = np.empty(n, int)
+    small, large = (np.flatnonzero(side).astype(np.int32) for side in (inside, ~inside))
+    place = np.empty(n, np.int32)
     place[small], place[large] = np.arange(len(small)), np.arange(len(large))
     first = inside[ends[:, 0]]
     row, column = np.where(first, ends[:, 0], ends[:, 1]), np.where(first, ends[:, 1], ends[:, 0])

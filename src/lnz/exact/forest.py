@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -159,7 +159,7 @@ def _sum_product_jvp(schedule: _Schedule, primals: Any, tangents: Any) -> tuple[
 def _upwards(schedule: _Schedule, unary: Array, pairs: Array) -> tuple[Array, Array, Array]:
     """φ_i with all messages to i, every message (steps, messages, q), and what was taken out of it (steps, messages)."""
 
-    def step(total: Array, now: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def step(total: Array, now: Any) -> tuple[Array, tuple[Array, Array]]:
         child, parent, pair = now
         message = log_sum_exp(total[child][..., None] + pair, 1)
         top = jax.lax.stop_gradient(jnp.max(message, 1))
@@ -189,7 +189,7 @@ def _marginals(schedule: _Schedule, unary: Array, pairs: Array) -> tuple[Array, 
     whole = log_sum_exp(total[schedule.roots], 1)
     start = jnp.zeros_like(unary).at[schedule.roots].set(_shares(total[schedule.roots], whole[:, None]))
 
-    def step(known: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    def step(known: Array, now: Any) -> tuple[Array, None]:
         child, parent, given = now
         return known.at[child].set(jnp.einsum("ncp,np->nc", given, known[parent])), None
 
@@ -225,14 +225,14 @@ def _schedule_of(
     joined = {tuple(sorted(scope)) for scope in live if len(scope) == 2}
     if len(joined) >= max(n, 1):
         return f"{len(joined):,} pairs of {n:,} variables have a cycle"
-    order, root = _peeled(n, list(joined))
+    order, root = _peeled(n, joined)
     if len(order) < len(joined):
         return "its pairs have a cycle"
     child, parent = _steps(n, order)
     if child.size * q * q + n * q > _MOST_PADDING:
         return f"one variable has {q:,} values, too many to give every table that size"
     size = int(starts[-1])
-    unary = np.full((n + 1, q), size + 1)
+    unary = np.full((n + 1, q), size + 1, np.int32)
     values = np.arange(q)
     unary[:n] = np.where(values < np.asarray(cardinalities).reshape(-1, 1), size, size + 1)
     place = {c: k for k, c in enumerate(child.ravel().tolist()) if c < n}
@@ -246,7 +246,7 @@ def _schedule_of(
         axes.append((cardinalities[i], cardinalities[j]) if down else (cardinalities[j], cardinalities[i]))
         strides.append((cardinalities[j], 1) if down else (1, cardinalities[j]))
         pair_starts.append(start)
-    pairs = np.full((child.size, q, q), size)
+    pairs = np.full((child.size, q, q), size, np.int32)
     return _Schedule(
         q=q,
         nodes=n,
@@ -263,7 +263,7 @@ def _schedule_of(
             (n + 1, q),
         ),
         pairs=_placed(pairs, rows, axes, strides, pair_starts, (*child.shape, q, q)),
-        constants=np.asarray([starts[table_of[f]] for f in range(len(live)) if not live[f]], int),
+        constants=np.asarray([starts[table_of[f]] for f in range(len(live)) if not live[f]], np.int32),
     )
 
 
@@ -277,7 +277,7 @@ def _placed(
 ) -> _Places:
     """Tables of two axes in rows of `empty`; the first of a row stands in it, the others are added."""
     if not rows:
-        return _Places(empty.reshape(shape), np.zeros(0, int), np.zeros(0, int))
+        return _Places(empty.reshape(shape), np.zeros(0, np.int32), np.zeros(0, np.int32))
     row, size, stride = np.asarray(rows), np.asarray(axes), np.asarray(strides)
     a, b = np.indices(empty.shape[1:])
     inside = (a < size[:, :1, None]) & (b < size[:, 1:, None])
@@ -289,10 +289,10 @@ def _placed(
     first = empty.ravel().copy()
     first[target[new]] = source[new]
     again = inside & ~new
-    return _Places(first.reshape(shape), target[again], source[again])
+    return _Places(first.reshape(shape), target[again].astype(np.int32), source[again].astype(np.int32))
 
 
-def _peeled(n: int, pairs: list[tuple[int, int]]) -> tuple[list[tuple[int, int, int]], np.ndarray]:
+def _peeled(n: int, pairs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, int, int]], np.ndarray]:
     """(step, child, parent) of every pair that is reached from the leaves inwards, and the variables left without a parent."""
     degree, near = [0] * n, [0] * n  # a leaf's one neighbour is the exclusive or of all it had and those it lost
     for i, j in pairs:
@@ -315,13 +315,13 @@ def _peeled(n: int, pairs: list[tuple[int, int]]) -> tuple[list[tuple[int, int, 
         step[p] = max(step[p], step[c] + 1)
         if degree[p] == 1:
             queue.append(p)
-    return order, np.flatnonzero(~np.asarray(sent, bool))
+    return order, np.flatnonzero(~np.asarray(sent, bool)).astype(np.int32)
 
 
 def _steps(n: int, order: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Children and parents (steps, messages), filled up with n. A level wider than the mean takes several steps."""
     if not order:
-        return np.full((0, 1), n), np.full((0, 1), n)
+        return np.full((0, 1), n, np.int32), np.full((0, 1), n, np.int32)
     level, child, parent = np.asarray(sorted(order)).T
     starts = np.flatnonzero(np.append(True, np.diff(level) > 0))
     widths = np.diff(np.append(starts, len(level)))
@@ -331,4 +331,4 @@ def _steps(n: int, order: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.nd
     row = np.repeat(np.cumsum(counts) - counts, widths) + inside // wide
     filled = np.full((2, int(counts.sum()), wide), n)
     filled[:, row, inside % wide] = child, parent
-    return filled[0], filled[1]
+    return filled[0].astype(np.int32), filled[1].astype(np.int32)

@@ -239,7 +239,7 @@ def _log_z(sweep: _Sweep, energy: Any) -> Array:
     unary, inner, across = layers = _layers(sweep, energy)
     dtype = unary.dtype
     constant = -0.5 * (jnp.sum(inner) + jnp.sum(across)) if isinstance(energy, Ising) else jnp.zeros((), dtype)
-    if is_traced(energy.couplings.strength):
+    if is_traced(across):
         strong = jax.lax.stop_gradient(_span(across)) > _most_span(dtype)
         words = (
             "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
@@ -302,7 +302,10 @@ def _across(sweep: _Sweep, v: Array, across: Array) -> tuple[Array, Array]:
     sites = jnp.exp(across[:, None, None] * jnp.asarray(sweep.kernel, v.dtype)[None] - top[:, None, None])
     at_once = max(1, int(math.log(_BLOCK + 0.5) / math.log(max(len(sweep.kernel), 2))))
     even = sweep.width - sweep.width % at_once
-    blocks = [*_kronecker(sites[:even].reshape(-1, at_once, *sites.shape[1:])), *_kronecker(sites[None, even:])]
+    blocks = [
+        *_kronecker(sites[:even].reshape(even // at_once, at_once, *sites.shape[1:])),
+        *_kronecker(sites[None, even:]),
+    ]
     flat = v.reshape(-1)
     for block in blocks[: -(-sweep.width // at_once)]:
         # The leading sites are moved on and put last: after all of them, the columns come first.
@@ -315,5 +318,6 @@ def _kronecker(matrices: Array) -> Array:
     product = jnp.ones((len(matrices), 1, 1), matrices.dtype)
     for i in range(matrices.shape[1]):
         both = product[:, :, None, :, None] * matrices[:, i, None, :, None, :]
-        product = both.reshape(len(matrices), both.shape[1] * both.shape[2], -1)
+        size = both.shape[1] * both.shape[2]
+        product = both.reshape(len(matrices), size, size)
     return product
