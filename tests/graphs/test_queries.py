@@ -99,13 +99,31 @@ def test_the_derivative_of_every_belief_is_a_covariance():
             continue
         tables = members_of(listed, seed, 3, widest=20.0)
         directions = [np.random.default_rng(seed).normal(size=table.shape) for table in tables]
-        found = batch.curvature(listed.cardinalities, listed.scopes, tables, directions, Limits(search_seconds=0))
+        given = [
+            np.where(x > -np.inf, t, np.inf) for x, t in zip(tables, directions, strict=True)
+        ]  # there, it does not count
+        found = batch.curvature(listed.cardinalities, listed.scopes, tables, given, Limits(search_seconds=0))
         _, p = listed_batch(listed, tables)
         states = np.indices(listed.cardinalities)
         total = sum(t[tuple(states[i] for i in s)] for s, t in zip(listed.scopes, directions, strict=True))
         moved = p * (total - (p * total).sum(axis=tuple(range(p.ndim - 1))))
         for scope, derivative in zip(listed.scopes, found, strict=True):
             np.testing.assert_allclose(derivative, summed_to(moved, scope), rtol=1e-9, atol=1e-11, err_msg=str(seed))
+
+
+def test_no_state_is_possible_though_every_factor_allows_some():
+    """An odd cycle in two colours: all beliefs are zero, those of variables with one value too."""
+    differ, never = np.where(np.eye(2) > 0, -np.inf, 0.0), np.full((2, 2), -np.inf)
+    scopes = [(0, 1), (1, 2), (2, 0), (3,), ()]
+    tables = [differ, differ, differ, np.zeros(1), np.zeros(())]
+    one = Solver((2, 2, 2, 1), scopes, tables, Limits(search_seconds=0))
+    assert one.log_partition() == -np.inf
+    assert not any(belief.any() for belief in [*one.factor_marginals(), *one.marginals()])
+    for other in (differ, never):  # the second member allows no value at all
+        both = [np.stack([differ, other], axis=-1), *(np.stack([t, t], axis=-1) for t in tables[1:])]
+        found = batch.log_partitions((2, 2, 2, 1), scopes, both, Limits(search_seconds=0), beliefs=True)
+        assert (found.log_z == -np.inf).all()
+        assert not any(belief.any() for belief in found.beliefs)
 
 
 def test_second_derivatives_refuse_what_needs_logarithms_or_slices():
@@ -191,11 +209,12 @@ GRAPH = lnz.FactorGraph(
 
 
 def derivatives(log_z):
-    """Of a nested batch of parameters: value, gradient, and the Hessian by forward over reverse and by reverse over reverse."""
+    """Of a nested batch of parameters: value, gradient and both along x, and the Hessian by forward over reverse and by reverse over reverse."""
 
     def everything(x):
         g = lambda x: log_z(jnp.sin(x))  # noqa: E731
-        return jax.value_and_grad(log_z)(x), jax.hessian(g)(x), jax.grad(lambda x: jnp.sum(jax.grad(g)(x) ** 2))(x)
+        first = jax.jvp(jax.value_and_grad(log_z), (x,), (x,))
+        return first, jax.hessian(g)(x), jax.grad(lambda x: jnp.sum(jax.grad(g)(x) ** 2))(x)
 
     return jax.jit(jax.vmap(jax.vmap(everything)), compiler_options=FAST_COMPILE)
 
@@ -213,7 +232,7 @@ def test_a_vmap_of_values_gradients_and_hessians():
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
-    (value, gradient), hessian, _ = compiled(x.at[0, 1, 0].set(jnp.nan))
+    ((value, gradient), _), hessian, _ = compiled(x.at[0, 1, 0].set(jnp.nan))
     for leaf in (value, gradient, hessian):  # the others are what they were
         assert np.isnan(leaf[0, 1]).all()
         assert np.isnan(leaf).reshape(6, -1).any(axis=1).sum() == 1
