@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_cases import ROOT, call
 
+import lnz
 from lnz.formats import read_uai_mar, write_uai_evidence
 from lnz.formats.uai import read_uai_model
 
@@ -62,6 +63,14 @@ def test_log_z(model):
     assert found["known"] == "exact"
     assert "map" not in found
     assert "samples" not in found
+
+
+def test_the_command_says_what_the_route_says(model):
+    found = answer(model)
+    estimate = lnz.log_partition(lnz.formats.read_uai(model), route=lnz.Elimination())
+    told = {"log_z": float(estimate.value), "lower": float(estimate.lower), "upper": float(estimate.upper)}
+    assert {name: found[name] for name in told} == pytest.approx(told, rel=0, abs=1e-15)
+    assert (found["known"], found["route"]) == (estimate.known, estimate.route)
 
 
 def test_everything_given_evidence(model, tmp_path):

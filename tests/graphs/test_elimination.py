@@ -1,5 +1,6 @@
 """The exact engine against a plain list of all states, on random graphs, on models with factors, and on known values."""
 
+import itertools
 import math
 import time
 
@@ -295,6 +296,23 @@ def test_orders_of_a_large_tree_are_found_at_once():
     plan = orders.plan(scopes, [3] * 1500, seconds=0)
     assert plan.width <= 2
     assert plan.all_bytes < 1e6
+
+
+def test_the_search_lasts_no_longer_than_it_can_spare(monkeypatch):
+    """By a clock that ticks a millisecond a look: one order of an easy graph, more where time is given, fewer than a third of the work."""
+    ticks, calls, greedy_order = itertools.count(), [], orders.greedy_order
+    monkeypatch.setattr(orders.time, "thread_time", lambda: 1e-3 * next(ticks))
+    monkeypatch.setattr(orders, "greedy_order", lambda *args: calls.append(1) or greedy_order(*args))
+    ring = [(i, (i + 1) % 12) for i in range(12)]
+    assert orders.plan(ring, [2] * 12).method == "randomised min-fill"
+    assert len(calls) == 1
+    orders.plan(ring, [2] * 12, seconds=0.1)
+    assert len(calls) > 5
+    grid = [(5 * i + j, 5 * i + j + step) for i in range(5) for j in range(5) for step in (1, 5) if j < 4 or step == 5]
+    began = next(ticks)
+    plan = orders.plan([pair for pair in grid if pair[1] < 25], [40] * 25)
+    spent = 1e-3 * (next(ticks) - began)
+    assert 0.02 < spent < plan.seconds / 3 + 0.01
 
 
 def test_matrix_products_and_broadcasts_agree():

@@ -364,7 +364,8 @@ def logz(
 ) -> None:
     """Log Z of a model, in nats, and how it is known.
 
-    A graphical model in the UAI format is summed exactly; the width and the memory are known before the work begins.
+    A graphical model in the UAI format is summed exactly; the width and the memory are known before the work begins. Its samples are
+    drawn by numpy.random.default_rng(SEED), where the seed is 0 if none is given.
 
     Examples:
 
