@@ -131,19 +131,17 @@ def test_the_gradient_is_that_of_the_value(route):
 @pytest.mark.parametrize("upper", [True, False])
 def test_the_gradient_of_mini_buckets_is_that_at_fixed_shifts_and_weights(upper):
     """Difference quotients of random graphs' limits, whose shifts and weights have moved and do not stand still."""
-    rng, split = np.random.default_rng(7), 0
-    for seed in range(150):
-        listed = random_local(seed)
-        found = local.model(listed.graph, np.asarray(listed.graph.log_potentials))
-        if not found.possible or max((np.abs(t[t > -np.inf]).max(initial=0) for t in listed.tables), default=0) > 200:
-            continue
-        live = local.live(found)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        sizes = [int(k) for k in rng.integers(2, 4, size=6)]
+        scopes = list(itertools.combinations(range(6), 2))
+        graph = lnz.FactorGraph(sizes, scopes, [2 * rng.normal(size=[sizes[i] for i in s]) for s in scopes])
+        live = local.live(local.model(graph, np.asarray(graph.log_potentials)))
         order = least_fill(live.scopes, live.sizes, seed)
-        buckets = Buckets(live.sizes, live.scopes, order, entries=4.0, upper=upper)
+        buckets = Buckets(live.sizes, live.scopes, order, entries=30.0, upper=upper)
         buckets.put(live.tables)
-        if buckets.tighten(4, 1e-9).value == -np.inf:
-            continue
-        split += buckets.split
+        buckets.tighten(4, 1e-9)
+        assert buckets.split
         buckets.forward(0.0)
         beliefs = buckets.backward()
         directions = [rng.normal(size=table.shape) for table in live.tables]
@@ -153,7 +151,6 @@ def test_the_gradient_of_mini_buckets_is_that_at_fixed_shifts_and_weights(upper)
             values.append(buckets.forward(0.0))
         slope = sum(float((b * d).sum()) for b, d in zip(beliefs, directions, strict=True))
         assert slope == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-5, abs=1e-5), seed
-    assert split > 8
 
 
 def test_structured_mean_field_is_at_least_as_good_as_naive():
@@ -225,7 +222,10 @@ def test_mini_buckets_tighten_with_their_width_until_they_are_exact():
     grid = lnz.Ising.lattice((6, 6), rng.normal(size=(2, 6, 6)), rng.normal(size=(6, 6)), periodic=False)
     exact = float(lnz.log_partition(grid, route=lnz.Elimination()).value)
     limits = [
-        [float(lnz.log_partition(grid, route=lnz.MiniBucket(i_bound=i, side=side)).value) for i in (2, 5, 9)]
+        [
+            float(lnz.log_partition(grid, route=lnz.MiniBucket(i_bound=i, side=side, max_sweeps=10)).value)
+            for i in (2, 5, 9)
+        ]
         for side in ("upper", "lower")
     ]
     (loose, near, met), (below, closer, equal) = limits

@@ -282,10 +282,7 @@ class Buckets:
             x = np.where(top == np.inf, np.inf, x)  # a zero under a negative weight
             top = np.where(np.isfinite(top), top, 0)
         x -= top
-        if not spread:
-            shares = np.exp(x, out=x)
-        else:
-            shares = np.exp(x)
+        shares = np.exp(x) if spread else np.exp(x, out=x)
         total = shares.sum(axis=0)
         with np.errstate(divide="ignore"):
             log_total = np.log(total)
