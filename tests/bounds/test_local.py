@@ -12,6 +12,7 @@ import pytest
 import lnz
 from bounds.local_graphs import random_local
 from lnz.bounds import local
+from lnz.bounds.buckets import Buckets, least_fill
 from lnz.bounds.route import LocalRoute
 
 
@@ -48,9 +49,9 @@ def test_limits_do_not_cross_the_exact_value(first):
             assert high >= truth - room, seed
             assert high < np.inf
         width = int(rng.integers(1, 5))
-        high, _ = solved(lnz.MiniBucket(i_bound=width, seed=seed), listed.graph)
+        high, _ = solved(lnz.MiniBucket(i_bound=width, max_sweeps=5, seed=seed), listed.graph)
         assert truth - room <= high < np.inf, seed
-        low, _ = solved(lnz.MiniBucket(i_bound=width, side="lower", seed=seed), listed.graph)
+        low, _ = solved(lnz.MiniBucket(i_bound=width, side="lower", max_sweeps=5, seed=seed), listed.graph)
         assert low <= truth + room, seed
     assert finite > 230  # a possible start is found nearly always
 
@@ -105,8 +106,8 @@ ROUTES = [
     lnz.BeliefPropagation(tolerance=1e-12),
     lnz.TreeReweighted(tolerance=1e-12, max_sweeps=3000, steps=0),
     lnz.MeanField(tolerance=1e-12, max_sweeps=3000),
-    lnz.MiniBucket(i_bound=3),
-    lnz.MiniBucket(i_bound=2, side="lower"),
+    lnz.StructuredMeanField(tolerance=1e-13, max_sweeps=3000),
+    lnz.MiniBucket(i_bound=3, max_sweeps=1000, tolerance=1e-12),
 ]
 
 
@@ -125,6 +126,57 @@ def test_the_gradient_is_that_of_the_value(route):
         assert float(jnp.sum(field(slope) * direction)) == pytest.approx(quotient, abs=2e-6)
     many = jax.jit(jax.vmap(lambda h: value(eqx.tree_at(lambda m: m.fields, model, h))))
     assert float(many(model.fields[None])[0]) == pytest.approx(float(value(model)), rel=1e-12)
+
+
+@pytest.mark.parametrize("upper", [True, False])
+def test_the_gradient_of_mini_buckets_is_that_at_fixed_shifts_and_weights(upper):
+    """Difference quotients of random graphs' limits, whose shifts and weights have moved and do not stand still."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        sizes = [int(k) for k in rng.integers(2, 4, size=6)]
+        scopes = list(itertools.combinations(range(6), 2))
+        graph = lnz.FactorGraph(sizes, scopes, [2 * rng.normal(size=[sizes[i] for i in s]) for s in scopes])
+        live = local.live(local.model(graph, np.asarray(graph.log_potentials)))
+        order = least_fill(live.scopes, live.sizes, seed)
+        buckets = Buckets(live.sizes, live.scopes, order, entries=30.0, upper=upper)
+        buckets.put(live.tables)
+        buckets.tighten(4, 1e-9)
+        assert buckets.split
+        buckets.forward(0.0)
+        beliefs = buckets.backward()
+        directions = [rng.normal(size=table.shape) for table in live.tables]
+        values = []
+        for step in (1e-4, -1e-4):
+            buckets.put([t + step * d for t, d in zip(live.tables, directions, strict=True)])
+            values.append(buckets.forward(0.0))
+        slope = sum(float((b * d).sum()) for b, d in zip(beliefs, directions, strict=True))
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-5, abs=1e-5), seed
+
+
+def test_structured_mean_field_is_at_least_as_good_as_naive():
+    """Spin glasses, from weak to strong: trees above single variables, and wider clusters above log Z nowhere."""
+    rng = np.random.default_rng(6)
+    for beta in (0.3, 1.0, 4.0):
+        grid = lnz.Ising.lattice((5, 5), beta * rng.normal(size=(2, 5, 5)), rng.normal(size=(5, 5)), periodic=False)
+        exact = float(lnz.log_partition(grid, route=lnz.Elimination()).value)
+        naive, _ = solved(lnz.MeanField(), grid.factors())
+        trees, _ = solved(lnz.StructuredMeanField(), grid.factors())
+        whole, _ = solved(lnz.StructuredMeanField(max_entries=64), grid.factors())
+        assert naive < trees <= exact + 1e-9
+        assert whole == pytest.approx(exact, rel=1e-12)  # one cluster: the grid itself
+
+
+def test_the_residual_schedule_finds_the_same_fixed_point():
+    rng = np.random.default_rng(3)
+    edges = list(itertools.combinations(range(8), 2))
+    weak = lnz.Ising.sparse(edges, 0.1 * rng.normal(size=len(edges)), rng.normal(size=8), n=8).factors()
+    one, first = solved(lnz.BeliefPropagation(), weak)
+    other, second = solved(lnz.BeliefPropagation(schedule="residual", max_sweeps=5000), weak)
+    assert second.converged
+    assert other == pytest.approx(one, rel=1e-10)
+    np.testing.assert_allclose(second.variables, first.variables, atol=1e-8)
+    assert not solved(lnz.BeliefPropagation(schedule="residual", max_sweeps=2), weak)[1].converged
+    assert "residual" in repr(lnz.BeliefPropagation(schedule="residual"))
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: type(r).__name__)
@@ -170,7 +222,10 @@ def test_mini_buckets_tighten_with_their_width_until_they_are_exact():
     grid = lnz.Ising.lattice((6, 6), rng.normal(size=(2, 6, 6)), rng.normal(size=(6, 6)), periodic=False)
     exact = float(lnz.log_partition(grid, route=lnz.Elimination()).value)
     limits = [
-        [float(lnz.log_partition(grid, route=lnz.MiniBucket(i_bound=i, side=side)).value) for i in (2, 5, 9)]
+        [
+            float(lnz.log_partition(grid, route=lnz.MiniBucket(i_bound=i, side=side, max_sweeps=10)).value)
+            for i in (2, 5, 9)
+        ]
         for side in ("upper", "lower")
     ]
     (loose, near, met), (below, closer, equal) = limits
@@ -198,6 +253,10 @@ def test_refusals():
         (lambda: lnz.MiniBucket(i_bound=0), "i_bound"),
         (lambda: lnz.MiniBucket(side="both"), "side"),
         (lambda: lnz.MeanField(max_sweeps=0), "max_sweeps"),
+        (lambda: lnz.StructuredMeanField(restarts=0), "restarts"),
+        (lambda: lnz.StructuredMeanField(max_entries=0), "max_entries"),
+        (lambda: lnz.MiniBucket(max_sweeps=0), "max_sweeps"),
+        (lambda: lnz.BeliefPropagation(schedule="random"), "schedule"),
         (lambda: lnz.BeliefPropagation(tolerance=0.0), "tolerance"),
     ]:
         with pytest.raises(ValueError, match=word):

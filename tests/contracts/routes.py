@@ -1,4 +1,4 @@
-"""The one list of exact routes, and what each member of the contract suite measures of an energy by one of them."""
+"""The one list of exact routes and the one of limits, and what each member of the contract suite measures of an energy by one of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,30 @@ def exact_routes(case: Case) -> dict[str, lnz.Route]:
     return {name: route for name, route in routes.items() if route.refusal(case.energy) is None}
 
 
+# Small tables, so that limits are no identities, and sweeps until they stand still, so that they have derivatives.
+BOUNDS: dict[str, lnz.Route] = {
+    "mean field": lnz.MeanField(restarts=4, tolerance=1e-8),
+    "structured mean field": lnz.StructuredMeanField(restarts=4, tolerance=1e-10),
+    "tree-reweighted": lnz.TreeReweighted(trees=4, steps=0, max_sweeps=100),
+    "mini-buckets above": lnz.MiniBucket(i_bound=2, max_sweeps=60),
+    "mini-buckets below": lnz.MiniBucket(i_bound=2, side="lower", max_sweeps=60),
+}
+
+
+def bounds(case: Case) -> dict[str, lnz.Route]:
+    return {name: route for name, route in BOUNDS.items() if route.refusal(case.energy) is None}
+
+
 PAIRS = [(case, route) for case in CASES for route in exact_routes(case)]
+
+
+def limited() -> list[tuple[Case, str]]:
+    """One case of every kind of energy that has factors, with every limit that serves it."""
+    kinds = {type(case.energy): case for case in CASES if hasattr(case.energy, "factors")}
+    return [(case, name) for case in kinds.values() for name in bounds(case)]
+
+
+LIMITED = limited()
 
 
 def pair_id(pair: tuple[Case, str]) -> str:

@@ -75,6 +75,7 @@ def tighten(
     max_seconds: float = 60.0,
     max_memory: float | None = None,
     seed: int = 0,
+    exact_first: bool = True,
     watch: Callable[[Interval], None] | None = None,
 ) -> Interval:
     """Limits of log Z = log Σ_x exp Σ_f φ_f(x), until they are `within` nats of each other or the time is out.
@@ -90,6 +91,7 @@ def tighten(
         max_seconds: the time to stop at. A sweep that has begun is finished.
         max_memory: bytes that tables may take; by default 4 GiB.
         seed: of orders and starts.
+        exact_first: whether elimination is tried at all.
         watch: called whenever a limit has moved.
 
     Raises:
@@ -101,7 +103,7 @@ def tighten(
     if any(np.isnan(table).any() for table in tables):
         raise ValueError("log Z is NaN: a log-potential is NaN. Check the parameters")
     search = _Search(cardinalities, scopes, tables, within, max_seconds, max_memory or MEMORY, seed, watch)
-    if not search.exactly():
+    if not (exact_first and search.exactly()) and search.solver.reduced.possible:
         search.approximately()
         number = 0
         while not search.met() and search.left() > 0:
@@ -129,7 +131,8 @@ class _Search:
         self.found, self.bethe = Interval(), math.nan
         self.solver = Solver(cardinalities, scopes, tables, Limits(memory, max_seconds, 0.0, seed))
         model = self.solver.reduced
-        self.sizes, self.constant = tuple(model.sizes), model.constant
+        self.constant, free = model.constant, set(model.free)  # free variables count in the constant
+        self.sizes = tuple(1 if v in free else k for v, k in enumerate(model.sizes))
         self.scopes = tuple(scope for scope in model.scopes if scope)
         self.tables = [table for scope, table in zip(model.scopes, model.tables, strict=True) if scope]
         largest = max((float(np.abs(t[t > -np.inf]).max(initial=0)) for t in tables), default=0.0)
@@ -168,7 +171,10 @@ class _Search:
         return False
 
     def approximately(self) -> None:
-        """Naive mean field for a first lower limit, and belief propagation for a guess."""
+        """A first limit on either side, by the largest entries and by naive mean field, and belief propagation for a guess."""
+        largest = math.fsum(float(table.max()) for table in self.tables)
+        states = math.fsum(math.log(self.sizes[v]) for v in {v for scope in self.scopes for v in scope})
+        self._above(largest + states + self.constant, "the largest entry of every factor")
         model, until = local.merged(self.sizes, self.scopes, self.tables), time.perf_counter() + 0.1 * self.left()
         best = climb(model, restarts=4, max_sweeps=100, tolerance=1e-4, seed=self.seed, until=until)
         self.start = [row[:k] for row, k in zip(best.q, self.sizes, strict=True)]
@@ -215,7 +221,7 @@ class _Search:
             return found
         if found.lower <= self.bethe <= found.upper:
             found.value, found.value_by = self.bethe, "the Bethe approximation"
-        elif math.isfinite(found.width):
+        elif found.lower > -math.inf:
             found.value, found.value_by = 0.5 * (found.lower + found.upper), "the middle of the limits"
         else:
             found.value, found.value_by = found.upper, "the upper limit"

@@ -17,6 +17,7 @@ from lnz.exact import orders
 Scope = tuple[int, ...]
 
 EPS = float(np.finfo(float).eps)
+STEP = 2.0  # of the weights, for a difference of 1 nat in conditional entropies
 LEAST = 1e-3  # of a mini-bucket's weight
 TINY = 1e-300  # of a belief that the shifts take note of
 
@@ -218,7 +219,7 @@ class Buckets:
         """
         sign = 1.0 if self.upper else -1.0
         best, kept, change = sign * np.inf, self._moved(), np.inf
-        match, step, still, worse, done = 0.7, 0.3, 0, 0, 0
+        match, step, still, worse, done = 0.7, STEP, 0, 0, 0
         while done < sweeps and still < 2 and match > 0.05:
             value = self.forward(match if done else 1.0)
             done += 1
@@ -281,7 +282,7 @@ class Buckets:
             x = np.where(top == np.inf, np.inf, x)  # a zero under a negative weight
             top = np.where(np.isfinite(top), top, 0)
         x -= top
-        shares = np.exp(x, out=x) if not spread else np.exp(x)
+        shares = np.exp(x) if spread else np.exp(x, out=x)
         total = shares.sum(axis=0)
         with np.errstate(divide="ignore"):
             log_total = np.log(total)

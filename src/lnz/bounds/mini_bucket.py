@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from lnz.bounds import local
 from lnz.bounds.buckets import Buckets, least_fill
 from lnz.bounds.route import LocalRoute, Solved, check_sweeps
@@ -47,7 +49,7 @@ class MiniBucket(LocalRoute):
     i_bound: int = 8
     side: Literal["upper", "lower"] = "upper"
     max_entries: int = 2**22
-    max_sweeps: int = 30
+    max_sweeps: int = 100
     tolerance: float = 1e-6
     seed: int = 0
 
@@ -79,9 +81,6 @@ class MiniBucket(LocalRoute):
         )
         buckets.put(live.tables)
         run = buckets.tighten(self.max_sweeps, self.tolerance)
-        beliefs = (
-            [0 * table for table in map(abs, live.tables)]
-            if buckets.forward(0.0) == -float("inf")
-            else buckets.backward()
-        )
+        possible = buckets.forward(0.0) > -np.inf
+        beliefs = buckets.backward() if possible else [np.zeros(table.shape) for table in live.tables]
         return Solved(run.value, *local.restored(found, live.domains, beliefs), run.change, run.still, run.sweeps)
