@@ -5,11 +5,13 @@
 A file NAME.uai may have its evidence in NAME.uai.evid and its reference, log10 Z, in NAME.uai.PR. PYTHON is the interpreter of an
 environment that has peers (pyagrum, pgmpy, pygms, opt_einsum with cotengra, pyganak), and toulbar2 is run where it is on the path; those
 that are missing are named. Every job is a process of its own, one after another, on one processor, with one thread, 60 CPU seconds at most
-(--seconds) and 12 GB of address space. `whole` is CPU seconds of the process, start-up, imports, reading and ordering included; `wall` the same by the
-clock, which other programs on the machine lengthen; `own` what the solver took without imports and reading; `MB` its peak memory. The
-least of some repeats is kept of each time. lnz is run as `lnz logz FILE --json`, its own time by the job of that name in uai_peers.py.
+(--seconds) and 12 GB of address space. `whole` is CPU seconds of the process, start-up, imports, reading and ordering included; `wall` the
+same by the clock, which other programs on the machine lengthen; `own` what the solver took without imports and reading; `MB` its peak
+memory. The least of some repeats is kept of each time. lnz is run as `lnz logz FILE --json`, and its own time is taken by the job of that
+name in uai_peers.py.
 
-Goals: every instance that any peer solves; whole within that of the fastest peer plus 0.5 s; own less than the least of the peers on 12 of 15.
+Goals: every instance that any peer solves; whole within that of the fastest peer plus 0.5 s; own less than the least of the peers on 12
+of 15.
 """
 
 import argparse
@@ -84,7 +86,7 @@ def attempt(command: list[str], repeats: int, seconds: int) -> dict:
 def instance(path: Path, peers: dict[str, str], *effort: int) -> dict[str, dict]:
     evidence = [str(path) + ".evid"] if Path(str(path) + ".evid").exists() else []
     option = ["--evidence", *evidence] if evidence else []
-    found = {"lnz": attempt([sys.executable, "-c", LNZ, "logz", str(path), *option, "--json"], repeats)}
+    found = {"lnz": attempt([sys.executable, "-c", LNZ, "logz", str(path), *option, "--json"], *effort)}
     if "failure" not in found["lnz"]:
         found["lnz"]["own"] = attempt([sys.executable, str(JOBS), "lnz", str(path), *evidence], *effort)["own"]
     for name, python in peers.items():

@@ -113,7 +113,7 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
 
 
 _FEW = 256  # states so few that a list of them is the simplest way
-_NARROW = 4096.0  # evaluations by transfer matrices (13 spins across) beyond which elimination is as quick and need not be compiled
+_NARROW = 2.0**15  # evaluations by transfer matrices (16 spins across) beyond which elimination is as quick and need not be compiled
 
 
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:

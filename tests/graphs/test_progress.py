@@ -46,6 +46,7 @@ def test_shares_grow_to_one_and_change_no_answer(stage, slices):
         assert shares[-1] <= 1
     else:
         assert math.isclose(shares[-1], 1)
+        assert shares[-2] < 1 - 1e-9
 
 
 def test_a_share_is_that_of_the_predicted_time():
@@ -85,11 +86,12 @@ def clock(monkeypatch):
 
 
 def test_elsewhere_than_on_a_terminal_a_line_now_and_then(clock, capsys):
-    with progress.Work() as work:
+    with progress.Work("a plan") as work:
         for second in range(26):
             clock[0] = 100.0 + second
             work("marginals", second / 100)
-    lines = capsys.readouterr().err.splitlines()
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "a plan"
     assert len(lines) == 2
     assert lines[0].startswith("marginals: 10 %  ")
     assert lines[0].endswith("90 s left") or lines[0].endswith("2 min left")
@@ -110,6 +112,16 @@ def test_on_a_terminal_a_bar_after_half_a_second(clock, capsys, monkeypatch):
     assert "log Z" in shown
     assert "50%" in shown
     assert "1 s left" in shown
+
+
+def test_on_a_terminal_a_bar_at_once_where_the_work_is_long(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    with progress.Work("a plan", seconds=60) as work:
+        work("log Z", 0.001)
+        shown = capsys.readouterr().err
+    assert "a plan" in shown
+    assert "log Z" in shown
+    assert "left" not in shown
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -33,6 +33,12 @@ def test_a_plan_knows_the_sizes_and_times_of_its_steps(side, k):
     assert math.isclose(cut.slices * sum(cut.step_seconds), cut.seconds)
 
 
+def test_a_large_step_is_predicted_to_take_longer():
+    plan = orders.plan([(0, 1), (1, 2), (2, 3), (3,)], [400] * 4, seconds=0.01)
+    largest = int(np.argmax(plan.step_bits))
+    assert plan.step_seconds[largest] == max(plan.step_seconds) > 5 * min(plan.step_seconds)
+
+
 def drawn(path):
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"), float)

@@ -18,7 +18,7 @@ from lnz.exact.solver import Limits, Solver, described
 from lnz.formats.uai import UAIModel, checked_evidence, read_uai_model
 
 from .errors import BadInput, refusing
-from .progress import Step
+from .progress import Step, Work
 
 _HEADERS = (b"MARKOV", b"BAYES")
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -79,7 +79,7 @@ def log_z(
         solver = solver_of(model, observed, limits)
     with Step("looking for an order"), refusing():
         plan = solver.plan()
-    with Step(str(plan)):
+    with Work(str(plan), seconds=plan.seconds) as solver.progress:
         value = solver.log_partition()
         rounding = solver.rounding(value)
     found = {
@@ -101,7 +101,7 @@ def log_z(
             f"{path}: Z = 0: no configuration is possible, so there are no marginals, most probable state or samples. "
             "Check the evidence and the zeros of the tables"
         )
-    with Step("marginals, most probable state, samples"), refusing():
+    with Work(seconds=plan.seconds) as solver.progress, refusing():
         if marginals is not None:
             formats.write_uai_mar(marginals, solver.marginals())
             found["marginals"] = str(marginals)

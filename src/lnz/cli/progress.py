@@ -54,7 +54,7 @@ class TrainingProgress:
         elif self._shown and (time.monotonic() - self._said > _LINE_SECONDS or record["step"] == self._updates):
             self._said = time.monotonic()
             facts = [f"update {record['step']:,} of {self._updates:,}", self._held_out, self._gap]
-            print("  ".join(fact for fact in facts if fact), file=sys.stderr, flush=True)
+            _line("  ".join(fact for fact in facts if fact))
 
 
 class Step:
@@ -80,12 +80,17 @@ class Step:
 class Work:
     """Long exact sums: the stage, the share of its predicted work, the memory in use and the time left. A context manager.
 
-    An instance is what `lnz.exact.solver.Solver` takes as `progress`. A bar on a terminal, once the work has taken half a second; a line now
-    and then elsewhere.
+    An instance is what `lnz.exact.solver.Solver` takes as `progress`. On a terminal a bar, at once where the work will take long, otherwise
+    after half a second; a line now and then elsewhere.
+
+    Args:
+        what: is said once, before the first bar or line.
+        seconds: a prediction for the whole.
     """
 
-    def __init__(self, *, shown: bool = True):
-        self._shown, self._bar = shown, None
+    def __init__(self, what: str = "", *, seconds: float = 0.0, shown: bool = True):
+        self._what, self._long, self._shown = what, seconds > _BAR_SECONDS, shown
+        self._bar: Any = None
         self._stage, self._began = "", 0.0
         self._next = 0.0  # when to draw again
 
@@ -103,20 +108,33 @@ class Work:
         on_terminal = self._shown and sys.stderr.isatty()
         if stage != self._stage:
             self._stage, self._began = stage, now
-            self._next = now + (_BAR_SECONDS if on_terminal else _LINE_SECONDS)
+            # A single step may take minutes, in which nothing can be drawn for the first time.
+            self._next = now + (_LINE_SECONDS if not on_terminal else 0 if self._long else _BAR_SECONDS)
         if not self._shown or now < self._next:
             return
         left = f"{_duration((now - self._began) * (1 - share) / share)} left" if share > _TELLING else ""
+        facts = {"stage": stage, "memory": _memory(), "left": left}
         if on_terminal:
             self._next = now + 0.1
             if self._bar is None:
                 self._bar = _work_bar()
-                self._task = self._bar.add_task("", total=1.0, stage="", memory="", left="")
+                self._task = self._bar.add_task("", total=1.0, **facts)
                 self._bar.start()
-            self._bar.update(self._task, completed=share, stage=stage, memory=_memory(), left=left)
+                self._say(self._bar.console.print)
+            self._bar.update(self._task, completed=share, **facts)
         else:
             self._next = now + _LINE_SECONDS
-            print(f"{stage}: {100 * share:.0f} %  {_memory()}  {left}", file=sys.stderr, flush=True)
+            self._say(_line)
+            _line(f"{stage}: {100 * share:.0f} %  {facts['memory']}  {left}")
+
+    def _say(self, say: Any) -> None:
+        if self._what:
+            say(self._what)
+        self._what = ""
+
+
+def _line(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _memory() -> str:

@@ -39,7 +39,7 @@ class Elimination(Limits, Route):
     Attributes:
         max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
         max_seconds: where the predicted time is longer, the route refuses, with the figures.
-        search_seconds: time to look for an order; by default a third of the predicted work.
+        search_seconds: processor time to look for an order; by default a third of the predicted work that a better one could spare.
         seed: of that search.
 
     Raises:

@@ -102,30 +102,28 @@ class KacWard(Structured):
         return plane
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        plane, (strength, fields), dtype = self._plane(energy), _bonds(energy), jnp.result_type(float)
-
-        def run(strength: Any, fields: Any) -> tuple[Any, ...]:
-            log_z, _, rounding = _solve(plane, strength, fields)
-            return np.asarray(log_z, dtype), np.asarray(rounding, dtype)
-
-        shape = jax.ShapeDtypeStruct((), dtype)
-        log_z, rounding = on_host(run, (shape, shape), strength, fields, route=self)
-        rounding = rounding + 8 * jnp.finfo(dtype).eps * (1 + jnp.abs(log_z))
-        route = f"Pfaffian of a planar graph with {len(plane.first):,} bonds"
-        return exact(log_z, rounding=jax.lax.stop_gradient(rounding), route=route)
+        return self.log_partition_and_mean_gradient(energy)[0]
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         """E[-∂E] from E[s_i s_j] of every bond; the mean of every spin is zero."""
-        plane = self._plane(energy)
+        return self.log_partition_and_mean_gradient(energy)[1]
+
+    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+        plane, dtype = self._plane(energy), jnp.result_type(float)
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+        (strength, fields), pull_back = jax.vjp(lambda p: _bonds(eqx.combine(p, constants)), parameters)
 
         def run(strength: Any, fields: Any) -> tuple[Any, ...]:
-            _, correlation, _ = _solve(plane, strength, fields)
-            return correlation.astype(strength.dtype), np.zeros_like(fields)
+            log_z, correlation, rounding = _solve(plane, strength, fields)
+            return np.asarray(log_z, dtype), np.asarray(rounding, dtype), correlation.astype(strength.dtype)
 
-        both, pull_back = jax.vjp(lambda p: _bonds(eqx.combine(p, constants)), parameters)
-        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in both)
-        return pull_back(on_host(run, shapes, *both, route=self))[0]
+        shape = jax.ShapeDtypeStruct((), dtype)
+        shapes = (shape, shape, jax.ShapeDtypeStruct(strength.shape, strength.dtype))
+        log_z, rounding, correlation = on_host(run, shapes, strength, fields, route=self)
+        rounding = rounding + 8 * jnp.finfo(dtype).eps * (1 + jnp.abs(log_z))
+        route = f"Pfaffian of a planar graph with {len(plane.first):,} bonds"
+        estimate = exact(log_z, rounding=jax.lax.stop_gradient(rounding), route=route)
+        return estimate, pull_back((correlation, jnp.zeros_like(fields)))[0]
 
 
 def without_fields(energy: Energy) -> str | None:

@@ -161,7 +161,7 @@ def _zeros(tables: Sequence[np.ndarray]) -> tuple[dict[int, np.ndarray], list[in
         block = max(1, 2**20 // max(1, math.prod(shape)))
         for start in range(0, len(group), block):
             members = group[start : start + block]
-            possible = np.array([tables[f] for f in members]) > -np.inf
+            possible: np.ndarray = np.stack([tables[f] for f in members]) > -np.inf  # pyright: ignore[reportAssignmentType]
             whole = possible.reshape(len(members), -1).all(axis=1)
             every = np.ones(len(members), bool)
             for axis in range(1, len(shape) + 1):

@@ -24,7 +24,7 @@ class Limits:
     Attributes:
         max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
         max_seconds: where the predicted time is longer, there is no answer but a refusal with the figures.
-        search_seconds: time to look for an order; by default a third of the predicted work.
+        search_seconds: processor time to look for an order; by default a third of the predicted work that a better one could spare.
         seed: of that search.
     """
 
