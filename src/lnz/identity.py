@@ -55,7 +55,7 @@ def log_partition(
     if within is not None or max_seconds is not None:
         if route is not None:
             raise ValueError("within and max_seconds choose the route themselves: leave out either them or route")
-        given = {"within": within, "max_seconds": max_seconds}
+        given: dict[str, Any] = {"within": within, "max_seconds": max_seconds}
         estimate = log_partition_within(energy, **{name: x for name, x in given.items() if x is not None})
         _refuse_nan(estimate, energy)
         return estimate

@@ -1,6 +1,5 @@
 """Limits of log Z never cross it: thousands of random graphs against a list of all states, in NumPy."""
 
-import itertools
 import math
 
 import numpy as np

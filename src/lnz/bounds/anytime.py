@@ -61,7 +61,9 @@ class Interval:
         if self.exact:
             return self.lower_by
         text = f"lower limit by {self.lower_by}, upper limit by {self.upper_by}, value: {self.value_by}"
-        return text + (f"; the time of {self.seconds:.3g} s ran out at a width of {self.width:.3g} nats" if self.timed_out else "")
+        return text + (
+            f"; the time of {self.seconds:.3g} s ran out at a width of {self.width:.3g} nats" if self.timed_out else ""
+        )
 
 
 def tighten(
@@ -131,7 +133,9 @@ class _Search:
         self.scopes = tuple(scope for scope in model.scopes if scope)
         self.tables = [table for scope, table in zip(model.scopes, model.tables, strict=True) if scope]
         largest = max((float(np.abs(t[t > -np.inf]).max(initial=0)) for t in tables), default=0.0)
-        self.rounding = EPS * (32 + math.sqrt(len(scopes))) * (1 + largest)  # of merging tables, and for each unit of log Z
+        self.rounding = (
+            EPS * (32 + math.sqrt(len(scopes))) * (1 + largest)
+        )  # of merging tables, and for each unit of log Z
         self.level, self.slowness, self.lost = LEAST_LEVEL, 1.0, 0
         self.start: list[np.ndarray] = []
 
@@ -189,7 +193,9 @@ class _Search:
             self.slowness = min(10.0, max(0.1, took / _sweep_seconds(buckets)))
             words = f"mini-buckets of up to 2^{self.level} entries"
             if not buckets.split:
-                self._equal(run.value + self.constant - buckets.rounding, words + ", none of them split", buckets.rounding)
+                self._equal(
+                    run.value + self.constant - buckets.rounding, words + ", none of them split", buckets.rounding
+                )
             elif upper:
                 self._above(run.value + self.constant, words)
             else:

@@ -281,10 +281,7 @@ class Buckets:
             x = np.where(top == np.inf, np.inf, x)  # a zero under a negative weight
             top = np.where(np.isfinite(top), top, 0)
         x -= top
-        if not spread:
-            shares = np.exp(x, out=x)
-        else:
-            shares = np.exp(x)
+        shares = np.exp(x, out=x) if not spread else np.exp(x)
         total = shares.sum(axis=0)
         with np.errstate(divide="ignore"):
             log_total = np.log(total)

@@ -79,8 +79,9 @@ class MiniBucket(LocalRoute):
         )
         buckets.put(live.tables)
         run = buckets.tighten(self.max_sweeps, self.tolerance)
-        if buckets.forward(0.0) == -float("inf"):
-            beliefs = [0 * table for table in map(abs, live.tables)]
-        else:
-            beliefs = buckets.backward()
+        beliefs = (
+            [0 * table for table in map(abs, live.tables)]
+            if buckets.forward(0.0) == -float("inf")
+            else buckets.backward()
+        )
         return Solved(run.value, *local.restored(found, live.domains, beliefs), run.change, run.still, run.sweeps)

@@ -107,24 +107,30 @@ def _centred(table: Table) -> Table:
     return table._replace(values=values, scale=scale, low=-widest, high=widest)
 
 
-def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
-    """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
-    gone = {*a.scope, *b.scope}.difference(out)
-    terms, batch = sum(math.log(sizes[v]) for v in gone), max(a.batch, b.batch)
+def compatible(a: Table, b: Table, terms: float) -> tuple[Table, Table]:
+    """Both tables as numbers whose products stay in a float's range, and sums of e^terms of them; or both as logarithms."""
     if not a.logs and not b.logs:
         if a.low + b.low < -LIMIT or a.high + b.high + terms > LIMIT:
             a, b = _centred(a), _centred(b)
         if a.low + b.low >= -LIMIT and a.high + b.high + terms <= LIMIT:
-            values, scope = reduce_product(SUM, a.values, a.scope, b.values, b.scope, out, sizes)
-            return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms, batch=batch)
-    a, b = to_logs(a), to_logs(b)
+            return a, b
     if np.iscomplexobj(a.values) or np.iscomplexobj(b.values):
         raise ValueError(
             "second derivatives are not served where the entries of a table differ by more than a factor e^1380: make the log-potentials "
             "smaller, or write -inf for what is impossible"
         )
-    logs, scope = reduce_product(LOG_SUM, a.values, a.scope, b.values, b.scope, out, sizes)
-    return from_logs(logs, scope, a.scale + b.scale, batch)
+    return to_logs(a), to_logs(b)
+
+
+def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
+    """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
+    gone = {*a.scope, *b.scope}.difference(out)
+    terms, batch = sum(math.log(sizes[v]) for v in gone), max(a.batch, b.batch)
+    a, b = compatible(a, b, terms)
+    values, scope = reduce_product(LOG_SUM if a.logs else SUM, a.values, a.scope, b.values, b.scope, out, sizes)
+    if a.logs:
+        return from_logs(values, scope, a.scale + b.scale, batch)
+    return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms, batch=batch)
 
 
 def reduce_product(
@@ -199,6 +205,13 @@ def permuted(table: np.ndarray, scope: Sequence[int], order: Sequence[int]) -> n
         return table
     place = {v: axis for axis, v in enumerate(scope)}
     return np.transpose(table, [place[v] for v in order])
+
+
+def spread(table: np.ndarray, scope: Scope, wide: Scope) -> np.ndarray:
+    """The table with an axis for every variable of `wide`, in its order: of length 1 for those that it has not."""
+    length = dict(zip(scope, table.shape, strict=True))
+    inside = permuted(table, scope, [v for v in wide if v in length])
+    return inside.reshape([length.get(v, 1) for v in wide])
 
 
 def _aligned(
@@ -471,3 +484,8 @@ def drawn(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.nda
         return chosen
 
     return pick
+
+
+def refuse_impossible(log_z: float) -> None:
+    if log_z == -math.inf:
+        raise ValueError("no state is possible: Z = 0. Check the evidence and the tables' zeros")

@@ -19,7 +19,8 @@ from lnz.estimate import Estimate, exact
 from lnz.exact import batch
 from lnz.exact.callback import on_host, structure, symmetric, tables_of
 from lnz.exact.orders import Plan
-from lnz.exact.solver import Limits, Solver, described, first_plan, rounding
+from lnz.exact.solver import Limits, Solver, described, first_plan, plan_within, rounding
+from lnz.frozen import is_traced
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -68,17 +69,22 @@ class Elimination(Limits, Route):
         return 10 ** self._structure_plan(energy).log10_flops / max(1, len(structure(energy).scopes))
 
     def _structure_plan(self, energy: Energy) -> Plan:
-        """The plan from the structure alone, as if every configuration were possible."""
-        graph = structure(energy)
-        zeros = np.zeros(graph.log_potentials.shape)
+        """The plan before any value is computed: from the structure alone, as if every configuration were possible and nothing barren.
+
+        A graph's own tables are at hand, unless they are traced.
+        """
         quick = dataclasses.replace(self, search_seconds=_LOOK if self.search_seconds is None else self.search_seconds)
-        solver = _solver(graph, zeros, quick)
+        if isinstance(energy, FactorGraph) and not is_traced(energy.log_potentials):
+            model = _solver(energy, np.asarray(energy.log_potentials), quick).pruned[0]
+        else:
+            graph = structure(energy)
+            model = _solver(graph, np.zeros(graph.log_potentials.shape), quick).reduced
         try:
-            return solver.plan()
+            return plan_within(quick, model, every=False)
         except ValueError:
-            if first_plan(quick, solver.reduced).seconds > 1e3 * self.max_seconds:
+            if first_plan(quick, model).seconds > 1e3 * self.max_seconds:
                 raise  # no search would mend that
-        return _solver(graph, zeros, self).plan()
+        return plan_within(self, model, every=False)
 
     def plan(self, energy: Any) -> Plan:
         """The contraction tree that would be used, with its width, cost and memory, before any of it is run."""

@@ -7,7 +7,7 @@ import heapq
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 Scope = tuple[int, ...]
@@ -51,6 +51,7 @@ class Plan:
         seconds: a prediction for one upward pass.
         step_seconds: the same for every step, in one slice.
         method: which search found the tree.
+        supports: whether tables hold their possible entries alone. The figures are then those of a trial run.
     """
 
     steps: tuple[Step, ...]
@@ -66,6 +67,7 @@ class Plan:
     method: str
     sliced: Scope = ()
     slices: int = 1
+    supports: bool = False
 
     @property
     def leaves(self) -> int:
@@ -86,8 +88,9 @@ class Plan:
 
     def __str__(self) -> str:
         sliced = f" in {self.slices:,} slices over {len(self.sliced)} variables" if self.sliced else ""
+        kind = ", possible entries only" if self.supports else ""
         return (
-            f"contraction of {self.leaves:,} tables by {self.method}{sliced}: width {self.width}, 10^{self.log10_flops:.1f} multiplications, "
+            f"contraction of {self.leaves:,} tables by {self.method}{kind}{sliced}: width {self.width}, 10^{self.log10_flops:.1f} multiplications, "
             f"{size_text(self.peak_bytes)} at the peak ({size_text(self.all_bytes)} for marginals), about {self.seconds:.2g} s"
         )
 
@@ -477,3 +480,15 @@ def size_text(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def candidates(scopes: Sequence[Scope], sizes: Sequence[int], seed: int) -> Iterator[Plan]:
+    """Different trees without end, from elimination orders and greedy paths in turn."""
+    rng = random.Random(seed)
+    prefix, core = simplicial(adjacency_of(scopes, len(sizes)))
+    weights = [math.log2(k) for k in sizes]
+    while True:
+        found = greedy_order(core, weights, rng, math.inf)
+        assert found is not None
+        yield tree(scopes, sizes, _path(scopes, sizes, prefix + found[1]), "randomised min-fill")
+        yield tree(scopes, sizes, _greedy(scopes, sizes, 8, rng), "random greedy paths")

@@ -162,11 +162,11 @@ def _zeros(tables: Sequence[np.ndarray]) -> tuple[dict[int, np.ndarray], list[in
         for start in range(0, len(group), block):
             members = group[start : start + block]
             possible: np.ndarray = np.stack([tables[f] for f in members]) > -np.inf  # pyright: ignore[reportAssignmentType]
-            whole = possible.reshape(len(members), -1).all(axis=1)
+            whole = np.all(possible.reshape(len(members), -1), axis=1)
             every = np.ones(len(members), bool)
             for axis in range(1, len(shape) + 1):
                 others = tuple(a for a in range(1, len(shape) + 1) if a != axis)
-                every &= possible.any(axis=others).all(axis=1)
+                every &= np.all(possible.any(axis=others), axis=1)
             if not shape:
                 every = possible
             allowed.update({f: possible[place] for place, f in enumerate(members) if not whole[place]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import os
@@ -12,9 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from lnz.exact import contraction, orders, reduced
+from lnz.exact import barren, contraction, orders, reduced, sparse
+from lnz.exact.barren import Dropped
 from lnz.exact.orders import Plan, Scope
 from lnz.exact.reduced import Reduced
+
+PATIENCE = 1.0  # seconds of predicted work from which a sum over possible entries alone is tried
+TRIALS = 30.0  # seconds that these trials may take, and no more than a third of the predicted work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +57,86 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
     Args:
         every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
     """
-    memory = limits.memory
-    sizes = tuple(model.sizes)
-    best = first_plan(limits, model)
-    fitted = orders.sliced(best, sizes, memory, every=every)
-    if not every:  # slices that stay in the caches can be much quicker than the whole
-        near = orders.sliced(best, sizes, min(memory, 2.0**26), every=False)
-        fitted = near if near.seconds < 0.8 * fitted.seconds else fitted
-    need = fitted.all_bytes if every else fitted.peak_bytes
-    seconds = fitted.seconds * (1 + contraction.DOWN if every else 1)
-    if need > memory or seconds > limits.max_seconds:
+    memory, passes = limits.memory, 1 + contraction.DOWN if every else 1
+    supported = _supported_plan(limits, model, every=every)
+    if supported is not None and supported.seconds < _first_look(limits, model) / 10:
+        return supported
+    try:
+        fitted = _dense_plan(limits, model, every=every)
+    except ValueError:  # beyond hope
+        if supported is None:
+            raise
+        return supported
+    need, seconds = fitted.all_bytes if every else fitted.peak_bytes, passes * fitted.seconds
+    refused = need > memory or seconds > limits.max_seconds
+    if supported is not None and (refused or supported.seconds < fitted.seconds):
+        return supported
+    if refused:
         raise ValueError(
             f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
             f"{limits.max_seconds:g}. Raise them, give evidence, or take a stochastic route"
         )
     return fitted
+
+
+def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan | None:
+    """A tree over possible entries alone, where there are zeros, full tables would be dear, and one is found."""
+    if not any(table.size and table.min() == -np.inf for table in model.tables):
+        return None
+    expected = _first_look(limits, model)
+    if expected < PATIENCE:
+        return None
+    seconds = min(limits.max_seconds / (1 + contraction.DOWN if every else 1), expected / 3, TRIALS)
+    found = _supported(_Problem.of(model), limits.memory / (2 if every else 1), seconds, limits.seed)
+    if isinstance(found, str) or (found.all_bytes if every else found.peak_bytes) > limits.memory:
+        return None
+    return found
+
+
+def _first_look(limits: Limits, model: Reduced) -> float:
+    """The predicted seconds of the tree that a short search finds."""
+    quick = dataclasses.replace(limits, search_seconds=0.3 if limits.search_seconds is None else limits.search_seconds)
+    try:
+        return first_plan(quick, model).seconds
+    except ValueError:
+        return math.inf
+
+
+def _dense_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan:
+    sizes = tuple(model.sizes)
+    best = first_plan(limits, model)
+    fitted = orders.sliced(best, sizes, limits.memory, every=every)
+    if every:
+        return fitted
+    near = orders.sliced(
+        best, sizes, min(limits.memory, 2.0**26), every=False
+    )  # slices in the caches can be much quicker
+    return near if near.seconds < 0.8 * fitted.seconds else fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """A model that equals another where the same configurations are possible."""
+
+    model: Reduced = dataclasses.field(compare=False)
+    digest: bytes
+
+    @classmethod
+    def of(cls, model: Reduced) -> _Problem:
+        text = hashlib.sha256(repr((model.sizes, model.scopes)).encode())
+        for table in model.tables:
+            text.update(np.packbits(table > -np.inf).tobytes())
+        return cls(model, text.digest())
+
+
+@functools.lru_cache(maxsize=8)
+def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> Plan | str:
+    """A plan over possible entries alone, or why there is none: both are remembered."""
+    model = problem.model
+    try:
+        return sparse.searched(model.scopes, model.tables, model.sizes, memory=memory, seconds=seconds, seed=seed)
+    except sparse.TooDear as error:
+        return str(error)
 
 
 def first_plan(limits: Limits, model: Reduced) -> Plan:
@@ -120,21 +190,28 @@ class Solver:
         self.progress = progress
         self.reduced = reduced.reduce(cardinalities, scopes, tables)
 
+    @functools.cached_property
+    def pruned(self) -> tuple[Reduced, list[Dropped]]:
+        """What log Z and samples need of the model: `barren.prune`."""
+        return barren.prune(self.reduced)
+
     def plan(self, *, every: bool = False) -> Plan:
-        """The contraction tree; of one that keeps `every` table, for all but log Z."""
-        return plan_within(self.limits, self.reduced, every=every)
+        """The contraction tree for log Z; or one that keeps `every` table, for marginals and the most probable state."""
+        return plan_within(self.limits, self.reduced if every else self.pruned[0], every=every)
 
     def log_partition(self) -> float:
         """log Z, in nats; -inf where no configuration is possible."""
-        plan = self.plan()
-        if not self.reduced.possible:
+        model, plan = self.pruned[0], self.plan()
+        if not model.possible:
             return -math.inf
-        sizes, done = self.reduced.sizes, self._meter("log Z", plan.seconds)
+        if plan.supports:
+            return _supports(model, plan, self.limits).log_total() + model.constant
+        done = self._meter("log Z", plan.seconds)
         parts = [
-            contraction.log_total(contraction.upward(plan, leaves, sizes, keep=False, done=done)[-1])
-            for _, leaves in self._tables(plan)
+            contraction.log_total(contraction.upward(plan, leaves, model.sizes, keep=False, done=done)[-1])
+            for _, leaves in _tables(model, plan)
         ]
-        return float(np.logaddexp.reduce(parts)) + self.reduced.constant
+        return float(np.logaddexp.reduce(parts)) + model.constant
 
     def rounding(self, log_z: float) -> float:
         """What rounding may have done to log Z, in nats."""
@@ -173,35 +250,43 @@ class Solver:
     def entropy(self) -> float:
         """-Σ p log p, in nats: log Z - Σ_f E[φ_f]."""
         log_z, beliefs = self.log_partition_and_factor_marginals()
-        _refuse_impossible(log_z)
+        contraction.refuse_impossible(log_z)
         return log_z - sum(
             float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, self.tables, strict=True)
         )
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """n independent exact samples: the numbers of the values (n, variables)."""
-        model, plan = self.reduced, self.plan(every=True)
+        model, dropped = self.pruned
+        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
+        plan = plan_within(self.limits, model, every=True)
+        labels = self._drawn(model, plan, rng, n)
+        for i in model.free:
+            labels[:, i] = rng.integers(model.sizes[i], size=n)
+        for part in reversed(dropped):
+            part.draw(rng, labels)
+        return model.restore(labels)
+
+    def _drawn(self, model: Reduced, plan: Plan, rng: np.random.Generator, n: int) -> np.ndarray:
+        if plan.supports:
+            return _supports(model, plan, self.limits).sample(rng, n)
         done = self._meter("samples", 2 * plan.seconds)
 
         def nodes(leaves: list[contraction.Table]) -> list[Any]:
             return contraction.upward(plan, leaves, model.sizes, keep=True, done=done)
 
-        logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in self._tables(plan)])
-        _refuse_impossible(logs.max(initial=-np.inf) if model.possible else -np.inf)
+        logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in _tables(model, plan)])
+        contraction.refuse_impossible(logs.max(initial=-np.inf))
         shares = np.exp(logs - logs.max())
         counts = rng.multinomial(n, shares / shares.sum())
         parts = [np.zeros((0, len(model.sizes)), np.int64)]
-        for count, (fixed, leaves) in zip(counts, self._tables(plan), strict=True):
+        for count, (fixed, leaves) in zip(counts, _tables(model, plan), strict=True):
             if count:
                 labels = contraction.descend(plan, nodes(leaves), model.sizes, int(count), contraction.drawn(rng))
                 labels[:, list(fixed)] = list(fixed.values())
                 parts.append(labels)
         labels = np.concatenate(parts)
-        for i in model.free:
-            labels[:, i] = rng.integers(model.sizes[i], size=n)
-        if len(parts) > 2:
-            labels = labels[rng.permutation(n)]
-        return model.restore(labels)
+        return labels[rng.permutation(n)] if len(parts) > 2 else labels
 
     def most_probable(self) -> np.ndarray:
         """The most probable configuration (one of them, where several are): the numbers of its values (variables,)."""
@@ -213,18 +298,12 @@ class Solver:
         Which of several of one weight come first, and which are left out at the end, is arbitrary. Fewer rows where fewer are possible.
         """
         model, plan = self.reduced, self.plan(every=True)
-        labels, totals = np.zeros((0, len(model.sizes)), np.int64), np.zeros(0)
-        done = self._meter("most probable states", plan.seconds)
-        for fixed, leaves in self._slices(plan):
-            nodes = contraction.upward_max(plan, leaves, model.sizes, done=done)
-            if len(totals) == n and float(nodes[-1].values) <= totals[-1]:
-                continue
-            found, values = contraction.descend_best(plan, nodes, model.sizes, n)
-            found[:, list(fixed)] = list(fixed.values())
-            labels, totals = np.concatenate([labels, found]), np.concatenate([totals, values])
-            order = contraction.best_first(totals, n)
-            labels, totals = labels[order], totals[order]
-        _refuse_impossible(totals.max(initial=-np.inf) if model.possible else -np.inf)
+        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
+        if plan.supports and n > 1:
+            raise ValueError(
+                f"only the most probable state is served where full tables are too dear, not the first {n}: ask for one"
+            )
+        labels = _supports(model, plan, self.limits).most_probable() if plan.supports else self._best(model, plan, n)
         for i in model.free:
             k = model.sizes[i]
             labels = np.repeat(labels, k, axis=0)[:n]
@@ -236,6 +315,22 @@ class Solver:
         order = np.argsort(-weights, kind="stable")
         return labels[order], weights[order]
 
+    def _best(self, model: Reduced, plan: Plan, n: int) -> np.ndarray:
+        """The labels (rows, variables) of the n largest products, the largest first."""
+        labels, totals = np.zeros((0, len(model.sizes)), np.int64), np.zeros(0)
+        done = self._meter("most probable states", plan.seconds)
+        for fixed, leaves in _slices(model, plan):
+            nodes = contraction.upward_max(plan, leaves, model.sizes, done=done)
+            if len(totals) == n and float(nodes[-1].values) <= totals[-1]:
+                continue
+            found, values = contraction.descend_best(plan, nodes, model.sizes, n)
+            found[:, list(fixed)] = list(fixed.values())
+            labels, totals = np.concatenate([labels, found]), np.concatenate([totals, values])
+            order = contraction.best_first(totals, n)
+            labels, totals = labels[order], totals[order]
+        contraction.refuse_impossible(totals.max(initial=-np.inf))
+        return labels
+
     def _beliefs(self) -> tuple[float, list[np.ndarray]]:
         """log Z and the marginals of the reduced tables; all zero where Z is."""
         model = self.reduced
@@ -243,9 +338,12 @@ class Solver:
         if not model.possible:
             return -math.inf, total
         plan = self.plan(every=True)
+        if plan.supports:
+            log_z, beliefs = _supports(model, plan, self.limits).beliefs()
+            return log_z + model.constant, beliefs
         running = -np.inf
         done = self._meter("marginals", (1 + contraction.DOWN) * plan.seconds)
-        for fixed, leaves in self._tables(plan):
+        for fixed, leaves in _tables(model, plan):
             nodes = contraction.upward(plan, leaves, model.sizes, keep=True, done=done)
             log_z = contraction.log_total(nodes[-1])
             if log_z == -np.inf:
@@ -275,26 +373,24 @@ class Solver:
 
         return done
 
-    def _slices(self, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
-        """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
-        model = self.reduced
-        for values in itertools.product(*(range(len(model.domains[v])) for v in plan.sliced)):
-            fixed = dict(zip(plan.sliced, values, strict=True))
-            leaves = []
-            for leaf, (scope, table) in enumerate(zip(model.scopes, model.tables, strict=True)):
-                rest = [v for v in scope if v not in fixed]
-                part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
-                leaves.append(np.asarray(contraction.permuted(part, rest, plan.scopes[leaf]), order="C"))
-            yield fixed, leaves
 
-    def _tables(self, plan: Plan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
-        for fixed, leaves in self._slices(plan):
-            yield (
-                fixed,
-                [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)],
-            )
+def _supports(model: Reduced, plan: Plan, limits: Limits) -> sparse.Sums:
+    most = limits.memory / sparse.ENTRY_BYTES
+    return sparse.Sums(plan, model.scopes, model.tables, model.sizes, most=most, seconds=limits.max_seconds)
 
 
-def _refuse_impossible(log_z: float) -> None:
-    if log_z == -math.inf:
-        raise ValueError("no state is possible: Z = 0. Check the evidence and the tables' zeros")
+def _slices(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
+    """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
+    for values in itertools.product(*(range(len(model.domains[v])) for v in plan.sliced)):
+        fixed = dict(zip(plan.sliced, values, strict=True))
+        leaves = []
+        for leaf, (scope, table) in enumerate(zip(model.scopes, model.tables, strict=True)):
+            rest = [v for v in scope if v not in fixed]
+            part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
+            leaves.append(np.asarray(contraction.permuted(part, rest, plan.scopes[leaf]), order="C"))
+        yield fixed, leaves
+
+
+def _tables(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
+    for fixed, leaves in _slices(model, plan):
+        yield fixed, [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)]
