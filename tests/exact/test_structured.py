@@ -360,7 +360,7 @@ def test_expectations_over_too_many_states_are_refused():
         (lattice(0, (6, 40), False, 2), lnz.TransferMatrix),
         (lattice(0, (6, 6), True, 2), lnz.TransferMatrix),
         (lnz.Ising.lattice((10, 10), 0.3, periodic=True), lnz.Torus),
-        (lnz.Ising.lattice((15, 15), 0.3, periodic=False), lnz.KacWard),
+        (lnz.Ising.lattice((18, 18), 0.3, periodic=False), lnz.KacWard),
         (lnz.Potts.lattice((5, 30), 0.3, q=3, periodic=(True, False)), lnz.TransferMatrix),
         (lnz.Potts(complete(30, 0.1), q=3), lnz.Counting),
     ],
