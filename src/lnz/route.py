@@ -113,7 +113,9 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
 
 
 _FEW = 256  # states so few that a list of them is the simplest way
-_NARROW = 4096.0  # evaluations by transfer matrices up to which they come before all other sums
+_NARROW = (
+    2.0**15
+)  # evaluations by transfer matrices (16 spins across) beyond which elimination is as quick and need not be compiled
 
 
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:
@@ -132,7 +134,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
 
     enumeration, layers = Enumeration(), TransferMatrix()
     listed = (enumeration, lambda route: f"{route.cost(energy):,.0f} states")
-    lattice = (layers, lambda _: "a lattice of narrow layers")
+    lattice = (layers, lambda _: "a lattice, layer by layer")
     few = enumeration.refusal(energy) is None and enumeration.cost(energy) <= _FEW
     narrow = isinstance(energy, Pairwise) and layers.refusal(energy) is None and layers.cost(energy) <= _NARROW
     special: list[tuple[Route, Callable[[Any], str]]] = []
@@ -149,8 +151,8 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
         *([lattice] if narrow else []),
         *([] if few else [listed]),
         *([(KacWard(), lambda _: "a planar Ising model without fields")] if isinstance(energy, Ising) else []),
-        *([lattice] if isinstance(energy, Pairwise) and not narrow else []),
         (Elimination(), lambda _: "tables of its factors, multiplied and summed"),
+        *([lattice] if isinstance(energy, Pairwise) and not narrow else []),
         (Quadrature(), lambda route: f"{route.cost(energy):,.0f} points"),
         (
             AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains),

@@ -52,8 +52,8 @@ class TransferMatrix(Structured):
     Example:
         >>> import lnz
         >>> strip = lnz.Ising.lattice((100, 6), 0.4, 0.1, periodic=(False, True))
-        >>> print(round(float(lnz.log_partition(strip, route=lnz.TransferMatrix()).value), 4))
-        562.3826
+        >>> print(round(float(lnz.log_partition(strip, route=lnz.TransferMatrix()).value), 2))
+        567.63
     """
 
     max_states: int = 2**21
