@@ -20,7 +20,7 @@ def shared() -> lnz.FactorGraph:
 def test_the_energy_of_every_state(seed):
     listed = random_graph(seed + 40)
     graph = listed.graph
-    states = np.indices(listed.cardinalities).reshape(len(listed.cardinalities), -1).T
+    states = np.indices(listed.cardinalities).reshape(len(listed.cardinalities), listed.weights.size).T
     found = -jax.jit(jax.vmap(graph), compiler_options=FAST_COMPILE)(states).reshape(listed.cardinalities)
     np.testing.assert_allclose(found, listed.weights, rtol=1e-12, atol=1e-12)
 
