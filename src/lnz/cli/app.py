@@ -358,14 +358,25 @@ def logz(
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option(help="Refuse what is predicted to take longer. [3600]", rich_help_panel=_GRAPH),
+        typer.Option(
+            help="Sum exactly what is predicted to take no longer, otherwise tighten limits for so long. [3600, and 60 of limits]",
+            rich_help_panel=_GRAPH,
+        ),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(metavar="NATS", help="Limits that near are good enough. [0.1]", rich_help_panel=_GRAPH),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the plan of the sum there (.png).", rich_help_panel=_GRAPH, show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
     """Log Z of a model, in nats, and how it is known.
 
-    A graphical model in the UAI format is summed exactly; the width and the memory are known before the work begins. Its samples are
-    drawn by numpy.random.default_rng(SEED), where the seed is 0 if none is given.
+    A graphical model in the UAI format is summed exactly; the width and the memory are known before the work begins. Where that is too
+    dear, limits that always hold are tightened for as long as there is time. Samples are drawn by numpy.random.default_rng(SEED), where the seed is 0 if none is given.
 
     Examples:
 
@@ -373,7 +384,7 @@ def logz(
     - lnz logz ising.lnz --route ais --temperatures 5000 --json
     - lnz logz grid.uai --evidence grid.uai.evid --marginals grid.MAR --map --max-memory 8G
     """
-    max_seconds = _positive("--max-seconds", max_seconds)
+    max_seconds, within = _positive("--max-seconds", max_seconds), _positive("--within", within)
     from . import graphical, output
 
     if graphical.is_uai(run):
@@ -391,12 +402,14 @@ def logz(
             seed=seed,
             max_memory=max_memory,
             max_seconds=max_seconds,
+            within=within,
+            plot=plot,
         )
         output.facts(found, graphical.rows(found), as_json=json)
         return
     _refuse_given(
         ctx,
-        ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory", "max_seconds"),
+        ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory", "max_seconds", "within", "plot"),
         "is for a graphical model (.uai). Leave it out",
     )
     effort = _effort(temperatures, chains, confidence, route)

@@ -13,7 +13,7 @@ import lnz
 from lnz.energy import Energy
 from lnz.formats.checkpoint import CheckpointError
 
-from . import dataset, measuring, show
+from . import dataset, measuring, output
 from .draw import draw
 from .errors import BadInput, refusing
 from .folder import RunFolder
@@ -77,7 +77,7 @@ def evaluate(path: Path, file: Path | None, effort: Effort, *, array: str | None
         split = dataset.held_out(run.dataset.parts())
         states = run.dataset.parts()[split]
         if split != "test":
-            show.note(f"the run kept no test data, so its {split} data are taken")
+            output.note(f"the run kept no test data, so its {split} data are taken")
     else:
         config = target.run.config()
         coding = dataset.Coding.from_json(config["data"]["coding"])
@@ -85,7 +85,7 @@ def evaluate(path: Path, file: Path | None, effort: Effort, *, array: str | None
         found = dataset.load(str(file), array)
         states = coding.encode(found, seed=config["settings"]["split_seed"], notes=notes)
         for text in notes:
-            show.note(text)
+            output.note(text)
     began = time.perf_counter()
     route = measuring.choose_route(target.energy, target.base, effort)
     key = target.key(seed, 2)

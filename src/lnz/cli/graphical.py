@@ -18,6 +18,7 @@ from lnz.exact.solver import Limits, Solver, described
 from lnz.formats.uai import UAIModel, checked_evidence, read_uai_model
 
 from .errors import BadInput, refusing
+from .output import note
 from .progress import Step, Work
 
 _HEADERS = (b"MARKOV", b"BAYES")
@@ -58,15 +59,20 @@ def log_z(
     seed: int | None,
     max_memory: str | None,
     max_seconds: float | None,
+    within: float | None,
+    plot: Path | None,
 ) -> dict[str, Any]:
-    """log Z of a `.uai` file by elimination, and what else was asked for, as plain values.
+    """log Z of a `.uai` file by elimination, and what else was asked for, as plain values; limits of it where that is too dear.
 
     Args:
         seed: of the samples, which `numpy.random.default_rng(seed)` draws; 0 where it is None.
+        max_seconds: of predicted work that is taken on (3600 where it is None), and of tightening limits (60).
+        within: the width, in nats, at which limits are narrow enough.
+        plot: where a picture of the plan goes.
     """
     began = time.perf_counter()
     limits = Limits(memory_size(max_memory), Limits.max_seconds if max_seconds is None else max_seconds)
-    for file in (marginals, out if samples else None):
+    for file in (marginals, plot, out if samples else None):
         if file is not None and file.exists() and not force:
             raise BadInput(f"{file}: exists already. Choose another name, or replace it by --force")
         if file is not None and not file.parent.is_dir():
@@ -77,8 +83,20 @@ def log_z(
         model = read_uai_model(path)
         observed = checked_evidence(evidence, model.cardinalities)
         solver = solver_of(model, observed, limits)
-    with Step("looking for an order"), refusing():
-        plan = solver.plan()
+    counts = {"variables": len(model.cardinalities), "factors": len(model.scopes), "observed": len(observed)}
+    try:
+        with Step("looking for an order"):
+            plan = solver.plan()
+    except ValueError as error:
+        if marginals or most_probable or samples or plot:
+            raise BadInput(str(error)) from error
+        note(f"{error}. Limits of log Z instead")
+        found = _limits(solver, 0.1 if within is None else within, 60.0 if max_seconds is None else max_seconds)
+        return found | counts | {"seconds": time.perf_counter() - began}
+    if plot is not None:
+        from lnz.report.graphs import elimination
+
+        elimination(plot, plan)
     with Work(str(plan), seconds=plan.seconds) as solver.progress:
         value = solver.log_partition()
         rounding = solver.rounding(value)
@@ -92,10 +110,10 @@ def log_z(
         "width": plan.width,
         "memory": int(plan.peak_bytes),
         "zero": value == -math.inf,
-        "variables": len(model.cardinalities),
-        "factors": len(model.scopes),
-        "observed": len(observed),
+        **counts,
     }
+    if plot is not None:
+        found["plot"] = str(plot)
     if found["zero"] and (marginals or most_probable or samples):
         raise BadInput(
             f"{path}: Z = 0: no configuration is possible, so there are no marginals, most probable state or samples. "
@@ -116,8 +134,40 @@ def log_z(
     return found | {"seconds": time.perf_counter() - began}
 
 
+def _limits(solver: Solver, within: float, seconds: float) -> dict[str, Any]:
+    """Limits of log Z that tighten until they are `within` nats of each other, or the time is over."""
+    from lnz.bounds.anytime import tighten
+
+    with Step(f"limits of log Z, for at most {seconds:g} s"):
+        tables = solver.cardinalities, solver.scopes, solver.tables
+        found = tighten(
+            *tables, within=within, max_seconds=seconds, max_memory=solver.limits.max_memory, exact_first=False
+        )
+    return {
+        "log_z": found.value,
+        "log10_z": found.value / math.log(10),
+        "lower": found.lower,
+        "upper": found.upper,
+        "known": "exact" if found.exact else "bound",
+        "route": found.sentence(),
+        "zero": found.upper == -math.inf,
+    }
+
+
 def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     """What was found, as rows of a table."""
+    if found["known"] == "bound":
+        return [
+            (
+                "log Z",
+                f"between {found['lower']:.6g} and {found['upper']:.6g} nats, a width of {found['upper'] - found['lower']:.3g}",
+            ),
+            ("perhaps", f"{found['log_z']:.6g} nats"),
+            ("log10 Z", f"between {found['lower'] / math.log(10):.6g} and {found['upper'] / math.log(10):.6g}"),
+            ("how it is known", "bound: the limits always hold"),
+            ("by", found["route"]),
+            ("time", f"{found['seconds']:.2f} s"),
+        ]
     if found["zero"]:
         lines = [("log Z", "−∞: Z = 0, no configuration is possible"), ("how it is known", "exact")]
     else:
@@ -128,12 +178,12 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             ("limits", f"{found['lower']:.15g} to {found['upper']:.15g}"),
             ("how it is known", f"{found['known']}, up to rounding of {rounding:.1g}"),
         ]
-    lines += [
-        ("by", found["route"] + (f", {found['observed']} of them observed" if found["observed"] else "")),
-        ("width", f"{found['width']}"),
-        ("memory", f"{_bytes(found['memory'])} of tables at the peak"),
-        ("time", f"{found['seconds']:.2f} s"),
-    ]
+    lines.append(("by", found["route"] + (f", {found['observed']} of them observed" if found["observed"] else "")))
+    if "width" in found:
+        lines += [("width", f"{found['width']}"), ("memory", f"{_bytes(found['memory'])} of tables at the peak")]
+    lines.append(("time", f"{found['seconds']:.2f} s"))
+    if "plot" in found:
+        lines.append(("picture of the plan", found["plot"]))
     if "marginals" in found:
         lines.append(("marginals", found["marginals"]))
     if "map" in found:

@@ -20,6 +20,11 @@ def strict(content: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def note(text: str) -> None:
+    """A remark on stderr."""
+    print("lnz: note: " + " ".join(text.split()), file=sys.stderr, flush=True)
+
+
 def emit_json(content: Any) -> None:
     """One JSON object on stdout; NaN and infinities are null."""
     print(json.dumps(strict(content), ensure_ascii=False, allow_nan=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from lnz.estimate import decimals
@@ -11,11 +10,6 @@ from .dataset import held_out
 from .output import emit, emit_json, fact_table
 
 _FEW = 50  # chains that carry an estimate; below, its error is hardly known
-
-
-def note(text: str) -> None:
-    """A remark on stderr."""
-    print("lnz: note: " + " ".join(text.split()), file=sys.stderr, flush=True)
 
 
 def number(value: float | None, error: float | None = None, *, least: int = 2, most: int = 6) -> str:

@@ -18,7 +18,7 @@ from lnz.energy import Energy
 from lnz.formats.checkpoint import load_arrays
 from lnz.learning.fit import Interrupted, Record
 
-from . import dataset, measuring, models, show
+from . import dataset, measuring, models, output
 from .dataset import held_out
 from .draw import draw
 from .errors import BadInput, refusing
@@ -66,7 +66,7 @@ def begin(given: dict[str, Any], *, out: Path | None, force: bool) -> Run:
         if coding.words:
             notes.insert(0, f"{data.source}: {coding.words}")
         for text in notes:
-            show.note(text)
+            output.note(text)
     run.folder = RunFolder.create(folder.path, force=force)
     run.folder.write_json(
         "config.json",
@@ -111,7 +111,7 @@ def reopen(path: Path) -> Run:
     now = versions()
     for name in ("lnz", "jax", "numpy"):
         if (then := config.get("versions", {}).get(name)) != now[name]:
-            show.note(f"{path} was begun with {name} {then}, and this is {now[name]}: the last digits may differ")
+            output.note(f"{path} was begun with {name} {then}, and this is {now[name]}: the last digits may differ")
     return Run(folder, settings, found)
 
 
