@@ -348,30 +348,6 @@ def _once(f: Callable[[Array], Any]) -> Callable[[Array], Any]:
     return once
 
 
-def marginals(energy: Any, *, route: Elimination | None = None) -> list[np.ndarray]:
-    """P(x_i) of every variable of a discrete model with factors, exactly: one array (k_i,) a variable, in the order of the space's entries.
-
-    Raises ValueError where the model has no factors or is too dear: see `Elimination`.
-    """
-    return (route or Elimination()).marginals(energy)
-
-
-def map_state(energy: Any, *, route: Elimination | None = None) -> State:
-    """The most probable state of a discrete model with factors, exactly: argmax_x p(x), latent variables included.
-
-    Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
-    """
-    return (route or Elimination()).map_state(energy)
-
-
-def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination | None = None) -> State:
-    """n independent exact samples of a discrete model with factors, latent variables included: states of `energy.space` along axis 0.
-
-    Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
-    """
-    return (route or Elimination()).sample(energy, key, n)
-
-
 class _Reduced(NamedTuple):
     """A graph without what needs no elimination: impossible values, variables of one value, factors inside others.
 
