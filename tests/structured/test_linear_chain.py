@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lnz
-from structured.chain_cases import Chain, exists, listed, quick_jit, random_chain, stacked
+from structured.chain_cases import Chain, exists, listed, random_chain, stacked
 
 T, K = 7, 4
 
@@ -28,7 +28,7 @@ def summed(holes: str):
         chain = lnz.LinearChain(holes=holes, **tables, **rest)  # pyright: ignore[reportArgumentType]
         return lnz.log_partition(chain).value, lnz.log_probability(chain, labels)
 
-    return quick_jit(jax.vmap(jax.value_and_grad(one, has_aux=True)))
+    return jax.jit(jax.vmap(jax.value_and_grad(one, has_aux=True)))
 
 
 def split(chains: Chain, dtype):
@@ -77,7 +77,7 @@ def fuzz(n: int, seed: int, holes: str, own: bool, dtype, close: float) -> int:
     return impossible
 
 
-@pytest.mark.parametrize(("holes", "own"), [("link", False), ("cut", True)])
+@pytest.mark.parametrize(("holes", "own"), [pytest.param("link", False, marks=pytest.mark.slow), ("cut", True)])
 def test_value_and_gradient_agree_with_the_list(holes, own):
     assert 0 < fuzz(150, 0, holes, own, np.float64, 1e-10) < 75
 
@@ -102,15 +102,12 @@ def test_ten_thousand_chains():
 
 def test_short_chains_and_few_labels():
     rng = np.random.default_rng(4)
-    chains = [
-        random_chain(rng, t, k, own=own)
-        for t, k, own in [(0, 1, False), (0, 3, True), (1, 1, True), (1, 4, False), (2, 1, False), (2, 3, True)]
-    ]
+    chains = [random_chain(rng, t, k, own=own) for t, k, own in [(0, 3, False), (1, 2, True)]]
 
     def all_of_them(given):
         return [lnz.log_partition(lnz.LinearChain(**chain)).value for chain in given]
 
-    values, slopes = quick_jit(
+    values, slopes = jax.jit(
         lambda given: (
             all_of_them(given),
             jax.grad(lambda e: sum(all_of_them([{**g, "emissions": x} for g, x in zip(given, e, strict=True)])))(
@@ -141,7 +138,7 @@ def test_second_derivatives_are_covariances():
 
     slope = jax.grad(log_z)
     direction = np.random.default_rng(1).normal(size=(4, 3))
-    forwards, backwards = quick_jit(
+    forwards, backwards = jax.jit(
         lambda e, d: (jax.jvp(slope, (e,), (d,))[1], jax.grad(lambda e: jnp.sum(slope(e) * d))(e))
     )(jnp.asarray(chain.emissions), jnp.asarray(direction))
     truth = listed(chain)
@@ -161,13 +158,13 @@ def garden_path(length, boost):
 
 def test_what_underflows_is_not_lost():
     with single_precision():
-        for boost in (45.0, 60.0):
-            chain = garden_path(4, boost)
+        questions = jax.jit(lambda c, k: (lnz.log_partition(c).value, lnz.marginals(c), lnz.exact_samples(c, k, 50)))
+        for boost in (30.0, 60.0):
+            value, marginals, samples = questions(garden_path(4, boost), jax.random.key(0))
             wanted = np.logaddexp(0, 3 * boost - 100)
-            assert float(lnz.log_partition(chain).value) == pytest.approx(wanted, rel=1e-6)
-            assert float(lnz.marginals(chain)[0, 1]) == pytest.approx(np.exp(3 * boost - 100 - wanted), rel=1e-4)
-            samples = lnz.exact_samples(chain, jax.random.key(0), 50)
-            assert bool((samples == 1).all())
+            assert float(value) == pytest.approx(wanted, rel=1e-6, abs=1.2e-7)
+            assert float(marginals[0, 1]) == pytest.approx(np.exp(3 * boost - 100 - wanted), rel=1e-4)
+            assert bool((samples == int(boost == 60)).all())
 
 
 def test_half_precision_accumulates_in_float32():
@@ -176,18 +173,19 @@ def test_half_precision_accumulates_in_float32():
     labels = rng.integers(0, 5, 512)
     with single_precision():
         chain = lnz.LinearChain(emissions, transitions)
-        value, slope = jax.value_and_grad(lambda c: lnz.log_partition(c).value)(chain)
-        score = -chain(jnp.asarray(labels))
+        both = jax.jit(lambda c, y: (jax.value_and_grad(lambda c: lnz.log_partition(c).value)(c), -c(y)))
+        (value, slope), score = both(chain, labels)
     assert value.dtype == jnp.float32
     assert slope.emissions.dtype == jnp.bfloat16
     wide = lnz.LinearChain(np.asarray(emissions, float), np.asarray(transitions, float))
-    assert float(value) == pytest.approx(float(lnz.log_partition(wide).value), rel=1e-5)
-    assert float(score) == pytest.approx(-float(wide(jnp.asarray(labels))), rel=1e-5)
+    truth, wanted = jax.jit(lambda c, y: (lnz.log_partition(c).value, -c(y)))(wide, labels)
+    assert float(value) == pytest.approx(float(truth), rel=1e-5)
+    assert float(score) == pytest.approx(float(wanted), rel=1e-5)
     np.testing.assert_allclose(np.asarray(slope.emissions, float).sum(axis=1), 1, atol=1e-2)
 
 
 def test_nothing_allowed():
-    chain = lnz.LinearChain(np.zeros((3, 2)), np.zeros((2, 2)), allowed=np.array([[1, 0], [0, 0], [1, 1]], bool))
+    chain = lnz.LinearChain(**plain().arguments(), allowed=np.arange(4)[:, None] != np.array([2, 2, 2]))
     value, slope = jax.value_and_grad(lambda c: lnz.log_partition(c).value)(chain)
     assert value == -np.inf
     assert all(bool((leaf == 0).all()) for leaf in jax.tree.leaves(slope))
@@ -196,13 +194,13 @@ def test_nothing_allowed():
         lnz.marginals,
         lnz.map_state,
         lnz.entropy,
-        lambda c: lnz.n_best(c, 2),
-        lambda c: lnz.exact_samples(c, key, 3),
-        lambda c: lnz.negative_log_likelihood(c, jnp.asarray([0, 0, 0])),
+        lambda c: lnz.n_best(c, 6),
+        lambda c: lnz.exact_samples(c, key, 200),
+        lambda c: lnz.negative_log_likelihood(c, jnp.asarray([0, 0, 0, 0])),
     ):
         with pytest.raises(ValueError, match="no labelling is possible: Z = 0"):
             question(chain)
-    assert lnz.log_probability(chain, jnp.asarray([0, 0, 0])) == -np.inf
+    assert lnz.log_probability(chain, jnp.asarray([0, 0, 0, 0])) == -np.inf
 
 
 @pytest.mark.parametrize(
@@ -229,7 +227,7 @@ def test_bad_input_is_refused(more, words):
 
 
 def test_bad_labels_are_refused():
-    chain = lnz.LinearChain(**plain().arguments(), lengths=3)
+    chain = lnz.LinearChain(**plain().arguments(), mask=np.arange(4) < 3)
     for labels, words in [
         ([0, 3, 0, 0], "a label lies between 0 and 2, but node 1 has 3"),
         ([0, -1, 0, 0], "node 1 has -1"),
@@ -238,7 +236,6 @@ def test_bad_labels_are_refused():
     ]:
         with pytest.raises(ValueError, match=words):
             lnz.negative_log_likelihood(chain, jnp.asarray(labels))
-    assert float(lnz.negative_log_likelihood(chain, jnp.asarray([0, 1, 0, -100]))) > 0
 
 
 def test_what_python_cannot_see_becomes_nan():
@@ -248,19 +245,21 @@ def test_what_python_cannot_see_becomes_nan():
         crf = lnz.LinearChain(emissions, chain.transitions, n)
         return lnz.log_partition(crf).value, lnz.log_probability(crf, labels)
 
-    batch = quick_jit(jax.vmap(both))
+    batch = jax.jit(jax.vmap(both))
     lengths = jnp.asarray([4, 5, -1, 3, 3, 3])
     labels = jnp.asarray([[0, 1, 2, 0]] * 4 + [[0, 3, 0, 0], [0, 1, 2, -100]])
     values, log_p = batch(lengths, labels, jnp.stack([jnp.asarray(chain.emissions)] * 6))
     assert np.isnan(values).tolist() == [False, True, True, False, False, False]
     assert np.isnan(log_p).tolist() == [False, True, True, False, True, False]
-    slope = jax.grad(lambda e: both(4, labels[0], e)[0])(jnp.asarray(chain.emissions).at[2, 1].set(jnp.nan))
+    slope = jax.jit(jax.grad(lambda e: lnz.log_partition(lnz.LinearChain(e, chain.transitions)).value))(
+        jnp.asarray(chain.emissions).at[2, 1].set(jnp.nan)
+    )
     assert np.isnan(slope).all()
 
 
 def test_the_same_chain_as_a_factor_graph():
     """By elimination of its factors, with holes of both kinds; and `choose` takes the chain's own route."""
-    for holes, own in itertools.product(("link", "cut"), (False, True)):
+    for holes, own in (("link", True), ("cut", False)):
         given = plain(mask=np.array([True, False, True, True]))
         if own:
             given = given._replace(transitions=np.random.default_rng(3).normal(size=(3, 3, 3)))
