@@ -44,6 +44,11 @@ class Route(abc.ABC):
         return self.log_partition(energy, key), self.mean_gradient(energy, key)
 
     @property
+    def structural(self) -> bool:
+        """Whether how the sum is done depends on the energy's boolean and integer arrays, so that these must be known when it is compiled."""
+        return True
+
+    @property
     def random(self) -> bool:
         """Whether the route draws samples and so needs a key."""
         return False
@@ -120,6 +125,7 @@ _NARROW = (
 
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:
     from lnz.annealing.ais import AnnealedImportanceSampling
+    from lnz.energies.chain import LinearChain
     from lnz.energies.graph import FactorGraph
     from lnz.energies.pairwise import Ising, Pairwise
     from lnz.exact.closed_form import ClosedForm
@@ -127,6 +133,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     from lnz.exact.elimination import Elimination
     from lnz.exact.enumeration import Enumeration
     from lnz.exact.forest import Forest
+    from lnz.exact.forward_backward import ForwardBackward
     from lnz.exact.planar import KacWard
     from lnz.exact.quadrature import Quadrature
     from lnz.exact.torus import Torus
@@ -146,6 +153,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
         special += [(Torus(), lambda _: "a uniform Ising model on a torus without fields")]
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
+        *([(ForwardBackward(), lambda _: "a chain")] if isinstance(energy, LinearChain) else []),
         *([listed] if few else []),
         *special,
         *([lattice] if narrow else []),

@@ -376,7 +376,8 @@ def logz(
     """Log Z of a model, in nats, and how it is known.
 
     A graphical model in the UAI format is summed exactly; the width and the memory are known before the work begins. Where that is too
-    dear, limits that always hold are tightened for as long as there is time. Samples are drawn by numpy.random.default_rng(SEED), where the seed is 0 if none is given.
+    dear, limits that always hold are tightened for as long as there is time. Samples are drawn by numpy.random.default_rng(SEED), with
+    seed 0 if none is given.
 
     Examples:
 

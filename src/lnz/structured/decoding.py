@@ -1,0 +1,142 @@
+"""Labels from a model: the most probable ones, marginal decoding, samples."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from lnz.energies.chain import LinearChain
+from lnz.energy import as_energy
+from lnz.exact.chain_paths import best_path, best_paths, sampled_paths
+from lnz.exact.elimination import Elimination
+from lnz.exact.forward_backward import chain_log_z
+from lnz.spaces import State
+from lnz.structured.queries import marginals, refuse_impossible
+
+
+def map_state(energy: Any, *, route: Elimination | None = None) -> State:
+    """The most probable state of a discrete model with factors, exactly: argmax_x p(x), latent variables included.
+
+    Args:
+        energy: a `LinearChain` (by Viterbi's algorithm, also under jit and vmap), or any model with factors.
+        route: for models other than chains, how they are summed.
+
+    Returns:
+        A state of the energy's space (one of them, where several are equally probable): of a chain whole numbers (T,), 0 at masked nodes.
+
+    Raises:
+        ValueError: where no state is possible, or the model has no factors or is too dear: see `Elimination`.
+
+    Example:
+        >>> import jax.numpy as jnp, lnz
+        >>> stay = lnz.LinearChain(jnp.asarray([[0.0, 1.0], [0.4, 0.0], [0.0, 0.1]]), jnp.asarray([[0.5, 0.0], [0.0, 0.5]]))
+        >>> lnz.map_state(stay).tolist()
+        [1, 1, 1]
+    """
+    energy = as_energy(energy)
+    if not isinstance(energy, LinearChain) or route is not None:
+        return (route or Elimination()).map_state(energy)
+    labels, score = _best(energy)
+    refuse_impossible(score)
+    return labels
+
+
+def mpm_state(energy: Any) -> Int[Array, " T"]:
+    """The most probable label of every variable by itself (maximum posterior marginals): it errs on the fewest labels on average.
+
+    The labels together may be improbable, or impossible. Whole numbers (T,), 0 at masked nodes.
+    """
+    found = marginals(energy)
+    return jnp.stack([jnp.argmax(p) for p in found]).astype(jnp.int32) if isinstance(found, list) else _argmax(found)
+
+
+def _argmax(found: Array) -> Array:
+    return jnp.argmax(found, axis=-1).astype(jnp.int32)
+
+
+class NBest(NamedTuple):
+    """The most probable states, the best first.
+
+    Attributes:
+        states: of the energy's space, along axis 0; of a chain labels (n, T), 0 at masked nodes and in rows beyond the number of possible
+            labellings.
+        log_weights: (n,), -E(x) = log p(x) + log Z in nats; -inf in such rows.
+    """
+
+    states: State
+    log_weights: Any
+
+
+def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
+    """The n most probable states of a discrete model with factors, exactly, latent variables included, all of them different.
+
+    Which of several states of one weight come first, and which are left out at the end, is arbitrary. Where fewer than n are possible, a chain
+    gives rows of weight -inf, so that it works under jit (n being static) and vmap; other models give fewer rows.
+
+    Args:
+        energy: a `LinearChain`, or any model with factors.
+        n: how many.
+        route: for models other than chains, how they are summed.
+
+    Raises:
+        ValueError: where no state is possible, n is no whole number of at least 1, or the model has no factors or is too dear: see `Elimination`.
+
+    Source: Seshadri, Sundberg 1994, "List Viterbi decoding algorithms with applications".
+
+    Example:
+        >>> import jax.numpy as jnp, lnz
+        >>> chain = lnz.LinearChain(jnp.asarray([[0.0, 1.0], [0.0, 0.0]]), jnp.asarray([[0.0, 0.0], [0.0, 0.5]]))
+        >>> best = lnz.n_best(chain, 3)
+        >>> best.states.tolist(), best.log_weights.tolist()
+        ([[1, 1], [1, 0], [0, 0]], [1.5, 1.0, 0.0])
+        >>> lnz.n_best(lnz.Ising.lattice((3,), 1.0, 0.5, periodic=False), 2).states.tolist()
+        [[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]
+    """
+    energy = as_energy(energy)
+    if not isinstance(energy, LinearChain) or route is not None:
+        return NBest(*(route or Elimination()).n_best(energy, n))
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
+    labels, scores = _several(energy, n)
+    refuse_impossible(scores[0])
+    return NBest(labels, scores)
+
+
+def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination | None = None) -> State:
+    """n independent exact samples of a discrete model with factors, latent variables included: states of `energy.space` along axis 0.
+
+    Args:
+        energy: a `LinearChain` (also under jit and vmap), or any model with factors.
+        key: a random key.
+        n: the number of samples.
+        route: for models other than chains, how they are summed.
+
+    Raises:
+        ValueError: where no state is possible, or the model has no factors or is too dear: see `Elimination`.
+    """
+    energy = as_energy(energy)
+    if not isinstance(energy, LinearChain) or route is not None:
+        return (route or Elimination()).sample(energy, key, n)
+    labels, log_z = _samples(energy, key, n)
+    refuse_impossible(log_z)
+    return labels
+
+
+@jax.jit
+def _best(chain: LinearChain) -> tuple[Array, Array]:
+    return best_path(chain.potentials())
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _several(chain: LinearChain, n: int) -> tuple[Array, Array]:
+    return best_paths(chain.potentials(), n)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _samples(chain: LinearChain, key: PRNGKeyArray, n: int) -> tuple[Array, Array]:
+    p = chain.potentials()
+    return sampled_paths(p, key, n), chain_log_z(p)
