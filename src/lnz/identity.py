@@ -55,8 +55,9 @@ def log_partition(
     if within is not None or max_seconds is not None:
         if route is not None:
             raise ValueError("within and max_seconds choose the route themselves: leave out either them or route")
-        given = {"within": within, "max_seconds": max_seconds}
-        estimate = log_partition_within(energy, **{name: x for name, x in given.items() if x is not None})
+        estimate = log_partition_within(
+            energy, within=0.1 if within is None else within, max_seconds=60.0 if max_seconds is None else max_seconds
+        )
         _refuse_nan(estimate, energy)
         return estimate
     route = choose(energy).route if route is None else route
