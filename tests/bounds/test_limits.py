@@ -1,5 +1,6 @@
 """Limits of log Z never cross it: thousands of random graphs against a list of all states, in NumPy."""
 
+import itertools
 import math
 
 import numpy as np
@@ -80,6 +81,27 @@ def check(seed: int) -> None:
     assert interval.exact, seed
     assert interval.lower - room <= truth <= interval.upper + room, seed
     assert interval.width <= 1e-9 + 100 * room, seed
+
+
+def dense(seed: int) -> Listed:
+    """A factor for every pair of six variables, so that nearly every bucket is split; couplings up to ±50 and beyond, some zeros."""
+    rng = np.random.default_rng(seed)
+    sizes = tuple(int(k) for k in rng.integers(2, 4, size=6))
+    scopes = list(itertools.combinations(range(6), 2))
+    strength, zeros = rng.choice([0.5, 3.0, 30.0]), rng.choice([0.0, 0.0, 0.05])
+    tables = [strength * rng.normal(size=[sizes[i] for i in scope]) for scope in scopes]
+    return Listed(sizes, scopes, [np.where(rng.random(t.shape) < zeros, -np.inf, t) for t in tables])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_limits_hold_where_nearly_every_bucket_is_split(seed):
+    listed = dense(seed)
+    truth, room = listed.log_z, slack(listed)
+    lower, upper = mini_bucket_limits(listed, seed)
+    assert lower <= truth + room
+    assert upper >= truth - room
+    naive, structured = mean_field_limits(listed, seed)
+    assert naive <= structured + 10 * room <= truth + 20 * room
 
 
 @pytest.mark.parametrize("first", range(0, 300, 100))

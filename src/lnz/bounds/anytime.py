@@ -249,16 +249,14 @@ class _Search:
         while room < 1 and self.level > LEAST_LEVEL:
             self.level -= 1
             buckets, room = made(self.level)
-        while room >= 2 and buckets.split:
-            step = max(1, int(0.7 * math.log2(room)))
+        while buckets.split:
+            step = max(1, int(0.7 * math.log2(max(1.0, room))))
             wider, left = made(self.level + step)
-            if left < 1 and step == 1:
-                break
-            if left < 1:
+            if left < 1 and step > 1:
                 step = 1
                 wider, left = made(self.level + 1)
-                if left < 1:
-                    break
+            if left < min(1.0, 0.85 * room):  # larger tables that hardly take longer are taken too
+                break
             self.level, buckets, room = self.level + step, wider, left
         buckets.put(self.tables)
         return buckets
