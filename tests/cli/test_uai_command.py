@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,33 @@ def test_log_z(model):
     assert found["known"] == "exact"
     assert "map" not in found
     assert "samples" not in found
+
+
+@pytest.mark.parametrize(
+    ("options", "known"), [(("--max-seconds", "1e-9"), "bound"), (("--max-memory", "100"), "exact")]
+)
+def test_limits_where_elimination_is_too_dear(tmp_path, options, known):
+    rng = np.random.default_rng(1)
+    torus = lnz.Ising.lattice((3, 4), rng.normal(size=(2, 3, 4)), rng.normal(size=(3, 4)), periodic=True)
+    lnz.formats.write_uai(tmp_path / "torus.uai", torus.factors())
+    outcome = call("logz", tmp_path / "torus.uai", *options, "--json")
+    assert "too dear to be summed exactly: " in outcome.err
+    assert "Limits of log Z instead" in outcome.err
+    found, truth = json.loads(outcome.out), float(lnz.log_partition(torus, route=lnz.Enumeration()).value)
+    assert found["lower"] < truth < found["upper"]
+    assert found["lower"] <= found["log_z"] <= found["upper"]
+    assert found["known"] == known
+    assert not found["zero"]
+    shown = call("logz", tmp_path / "torus.uai", *options).out
+    assert re.search(
+        r"how it is known +" + {"bound": "bound: the limits always hold", "exact": "exact, up to rounding"}[known],
+        shown,
+    )
+
+
+def test_a_picture_of_the_plan(model, tmp_path):
+    assert answer(model, "--plot", tmp_path / "plan.png")["plot"] == str(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_says_what_the_route_says(model):
@@ -160,8 +188,9 @@ def test_z_of_zero_is_said_in_words(tmp_path):
     [
         (("--max-memory", "lots"), "--max-memory: 'lots' is no size. Give, for example, 8G or 500M"),
         (("--max-memory", "0G"), "--max-memory: '0G' is no size"),
-        (("--max-memory", "1"), "too dear to be summed exactly: "),
-        (("--max-seconds", "1e-9"), "too dear to be summed exactly: "),
+        (("--map", "--max-memory", "1"), "too dear to be summed exactly: "),
+        (("--samples", "3", "--max-seconds", "1e-9"), "too dear to be summed exactly: "),
+        (("--within", "0"), "--within: 0 is not above 0"),
         (("--max-seconds", "-1"), "--max-seconds: -1 is not above 0"),
         (("--chains", "7"), "--chains is for a run or a saved energy. Leave it out"),
         (("--route", "ais"), "--route ais: a graphical model is summed exactly. Leave it out"),
