@@ -1,4 +1,4 @@
-"""Every energy of the contract list passes its own audit."""
+"""Every energy of the contract list passes its own audit; of those that are alike, one in the quick tests."""
 
 import jax
 import pytest
@@ -14,7 +14,15 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
+TWINS = ("torus", "cylinder", "3d", "dense", "two sides", "many hidden", "diagonal", "of categories", "of spins")
+
+
+def marked(case):
+    alike = any(word in case.name for word in TWINS)
+    return pytest.param(case, id=case.name.replace(" ", "_"), marks=[pytest.mark.slow] if alike else [])
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
 def test_it_passes(case):
     report = lnz.audit(case.energy)
     assert report.passed, str(report)

@@ -71,10 +71,14 @@ def test_killed_at_a_random_moment(whole, bits, tmp_path):
 
 def test_interrupted_by_the_keyboard(whole, bits, tmp_path):
     run = tmp_path / "run"
-    process = start(*options(bits, run))
-    wait_for_records(process, run, 3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    for _ in range(5):  # on a busy machine a run may end before it is stopped
+        process = start(*options(bits, run))
+        wait_for_records(process, run, 1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        if process.returncode:
+            break
+        shutil.rmtree(run)
     assert process.returncode == 130, err
     assert out == ""
     line = err.splitlines()[-1]
