@@ -9,6 +9,7 @@ from .bounds.belief_propagation import BeliefPropagation as BeliefPropagation
 from .bounds.mean_field import MeanField as MeanField
 from .bounds.mini_bucket import MiniBucket as MiniBucket
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
+from .energies.chain import LinearChain as LinearChain
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
@@ -29,6 +30,7 @@ from .exact.elimination import exact_samples as exact_samples
 from .exact.elimination import map_state as map_state
 from .exact.elimination import marginals as marginals
 from .exact.enumeration import Enumeration as Enumeration
+from .exact.forward_backward import ForwardBackward as ForwardBackward
 from .exact.planar import KacWard as KacWard
 from .exact.quadrature import Quadrature as Quadrature
 from .exact.torus import Torus as Torus

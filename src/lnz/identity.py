@@ -44,7 +44,8 @@ def log_partition(energy: Any, *, route: Route | None = None, key: PRNGKeyArray 
     route = choose(energy).route if route is None else route
     route.require(energy, key)
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
-    estimate = _compiled(route, Frozen(constants), parameters, key)
+    data, constants = eqx.partition(constants, lambda leaf: not route.structural and eqx.is_array(leaf))
+    estimate = _compiled(route, Frozen(constants), parameters, data, key)
     _refuse_nan(estimate, energy)
     return estimate
 
@@ -73,20 +74,24 @@ def _checked(route: Any) -> Route | None:
     return route
 
 
-def _log_partition_primal(route: Route, constants: Frozen, parameters: Any, key: Any) -> Estimate:
-    return route.log_partition(eqx.combine(parameters, constants.value), key)
+def _log_partition_primal(route: Route, constants: Frozen, parameters: Any, data: Any, key: Any) -> Estimate:
+    return route.log_partition(eqx.combine(parameters, data, constants.value), key)
 
 
-def _forward(route: Route, constants: Frozen, parameters: Any, key: Any) -> tuple[Estimate, Any]:
-    return _log_partition_primal(route, constants, parameters, key), (parameters, key)
+def _forward(route: Route, constants: Frozen, parameters: Any, data: Any, key: Any) -> tuple[Estimate, Any]:
+    both = route.log_partition_with_gradient(eqx.combine(parameters, data, constants.value), key)
+    if both is None:
+        return _log_partition_primal(route, constants, parameters, data, key), (None, parameters, data, key)
+    return both[0], (both[1], parameters, None, None)
 
 
-def _backward(route: Route, constants: Frozen, residuals: Any, cotangent: Estimate) -> tuple[Any, None]:
-    parameters, key = residuals
-    mean = route.mean_gradient(eqx.combine(parameters, constants.value), key)
+def _backward(route: Route, constants: Frozen, residuals: Any, cotangent: Estimate) -> tuple[Any, None, None]:
+    mean, parameters, data, key = residuals
+    if mean is None:
+        mean = route.mean_gradient(eqx.combine(parameters, data, constants.value), key)
     scale = cotangent.value + cotangent.lower + cotangent.upper
     gradient = jax.tree.map(lambda g, p: (scale.astype(g.dtype) * g).astype(p.dtype), mean, parameters)
-    return gradient, None
+    return gradient, None, None
 
 
 _log_partition = jax.custom_vjp(_log_partition_primal, nondiff_argnums=(0, 1))

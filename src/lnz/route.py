@@ -39,6 +39,15 @@ class Route(abc.ABC):
         """E_p[-∂_θ E_θ(x)], a pytree like the energy's float arrays. A route with a cheaper way overrides this."""
         return self.expectation(energy, lambda v: negative_gradient(energy, v), key).value
 
+    def log_partition_with_gradient(self, energy: Energy, key: Any) -> tuple[Estimate, Any] | None:
+        """Both of them from one computation, where that costs less than each by itself; None where it does not."""
+        return None
+
+    @property
+    def structural(self) -> bool:
+        """Whether how the sum is done depends on the energy's boolean and integer arrays, so that these must be known when it is compiled."""
+        return True
+
     @property
     def random(self) -> bool:
         """Whether the route draws samples and so needs a key."""
@@ -110,10 +119,12 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
 
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:
     from lnz.annealing.ais import AnnealedImportanceSampling
+    from lnz.energies.chain import LinearChain
     from lnz.energies.pairwise import Ising
     from lnz.exact.closed_form import ClosedForm
     from lnz.exact.elimination import Elimination
     from lnz.exact.enumeration import Enumeration
+    from lnz.exact.forward_backward import ForwardBackward
     from lnz.exact.planar import KacWard
     from lnz.exact.quadrature import Quadrature
     from lnz.exact.torus import Torus
@@ -124,6 +135,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     ]
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
+        *([(ForwardBackward(), lambda _: "a chain")] if isinstance(energy, LinearChain) else []),
         (Enumeration(), lambda route: f"{route.cost(energy):,.0f} states"),
         *(special if isinstance(energy, Ising) else []),
         (Elimination(), lambda _: "tables of its factors, multiplied and summed"),
