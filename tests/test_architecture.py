@@ -30,6 +30,7 @@ HOUSE = [
     "bounds",
     "annealing",
     "identity",
+    "structured",
     "learning",
     "auditing",
     "report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -169,10 +170,11 @@ class LinearChain(Energy):
         labels = jnp.where(valid if p.mask is None else valid & p.mask, labels, 0)
         zero = jnp.zeros((t,), p.nodes.dtype)
         here = jnp.where(valid, p.nodes[places, labels], jnp.nan)
+        pair = zero
         if p.pairs.ndim == 2:
             pair = p.pairs[labels[before], labels]
-        else:
-            pair = p.pairs[np.maximum(places - 1, 0), labels[before], labels] if t > 1 else zero
+        elif t > 1:
+            pair = p.pairs[np.maximum(places - 1, 0), labels[before], labels]
         return here, jnp.where(p.joined, pair, zero)
 
     def factors(self) -> FactorGraph:
@@ -188,9 +190,7 @@ class LinearChain(Energy):
             alone = jnp.asarray(np.where(np.arange(k) == 0, 0, -np.inf), nodes.dtype)[None]
             nodes = jnp.where(exists[:, None], nodes, alone)
         places = np.flatnonzero(exists)
-        joined = [
-            (int(i), int(j)) for i, j in zip(places[:-1], places[1:], strict=True) if self.holes == "link" or j == i + 1
-        ]
+        joined = [(int(i), int(j)) for i, j in itertools.pairwise(places) if self.holes == "link" or j == i + 1]
         shared = p.pairs.ndim == 2
         scopes = [(i,) for i in range(t)] + joined
         table_of = [*range(t), *(t if shared else t + j - 1 for _, j in joined)]

@@ -186,27 +186,3 @@ def _misfit(energy: Energy) -> str | None:
 def _solver(graph: FactorGraph, flat: np.ndarray, limits: Limits) -> Solver:
     tables = unpacked(np.asarray(flat, np.float64), graph.shapes)
     return Solver(graph.cardinalities, graph.scopes, [tables[t] for t in graph.table_of], limits)
-
-
-def marginals(energy: Any, *, route: Elimination | None = None) -> list[np.ndarray]:
-    """P(x_i) of every variable of a discrete model with factors, exactly: one array (k_i,) a variable, in the order of the space's entries.
-
-    Raises ValueError where the model has no factors or is too dear: see `Elimination`.
-    """
-    return (route or Elimination()).marginals(energy)
-
-
-def map_state(energy: Any, *, route: Elimination | None = None) -> State:
-    """The most probable state of a discrete model with factors, exactly: argmax_x p(x), latent variables included.
-
-    Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
-    """
-    return (route or Elimination()).map_state(energy)
-
-
-def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination | None = None) -> State:
-    """n independent exact samples of a discrete model with factors, latent variables included: states of `energy.space` along axis 0.
-
-    Raises ValueError where the model has no factors, no possible state, or is too dear: see `Elimination`.
-    """
-    return (route or Elimination()).sample(energy, key, n)

@@ -30,7 +30,7 @@ class ChainSums(NamedTuple):
 
     log_z: Float[Array, ""]
     nodes: Float[Array, "T K"]
-    pairs: Float[Array, "..."]
+    pairs: Float[Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,9 @@ class ForwardBackward(Route):
 
 
 def _estimate(p: ChainPotentials, log_z: Array) -> Estimate:
-    size = jnp.sum(_peak(jnp.abs(p.nodes), 1)) + jnp.sum(p.joined, dtype=log_z.dtype) * (4 + _peak(jnp.abs(p.pairs)))
+    size = jnp.sum(peak_of(jnp.abs(p.nodes), 1)) + jnp.sum(p.joined, dtype=log_z.dtype) * (
+        4 + peak_of(jnp.abs(p.pairs))
+    )
     rounding = 4 * jnp.finfo(log_z.dtype).eps * (8 + size)
     return exact(log_z, rounding=jax.lax.stop_gradient(rounding), route=f"forward-backward over {len(p.nodes)} nodes")
 
@@ -117,7 +119,7 @@ def chain_log_z(p: ChainPotentials) -> Array:
     Where any label can follow any other, weights differ by a factor e^R at most, and β_t(k) / c_t by e^2R: see `_scaled`. No derivative.
     """
     log_z = _forward(p).log_z
-    spread = _peak(p.pairs) - jnp.min(p.pairs, initial=jnp.inf)
+    spread = peak_of(p.pairs) - jnp.min(p.pairs, initial=jnp.inf)
     trusted = 2 * spread <= jnp.log(_most(p))
     return _unless(trusted, log_z, lambda p: chain_sums(p).log_z, p)
 
@@ -148,12 +150,12 @@ class _Forward(NamedTuple):
 def _forward(p: ChainPotentials) -> _Forward:
     """Messages from left to right, each divided by its sum."""
     t, k = p.nodes.shape
-    top, peak = _peak(p.nodes, 1), _peak(p.pairs)
+    top, peak = peak_of(p.nodes, 1), peak_of(p.pairs)
     emitted, weights = jnp.exp(p.nodes - top[:, None]), jnp.exp(p.pairs - peak)
 
     def step(a: Array, x: Any) -> Any:
         e, joined, exists, place = x
-        s = jnp.where(joined, _dot(a, _table(weights, place)), _elsewhere(a, exists)) * e
+        s = go_on(a, _dot(a, table_at(weights, place)), jnp.ones_like(a), joined, exists) * e
         c = jnp.sum(s) if exists is None else jnp.where(exists, jnp.sum(s), 1)
         inverse = jnp.where(c > 0, 1 / c, 0)
         after = s * inverse
@@ -176,7 +178,8 @@ def _scaled(p: ChainPotentials) -> tuple[Array, ChainSums]:
 
     def step(beta: Array, x: Any) -> Any:
         e, joined, exists, place = x
-        return jnp.where(joined, _dot(_table(f.weights, place), beta * e), _elsewhere(beta, exists)), beta
+        below = _dot(table_at(f.weights, place), beta * e)
+        return go_on(beta, below, jnp.ones_like(beta), joined, exists), beta
 
     ones = jnp.ones((k,), p.nodes.dtype)
     _, betas = jax.lax.scan(step, ones, (f.emitted, p.joined, p.mask, jnp.arange(t)), reverse=True)
@@ -184,10 +187,9 @@ def _scaled(p: ChainPotentials) -> tuple[Array, ChainSums]:
     if p.mask is not None:
         nodes = jnp.where(p.mask[:, None], nodes, 0)
     outward = jnp.where(p.joined[:, None], f.emitted * betas, 0)
-    if p.pairs.ndim == 2:
-        pairs = f.weights * _dot(f.before.T, outward)
-    else:
-        pairs = f.before[1:, :, None] * f.weights * outward[1:, None, :]
+    pairs = f.weights * (
+        _dot(f.before.T, outward) if p.pairs.ndim == 2 else f.before[1:, :, None] * outward[1:, None, :]
+    )
     risk = jnp.max(betas * f.inverse[:, None], initial=0)
     return (risk <= _most(p)) & (f.log_z > -jnp.inf), ChainSums(f.log_z, nodes, pairs)
 
@@ -205,24 +207,35 @@ def _exact(p: ChainPotentials) -> ChainSums:
     return ChainSums(value, nodes, pairs)
 
 
+def filtered(p: ChainPotentials) -> Float[Array, "T K"]:
+    """log P(y_t | what comes before and at t) of every node, up to a constant a node: what a sample is drawn from, from right to left."""
+    trusted = _scaled(p)[0]
+    return _unless(trusted, jnp.log(_forward(p).messages), lambda p: _by_logarithms(p)[1], p)
+
+
 def _log_z_by_logarithms(p: ChainPotentials) -> Array:
+    return _by_logarithms(p)[0]
+
+
+def _by_logarithms(p: ChainPotentials) -> tuple[Array, Array]:
+    """log Z, and the messages from left to right up to constants."""
     t, k = p.nodes.shape
 
     @jax.checkpoint
     def step(alpha: Array, x: Any) -> Any:
         e, joined, exists, place = x
-        below = jax.vmap(log_sum_exp, in_axes=1)(alpha[:, None] + _table(p.pairs, place))
+        below = jax.vmap(log_sum_exp, in_axes=1)(alpha[:, None] + table_at(p.pairs, place))
         apart = jnp.broadcast_to(log_sum_exp(alpha), alpha.shape)
-        after = jnp.where(joined, below, apart if exists is None else jnp.where(exists, apart, alpha)) + e
-        top = _peak(after)
-        return after - top, top
+        after = go_on(alpha, below, apart, joined, exists) + e
+        top = peak_of(after)
+        return after - top, (top, after - top)
 
     start = jnp.where(jnp.arange(k) == 0, jnp.zeros((k,), p.nodes.dtype), -jnp.inf)
-    alpha, tops = jax.lax.scan(step, start, (p.nodes, p.joined, p.mask, jnp.arange(t)))
-    return log_sum_exp(alpha) + jnp.sum(tops)
+    alpha, (tops, messages) = jax.lax.scan(step, start, (p.nodes, p.joined, p.mask, jnp.arange(t)))
+    return log_sum_exp(alpha) + jnp.sum(tops), messages
 
 
-def _table(pairs: Array, place: Array) -> Array:
+def table_at(pairs: Array, place: Array) -> Array:
     """The table of the pair that ends at a node."""
     if pairs.ndim == 2:
         return pairs
@@ -231,12 +244,12 @@ def _table(pairs: Array, place: Array) -> Array:
     return jax.lax.dynamic_index_in_dim(pairs, jnp.maximum(place - 1, 0), keepdims=False)
 
 
-def _elsewhere(message: Array, exists: Array | None) -> Array:
-    """What follows a message where no pair does: 1 at the first node of a sequence, the message itself across a masked node."""
-    return jnp.ones_like(message) if exists is None else jnp.where(exists, jnp.ones_like(message), message)
+def go_on(message: Array, below: Array, apart: Array, joined: Array, exists: Array | None) -> Array:
+    """The message at the next node: from a pair, at the first node of a sequence, or the same across a masked node."""
+    return jnp.where(joined, below, apart if exists is None else jnp.where(exists, apart, message))
 
 
-def _peak(x: Array, axis: int | None = None) -> Array:
+def peak_of(x: Array, axis: int | None = None) -> Array:
     """The largest finite entry, 0 where there is none, as a constant: scales cancel."""
     top = jnp.max(x, axis, initial=-jnp.inf)
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))

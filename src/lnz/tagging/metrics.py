@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
-
-_ENDS = ("E", "S")  # a tag after which a chunk never goes on
-_BEGINS = ("B", "S")  # a tag that always begins one
-_AFTER = ("E", "S", "O")  # after one of these, an I or E begins a chunk
+from jaxtyping import Bool, Int
 
 
 class Chunks(NamedTuple):
@@ -65,30 +61,47 @@ def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[
 
     Source: Nakayama 2018, seqeval; Tjong Kim Sang and Buchholz 2000, conlleval.
     """
-    prefix = np.asarray([label[:1] for label in labels])
-    kinds = [label[1:].split("-", 1)[-1] or "_" for label in labels]
-    names = list(dict.fromkeys(kind for kind, label in zip(kinds, labels, strict=True) if label != "O"))
-    numbers = {name: i for i, name in enumerate(["_", *(name for name in names if name != "_")])}
-    kind = np.asarray([numbers[name] if label != "O" else 0 for name, label in zip(kinds, labels, strict=True)], int)
-    # one O after every sentence, so that no chunk goes beyond it
-    sentences = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    at = np.arange(len(tags)) + sentences
+    rules = _rules(labels)
+    # an O after every sentence, so that no chunk goes beyond it
+    at = np.arange(len(tags)) + np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     size = len(tags) + len(starts) - 1
-    prefixes, types = np.full(size, "O"), np.zeros(size, int)
-    prefixes[at], types[at] = prefix[tags], kind[tags]
-    token = np.zeros(size, np.int64)
-    token[at] = np.arange(len(tags))
-    before, type_before = np.append("O", prefixes[:-1]), np.append(0, types[:-1])
-    changed = types != type_before
-    outside, outside_before = np.isin(prefixes, ("O", ".")), np.isin(before, ("O", "."))
-    ends = np.isin(before, _ENDS) | (np.isin(before, ("B", "I")) & np.isin(prefixes, ("B", "S", "O")))
-    ends |= ~outside_before & changed
-    begins = np.isin(prefixes, _BEGINS) | (np.isin(before, _AFTER) & np.isin(prefixes, ("I", "E")))
-    begins |= ~outside & changed
-    latest = np.maximum.accumulate(np.where(begins, np.arange(size), 0))
-    last = np.flatnonzero(ends) - 1
-    order = [names.index(name) if name in names else -1 for name in numbers]
-    return Chunks(token[latest[last]], token[last], np.asarray(order, int)[types[last]], names)
+    now, token = np.full(size, len(labels)), np.zeros(size, np.int64)
+    now[at], token[at] = tags, np.arange(len(tags))
+    before = np.append(len(labels), now[:-1])
+    latest = np.maximum.accumulate(np.where(rules.begins[before, now], np.arange(size), 0))
+    last = np.flatnonzero(rules.ends[before, now]) - 1
+    return Chunks(token[latest[last]], token[last], rules.types[now[last]], rules.names)
+
+
+def continues(labels: Sequence[str]) -> Bool[np.ndarray, "labels labels"]:
+    """Whether a tag `[, j]` that follows a tag `[i, ]` goes on with its chunk."""
+    rules = _rules(labels)
+    inside = rules.types >= 0
+    return (~rules.ends & ~rules.begins & inside[:, None] & inside)[:-1, :-1]
+
+
+class _Rules(NamedTuple):
+    """Of all pairs of a tag and the next one, O being the last: whether a chunk ends between them, and whether one begins at the second."""
+
+    ends: Bool[np.ndarray, "labels+1 labels+1"]
+    begins: Bool[np.ndarray, "labels+1 labels+1"]
+    types: Int[np.ndarray, " labels+1"]  # of every tag, an index into the names; -1 of O
+    names: list[str]
+
+
+def _rules(labels: Sequence[str]) -> _Rules:
+    tags = [*labels, "O"]
+    letter = np.asarray([tag[:1] for tag in tags])
+    kinds = [tag[1:].split("-", 1)[-1] or "_" for tag in tags]
+    outside = np.isin(letter, ("O", "."))
+    names = list(dict.fromkeys(kind for kind, out in zip(kinds, outside, strict=True) if not out))
+    types = np.asarray([-1 if out else names.index(kind) for kind, out in zip(kinds, outside, strict=True)])
+    kind = np.asarray(kinds)
+    before, now = letter[:, None], letter[None]
+    changed = kind[:, None] != kind
+    ends = np.isin(before, ("E", "S")) | (np.isin(before, ("B", "I")) & np.isin(now, ("B", "S", "O")))
+    begins = np.isin(now, ("B", "S")) | (np.isin(before, ("E", "S", "O")) & np.isin(now, ("I", "E")))
+    return _Rules(ends | (~outside[:, None] & changed), begins | (~outside & changed), types, names)
 
 
 def chunk_score(

@@ -93,19 +93,20 @@ class Tagger:
         goes_on = continues(self.labels)
         tags, own, next_tag, on = self._over_batches(sentences, _best_tags_and_odds, goes_on)
         found = chunks(tags, self.labels, sentences.starts)
-        # log P(next tag | this one), and of the chunk's end log P(no tag that goes on with it | this one)
-        along = np.append(0, np.cumsum(np.log(next_tag) - np.log(own)))
-        inside = along[found.ends] - along[found.starts]
-        end = np.maximum(1 - on[found.ends] / own[found.ends], 0)
-        sure = np.minimum(own[found.starts] * np.exp(inside) * end, 1)
-        return Tagged(tags, np.minimum(own, 1), found, sure)
+        least = np.finfo(own.dtype).tiny
+        step = np.log(np.maximum(next_tag / np.maximum(own, least), least))  # log P(next tag | this one)
+        along = np.append(0, np.cumsum(step, dtype=np.float64))
+        inside = np.exp(along[found.ends] - along[found.starts])
+        stops = np.maximum(1 - on / np.maximum(own, least), 0)
+        return Tagged(tags, np.minimum(own, 1), found, np.minimum(own[found.starts] * inside * stops[found.ends], 1))
 
     def negative_log_likelihood(self, sentences: Sentences, tags: Int[np.ndarray, " tokens"]) -> float:
         """-Σ log P(y|x) over all sentences, in nats. DataError as `tag`."""
         packed = pack(sentences.starts)
         emissions, tags = self.emissions(sentences), np.asarray(tags)
         value = 0.0
-        for block, level, mask in zip(*_relative(packed, emissions, self.transitions, tags), packed.mask, strict=True):
+        levels = packed.spread(gold_scores(packed, emissions, self.transitions, tags))
+        for block, level, mask in zip(packed.spread(emissions), levels, packed.mask, strict=True):
             value += float(summed(block, level, self.transitions, mask).log_z)
         return max(value, 0.0)
 
@@ -210,11 +211,6 @@ def summed(
     return Sums(jnp.sum(found.log_z), found.nodes, jnp.sum(found.pairs, axis=0))
 
 
-def _relative(packed: Packed, emissions: np.ndarray, transitions: np.ndarray, tags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Emissions as batches, and the log-potential that the tags have at every place, the transition to it included."""
-    return packed.spread(emissions), packed.spread(gold_scores(packed, emissions, transitions, tags))
-
-
 def gold_scores(packed: Packed, emissions: np.ndarray, transitions: np.ndarray, tags: np.ndarray) -> np.ndarray:
     """The log-potential that its tag gives every token, the transition to it included. The tokens of a sentence lie side by side."""
     joined = np.append(False, np.diff(packed.place) == 1)
@@ -234,7 +230,10 @@ def _best_tags(emissions: Any, transitions: Any, mask: Any) -> tuple[Array]:
 
 @jax.jit
 def _best_tags_and_odds(emissions: Any, transitions: Any, mask: Any, goes_on: Any) -> tuple[Array, ...]:
-    """Of every place: its tag, P(tag), P(tag and the next one's), and P(tag and a next one that goes on with its chunk)."""
+    """Of every place: its tag, P(tag), P(tag and the next one's), and P(tag and a next one that goes on with its chunk).
+
+    At the end of a sentence the third is P(tag) itself, and the last 0.
+    """
 
     def row(e: Array, m: Array) -> tuple[Array, ...]:
         chain = _chain(e, transitions, m)
@@ -242,10 +241,9 @@ def _best_tags_and_odds(emissions: Any, transitions: Any, mask: Any, goes_on: An
         places = jnp.arange(len(tags) - 1)
         own = marginals(chain)[jnp.arange(len(tags)), tags]
         edges = edge_marginals(chain)[places, tags[:-1]]
-        following = edges[places, tags[1:]]
+        following = jnp.where(m[:-1] & m[1:], edges[places, tags[1:]], own[:-1])
         on = jnp.sum(jnp.where(goes_on[tags[:-1]], edges, 0), axis=1)
-        last = jnp.ones((1,), own.dtype)
-        return tags, own, jnp.append(following, last), jnp.append(on, 0 * last)
+        return tags, own, jnp.append(following, own[-1]), jnp.append(on, jnp.zeros((), own.dtype))
 
     return jax.vmap(row)(emissions, mask)
 
