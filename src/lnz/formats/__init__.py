@@ -2,6 +2,8 @@
 
 from .arrays import load as load
 from .check import check as check
+from .conll import Sentences as Sentences
+from .conll import read_conll as read_conll
 from .data import Data as Data
 from .data import DataError as DataError
 from .digits import digits as digits
