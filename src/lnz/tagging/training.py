@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lnz.formats.conll import Sentences
@@ -28,7 +30,7 @@ class Look(NamedTuple):
         step: iterations of L-BFGS, or epochs of Adam.
         objective: -Σ log P(y|x) + l2 ‖θ‖² on the training sentences, in nats; of Adam the mean over an epoch of batches.
         validation: nats per sentence of the validation sentences; None where there are none.
-        tagger: the tagger as it is.
+        tagger: the best on the validation sentences so far, or the last where there are none.
     """
 
     step: int
@@ -54,21 +56,7 @@ class FittedTagger(NamedTuple):
 
 
 def fit_tagger(
-    sentences: Sentences,
-    *,
-    templates: Sequence[str] | None = None,
-    boundary: bool = True,
-    min_count: int = 1,
-    l2: float = 1.0,
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs",
-    iterations: int = 500,
-    epochs: int = 20,
-    learning_rate: float = 0.03,
-    batch_tokens: int = 4096,
-    validation: Sentences | None = None,
-    patience: int = 3,
-    seed: int = 0,
-    on_look: Callable[[Look], Any] | None = None,
+    sentences: Sentences, *, on_look: Callable[[Look], Any] | None = None, **options: Unpack[Options]
 ) -> FittedTagger:
     """Train a tagger on sentences whose last column are the tags: minimise -Σ log P(y|x) + l2 ‖θ‖², in nats.
 
@@ -101,32 +89,84 @@ def fit_tagger(
         >>> lnz.fit_tagger(text, templates=["word[0]"], l2=0.1).tagger
         Tagger(4 features, 2 labels)
     """
-    for name, number, least in (
-        ("iterations", iterations, 1),
-        ("epochs", epochs, 1),
-        ("batch_tokens", batch_tokens, 1),
-        ("patience", patience, 1),
-        ("min_count", min_count, 1),
+    return Training(sentences, **options).run(on_look)
+
+
+class Options(TypedDict, total=False):
+    """The options of `fit_tagger`."""
+
+    templates: Sequence[str] | None
+    boundary: bool
+    min_count: int
+    l2: float
+    optimizer: Literal["lbfgs", "adam"]
+    iterations: int
+    epochs: int
+    learning_rate: float
+    batch_tokens: int
+    validation: Sentences | None
+    patience: int
+    seed: int
+
+
+class Training:
+    """What `fit_tagger` does in two steps: everything that can be refused is refused here, and `run` does the work."""
+
+    def __init__(
+        self,
+        sentences: Sentences,
+        *,
+        templates: Sequence[str] | None = None,
+        boundary: bool = True,
+        min_count: int = 1,
+        l2: float = 1.0,
+        optimizer: Literal["lbfgs", "adam"] = "lbfgs",
+        iterations: int = 500,
+        epochs: int = 20,
+        learning_rate: float = 0.03,
+        batch_tokens: int = 1024,
+        validation: Sentences | None = None,
+        patience: int = 3,
+        seed: int = 0,
     ):
-        if not isinstance(number, int | np.integer) or number < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, but is {number!r}")
-    if not (math.isfinite(l2) and l2 >= 0) or not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"l2 must be at least 0 and learning_rate above it, but they are {l2} and {learning_rate}")
-    if optimizer not in ("lbfgs", "adam"):
-        raise ValueError(f'optimizer must be "lbfgs" or "adam", but is {optimizer!r}')
-    width = len(sentences.columns) - 1
-    check_labels(sentences)
-    features = FeatureMap.fit(sentences.first_columns(width), templates, min_count=min_count, boundary=boundary)
-    problem = Problem.of(sentences, features)
-    gold = None if validation is None else problem.tagger(np.zeros(problem.size)).gold(validation)
-    record = _Record(problem, validation, gold, patience, on_look)
-    if optimizer == "lbfgs":
-        finished = _lbfgs(problem, l2, iterations, record)
-    else:
-        rows = max(1, batch_tokens // LENGTH)
-        finished = _adam(problem, l2, epochs, learning_rate, rows, len(sentences), seed, record)
-    assert record.best is not None
-    return FittedTagger(record.best, record.best_step, record.looks, finished)
+        counts = {
+            "iterations": iterations,
+            "epochs": epochs,
+            "batch_tokens": batch_tokens,
+            "patience": patience,
+            "min_count": min_count,
+        }
+        for name, number in counts.items():
+            if not isinstance(number, int | np.integer) or number < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, but is {number!r}")
+        if not (math.isfinite(l2) and l2 >= 0):
+            raise ValueError(f"l2 must be a number of at least 0, but is {l2}")
+        if not (math.isfinite(learning_rate) and learning_rate > 0):
+            raise ValueError(f"learning_rate must be a number above 0, but is {learning_rate}")
+        if optimizer not in ("lbfgs", "adam"):
+            raise ValueError(f'optimizer must be "lbfgs" or "adam", but is {optimizer!r}')
+        check_labels(sentences)
+        inputs = sentences.first_columns(len(sentences.columns) - 1)
+        features = FeatureMap.fit(inputs, templates, min_count=min_count, boundary=boundary)
+        self.problem = Problem.of(sentences, features)
+        self._gold = None
+        if validation is not None:
+            self._gold = self.problem.tagger(np.zeros(self.problem.size)).gold(validation)
+        self._validation, self._patience = validation, patience
+        if optimizer == "lbfgs":
+            self._solve = lambda record: _lbfgs(self.problem, l2, iterations, record)
+        else:
+            rows = max(1, batch_tokens // LENGTH)
+            self._solve = lambda record: _adam(
+                self.problem, l2, epochs, learning_rate, rows, len(sentences), seed, record
+            )
+
+    def run(self, on_look: Callable[[Look], Any] | None = None) -> FittedTagger:
+        """Train; `on_look` is called at every look."""
+        record = _Record(self.problem, self._validation, self._gold, self._patience, on_look)
+        finished = self._solve(record)
+        assert record.best is not None
+        return FittedTagger(record.best, record.best_step, record.looks, finished)
 
 
 def check_labels(sentences: Sentences) -> None:
@@ -201,8 +241,6 @@ def _adam(
     problem: Problem, l2: float, epochs: int, rate: float, rows: int, sentences: int, seed: int, record: _Record
 ) -> bool:
     """Epochs of batches of packed rows, in a new order each; whether the validation sentences ended them."""
-    import jax
-    import jax.numpy as jnp
     import optax
 
     batches = _Batches(problem, rows)
