@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -68,7 +69,9 @@ def train(
     optimizer: Annotated[
         Solver, typer.Option(rich_help_panel=_LEARNING, help="L-BFGS on everything, or Adam on batches.")
     ] = Solver.lbfgs,
-    l2: Annotated[float, typer.Option(rich_help_panel=_LEARNING, help="Times the squared length of the weights.")] = 1.0,
+    l2: Annotated[
+        float, typer.Option(rich_help_panel=_LEARNING, help="Times the squared length of the weights.")
+    ] = 1.0,
     iterations: Annotated[int, typer.Option(min=1, rich_help_panel=_LEARNING, help="Of L-BFGS, at most.")] = 500,
     epochs: Annotated[int, typer.Option(min=1, rich_help_panel=_LEARNING, help="Of Adam.")] = 20,
     learning_rate: Annotated[float, typer.Option(rich_help_panel=_LEARNING, help="Of Adam, at the start.")] = 0.03,
@@ -95,6 +98,9 @@ def train(
     - lnz tag train train.txt --validation dev.txt --optimizer adam --out runs/quick
     - lnz tag train train.txt --template "suffix2[-1] suffix2[0]" --min-count 2 --out runs/mine
     """
+    from .process import prepare_jax
+
+    prepare_jax()
     from lnz.formats import read_conll
     from lnz.tagging.features import default_templates, parse, reference_templates
     from lnz.tagging.training import check_labels
@@ -192,9 +198,7 @@ def _train(
 def apply(
     run: RunArgument,
     file: ColumnFile,
-    out: Annotated[
-        Path | None, typer.Option(help="Write there, .gz or not. [stdout]", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write there, .gz or not. [stdout]", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace that file.")] = False,
     json: Json = False,
 ) -> None:
@@ -209,6 +213,7 @@ def apply(
     - lnz tag apply runs/chunks news.txt.gz --out tagged.txt.gz
     """
     from lnz.formats import read_conll
+    from lnz.formats.conll import counted
 
     from .show import emit_json
 
@@ -221,7 +226,7 @@ def apply(
     width = tagger.features.columns
     if not width <= len(sentences.columns) <= width + 1:
         raise BadInput(
-            f"{file}: has {len(sentences.columns)} columns, and the run was trained on {width} and a label. Give the same columns"
+            f"{file}: has {counted(len(sentences.columns))}, and the run was trained on {width} and a label. Give the same columns"
         )
     sentences = sentences.first_columns(width)
     tagged = tagger.tag_with_confidence(sentences)
@@ -292,6 +297,9 @@ def _open(path: Path) -> Tagger:
     """The tagger of a run."""
     import json
 
+    from .process import prepare_jax
+
+    prepare_jax()
     import lnz
 
     from .folder import RunFolder
@@ -303,7 +311,9 @@ def _open(path: Path) -> Tagger:
     except (ValueError, AttributeError, OSError) as error:
         raise BadInput(f"{folder['config.json']}: cannot be read ({type(error).__name__}). Train anew") from None
     if kind != "tagger":
-        raise BadInput(f"{path}: is a run of `lnz train`, not of `lnz tag train`. Use `lnz evaluate` and `lnz sample` for it")
+        raise BadInput(
+            f"{path}: is a run of `lnz train`, not of `lnz tag train`. Use `lnz evaluate` and `lnz sample` for it"
+        )
     if not folder[_MODEL].is_file():
         raise BadInput(f"{path}: was interrupted before its first tagger was saved. Train anew")
     if not folder["results.json"].is_file():
@@ -327,13 +337,15 @@ def _write_tagged(out: Path | None, tagger: Tagger, sentences: Sentences, tagged
     columns.append([tagger.labels[tag] for tag in tagged.tags.tolist()])
     columns.append([f"{p:.4f}" for p in tagged.confidence.tolist()])
     sure = ["-"] * sentences.tokens
-    spans = zip(tagged.chunks.starts.tolist(), tagged.chunks.ends.tolist(), tagged.chunk_confidence.tolist(), strict=True)
+    spans = zip(
+        tagged.chunks.starts.tolist(), tagged.chunks.ends.tolist(), tagged.chunk_confidence.tolist(), strict=True
+    )
     for start, end, p in spans:
         sure[start : end + 1] = [f"{p:.4f}"] * (end + 1 - start)
     columns.append(sure)
     lines = list(map(" ".join, zip(*columns, strict=True)))
     starts = sentences.starts.tolist()
-    text = "\n\n".join("\n".join(lines[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)) + "\n"
+    text = "\n\n".join("\n".join(lines[a:b]) for a, b in itertools.pairwise(starts)) + "\n"
     if out is None:
         sys.stdout.write(text)
     else:
@@ -342,17 +354,17 @@ def _write_tagged(out: Path | None, tagger: Tagger, sentences: Sentences, tagged
 
 
 def _as_json(tagger: Tagger, sentences: Sentences, tagged: Any) -> dict[str, Any]:
-    words = sentences.columns[0]
-    spans: list[list[dict[str, Any]]] = [[] for _ in range(len(sentences))]
     import numpy as np
 
+    words = sentences.columns[0]
+    spans: list[list[dict[str, Any]]] = [[] for _ in range(len(sentences))]
     of = np.searchsorted(sentences.starts, tagged.chunks.starts, side="right") - 1
     for i, (start, end, kind, p) in enumerate(zip(*tagged.chunks[:3], tagged.chunk_confidence.tolist(), strict=True)):
         first = int(sentences.starts[of[i]])
         about = {"type": tagged.chunks.names[kind], "start": int(start) - first, "end": int(end) - first, "p": p}
         spans[of[i]].append(about)
     found = []
-    for i, (a, b) in enumerate(zip(sentences.starts[:-1].tolist(), sentences.starts[1:].tolist(), strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(sentences.starts.tolist())):
         found.append(
             {
                 "words": [words.values[code] for code in words.codes[a:b].tolist()],

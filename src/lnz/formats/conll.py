@@ -89,7 +89,8 @@ class Sentences:
 
     def take(self, which: Int[np.ndarray, " some"]) -> Sentences:
         """Some of the sentences, in this order."""
-        tokens = np.concatenate([np.arange(0), *(np.arange(self.starts[i], self.starts[i + 1]) for i in which)])
+        starts = self.starts.tolist()
+        tokens = np.concatenate([np.arange(0), *(np.arange(starts[i], starts[i + 1]) for i in which)])
         columns = tuple(Column(column.codes[tokens], column.values) for column in self.columns)
         starts = np.append(0, np.cumsum(self.lengths[which]))
         return Sentences(columns, starts, self.source, self.lines[tokens])
@@ -209,7 +210,7 @@ class _Reader:
     def _refuse(self, line: int, fields: list[bytes]) -> NoReturn:
         text = quoted(b" ".join(fields)[:64].decode("utf-8", "replace"))
         raise DataError(
-            f"{self._source}: line {line}: {text} has {_columns(len(fields))}, and the lines before have {self._width}. "
+            f"{self._source}: line {line}: {text} has {counted(len(fields))}, and the lines before have {self._width}. "
             "Give every token the same columns, and leave a blank line between sentences"
         )
 
@@ -234,5 +235,6 @@ def _widths(text: bytes) -> np.ndarray:
     return np.diff(before, prepend=0)
 
 
-def _columns(count: int) -> str:
+def counted(count: int) -> str:
+    """A number of columns in words."""
     return f"{count} column{'s' * (count != 1)}"

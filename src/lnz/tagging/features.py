@@ -112,9 +112,7 @@ class FeatureMap:
         self.templates, self.columns, self.symbols = list(templates), columns, symbols
         self.keys, self.boundary = list(keys), boundary
         self._parts = [parse(template) for template in self.templates]
-        self._numbers = {
-            name: {value: i for i, value in enumerate(values, _FIRST)} for name, values in symbols.items()
-        }
+        self._numbers = {name: {value: i for i, value in enumerate(values, _FIRST)} for name, values in symbols.items()}
         self._offsets = np.cumsum([0, *map(len, self.keys)]).tolist()
         self._lookups = [self._lookup(i) for i in range(len(self.keys))]
 
@@ -164,8 +162,8 @@ class FeatureMap:
         """
         if len(sentences.columns) < self.columns:
             raise DataError(
-                f"{sentences.source}: has {len(sentences.columns)} columns without the label, and the features need {self.columns}. Add the "
-                "others, in the order of the training file"
+                f"{sentences.source}: its sentences have {len(sentences.columns)} of the {self.columns} columns that the features need. Add "
+                "the others, in the order of the training file"
             )
         ids = np.empty((sentences.tokens, len(self.templates)), np.int32)
         for slot, (key, lookup) in enumerate(zip(self._keys(sentences), self._lookups, strict=True)):

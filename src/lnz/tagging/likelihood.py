@@ -71,7 +71,10 @@ class Likelihood:
 
     def __init__(self, problem: Problem):
         self._problem = problem
-        self._bag, self._back = problem.bag, problem.bag.T.tocsr()  # rows of the transpose: the product writes each once
+        self._bag, self._back = (
+            problem.bag,
+            problem.bag.T.tocsr(),
+        )  # rows of the transpose: the product writes each once
         self._seen = seen_pairs(problem.tags, problem.packed.place, len(problem.labels))
 
     def __call__(self, theta: Float[np.ndarray, " size"]) -> tuple[float, Float[np.ndarray, " size"]]:

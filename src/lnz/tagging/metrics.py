@@ -125,7 +125,7 @@ def chunk_score(
     mine, true = (chunks(tags, labels, starts) for tags in (found, there))
     size = np.int64(len(found) + 1)
     keys = [(part.types * size + part.starts) * size + part.ends for part in (mine, true)]
-    right = len(np.intersect1d(*keys))
+    right = len(np.intersect1d(keys[0], keys[1], assume_unique=True))
     precision, recall = (right / len(key) if len(key) else 0.0 for key in keys)
     f1 = 2 * precision * recall / (precision + recall) if right else 0.0
     return ChunkScore(precision, recall, f1, right, len(keys[0]), len(keys[1]))

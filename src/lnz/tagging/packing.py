@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 LENGTH = 128  # of a row, where no sentence is longer
-ROWS = 64  # of a batch
+ROWS = 64  # of a batch, at most
+_FEWEST = 8  # of a batch, where rows are short
 
 
 class Packed(NamedTuple):
@@ -22,24 +23,25 @@ class Packed(NamedTuple):
     place: Int[np.ndarray, " tokens"]
     mask: Bool[np.ndarray, "batches rows length"]
 
-    def spread(self, values: Float[np.ndarray, "tokens *k"]) -> Float[np.ndarray, "batches rows length *k"]:
+    def spread(self, values: Float[np.ndarray, "tokens ..."]) -> Float[np.ndarray, "batches rows length ..."]:
         """Values of tokens as batches; 0 where no token lies."""
         grid = np.zeros((self.mask.size, *values.shape[1:]), values.dtype)
         grid[self.place] = values
         return grid.reshape(*self.mask.shape, *values.shape[1:])
 
-    def gather(self, grid: Float[np.ndarray, "batches rows length *k"]) -> Float[np.ndarray, "tokens *k"]:
+    def gather(self, grid: Float[np.ndarray, "batches rows length ..."]) -> Float[np.ndarray, "tokens ..."]:
         """The values of tokens from batches."""
         return grid.reshape(self.mask.size, *grid.shape[3:])[self.place]
 
 
-def pack(starts: Int[np.ndarray, " sentences+1"], *, rows: int = ROWS, length: int = LENGTH) -> Packed:
+def pack(starts: Int[np.ndarray, " sentences+1"], *, rows: int | None = None, length: int = LENGTH) -> Packed:
     """Put each sentence, the longest first, into the fullest row that has room.
 
     Shapes come from few: a row is `length` long, or the next power of two that holds the longest sentence; a batch has `rows` rows, or the
     power of two that holds a smaller set. Where rows are longer, batches have fewer of them.
     """
     lengths = np.diff(starts)
+    rows = ROWS if rows is None else rows
     longest = int(lengths.max(initial=0)) + 1
     while length < longest:
         length, rows = 2 * length, max(1, rows // 2)
@@ -60,7 +62,7 @@ def pack(starts: Int[np.ndarray, " sentences+1"], *, rows: int = ROWS, length: i
         row[i], begin[i] = number, length - left
         with_room[left - need].append(number)
         there |= 1 << (left - need)
-    rows = min(rows, 1 << (count - 1).bit_length())
+    rows = min(rows, max(_FEWEST, 1 << (count - 1).bit_length()))
     batches = -(-count // rows)
     offset = row * length + begin - starts[:-1]
     place = np.repeat(offset, lengths) + np.arange(starts[-1])

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lnz.energies.chain import LinearChain
 from lnz.exact.forward_backward import chain_sums
 from lnz.formats.checkpoint import CheckpointError, load_arrays, save_tree
-from lnz.formats.conll import Sentences
+from lnz.formats.conll import Sentences, counted
 from lnz.formats.data import DataError, listed, quoted
 from lnz.structured.decoding import map_state
 from lnz.structured.queries import edge_marginals, marginals
@@ -119,7 +119,7 @@ class Tagger:
         width = self.features.columns + 1
         if len(sentences.columns) != width:
             raise DataError(
-                f"{sentences.source}: has {len(sentences.columns)} columns, and {width} are needed: those of the training file, the label last. "
+                f"{sentences.source}: has {counted(len(sentences.columns))}, and {width} are needed: those of the training file, the label last. "
                 "Give a file with labels"
             )
         codes, values = sentences.columns[-1]
@@ -177,7 +177,9 @@ class Tagger:
     def _over_batches(self, sentences: Sentences, function: Any, *more: Any) -> list[np.ndarray]:
         packed = pack(sentences.starts)
         blocks = packed.spread(self.emissions(sentences))
-        found = [function(block, self.transitions, mask, *more) for block, mask in zip(blocks, packed.mask, strict=True)]
+        found = [
+            function(block, self.transitions, mask, *more) for block, mask in zip(blocks, packed.mask, strict=True)
+        ]
         return [packed.gather(np.stack([np.asarray(part) for part in parts])) for parts in zip(*found, strict=True)]
 
 

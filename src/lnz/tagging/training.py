@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import jax
@@ -195,7 +195,9 @@ class _Record:
     def look(self, step: int, objective: float, theta: np.ndarray) -> bool:
         """Look at the tagger; whether the validation sentences say that it is enough."""
         if not math.isfinite(objective):
-            raise ValueError(f"the objective is {objective} at step {step}: training has diverged. Lower the learning rate")
+            raise ValueError(
+                f"the objective is {objective} at step {step}: training has diverged. Lower the learning rate"
+            )
         tagger, score = self._problem.tagger(theta), None
         if self._validation is not None:
             score = tagger.negative_log_likelihood(self._validation, self._gold) / len(self._validation)
@@ -206,7 +208,7 @@ class _Record:
         else:
             self._worse += 1
         if self._on_look is not None:
-            self._on_look(Look(step, objective, score, self.best))
+            self._on_look(Look(step, objective, score, self.best or tagger))
         return self._worse >= self._patience
 
 
@@ -230,9 +232,10 @@ def _lbfgs(problem: Problem, l2: float, iterations: int, record: _Record) -> boo
         if ended:
             raise StopIteration
 
-    options = {"maxcor": _CORRECTIONS, "maxiter": iterations, "maxfun": 20 * iterations + 20, "ftol": 0.0, "gtol": 1e-6}
+    options = {"maxcor": _CORRECTIONS, "maxiter": iterations, "maxfun": 20 * iterations + 20, "maxls": 10}
+    options |= {"ftol": 0.0, "gtol": 1e-6}
     found = minimize(objective, np.zeros(problem.size), jac=True, method="L-BFGS-B", callback=callback, options=options)
-    if not record.looks or record.looks[-1][0] < len(values) or not values:
+    if not record.looks or record.looks[-1][0] < len(values):
         record.look(len(values), float(found.fun), found.x)
     return ended or len(values) < iterations  # or rounding leaves nothing to gain
 
@@ -243,29 +246,33 @@ def _adam(
     """Epochs of batches of packed rows, in a new order each; whether the validation sentences ended them."""
     import optax
 
-    batches = _Batches(problem, rows)
+    batches = Batches(problem, rows)
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, epochs * batches.count))
     theta = jnp.zeros((problem.size,), jnp.float32)
     state = optimizer.init(theta)
 
     @jax.jit
-    def update(theta: Any, state: Any, gradient: Any, scale: Any) -> tuple[Any, Any]:
-        gradient = gradient * scale + 2 * l2 / sentences * theta  # of the objective per sentence
-        changes, state = optimizer.update(gradient, state, theta)
+    def update(theta: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
+        gradient = (
+            batches.count / sentences * gradient + 2 * l2 / sentences * theta
+        )  # over an epoch that of the objective
+        with jax.numpy_dtype_promotion("standard"):  # which optax counts on
+            changes, state = optimizer.update(gradient, state, theta)
         return optax.apply_updates(theta, changes), state
 
     generator = np.random.default_rng(seed)
     for epoch in range(1, epochs + 1):
         total = 0.0
-        for value, gradient, scale in batches.epoch(generator, lambda: np.asarray(theta)):
+        for rows_of_batch in batches.shuffled(generator):
+            value, gradient = batches.likelihood(rows_of_batch, np.asarray(theta))
             total += value + l2 * float(jnp.vdot(theta, theta)) / batches.count
-            theta, state = update(theta, state, gradient, np.float32(scale / sentences))
+            theta, state = update(theta, state, gradient)
         if record.look(epoch, total, np.asarray(theta)):
             return True
     return False
 
 
-class _Batches:
+class Batches:
     """Batches of a problem's packed rows, with the likelihood's gradient of each."""
 
     def __init__(self, problem: Problem, rows: int):
@@ -274,25 +281,22 @@ class _Batches:
         self._length = mask.shape[2]
         self._mask = mask.reshape(-1, self._length)
         self._order = np.argsort(problem.packed.place)
-        filled = self._mask.sum(axis=1)
-        self._ends = np.cumsum(filled)
-        self._rows = np.flatnonzero(filled)
+        self._filled = self._mask.sum(axis=1)
+        self._ends = np.cumsum(self._filled)
+        self._rows = np.flatnonzero(self._filled)
         self._size = min(rows, len(self._rows))
         self._ranges = np.searchsorted(problem.at, np.arange(problem.features.count + 1))
         self.count = -(-len(self._rows) // self._size)
 
-    def epoch(self, generator: np.random.Generator, theta: Any) -> Iterator[tuple[float, np.ndarray, float]]:
-        """Of every batch -Σ log P, its gradient, and how many times larger the whole is."""
+    def shuffled(self, generator: np.random.Generator) -> list[np.ndarray]:
+        """The rows of every batch of an epoch."""
         order = generator.permutation(self._rows)
-        tokens = len(self._order)
-        for i in range(0, len(order), self._size):
-            chosen = order[i : i + self._size]
-            which = np.concatenate([self._order[self._ends[r] - self._mask[r].sum() : self._ends[r]] for r in chosen])
-            value, gradient = self._gradient(chosen, which, theta())
-            yield value, gradient, tokens / len(which)
+        return [order[i : i + self._size] for i in range(0, len(order), self._size)]
 
-    def _gradient(self, rows: np.ndarray, which: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def likelihood(self, rows: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """-Σ log P of the rows, and its gradient: over an epoch they add up to the whole."""
         problem, k = self._problem, len(self._problem.labels)
+        which = np.concatenate([self._order[self._ends[r] - self._filled[r] : self._ends[r]] for r in rows])
         mask = np.zeros((1, self._size, self._length), bool)
         mask[0, : len(rows)] = self._mask[rows]
         packed, tags = Packed(np.flatnonzero(mask), mask), problem.tags[which]
