@@ -121,6 +121,8 @@ def test_sentences_from_lists():
     again = found.take(np.asarray([1, 0, 1]))
     assert table(again) == [*LINES[3:], *LINES[:3], *LINES[3:]]
     assert again.starts.tolist() == [0, 2, 5, 7]
+    assert again.columns[1].values == found.columns[1].values
+    assert found.take(np.asarray([1])).columns[1].values == ["RB", "."]
     assert table(found.first_columns(1)) == [row[:1] for row in LINES]
     for bad in ([[("a b", "O")]], [[("", "O")]], [[()]]):
         with pytest.raises(DataError, match="a column is empty or holds white space"):

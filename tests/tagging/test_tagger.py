@@ -343,7 +343,7 @@ def test_adam_stops_by_the_validation_sentences_and_keeps_the_best():
 def test_both_solvers_find_the_same_optimum():
     train = Sentences.of(sentences(120, 0))
     exact = lnz.fit_tagger(train)
-    rough = lnz.fit_tagger(train, optimizer="adam", epochs=60, batch_tokens=1024, learning_rate=0.1)
+    rough = lnz.fit_tagger(train, optimizer="adam", epochs=150, batch_tokens=1024, learning_rate=0.1)
     problem = Training(train).problem
 
     def objective(tagger):

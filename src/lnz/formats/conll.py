@@ -88,10 +88,10 @@ class Sentences:
         return dataclasses.replace(self, columns=self.columns[:count])
 
     def take(self, which: Int[np.ndarray, " some"]) -> Sentences:
-        """Some of the sentences, in this order."""
+        """Some of the sentences, in this order. Values that none of them has are left out."""
         starts = self.starts.tolist()
         tokens = np.concatenate([np.arange(0), *(np.arange(starts[i], starts[i + 1]) for i in which)])
-        columns = tuple(Column(column.codes[tokens], column.values) for column in self.columns)
+        columns = tuple(_part(column, tokens) for column in self.columns)
         starts = np.append(0, np.cumsum(self.lengths[which]))
         return Sentences(columns, starts, self.source, self.lines[tokens])
 
@@ -223,6 +223,14 @@ class _Reader:
                 raise DataError(
                     f"{self._source}: line {line}: is not text in UTF-8. Save the file in that encoding"
                 ) from None
+
+
+def _part(column: Column, tokens: np.ndarray) -> Column:
+    codes = column.codes[tokens]
+    there = np.flatnonzero(np.bincount(codes, minlength=len(column.values)))
+    numbers = np.zeros(len(column.values), np.int32)
+    numbers[there] = np.arange(len(there))
+    return Column(numbers[codes], [column.values[i] for i in there])
 
 
 def _widths(text: bytes) -> np.ndarray:
