@@ -6,17 +6,9 @@ import functools
 import itertools
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 JUNK = np.array([np.nan, -100.0, np.inf, -np.inf, 1e30])
-
-# Compile time is most of what these tests cost, and the arithmetic is the same without the compiler's optimisations.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def quick_jit(f: Any) -> Any:
-    return jax.jit(f, compiler_options=QUICK)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lnz
-from structured.chain_cases import Chain, exists, listed, quick_jit, random_chain, stacked
+from structured.chain_cases import Chain, exists, listed, random_chain, stacked
 
 T, K, BEST = 5, 3, 7
 
@@ -34,7 +34,7 @@ def everything(chain: Chain, labels, sets, key, holes: str):
     }
 
 
-@pytest.fixture(scope="module", params=["link", "cut"])
+@pytest.fixture(scope="module", params=["link", pytest.param("cut", marks=pytest.mark.slow)])
 def cases(request):
     holes, n = request.param, 120
     rng = np.random.default_rng(3)
@@ -43,7 +43,7 @@ def cases(request):
     labels[~np.stack([exists(c) for c in chains])] = -100
     sets = rng.random((n, T, K)) < 0.7
     keys = jax.random.split(jax.random.key(8), n)
-    run = quick_jit(jax.vmap(lambda *a: everything(*a, holes)))
+    run = jax.jit(jax.vmap(lambda *a: everything(*a, holes)))
     found = jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, stacked(chains)), labels, sets, keys))
     return [
         (c, listed(c, holes), labels[i], sets[i], jax.tree.map(lambda x, i=i: x[i], found))

@@ -140,11 +140,11 @@ def _unless(trusted: Array, value: Any, again: Callable[[ChainPotentials], Any],
 
 class _Forward(NamedTuple):
     log_z: Array
-    messages: Array  # (T, K): P(y_t | what came before), 0 where Z = 0
-    before: Array  # (T, K): the message that comes in to node t
+    before: Array  # (T, K): the message that comes in to node t, P(y_{t-1} | what came before)
+    last: Array  # (K,): the message of the last node
     weights: Array  # exp(pairs), largest entry 1
-    emitted: Array  # (T, K): exp(nodes) divided by c_t
-    inverse: Array  # (T,): 1 / c_t, the scale of each step, which makes messages sum to 1
+    emitted: Array  # (T, K): exp(nodes), largest entry of each row 1
+    inverse: Array  # (T,): 1 / c_t, the scale of each step, which makes messages sum to 1; 0 where nothing is left
 
 
 def _forward(p: ChainPotentials) -> _Forward:
@@ -156,15 +156,18 @@ def _forward(p: ChainPotentials) -> _Forward:
     def step(a: Array, x: Any) -> Any:
         e, joined, exists, place = x
         s = go_on(a, _dot(a, table_at(weights, place)), jnp.ones_like(a), joined, exists) * e
-        c = jnp.sum(s) if exists is None else jnp.where(exists, jnp.sum(s), 1)
-        inverse = jnp.where(c > 0, 1 / c, 0)
-        after = s * inverse
-        return after, (after, a, c, inverse)
+        c = jnp.sum(s)
+        return s * _inverse(c), (a, c)
 
     start = jnp.full((k,), 1 / k, p.nodes.dtype)
-    _, (messages, before, c, inverse) = jax.lax.scan(step, start, (emitted, p.joined, p.mask, jnp.arange(t)))
+    last, (before, c) = jax.lax.scan(step, start, (emitted, p.joined, p.mask, jnp.arange(t)))
+    c = c if p.mask is None else jnp.where(p.mask, c, 1)
     log_z = jnp.sum(jnp.log(c)) + jnp.sum(top) + peak * jnp.sum(p.joined, dtype=peak.dtype)
-    return _Forward(log_z, messages, before, weights, emitted * inverse[:, None], inverse)
+    return _Forward(log_z, before, last, weights, emitted, _inverse(c))
+
+
+def _inverse(c: Array) -> Array:
+    return jnp.where(c > 0, 1 / c, 0)
 
 
 def _scaled(p: ChainPotentials) -> tuple[Array, ChainSums]:
@@ -176,22 +179,23 @@ def _scaled(p: ChainPotentials) -> tuple[Array, ChainSums]:
     f = _forward(p)
     t, k = p.nodes.shape
 
-    def step(beta: Array, x: Any) -> Any:
-        e, joined, exists, place = x
-        below = _dot(table_at(f.weights, place), beta * e)
-        return go_on(beta, below, jnp.ones_like(beta), joined, exists), beta
+    def step(state: tuple[Array, Array], x: Any) -> Any:
+        beta, worst = state
+        e, inverse, before, joined, exists, place = x
+        share = beta * inverse
+        q = e * share
+        below = go_on(beta, _dot(table_at(f.weights, place), q), jnp.ones_like(beta), joined, exists)
+        return (below, jnp.maximum(worst, share)), (before * below, q)
 
-    ones = jnp.ones((k,), p.nodes.dtype)
-    _, betas = jax.lax.scan(step, ones, (f.emitted, p.joined, p.mask, jnp.arange(t)), reverse=True)
-    nodes = f.messages * betas
+    start = jnp.ones((k,), p.nodes.dtype), jnp.zeros((k,), p.nodes.dtype)
+    rows = f.emitted, f.inverse, f.before, p.joined, p.mask, jnp.arange(t)
+    (_, worst), (nodes, q) = jax.lax.scan(step, start, rows, reverse=True)
+    nodes = jnp.concatenate([nodes[1:], f.last[None]])[:t]
     if p.mask is not None:
         nodes = jnp.where(p.mask[:, None], nodes, 0)
-    outward = jnp.where(p.joined[:, None], f.emitted * betas, 0)
-    pairs = f.weights * (
-        _dot(f.before.T, outward) if p.pairs.ndim == 2 else f.before[1:, :, None] * outward[1:, None, :]
-    )
-    risk = jnp.max(betas * f.inverse[:, None], initial=0)
-    return (risk <= _most(p)) & (f.log_z > -jnp.inf), ChainSums(f.log_z, nodes, pairs)
+    q = jnp.where(p.joined[:, None], q, 0)
+    pairs = f.weights * (_dot(f.before.T, q) if p.pairs.ndim == 2 else f.before[1:, :, None] * q[1:, None, :])
+    return (jnp.max(worst) <= _most(p)) & (f.log_z > -jnp.inf), ChainSums(f.log_z, nodes, pairs)
 
 
 def _most(p: ChainPotentials) -> float:
@@ -210,7 +214,9 @@ def _exact(p: ChainPotentials) -> ChainSums:
 def filtered(p: ChainPotentials) -> Float[Array, "T K"]:
     """log P(y_t | what comes before and at t) of every node, up to a constant a node: what a sample is drawn from, from right to left."""
     trusted = _scaled(p)[0]
-    return _unless(trusted, jnp.log(_forward(p).messages), lambda p: _by_logarithms(p)[1], p)
+    f = _forward(p)
+    messages = jnp.log(jnp.concatenate([f.before[1:], f.last[None]])[: len(f.before)])
+    return _unless(trusted, messages, lambda p: _by_logarithms(p)[1], p)
 
 
 def _log_z_by_logarithms(p: ChainPotentials) -> Array:

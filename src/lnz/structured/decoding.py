@@ -33,7 +33,7 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
 
     Example:
         >>> import jax.numpy as jnp, lnz
-        >>> stay = lnz.LinearChain(jnp.asarray([[0.0, 1.0], [0.4, 0.0], [0.0, 0.1]]), jnp.asarray([[0.3, 0.0], [0.0, 0.3]]))
+        >>> stay = lnz.LinearChain(jnp.asarray([[0.0, 1.0], [0.4, 0.0], [0.0, 0.1]]), jnp.asarray([[0.5, 0.0], [0.0, 0.5]]))
         >>> lnz.map_state(stay).tolist()
         [1, 1, 1]
     """

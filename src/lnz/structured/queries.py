@@ -152,9 +152,16 @@ def entropy(energy: Any) -> Float[Array, ""] | float:
     energy = as_energy(energy)
     if not isinstance(energy, LinearChain):
         return Elimination().entropy(energy)
-    p = _levelled(energy)
-    sums = _possible(chain_sums(p))
-    return _at_least_zero(sums.log_z - _mean(sums, p.nodes, p.pairs))
+    value, log_z = _chain_entropy(energy)
+    refuse_impossible(log_z)
+    return value
+
+
+@jax.jit
+def _chain_entropy(chain: LinearChain) -> tuple[Array, Array]:
+    p = _levelled(chain)
+    sums = chain_sums(p)
+    return _at_least_zero(sums.log_z - _mean(sums, p.nodes, p.pairs)), sums.log_z
 
 
 def kl_divergence(p: LinearChain, q: LinearChain) -> Float[Array, ""]:
@@ -166,18 +173,25 @@ def kl_divergence(p: LinearChain, q: LinearChain) -> Float[Array, ""]:
     p, q = require_chain(p, "kl_divergence"), require_chain(q, "kl_divergence")
     if p.emissions.shape != q.emissions.shape or not _same_nodes(p, q):
         raise ValueError("KL needs two chains with the same nodes, masks and labels, but these two differ")
+    value, log_z = _chain_divergence(p, q)
+    refuse_impossible(log_z)
+    return value
+
+
+@jax.jit
+def _chain_divergence(p: LinearChain, q: LinearChain) -> tuple[Array, Array]:
     mine, yours = _levelled(p), _levelled(q)
     if mine.pairs.ndim != yours.pairs.ndim:
         t, k = mine.nodes.shape
         mine, yours = (x._replace(pairs=jnp.broadcast_to(x.pairs, (max(t - 1, 0), k, k))) for x in (mine, yours))
-    sums = _possible(chain_sums(mine))
+    sums, other = chain_sums(mine), chain_sums(yours).log_z
     beyond = jnp.any((sums.nodes > 0) & (yours.nodes == -jnp.inf)) | jnp.any(
         (sums.pairs > 0) & (yours.pairs == -jnp.inf)
     )
-    apart = _mean(sums, mine.nodes, mine.pairs) - _mean(sums, yours.nodes, yours.pairs)
-    other = chain_sums(yours).log_z
     beyond = beyond | (other == -jnp.inf)
-    return jnp.where(beyond, jnp.inf, _at_least_zero(apart - sums.log_z + jnp.where(beyond, 0, other)))
+    apart = _mean(sums, mine.nodes, mine.pairs) - _mean(sums, yours.nodes, yours.pairs)
+    value = _at_least_zero(apart - sums.log_z + jnp.where(beyond, 0, other))
+    return jnp.where(beyond, jnp.inf, value), sums.log_z
 
 
 def _mean(sums: ChainSums, nodes: Array, pairs: Array) -> Array:
@@ -206,10 +220,7 @@ def _chain_sums(chain: LinearChain) -> ChainSums:
 
 
 def _summed(chain: LinearChain) -> ChainSums:
-    return _possible(_chain_sums(chain))
-
-
-def _possible(sums: ChainSums) -> ChainSums:
+    sums = _chain_sums(chain)
     refuse_impossible(sums.log_z)
     return sums
 
