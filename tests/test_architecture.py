@@ -31,6 +31,7 @@ HOUSE = [
     "annealing",
     "identity",
     "structured",
+    "tagging",
     "learning",
     "auditing",
     "report",

@@ -86,3 +86,9 @@ from .structured.queries import marginals as marginals
 from .structured.queries import negative_log_likelihood as negative_log_likelihood
 from .structured.queries import partial_labels as partial_labels
 from .structured.queries import partial_log_probability as partial_log_probability
+from .tagging.metrics import ChunkScore as ChunkScore
+from .tagging.metrics import chunk_score as chunk_score
+from .tagging.tagger import Tagged as Tagged
+from .tagging.tagger import Tagger as Tagger
+from .tagging.training import FittedTagger as FittedTagger
+from .tagging.training import fit_tagger as fit_tagger

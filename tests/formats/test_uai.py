@@ -102,7 +102,7 @@ def test_gzip_is_seen_by_its_first_bytes(tmp_path):
 
 def test_words_that_lie_across_two_blocks(tmp_path, monkeypatch):
     for block in (1, 2, 3, 7, 64):
-        monkeypatch.setattr("lnz.formats.words._BLOCK", block)
+        monkeypatch.setattr("lnz.formats.blocks._BLOCK", block)
         text = MODEL if block >= 6 else MODEL.removeprefix("MARKOV\n")
         path = save(tmp_path / "x.txt", text)
         if block >= 6:

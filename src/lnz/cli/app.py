@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import BadInput
+from .tag import commands as tag_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +22,9 @@ app = typer.Typer(
 All likelihoods are in nats per datum, and say how log Z is known.""",
     epilog="Try: lnz train digits · lnz evaluate runs/digits · lnz sample runs/digits -n 64 --out digits.png",
 )
+
+
+app.add_typer(tag_commands, name="tag")
 
 
 class Model(enum.StrEnum):

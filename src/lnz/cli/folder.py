@@ -23,6 +23,7 @@ _FILES = (
     "checkpoint.safetensors.best",
     "metrics.jsonl",
     "model.lnz",
+    "tagger.safetensors",
     "base.lnz",
     "results.json",
     "samples.npy",
@@ -44,7 +45,7 @@ class RunFolder:
         return self.path / name
 
     @classmethod
-    def create(cls, path: Path, *, force: bool) -> RunFolder:
+    def create(cls, path: Path, *, force: bool, resumable: bool = True) -> RunFolder:
         """A new folder. An existing one is refused unless it is empty, or a run that `force` lets us replace."""
         folder = cls(path)
         if path.exists() and not path.is_dir():
@@ -53,9 +54,9 @@ class RunFolder:
             if not folder["config.json"].is_file():
                 raise BadInput(f"{path}: is a folder that holds no run, so it is never replaced. Give another by --out")
             if not force:
-                raise BadInput(
-                    f"{path}: exists already. Go on with it by --resume {path}, replace it by --force, or give another folder by --out"
-                )
+                remedy = "replace it by --force, or give another folder by --out"
+                again = f"Go on with it by --resume {path}, {remedy}" if resumable else remedy.capitalize()
+                raise BadInput(f"{path}: exists already. {again}")
         try:
             path.mkdir(parents=True, exist_ok=True)
             for name in _FILES:
@@ -77,9 +78,13 @@ class RunFolder:
         """The run's configuration, checked."""
         try:
             found = json.loads(self["config.json"].read_text())
+            if found.get("kind") == "tagger":
+                raise BadInput(f"{self.path}: is a tagger. Use lnz tag apply or lnz tag evaluate")
             Settings.from_json(found["settings"])
             _ = found["data"]["coding"], found["data"]["sha256"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except BadInput:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise BadInput(
                 f"{self['config.json']}: is not the configuration of a run ({type(error).__name__}: {error}). Train anew"
             ) from None
@@ -88,6 +93,11 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a small file, whole or not at all."""
         text = json.dumps(strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomic(self[name], lambda file: file.write(text.encode()))
+
+    def write_lines(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Write one line of JSON a record, whole or not at all."""
+        text = "".join(map(_line, records))
         write_atomic(self[name], lambda file: file.write(text.encode()))
 
     def records(self) -> list[dict[str, Any]]:
@@ -111,8 +121,7 @@ class Metrics:
         checkpoint = folder["checkpoint.safetensors"]
         step = int(load_arrays(checkpoint)[1]["step"]) if checkpoint.is_file() else -1
         self.records = [record for record in folder.records() if record["step"] <= step]
-        text = "".join(_line(record) for record in self.records)
-        write_atomic(self._path, lambda file: file.write(text.encode()))
+        folder.write_lines("metrics.jsonl", self.records)
         self.seconds = self.records[-1]["seconds"] if self.records else 0.0
 
     def add(self, record: dict[str, Any]) -> None:

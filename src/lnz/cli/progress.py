@@ -58,10 +58,11 @@ class TrainingProgress:
 
 
 class Step:
-    """A named piece of work after training: a spinner on a terminal, nothing elsewhere. A context manager."""
+    """A named piece of work: a spinner on a terminal, and elsewhere only what it says as it goes. A context manager."""
 
     def __init__(self, what: str, *, shown: bool = True):
         self._status: Any = None
+        self._shown, self._said = shown, time.monotonic() - _LINE_SECONDS
         if shown and sys.stderr.isatty():
             from rich.console import Console
 
@@ -75,6 +76,14 @@ class Step:
     def __exit__(self, *_: Any) -> None:
         if self._status is not None:
             self._status.stop()
+
+    def say(self, text: str) -> None:
+        """How far the work is: beside the spinner, or a line now and then."""
+        if self._status is not None:
+            self._status.update(text)
+        elif self._shown and time.monotonic() - self._said > _LINE_SECONDS:
+            self._said = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
 
 
 class Work:

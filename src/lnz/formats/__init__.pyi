@@ -4,6 +4,8 @@ from .bqm import BQM as BQM
 from .bqm import from_bqm as from_bqm
 from .bqm import to_bqm as to_bqm
 from .checking import check as check
+from .conll import Sentences as Sentences
+from .conll import read_conll as read_conll
 from .data import Data as Data
 from .data import DataError as DataError
 from .files import WriteError as WriteError

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .data import DataError, one_line, quoted
+from .blocks import AGAIN, Blocks
+from .data import DataError, quoted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 MOST = 1 << 28  # numbers of one file: 2 GiB as float64
 MOST_PARTS = 1 << 24  # variables of one file, or factors
-_BLOCK = 1 << 18  # bytes of text that are read at a time
 _LONGEST = 1 << 12  # bytes of one word
 _DEFLATE_LIMIT = 1032  # gzip cannot shrink data by more than this factor
-_UNPACKED_LIMIT = 1 << 33  # bytes of text in a gzipped file
 _NUMERIC = b"0123456789+-.eE \t\n\r\v\f"
 _SPACE = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
-_AGAIN = "Fetch or write it again"
 
 
 class Numbers:
@@ -40,11 +35,11 @@ class Numbers:
 
     def __init__(self, path: str | os.PathLike[str], headers: tuple[str, ...] = ()):
         self.path, self.header, self.at = Path(path), "", 0
-        self._file, size = self._open()
+        self._file = Blocks(path)
+        size = self._file.size
         self._size = f"{size} byte{'s' * (size != 1)}"
-        zipped = isinstance(self._file, gzip.GzipFile)
-        self.room = min(MOST, (size * (_DEFLATE_LIMIT if zipped else 1) + 1) // 2)
-        self._carry, self._read, self._seen = b"", 0, 0
+        self.room = min(MOST, (size * (_DEFLATE_LIMIT if self._file.zipped else 1) + 1) // 2)
+        self._carry, self._seen = b"", 0
         self._ready = np.empty(0)
         try:
             if headers:
@@ -103,46 +98,16 @@ class Numbers:
     def cut(self, where: str) -> DataError:
         """The error of a file that ends too soon."""
         line = self._place(None)[0]
-        return DataError(f"{self.path}: line {line}: the file ends {where}. {_AGAIN}")
+        return DataError(f"{self.path}: line {line}: the file ends {where}. {AGAIN}")
 
     def error(self, index: int, message: str) -> DataError:
         """The error of the number of this index, counted from 0 behind the header."""
         line, word = self._place(index + bool(self.header))
         return DataError(f"{self.path}: line {line}, word {word}: {message}")
 
-    def _open(self) -> tuple[Any, int]:
-        try:
-            if not self.path.is_file():
-                what = "is not a regular file" if self.path.exists() else "there is no such file"
-                raise DataError(f"{self.path}: {what}. Check the spelling and the folder you are in")
-            file = open(self.path, "rb")  # noqa: SIM115 (closed by __exit__)
-        except OSError as error:
-            raise self._unreadable(error) from None
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            file.close()
-            raise DataError(f"{self.path}: the file is empty (0 bytes). Write it again")
-        zipped = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        return _Unzipped(file) if zipped else file, size
-
-    def _bytes(self, file: io.BufferedIOBase) -> bytes:
-        try:
-            return file.read(_BLOCK)
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{self.path}: not a whole gzip file ({one_line(error)}). {_AGAIN}") from None
-        except EOFError:
-            raise DataError(f"{self.path}: the gzip file is cut short. {_AGAIN}") from None
-        except OSError as error:
-            raise self._unreadable(error) from None
-
-    def _unreadable(self, error: OSError) -> DataError:
-        cause = error.strerror or one_line(error)
-        return DataError(f"{self.path}: cannot be read ({cause}). Check that it is a file you may read")
-
     def _after_header(self, headers: tuple[str, ...]) -> bytes:
         text = b""
-        while not text and (block := self._bytes(self._file)):
+        while not text and (block := self._file.read()):
             text = block.lstrip()
         found = text.split(maxsplit=1)
         self.header = found[0][:64].decode("utf-8", "replace") if found else ""
@@ -154,12 +119,7 @@ class Numbers:
 
     def _block(self) -> Float[np.ndarray, " n"] | None:
         """The numbers of the next block of text, or None at the end of the file."""
-        text = self._bytes(self._file)
-        self._read += len(text)
-        if self._read > _UNPACKED_LIMIT:
-            raise DataError(
-                f"{self.path}: unpacks to more than {_UNPACKED_LIMIT >> 30} GiB of text. Use a smaller file"
-            )
+        text = self._file.read()
         if not text and not self._carry:
             return None
         joined = self._carry + text
@@ -190,8 +150,7 @@ class Numbers:
     def _place(self, index: int | None) -> tuple[int, int]:
         """Line and word on the line, from 1, of the word of this index from 0, or of the end of the file."""
         line, before, on_line, after_space, last = 1, 0, 0, True, 0
-        file, _ = self._open()
-        with file:
+        with Blocks(self.path) as file:
             for block in self._raw(file):
                 data = np.frombuffer(block, np.uint8)
                 space = _SPACE[data]
@@ -207,24 +166,12 @@ class Numbers:
                 after_space, last = bool(space[-1]), int(data[-1])
         return line - (last == 10), max(on_line, 1)
 
-    def _raw(self, file: io.BufferedIOBase) -> Iterator[bytes]:
+    def _raw(self, file: Blocks) -> Iterator[bytes]:
         try:
-            while block := self._bytes(file):
+            while block := file.read():
                 yield block
         except DataError:  # what is wrong here was said, or will be: this is about a place before it
             return
-
-
-class _Unzipped(gzip.GzipFile):
-    """A gzip file that closes the file below it."""
-
-    def __init__(self, file: io.BufferedReader):
-        super().__init__(fileobj=file)
-        self._below = file
-
-    def close(self) -> None:
-        super().close()
-        self._below.close()
 
 
 def _is_number(word: bytes) -> bool:
