@@ -107,13 +107,14 @@ class TestTheTable:
     @pytest.mark.parametrize(
         ("function", "space"),
         [
-            (lambda t, x: -t * x[0] ** 4, LINE),
-            (lambda t, x: t * jnp.abs(x[0]) ** 0.0, LINE),
-            (lambda t, x: t * jnp.tanh(jnp.sum(x)), lnz.Real(6)),
-            (lambda t, x: t * jnp.log1p(jnp.sum(x**2)), lnz.Real(4)),
-            (lambda t, x: 0.5 * jnp.sum(x[1:] ** 2) + t, lnz.Real(5)),
+            pytest.param(lambda t, x: -t * x[0] ** 4, LINE, id="quartic", marks=pytest.mark.slow),
+            pytest.param(lambda t, x: t * jnp.abs(x[0]) ** 0.0, LINE, id="flat"),
+            pytest.param(
+                lambda t, x: t * jnp.tanh(jnp.sum(x)), lnz.Real(6), id="bounded network", marks=pytest.mark.slow
+            ),
+            pytest.param(lambda t, x: t * jnp.log1p(jnp.sum(x**2)), lnz.Real(4), id="tails too heavy"),
+            pytest.param(lambda t, x: 0.5 * jnp.sum(x[1:] ** 2) + t, lnz.Real(5), id="a valley"),
         ],
-        ids=["quartic", "flat", "bounded network", "tails too heavy", "a valley"],
     )
     def test_an_infinite_z(self, function, space):
         report = lnz.audit(model(function, 1.0, space))

@@ -14,7 +14,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-TWINS = ("torus", "cylinder", "3d", "dense", "two sides", "many hidden", "diagonal", "of categories", "of spins")
+TWINS = ("torus", "cylinder", "3d", "dense", "two sides", "many hidden", "diagonal", "of categories", "mixture")
 
 
 def marked(case):

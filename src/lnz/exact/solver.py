@@ -18,7 +18,7 @@ from lnz.exact.barren import Dropped
 from lnz.exact.orders import Plan, Scope
 from lnz.exact.reduced import Reduced
 
-PATIENCE = 1.0  # seconds of predicted work from which a sum over possible entries alone is tried
+PATIENCE = 3.0  # seconds of predicted work from which a sum over possible entries alone is tried
 TRIALS = 30.0  # seconds that these trials may take, and no more than a third of the predicted work
 
 
@@ -94,12 +94,16 @@ def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan | No
 
 
 def _first_look(limits: Limits, model: Reduced) -> float:
-    """The predicted seconds of the tree that a short search finds."""
-    quick = dataclasses.replace(limits, search_seconds=0.3 if limits.search_seconds is None else limits.search_seconds)
-    try:
-        return first_plan(quick, model).seconds
-    except ValueError:
-        return math.inf
+    """The predicted seconds of the first tree, or where that takes long of the best that a short search finds."""
+    expected = math.inf
+    for look in (0.0, 0.1) if limits.search_seconds is None else (limits.search_seconds,):
+        try:
+            expected = first_plan(dataclasses.replace(limits, search_seconds=look), model).seconds
+        except ValueError:
+            return math.inf
+        if expected < PATIENCE:
+            break
+    return expected
 
 
 def _dense_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan:
