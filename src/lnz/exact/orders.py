@@ -95,7 +95,14 @@ class Plan:
         )
 
 
-def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None = None, seed: int = 0) -> Plan:
+def plan(
+    scopes: Sequence[Scope],
+    sizes: Sequence[int],
+    *,
+    seconds: float | None = None,
+    seed: int = 0,
+    start: tuple[Plan, float] | None = None,
+) -> Plan:
     """The cheapest contraction tree that a search finds: randomised min-fill with restarts, and random greedy paths.
 
     Args:
@@ -104,17 +111,19 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
         seconds: processor time for the search; by default a third of the predicted work that a better tree could spare, less where an eighth of it
             brought none, no more than 10 s, and 1 s where that is hopeless.
         seed: of the search. The result also depends on the time that the search finds.
+        start: a tree that is known already and the processor time that it took: the search goes on from there.
 
     Raises:
         ValueError: for a large graph whose first order is beyond hope.
     """
-    begun, rng = time.thread_time(), random.Random(seed)
+    found, spent = start or (None, 0.0)
+    begun, rng = time.thread_time() - spent, random.Random(seed)
     if len(scopes) < 2:
         return tree(scopes, sizes, [], "the only order")
     adjacency = adjacency_of(scopes, len(sizes))
     prefix, core = simplicial(adjacency)
     weights = [math.log2(k) for k in sizes]
-    found, clique, trials = None, HOPELESS, 1 if len(scopes) > 1000 else 4
+    clique, trials = HOPELESS, 1 if len(scopes) > 1000 else 4
     took = {"order": 0.0, "greedy": 0.0}
     least = len(scopes) * SMALL_SECONDS  # of any tree
     better = 0.0  # when the last better one was found
@@ -146,7 +155,8 @@ def plan(scopes: Sequence[Scope], sizes: Sequence[int], *, seconds: float | None
         consider(_greedy(scopes, sizes, trials, rng), "random greedy paths")
         trials = min(2 * trials, 256)
 
-    order()
+    if found is None:
+        order()
     if found is None and len(scopes) > 1000:
         raise ValueError(
             f"too dear to be summed exactly: elimination of {len(sizes):,} variables makes tables of more than 2^{math.log2(HOPELESS):.0f} "

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -145,19 +146,27 @@ def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> P
 
 def first_plan(limits: Limits, model: Reduced) -> Plan:
     """The cheapest tree that the search finds, whatever memory it takes."""
-    found = _searched(tuple(model.scopes), tuple(model.sizes), limits.search_seconds, limits.seed)
+    found, _ = _searched(tuple(model.scopes), tuple(model.sizes), limits.search_seconds, limits.seed)
     if isinstance(found, str):
         raise ValueError(found)
     return found
 
 
 @functools.lru_cache(maxsize=64)
-def _searched(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int) -> Plan | str:
-    """The plan, or why there is none: both are remembered."""
+def _searched(
+    scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int
+) -> tuple[Plan | str, float]:
+    """The plan, or why there is none, and the processor time it took: remembered. A search without a limit of its own starts from the first order."""
+    begun, start = time.thread_time(), None
+    if seconds is None:
+        found, took = _searched(scopes, sizes, 0.0, seed)
+        if isinstance(found, str):
+            return found, took
+        start = found, took
     try:
-        return orders.plan(scopes, sizes, seconds=seconds, seed=seed)
+        return orders.plan(scopes, sizes, seconds=seconds, seed=seed, start=start), time.thread_time() - begun
     except ValueError as error:
-        return str(error)
+        return str(error), time.thread_time() - begun
 
 
 def described(variables: int, factors: int) -> str:
