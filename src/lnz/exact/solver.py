@@ -20,6 +20,7 @@ from lnz.exact.orders import Plan, Scope
 from lnz.exact.reduced import Reduced
 
 PATIENCE = 3.0  # seconds of predicted work from which a sum over possible entries alone is tried
+HARD = 100.0  # seconds of the first tree, beyond which its possible entries are looked at before a long search
 TRIALS = 30.0  # seconds that these trials may take, and no more than a third of the predicted work
 
 
@@ -95,16 +96,16 @@ def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan | No
 
 
 def _first_look(limits: Limits, model: Reduced) -> float:
-    """The predicted seconds of the first tree, or where that takes long of the best that a short search finds."""
-    expected = math.inf
-    for look in (0.0, 0.1) if limits.search_seconds is None else (limits.search_seconds,):
-        try:
-            expected = first_plan(dataclasses.replace(limits, search_seconds=look), model).seconds
-        except ValueError:
-            return math.inf
-        if expected < PATIENCE:
-            break
-    return expected
+    """The predicted seconds of the first tree; of the best that the search finds, where that is too long; of a short search, where it is hopeless."""
+    try:
+        if limits.search_seconds is not None:
+            return first_plan(limits, model).seconds
+        first = first_plan(dataclasses.replace(limits, search_seconds=0.0), model).seconds
+        if first < PATIENCE:
+            return first
+        return first_plan(limits if first < HARD else dataclasses.replace(limits, search_seconds=0.3), model).seconds
+    except ValueError:
+        return math.inf
 
 
 def _dense_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan:
