@@ -199,9 +199,8 @@ class _Search:
             self.slowness = min(10.0, max(0.1, took / _sweep_seconds(buckets)))
             words = f"mini-buckets of up to 2^{self.level} entries"
             if not buckets.split:
-                self._equal(
-                    run.value + self.constant - buckets.rounding, words + ", none of them split", buckets.rounding
-                )
+                allowance = buckets.rounding if upper else -buckets.rounding  # is in the value
+                self._equal(run.value + self.constant - allowance, words + ", none of them split", buckets.rounding)
             elif upper:
                 self._above(run.value + self.constant, words)
             else:
