@@ -14,7 +14,19 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-TWINS = ("torus", "cylinder", "3d", "dense", "two sides", "many hidden", "diagonal", "of categories", "mixture")
+TWINS = (
+    "torus",
+    "cylinder",
+    "3d",
+    "dense",
+    "two sides",
+    "many hidden",
+    "diagonal",
+    "of categories",
+    "mixture",
+    "gaussian",
+    "flax",
+)
 
 
 def marked(case):
