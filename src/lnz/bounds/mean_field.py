@@ -9,9 +9,7 @@ import numpy as np
 
 from lnz.bounds import local
 from lnz.bounds.ascent import climb
-from lnz.bounds.route import LocalRoute, Solved, check_sweeps
-from lnz.energies.graph import FactorGraph
-from lnz.estimate import Known
+from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +46,7 @@ class MeanField(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance)
-        if not isinstance(self.restarts, int) or self.restarts < 1:
-            raise ValueError(f"restarts must be a whole number of at least 1, but is {self.restarts!r}")
-
-    def known(self, graph: FactorGraph) -> Known:
-        return "bound"
+        check_counts(restarts=self.restarts)
 
     @property
     def sides(self) -> tuple[bool, bool]:

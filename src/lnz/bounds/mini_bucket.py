@@ -9,9 +9,7 @@ import numpy as np
 
 from lnz.bounds import local
 from lnz.bounds.buckets import Buckets, least_fill
-from lnz.bounds.route import LocalRoute, Solved, check_sweeps
-from lnz.energies.graph import FactorGraph
-from lnz.estimate import Known
+from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +53,9 @@ class MiniBucket(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance)
-        for name in ("i_bound", "max_entries"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, but is {getattr(self, name)!r}")
+        check_counts(i_bound=self.i_bound, max_entries=self.max_entries)
         if self.side not in ("upper", "lower"):
             raise ValueError(f'side must be "upper" or "lower", but is {self.side!r}')
-
-    def known(self, graph: FactorGraph) -> Known:
-        return "bound"
 
     @property
     def sides(self) -> tuple[bool, bool]:

@@ -39,9 +39,9 @@ class LocalRoute(Route):
     def solve(self, found: local.Model) -> Solved:
         """The answer for a model in which every variable has a possible value."""
 
-    @abc.abstractmethod
     def known(self, graph: FactorGraph) -> Known:
         """How the value is known; from the structure alone."""
+        return "bound"
 
     @property
     @abc.abstractmethod
@@ -121,9 +121,15 @@ def _impossible(found: local.Model) -> Solved:
 
 def check_sweeps(max_sweeps: int, tolerance: float, damping: float = 0.0) -> None:
     """Raise ValueError for settings of an iteration that cannot be meant."""
-    if not isinstance(max_sweeps, int) or max_sweeps < 1:
-        raise ValueError(f"max_sweeps must be a whole number of at least 1, but is {max_sweeps!r}")
+    check_counts(max_sweeps=max_sweeps)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, but is {tolerance!r}")
     if not 0 <= damping < 1:
         raise ValueError(f"damping must be from 0 up to but not 1, but is {damping!r}")
+
+
+def check_counts(least: int = 1, **counts: Any) -> None:
+    """Raise ValueError for what is not a whole number of at least `least`."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, but is {count!r}")

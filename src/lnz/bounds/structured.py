@@ -8,9 +8,7 @@ from typing import ClassVar
 from lnz.bounds import local
 from lnz.bounds.ascent import climb
 from lnz.bounds.clusters import Clusters
-from lnz.bounds.route import LocalRoute, Solved, check_sweeps
-from lnz.energies.graph import FactorGraph
-from lnz.estimate import Known
+from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +49,9 @@ class StructuredMeanField(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance)
-        if not isinstance(self.restarts, int) or self.restarts < 1:
-            raise ValueError(f"restarts must be a whole number of at least 1, but is {self.restarts!r}")
-        if self.max_entries is not None and (not isinstance(self.max_entries, int) or self.max_entries < 1):
-            raise ValueError(f"max_entries must be a whole number of at least 1, but is {self.max_entries!r}")
-
-    def known(self, graph: FactorGraph) -> Known:
-        return "bound"
+        check_counts(restarts=self.restarts)
+        if self.max_entries is not None:
+            check_counts(max_entries=self.max_entries)
 
     @property
     def sides(self) -> tuple[bool, bool]:

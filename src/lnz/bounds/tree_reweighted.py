@@ -9,9 +9,8 @@ import numpy as np
 
 from lnz.bounds import local
 from lnz.bounds.propagation import propagated
-from lnz.bounds.route import LocalRoute, Solved, check_sweeps
+from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
 from lnz.energies.graph import FactorGraph
-from lnz.estimate import Known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +53,14 @@ class TreeReweighted(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance, self.damping)
-        for name, least in (("trees", 1), ("steps", 0)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, but is {getattr(self, name)!r}")
+        check_counts(trees=self.trees)
+        check_counts(0, steps=self.steps)
 
     def too_wide(self, graph: FactorGraph) -> str | None:
         for scope, live in zip(graph.scopes, local.layout(graph.cardinalities, graph.scopes).live, strict=True):
             if len(live) > 2:
                 return f"tree-reweighting is for factors of at most 2 variables, but one has {len(live)}: {scope}"
         return None
-
-    def known(self, graph: FactorGraph) -> Known:
-        return "bound"
 
     @property
     def sides(self) -> tuple[bool, bool]:
