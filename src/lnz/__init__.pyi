@@ -12,6 +12,7 @@ from .bounds.mini_bucket import MiniBucket as MiniBucket
 from .bounds.structured import StructuredMeanField as StructuredMeanField
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.chain import LinearChain as LinearChain
+from .energies.field import RandomField as RandomField
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
@@ -23,6 +24,10 @@ from .energies.rbm import RBM as RBM
 from .energies.rbm import GaussianRBM as GaussianRBM
 from .energies.saved import load_energy as load_energy
 from .energies.saved import save_energy as save_energy
+from .energies.structures import Chain as Chain
+from .energies.structures import Graph as Graph
+from .energies.structures import Grid as Grid
+from .energies.structures import Tree as Tree
 from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
@@ -80,6 +85,7 @@ from .structured.decoding import mpm_state as mpm_state
 from .structured.decoding import n_best as n_best
 from .structured.queries import edge_marginals as edge_marginals
 from .structured.queries import entropy as entropy
+from .structured.queries import factor_marginals as factor_marginals
 from .structured.queries import kl_divergence as kl_divergence
 from .structured.queries import log_probability as log_probability
 from .structured.queries import marginals as marginals

@@ -69,6 +69,11 @@ class Energy(eqx.Module):
         return Tempered(base, self, beta)
 
     @property
+    def arrays_are_data(self) -> bool:
+        """Whether the boolean and integer arrays may be traced and batched under every route, since none looks at them when it is compiled."""
+        return False
+
+    @property
     def least_width(self) -> int:
         """Of an energy with `factors()`: a width that its graph is known to have at least, without looking."""
         return 0

@@ -62,7 +62,8 @@ def log_partition(
     route = choose(energy).route if route is None else route
     route.require(energy, key)
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
-    data, constants = eqx.partition(constants, lambda leaf: not route.structural and eqx.is_array(leaf))
+    free = energy.arrays_are_data or not route.structural
+    data, constants = eqx.partition(constants, lambda leaf: free and eqx.is_array(leaf))
     estimate = _compiled(route, Frozen(constants), parameters, data, key)
     _refuse_nan(estimate, energy)
     return estimate

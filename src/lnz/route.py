@@ -126,6 +126,7 @@ _NARROW = (
 def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[Any], str]]]:
     from lnz.annealing.ais import AnnealedImportanceSampling
     from lnz.energies.chain import LinearChain
+    from lnz.energies.field import RandomField
     from lnz.energies.graph import FactorGraph
     from lnz.energies.pairwise import Ising, Pairwise
     from lnz.exact.closed_form import ClosedForm
@@ -145,7 +146,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     few = enumeration.refusal(energy) is None and enumeration.cost(energy) <= _FEW
     narrow = isinstance(energy, Pairwise) and layers.refusal(energy) is None and layers.cost(energy) <= _NARROW
     special: list[tuple[Route, Callable[[Any], str]]] = []
-    if isinstance(energy, Pairwise | FactorGraph):
+    if isinstance(energy, Pairwise | FactorGraph | RandomField):
         special += [(Forest(), lambda _: "its factors join pairs and have no cycle")]
     if isinstance(energy, Pairwise):
         special += [(Counting(), lambda _: "all pairs have the same coupling, so that states are counted")]

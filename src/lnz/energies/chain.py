@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lnz.energies.graph import FactorGraph, packed
+from lnz.energies.potentials import booleans, floats, refuse_bad
 from lnz.energy import Energy, widen
 from lnz.frozen import is_traced
 from lnz.spaces import Categorical, State
@@ -98,7 +99,7 @@ class LinearChain(Energy):
         allowed_start: Any = None,
         allowed_end: Any = None,
     ):
-        emissions, transitions = _floats(emissions), _floats(transitions)
+        emissions, transitions = floats(emissions), floats(transitions)
         if emissions.ndim != 2 or not emissions.shape[1]:
             raise ValueError(
                 f"the emissions of one sequence have shape (T, K), but got {emissions.shape}: a batch goes through jax.vmap of a function "
@@ -129,7 +130,7 @@ class LinearChain(Energy):
             ("start", self.start),
             ("end", self.end),
         ):
-            _refuse_bad(name, values)
+            refuse_bad(name, values)
         self.emissions = emissions if valid is None else jnp.where(valid, emissions, jnp.full_like(emissions, jnp.nan))
         self.transitions = transitions
 
@@ -177,6 +178,32 @@ class LinearChain(Energy):
             pair = p.pairs[np.maximum(places - 1, 0), labels[before], labels]
         return here, jnp.where(p.joined, pair, zero)
 
+    def checked(self, labels: Any) -> Int[Array, " T"]:
+        """Labels, if they have the right shape and lie in range at the nodes that exist, as far as Python can see; otherwise ValueError."""
+        labels = jnp.asarray(labels)
+        t, k = self.emissions.shape
+        if labels.shape != (t,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"the labels of one sequence are {t} whole numbers, but got {labels.dtype} of shape {labels.shape}"
+            )
+        if not is_traced(labels) and not is_traced(self.mask):
+            wrong = (np.asarray(labels) < 0) | (np.asarray(labels) >= k)
+            wrong = wrong if self.mask is None else wrong & np.asarray(self.mask)
+            if wrong.any():
+                place = int(np.flatnonzero(wrong)[0])
+                raise ValueError(
+                    f"a label lies between 0 and {k - 1}, but node {place} has {int(labels[place])}: mask it, or mend it"
+                )
+        return labels
+
+    def relative(self, labels: Int[Array, " T"]) -> tuple[LinearChain, Array]:
+        """The chain less the score of a labelling, so that log Z becomes -log P(y|x) and keeps its digits; and whether that is impossible."""
+        scores = sum(self.scores(labels))
+        forbidden = scores == -jnp.inf
+        chain: LinearChain = widen(self)
+        level = chain.emissions - jnp.where(forbidden, 0, scores)[:, None]
+        return eqx.tree_at(lambda c: c.emissions, chain, level), jnp.any(forbidden)
+
     def factors(self) -> FactorGraph:
         """One table a node and one a pair of neighbours (the same for all pairs, where transitions are shared). The mask must be known."""
         if is_traced(self.mask):
@@ -212,16 +239,11 @@ class LinearChain(Energy):
         return first, last, self.mask & ~first
 
 
-def _floats(x: Any) -> Array:
-    x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
-
-
 def _existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | None]:
     """The mask from lengths and mask, and whether the length is in range, where that is not known yet."""
     valid = None
     if mask is not None:
-        mask = _booleans("mask", mask, (t,))
+        mask = booleans("mask", mask, (t,))
     if lengths is not None:
         lengths = jnp.asarray(lengths)
         if lengths.ndim or not jnp.issubdtype(lengths.dtype, jnp.integer):
@@ -239,20 +261,13 @@ def _existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | No
     return mask, valid
 
 
-def _booleans(name: str, values: Any, shape: tuple[int, ...]) -> Array:
-    values = jnp.asarray(values)
-    if values.dtype != bool or values.shape != shape:
-        raise ValueError(f"{name} must be booleans of shape {shape}, but got {values.dtype} of shape {values.shape}")
-    return values
-
-
 def _limited(name: str, values: Array, allowed: Any) -> Array:
     if allowed is None:
         return values
     allowed = jnp.asarray(allowed)
     whole = values.shape if allowed.ndim <= values.ndim else (*allowed.shape[:-2], *values.shape)
     shape = whole[-allowed.ndim :] if allowed.ndim == 2 else whole
-    allowed = jnp.broadcast_to(_booleans(name, allowed, shape), whole)
+    allowed = jnp.broadcast_to(booleans(name, allowed, shape), whole)
     return jnp.where(allowed, jnp.broadcast_to(values, whole), jnp.asarray(-jnp.inf, values.dtype))
 
 
@@ -260,19 +275,7 @@ def _side(name: str, values: Any, allowed: Any, emissions: Array) -> Array | Non
     if values is None and allowed is None:
         return None
     k = emissions.shape[1]
-    values = jnp.zeros((k,), emissions.dtype) if values is None else _floats(values)
+    values = jnp.zeros((k,), emissions.dtype) if values is None else floats(values)
     if values.shape != (k,):
         raise ValueError(f"{name} needs one log-potential a label, shape ({k},), but got {values.shape}")
     return _limited(f"allowed_{name}", values, allowed)
-
-
-def _refuse_bad(name: str, values: Array | None) -> None:
-    if values is None or is_traced(values):
-        return
-    numbers = np.asarray(values.astype(jnp.result_type(float)))
-    bad = np.argwhere(np.isnan(numbers) | (numbers == np.inf))
-    if len(bad):
-        place = tuple(int(i) for i in bad[0])
-        raise ValueError(
-            f"{name} hold {numbers[place]} at {place}: log-potentials are finite, or -inf where a label is impossible"
-        )

@@ -205,19 +205,45 @@ class Elimination(Limits, Route):
 
     def sample(self, energy: Any, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples of all variables, latent ones included: states of `energy.space`."""
-        rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)))
-        return states_of(as_energy(energy).space, self.solver(energy).sample(rng, n))
+        bits = jax.random.bits(key, (4,), jnp.uint32)
+
+        def drawn(solver: Solver, bits: Any) -> tuple[np.ndarray, np.ndarray]:
+            return solver.sample(np.random.default_rng(np.asarray(bits)), n), np.zeros(n)
+
+        return states_of(as_energy(energy).space, self._labelled(energy, drawn, n, bits)[0])
 
     def map_state(self, energy: Any) -> State:
         """The most probable state of all variables (one of them, where several are): argmax p, a state of `energy.space`."""
         return jax.tree.map(lambda x: x[0], self.n_best(energy, 1)[0])
 
-    def n_best(self, energy: Any, n: int) -> tuple[State, np.ndarray]:
+    def n_best(self, energy: Any, n: int) -> tuple[State, Any]:
         """The n most probable states of all variables, the best first, and their log-weights -E(x): see `lnz.n_best`."""
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
-        labels, log_weights = self.solver(energy).n_best(int(n))
+        labels, log_weights = self._labelled(energy, lambda solver: solver.n_best(int(n)), n)
         return states_of(as_energy(energy).space, labels), log_weights
+
+    def _labelled(self, energy: Any, answer: Callable[..., Any], n: int, *arrays: Any) -> tuple[Any, Any]:
+        """Labels (n, variables) and their log-weights from a solver; under a transformation by a callback, and rows that do not exist get -inf."""
+        energy = as_energy(energy)
+        graph = widen(energy).factors() if hasattr(energy, "factors") else None  # pyright: ignore[reportAttributeAccessIssue]
+        if graph is None or not any(map(is_traced, (graph.log_potentials, *arrays))):
+            return answer(self.solver(energy), *arrays)
+        self.require(energy, None)
+        variables, dtype = len(graph.cardinalities), jnp.result_type(float)
+
+        def run(flat: Any, *arrays: Any) -> tuple[np.ndarray, np.ndarray]:
+            labels, log_weights = np.zeros((n, variables), np.int32), np.full(n, -np.inf, dtype)
+            if np.isnan(flat).any():
+                return labels, log_weights * np.nan
+            solver = _solver(graph, np.asarray(flat), self)
+            if solver.log_partition() > -np.inf:
+                found, weights = answer(solver, *arrays)
+                labels[: len(found)], log_weights[: len(found)] = found, weights
+            return labels, log_weights
+
+        shapes = jax.ShapeDtypeStruct((n, variables), jnp.int32), jax.ShapeDtypeStruct((n,), dtype)
+        return on_host(run, shapes, graph.log_potentials, *arrays, route=self)
 
 
 def _misfit(energy: Energy) -> str | None:

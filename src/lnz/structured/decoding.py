@@ -14,6 +14,7 @@ from lnz.energy import as_energy
 from lnz.exact.chain_paths import best_path, best_paths, sampled_paths
 from lnz.exact.elimination import Elimination
 from lnz.exact.forward_backward import chain_log_z
+from lnz.route import Route
 from lnz.spaces import State
 from lnz.structured.queries import marginals, refuse_impossible
 
@@ -45,12 +46,13 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
     return labels
 
 
-def mpm_state(energy: Any) -> Int[Array, " T"]:
+def mpm_state(energy: Any, *, route: Route | None = None) -> Int[Array, "*nodes"]:
     """The most probable label of every variable by itself (maximum posterior marginals): it errs on the fewest labels on average.
 
-    The labels together may be improbable, or impossible. Whole numbers (T,), 0 at masked nodes.
+    The labels together may be improbable, or impossible. Whole numbers in the shape of a labelling, 0 at masked nodes. The `route` is that of
+    `lnz.marginals`: one decodes best by the route that one trained with.
     """
-    found = marginals(energy)
+    found = marginals(energy, route=route)
     return jnp.stack([jnp.argmax(p) for p in found]).astype(jnp.int32) if isinstance(found, list) else _argmax(found)
 
 
