@@ -328,6 +328,25 @@ def potts_lattice(name: str, shape: tuple[int, ...], q: int, periodic: Periodic)
     return Case(name, build, log_weight)
 
 
+def random_field() -> Case:
+    rng, k = draws("random field"), 3
+    structure = lnz.Graph(4, [(1, 0), (2, 1), (0, 2), (2, 3)], factors=[(3, 0), (1, 3, 0)], groups=[1, 3])
+
+    def log_weight(leaves: Leaves, x: np.ndarray) -> np.ndarray:
+        unary, tables, pair, triple = leaves
+        total = sum(unary[i, x[:, i]] for i in range(4)) + pair[0, x[:, 3], x[:, 0]]
+        total = total + triple[0, x[:, 1], x[:, 3], x[:, 0]]
+        for (i, j), t in zip([(1, 0), (2, 1), (0, 2), (2, 3)], [0, 1, 1, 1], strict=True):
+            total = total + tables[t, x[:, i], x[:, j]]
+        return total
+
+    def build() -> lnz.Energy:
+        factors = [rng.normal(size=(k, k)), rng.normal(size=(k, k, k))]
+        return lnz.RandomField(structure, rng.normal(size=(4, k)), 1.5 * rng.normal(size=(2, k, k)), factors=factors)
+
+    return Case("random field", build, log_weight)
+
+
 def independent(name: str, space: lnz.Space) -> Case:
     rng = draws(name)
     k = getattr(space, "k", 1)
@@ -540,6 +559,7 @@ CASES = [
     potts_sparse("potts sparse tables", tables=True, thorough=True),
     potts_lattice("potts grid", (2, 3), 3, periodic=False),
     potts_lattice("potts odd torus", (3, 2), 3, periodic=True),
+    random_field(),
     independent("independent bits", lnz.Binary(4)),
     independent("independent spins", lnz.Spin((2, 2))),
     independent("independent categories", lnz.Categorical(3, k=3)),

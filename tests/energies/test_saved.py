@@ -37,6 +37,14 @@ ENERGIES = {
     "rbm of spins, float64": lambda: lnz.RBM(visible=lnz.Spin(4), hidden=3, key=KEY, dtype=jnp.float64),
     "rbm of categories": lambda: lnz.RBM(visible=lnz.Categorical(2, k=3), hidden=3, key=KEY),
     "gaussian rbm": lambda: lnz.GaussianRBM(visible=2, hidden=3, key=KEY),
+    "random field on a graph": lambda: lnz.RandomField(
+        lnz.Graph(3, [(0, 1), (2, 1)], [(2, 0, 1)], groups=[1, 1]), np.ones((3, 2)), FIELDS.reshape(1, 2, 2).repeat(2, 0), factors=[np.ones((2,) * 3)]
+    ),
+    "random field on a grid, masked": lambda: lnz.RandomField(
+        lnz.Grid((1, 4), [(0, 1), (0, -2)]), np.ones((1, 4, 2)), mask=np.array([[True, False, True, True]])
+    ),
+    "random field on a chain": lambda: lnz.RandomField(lnz.Chain(3), np.ones((3, 2)), FIELDS.reshape(2, 2)),
+    "random field on a tree": lambda: lnz.RandomField(lnz.Tree([-1, 0, 0]), np.ones((3, 2)), FIELDS.reshape(2, 2)),
     "ising": lambda: lnz.Ising(couplings(4), FIELDS),
     "sparse ising": lambda: lnz.Ising.sparse(EDGES, [1.0, 2.0, -0.5], FIELDS, n=np.int64(4)),
     "lattice": lambda: lnz.Ising.lattice((2, 3), 0.3, periodic=False),

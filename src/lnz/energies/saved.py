@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnz.energies import graph, independent, pairwise, rbm
+from lnz.energies import field, graph, independent, pairwise, rbm
+from lnz.energies.structures import Chain, Graph, Grid, Structure, Tree
 from lnz.energy import Energy
 from lnz.formats.checkpoint import CheckpointError, load_arrays, save_tree
 from lnz.frozen import Frozen
@@ -19,6 +20,7 @@ from lnz.spaces import Binary, Box, Categorical, Labels, Product, Real, Space, S
 _CLASSES = {
     cls.__name__: cls
     for cls in (
+        field.RandomField,
         graph.FactorGraph,
         rbm.RBM,
         rbm.GaussianRBM,
@@ -35,6 +37,12 @@ _CLASSES = {
     )
 }
 _SPACES: dict[str, type[Space]] = {cls.__name__: cls for cls in (Binary, Spin, Categorical, Labels, Real, Box, Product)}
+_STRUCTURES: dict[str, type[Structure]] = {cls.__name__: cls for cls in (Chain, Tree, Grid, Graph)}
+_KINDS: dict[str, tuple[type, dict[str, Any]]] = {
+    "space": (Space, _SPACES),
+    "structure": (Structure, _STRUCTURES),
+    "class": (Energy | pairwise.Couplings, _CLASSES),  # pyright: ignore[reportAssignmentType]
+}
 
 
 def save_energy(path: str | Path, energy: Energy) -> None:
@@ -84,9 +92,9 @@ class _Unknown(Exception):
 
 
 def _describe(value: Any, name: str, arrays: dict[str, Any]) -> Any:
-    if isinstance(value, Energy | pairwise.Couplings | Space):
-        known = _SPACES if isinstance(value, Space) else _CLASSES
-        kind = type(value).__name__
+    of = next((of for of, (base, _) in _KINDS.items() if isinstance(value, base)), None)
+    if of is not None:
+        known, kind = _KINDS[of][1], type(value).__name__
         if known.get(kind) is not type(value):
             raise TypeError(
                 f"{kind} cannot be saved: it is not among the library's own models ({', '.join(sorted(known))}), and code cannot be "
@@ -96,7 +104,7 @@ def _describe(value: Any, name: str, arrays: dict[str, Any]) -> Any:
         fields = {
             f.name: _describe(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in dataclasses.fields(parts)
         }
-        return {"space" if isinstance(value, Space) else "class": kind, "fields": fields}
+        return {of: kind, "fields": fields}
     if isinstance(value, tuple):
         return {"tuple": [_describe(part, f"{name}.{i}", arrays) for i, part in enumerate(value)]}
     if isinstance(value, Frozen):
@@ -111,10 +119,9 @@ def _describe(value: Any, name: str, arrays: dict[str, Any]) -> Any:
 
 
 def _rebuild(about: Any, arrays: dict[str, Any]) -> Any:
-    if "class" in about:
-        return _fill(_CLASSES, about["class"], about["fields"], arrays)
-    if "space" in about:
-        return _fill(_SPACES, about["space"], about["fields"], arrays)
+    for of, (_, known) in _KINDS.items():
+        if of in about:
+            return _fill(known, about[of], about["fields"], arrays)
     if "tuple" in about:
         return tuple(_rebuild(part, arrays) for part in about["tuple"])
     if "frozen" in about:
