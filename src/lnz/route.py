@@ -146,6 +146,8 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     few = enumeration.refusal(energy) is None and enumeration.cost(energy) <= _FEW
     narrow = isinstance(energy, Pairwise) and layers.refusal(energy) is None and layers.cost(energy) <= _NARROW
     special: list[tuple[Route, Callable[[Any], str]]] = []
+    if isinstance(energy, LinearChain | RandomField):
+        special += [(ForwardBackward(), lambda _: "a chain")]
     if isinstance(energy, Pairwise | FactorGraph | RandomField):
         special += [(Forest(), lambda _: "its factors join pairs and have no cycle")]
     if isinstance(energy, Pairwise):
@@ -154,8 +156,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
         special += [(Torus(), lambda _: "a uniform Ising model on a torus without fields")]
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
-        *([(ForwardBackward(), lambda _: "a chain")] if isinstance(energy, LinearChain) else []),
-        *([listed] if few else []),
+        *([listed] if few and not isinstance(energy, LinearChain) else []),
         *special,
         *([lattice] if narrow else []),
         *([] if few else [listed]),

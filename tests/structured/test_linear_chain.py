@@ -271,7 +271,7 @@ def test_the_same_chain_as_a_factor_graph():
         wanted = listed(given, holes).log_z
         assert lnz.Elimination().log_partition(chain).value == pytest.approx(wanted, abs=1e-10)
     assert isinstance(lnz.choose(chain).route, lnz.ForwardBackward)
-    with pytest.raises(ValueError, match="it is no LinearChain"):
+    with pytest.raises(ValueError, match="neither a LinearChain nor a RandomField on a Chain"):
         lnz.log_partition(graph, route=lnz.ForwardBackward())
     estimate = lnz.log_partition(chain)
     assert estimate.known == "exact"

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lnz.energies.chain import ChainPotentials
 from lnz.energies.graph import FactorGraph, packed
 from lnz.energies.potentials import booleans, floats, refuse_bad
-from lnz.energies.structures import Structure
+from lnz.energies.structures import Chain, Structure
 from lnz.energy import Energy, widen
 from lnz.frozen import is_traced
 from lnz.spaces import Categorical, State
@@ -281,6 +282,14 @@ class RandomField(Energy):
             drawn = jax.random.categorical(jax.random.fold_in(key, c), logits, axis=-1).astype(v.dtype)
             v = jnp.where((colours == c).reshape(1, *self.structure.shape), drawn.reshape(v.shape), v)
         return v
+
+    def potentials(self) -> ChainPotentials:
+        """Of a field on a `Chain`, what the sum over a chain needs; ValueError on other structures. A mask stands in the log-potentials."""
+        if not isinstance(self.structure, Chain):
+            raise ValueError(f"the potentials of a chain are asked of a field on a {type(self.structure).__name__}")
+        field: RandomField = widen(self)
+        pairs = field.pairwise[0] if len(field.pairwise) == 1 else field.edge_tables
+        return ChainPotentials(field.unary, pairs, jnp.arange(len(field.unary)) > 0, None)
 
     def factors(self) -> FactorGraph:
         """One table a node, one a table of edges, and one a further factor."""

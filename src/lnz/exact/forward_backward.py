@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lnz.energies.chain import ChainPotentials, LinearChain
+from lnz.energies.field import RandomField
+from lnz.energies.structures import Chain
 from lnz.energy import Energy
 from lnz.estimate import Estimate, exact
 from lnz.mathematics import log_sum_exp
@@ -35,7 +37,7 @@ class ChainSums(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ForwardBackward(Route):
-    """Exact log Z and marginals of a `LinearChain`, in O(T K²): a matrix product a node forward, and one backward.
+    """Exact log Z and marginals of a `LinearChain`, or a `RandomField` on a `Chain`, in O(T K²): a matrix product a node forward, and one backward.
 
     Messages are probabilities, each divided by its sum, whose logarithm is kept: one exponential an entry where sums of logarithms need K.
     What the rounding of small numbers to zero can have cost is bounded from the messages themselves, for every sequence; where that could
@@ -55,7 +57,12 @@ class ForwardBackward(Route):
         return False
 
     def refusal(self, energy: Energy) -> str | None:
-        return None if isinstance(energy, LinearChain) else "it is no LinearChain"
+        on_chain = isinstance(energy, RandomField) and isinstance(energy.structure, Chain)
+        return (
+            None
+            if on_chain or isinstance(energy, LinearChain)
+            else "it is neither a LinearChain nor a RandomField on a Chain"
+        )
 
     def cost(self, energy: Energy) -> float:
         return float(energy.space.categories)  # pyright: ignore[reportAttributeAccessIssue]
