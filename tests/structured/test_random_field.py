@@ -135,6 +135,27 @@ def test_conditionals_mean_field_updates_and_gibbs_sweeps(name):
         np.testing.assert_allclose(expected[i] - expected[i, 0], mean - mean[0], atol=1e-10)
 
 
+def test_what_is_impossible_counts_in_an_expectation_only_where_it_may_happen():
+    tables = np.array([[0.5, -np.inf], [-np.inf, 0.25]])
+    field = lnz.RandomField(lnz.Chain(3), np.zeros((3, 2)), tables)
+    q = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    np.testing.assert_allclose(field.expected(jnp.asarray(q)), [[-np.inf] * 2, [-np.inf] * 2, [-np.inf] * 2])
+    sure = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(field.expected(jnp.asarray(sure)), [[0.5, -np.inf], [1.0, -np.inf], [0.5, -np.inf]])
+
+
+def test_allowed_labels_and_pairs_are_log_potentials_of_minus_infinity():
+    rng = np.random.default_rng(2)
+    unary, tables = rng.normal(size=(2, 2, K)), rng.normal(size=(2, K, K))
+    allowed, pairs = rng.random((2, 2, K)) < 0.7, rng.random((K, K)) < 0.7
+    first = np.array([True, False, True])
+    for given in (allowed, first):
+        got = lnz.RandomField(GRID, unary, tables, allowed=given, allowed_pairs=pairs)
+        want = lnz.RandomField(GRID, np.where(given, unary, -np.inf), np.where(pairs, tables, -np.inf))
+        np.testing.assert_array_equal(got.unary, want.unary)
+        np.testing.assert_array_equal(got.pairwise, want.pairwise)
+
+
 def test_one_sweep_of_gibbs_leaves_the_law_as_it_is():
     field, weights, states, _ = made("diagonal", "group", True, True)
     p = np.exp(weights - log_sum(weights))
@@ -185,6 +206,7 @@ def test_masks_and_queries_go_through_jit_and_vmap():
         np.testing.assert_allclose(many[1][b], lnz.marginals(field), atol=1e-10)
         np.testing.assert_array_equal(many[2][b], lnz.map_state(field))
         np.testing.assert_allclose(many[3].log_weights[b], lnz.n_best(field, 2).log_weights, atol=1e-9)
+        np.testing.assert_allclose(many[3].log_weights[b], -jax.vmap(field)(many[3].states[b]), atol=1e-9)
         assert (np.asarray(many[4][b])[:, ~masks[b]] == 0).all()
         np.testing.assert_allclose(many[5][b], lnz.entropy(field), atol=1e-10)
 
