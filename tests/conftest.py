@@ -1,6 +1,7 @@
-"""Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices."""
+"""Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices, a quick compiler."""
 
 import os
+from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,6 +12,19 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """Nearly all of the suite's time is compilation of programs that run once: ask for the quickest, here and in processes that tests start.
+
+    LLVM's optimiser is off, and XLA writes loops with its older emitters, which take half as long as the newer ones (JAX 0.11 and later have
+    those alone). The slow tests compute for minutes, and keep the compiler that users have.
+    """
+    if "not slow" not in config.option.markexpr:
+        return
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.fixture

@@ -9,15 +9,6 @@ import pytest
 
 import lnz
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compilation is most of what an audit costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 GRADIENT, SIDES, SUPPORT, DEAD = (
     "gradient against difference",
     "one-sided derivatives",

@@ -1,18 +1,9 @@
 """Every energy of the contract list passes its own audit; of those that are alike, one in the quick tests."""
 
-import jax
 import pytest
 
 import lnz
 from contracts.energies import CASES
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
 
 TWINS = (
     "torus",

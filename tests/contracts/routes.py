@@ -12,13 +12,6 @@ import numpy as np
 import lnz
 from contracts.energies import CASES, Case
 
-# Compile time is most of what these tests cost, and the arithmetic is the same without the compiler's optimisations.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def quick_jit(f: Any) -> Any:
-    return jax.jit(f, compiler_options=QUICK)
-
 
 def exact_routes(case: Case) -> dict[str, lnz.Route]:
     routes: dict[str, lnz.Route] = {"closed form": lnz.ClosedForm(), "enumeration": lnz.Enumeration()}
@@ -128,6 +121,6 @@ def measured(case: Case, route_name: str) -> Measured:
                 moments = lnz.expectation(case.at(parameters[0]), observable, route=route)
         return value, *limits, slope, curvature, nested, free, positive, moments
 
-    results = quick_jit(everything)(jnp.asarray(parameters), jnp.asarray(directions), states, chances)
+    results = jax.jit(everything)(jnp.asarray(parameters), jnp.asarray(directions), states, chances)
     value, lower, upper, slope, curvature, nested, *rest = jax.tree.map(np.asarray, results)
     return Measured(parameters, value, lower, upper, slope, directions, curvature, nested, *rest)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lnz
-from contracts.routes import BOUNDS, LIMITED, pair_id, quick_jit
+from contracts.routes import BOUNDS, LIMITED, pair_id
 
 
 @pytest.mark.parametrize("pair", LIMITED, ids=pair_id)
@@ -19,7 +19,7 @@ def test_the_limit_is_on_its_side_and_its_gradient_is_that_of_the_limit(pair):
         estimate = lnz.log_partition(case.at(flat), route=BOUNDS[name])
         return estimate.value, (estimate.lower, estimate.upper, estimate.diagnostics["converged"])
 
-    both = quick_jit(jax.value_and_grad(limit, has_aux=True))
+    both = jax.jit(jax.value_and_grad(limit, has_aux=True))
     rng = np.random.default_rng(3)
     direction = rng.normal(size=case.flat.size)
     (value, (lower, upper, converged)), slope = both(jnp.asarray(case.flat))

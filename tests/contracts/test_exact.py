@@ -11,7 +11,7 @@ import pytest
 
 import lnz
 from contracts.energies import CASES, DISCRETE, Case, log_sum, named, stencil
-from contracts.routes import PAIRS, as_states, exact_routes, measured, pair_id, quick_jit
+from contracts.routes import PAIRS, as_states, exact_routes, measured, pair_id
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
@@ -99,7 +99,7 @@ def test_phases_cancel_where_the_data_are_the_model(name):
     """The same through `lnz.phases`, whose weights of zero leave forbidden states out, infinite energies and all."""
     case = named(name)
     chances = jnp.asarray(case.observed_probabilities(case.flat))
-    halves = quick_jit(lambda e, v, w: lnz.phases(e, v, lnz.Enumeration(), weights=w))
+    halves = jax.jit(lambda e, v, w: lnz.phases(e, v, lnz.Enumeration(), weights=w))
     phases = halves(case.energy, as_states(case), chances)
     for leaf in jax.tree.leaves(phases.gradient):
         np.testing.assert_allclose(leaf, 0, atol=1e-11)
@@ -138,7 +138,7 @@ def test_limits_hold_in_float32(case):
     route = next(iter(exact_routes(case).values()))
     with single_precision():
         single = case.single()
-        run = quick_jit(jax.vmap(lambda flat: lnz.log_partition(case.at(flat, single), route=route)))
+        run = jax.jit(jax.vmap(lambda flat: lnz.log_partition(case.at(flat, single), route=route)))
         estimate = run(jnp.asarray(rows))
         assert estimate.value.dtype == jnp.float32
     truth = np.array([np.real(case.log_z(row.astype(float))) for row in rows])
@@ -186,7 +186,7 @@ def test_gauge(name):
         plain, shifted = (jax.value_and_grad(both)(flat, make) for make in (lambda e: e, Shifted))
         return plain, shifted, jax.value_and_grad(lambda flat: Shifted(case.at(flat)).shift())(flat)
 
-    (plain, d_plain), (shifted, d_shifted), (c, dc) = quick_jit(everything)(jnp.asarray(case.flat))
+    (plain, d_plain), (shifted, d_shifted), (c, dc) = jax.jit(everything)(jnp.asarray(case.flat))
     assert abs(float(plain - shifted - c)) < 1e-10
     np.testing.assert_allclose(d_plain - d_shifted, dc, atol=1e-10)
     assert np.abs(dc).max() > 0.1
@@ -210,7 +210,7 @@ def test_centred_and_flipped_rbms_are_the_same_distribution():
     def log_p(rbm):
         return -jax.vmap(rbm.free_energy)(states) - lnz.log_partition(rbm, route=lnz.Enumeration()).value
 
-    table = np.asarray(quick_jit(jax.vmap(log_p))(stacked))
+    table = np.asarray(jax.jit(jax.vmap(log_p))(stacked))
     np.testing.assert_allclose(table[1:], table[[0, 0]], atol=1e-10)
     np.testing.assert_allclose(np.exp(table).sum(axis=1), 1, atol=1e-12)
 
@@ -339,7 +339,7 @@ def test_batched_energies_with_strong_weights_have_second_derivatives():
         slope = jax.grad(lambda flat: lnz.log_partition(case.at(flat), route=lnz.Enumeration()).value)
         return jax.grad(lambda flat: jnp.sum(slope(flat)))(flat)
 
-    found = quick_jit(jax.vmap(curvature))(jnp.asarray(np.stack([case.flat, 200 * case.flat])))
+    found = jax.jit(jax.vmap(curvature))(jnp.asarray(np.stack([case.flat, 200 * case.flat])))
     assert np.isfinite(found).all()
     np.testing.assert_allclose(
         found[0], stencil(case.gradient, case.flat, np.ones(case.flat.size)), rtol=1e-7, atol=1e-8

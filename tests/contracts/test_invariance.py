@@ -13,7 +13,7 @@ from scipy import stats
 import lnz
 from contracts.energies import listed, log_sum, named
 from contracts.kernels import GIBBS, agreement, base_of, chi_square, numbered, tempered_weights
-from contracts.routes import as_states, quick_jit
+from contracts.routes import as_states
 from lnz.energies.pairwise import LatticeCouplings
 from lnz.sampling.kernels import langevin_step
 
@@ -231,7 +231,7 @@ def caught(case, step):
     """Whether the one-sweep test of above would go red for this step."""
     law = case.observed_probabilities(case.flat)
     start = as_states(case)[np.random.default_rng(2).choice(len(law), CHAINS, p=law)]
-    x = quick_jit(lambda key: step(case.energy, key, start))(jax.random.key(11))
+    x = jax.jit(lambda key: step(case.energy, key, start))(jax.random.key(11))
     counts = np.bincount(numbered(case.energy.observed, np.asarray(x)), minlength=len(law))
     return chi_square(counts, law) < SURE
 

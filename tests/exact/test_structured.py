@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import lnz
-from contracts.routes import quick_jit
 from graphs.small_graphs import Listed
 from lnz import reference
 from lnz.exact import transfer
@@ -18,7 +17,7 @@ ELIMINATION = lnz.Elimination(search_seconds=0)
 
 def compiled(route):
     """log Z and its gradient by a route in JAX, compiled without the optimisations that cost more than they save here."""
-    return quick_jit(jax.value_and_grad(lambda model: lnz.log_partition(model, route=route).value))
+    return jax.jit(jax.value_and_grad(lambda model: lnz.log_partition(model, route=route).value))
 
 
 def eliminated(model):
@@ -100,7 +99,7 @@ def test_long_chains_and_stars():
     hub = np.stack([np.zeros(n - 1, int), np.arange(1, n)], 1)
 
     def check(model, truth, eps):
-        estimate = quick_jit(lambda m: lnz.log_partition(m, route=lnz.Forest()))(model)
+        estimate = jax.jit(lambda m: lnz.log_partition(m, route=lnz.Forest()))(model)
         assert abs(float(estimate.value) - truth) < 20 * eps * truth
         assert float(estimate.lower) - n * eps <= truth <= float(estimate.upper) + n * eps
         assert float(estimate.upper - estimate.lower) < 1e4 * eps * truth
@@ -140,7 +139,7 @@ def glass():
     ids=["A1", "A6", "A5"],
 )
 def test_known_lattices(energy, known):
-    estimate = quick_jit(lambda e: lnz.log_partition(e, route=lnz.TransferMatrix()))(energy)
+    estimate = jax.jit(lambda e: lnz.log_partition(e, route=lnz.TransferMatrix()))(energy)
     assert float(estimate.value) == pytest.approx(reference.named(known).value, rel=1e-12)
     assert float(estimate.upper - estimate.lower) < 1e-11 * float(estimate.value)
 
@@ -257,7 +256,7 @@ def test_a_magnet_of_a_thousand_spins():
     n = 1000
     same = lnz.Ising(complete(n, 1.1 / n), 0.02)
     nearly = lnz.Ising(complete(n, 1.1 / n), np.append(np.full(n - 1, 0.02), 0.02 + 1e-15))
-    run = quick_jit(lambda m: lnz.log_partition(m, route=lnz.Counting()).value)
+    run = jax.jit(lambda m: lnz.log_partition(m, route=lnz.Counting()).value)
     assert float(run(same)) == pytest.approx(float(run(nearly)), rel=1e-13)
     assert float(run(lnz.Ising(complete(n, 0.0)))) == pytest.approx(n * np.log(2), rel=1e-13)
     assert isinstance(lnz.choose(same).route, lnz.Counting)
@@ -273,7 +272,7 @@ def test_the_smaller_side_of_a_bipartite_graph():
     model = lnz.Ising.sparse(edges, rng.normal(size=len(edges)), rng.normal(size=204), n=204)
     assert model.collapsed().space == lnz.Binary(5)
     assert isinstance(lnz.choose(model).route, lnz.Enumeration)
-    log_z = quick_jit(lambda m: lnz.log_partition(m, route=lnz.Enumeration()).value)(model)
+    log_z = jax.jit(lambda m: lnz.log_partition(m, route=lnz.Enumeration()).value)(model)
     assert float(log_z) == pytest.approx(float(lnz.log_partition(model, route=ELIMINATION).value), rel=1e-13)
 
 
@@ -326,7 +325,7 @@ def test_traced_couplings_are_looked_at_as_it_runs_and_left_by_choose():
     unequal = complete(12, 0.1)
     unequal[2, 3] = unequal[3, 2] = 0.2
 
-    @quick_jit
+    @jax.jit
     def log_z(j):
         model = lnz.Ising(j, 0.2)
         assert "its couplings are traced" in str(lnz.Counting().refusal(model))

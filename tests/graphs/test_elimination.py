@@ -17,7 +17,6 @@ from lnz.exact import contraction, orders
 from lnz.exact.solver import Limits, Solver
 
 QUICK = lnz.Elimination(search_seconds=0)
-FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def fits(solver: Solver) -> bool:
@@ -150,7 +149,7 @@ def test_models_with_factors_inherit_the_route(name):
         truth = jax.nn.logsumexp(weights), pull_back(jax.nn.softmax(weights))[0]
         return weights, truth, (QUICK.log_partition(model).value, QUICK.mean_gradient(model))
 
-    weights, truth, found = jax.jit(everything, compiler_options=FAST_COMPILE)(model)
+    weights, truth, found = jax.jit(everything)(model)
     tables = [np.asarray(table) for table in np.split(np.asarray(graph.log_potentials), graph.offsets[1:])]
     tables = [table.reshape(shape) for table, shape in zip(tables, graph.shapes, strict=True)]
     listed = Listed(graph.cardinalities, list(graph.scopes), tables)

@@ -14,7 +14,6 @@ from lnz.exact import batch, contraction
 from lnz.exact.solver import Limits, Solver
 
 QUICK = lnz.Elimination(search_seconds=0)
-FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def members_of(listed: Listed, seed: int, members: int, *, widest: float = 700.0) -> list[np.ndarray]:
@@ -173,7 +172,7 @@ def test_n_best_states_of_models():
     rng = np.random.default_rng(5)
     rbm = lnz.RBM.from_parameters(rng.normal(size=(3, 2)), rng.normal(size=3), rng.normal(size=2))
     states, log_weights = lnz.n_best(rbm, 100, route=QUICK)
-    energies = np.asarray(jax.jit(jax.vmap(rbm), compiler_options=FAST_COMPILE)(states))
+    energies = np.asarray(jax.jit(jax.vmap(rbm))(states))
     np.testing.assert_allclose(log_weights, -energies, rtol=1e-12)
     assert len(log_weights) == 32
     assert np.logaddexp.reduce(log_weights) == pytest.approx(QUICK.solver(rbm).log_partition())
@@ -216,7 +215,7 @@ def derivatives(log_z):
         first = jax.jvp(jax.value_and_grad(log_z), (x,), (x,))
         return first, jax.hessian(g)(x), jax.grad(lambda x: jnp.sum(jax.grad(g)(x) ** 2))(x)
 
-    return jax.jit(jax.vmap(jax.vmap(everything)), compiler_options=FAST_COMPILE)
+    return jax.jit(jax.vmap(jax.vmap(everything)))
 
 
 def test_a_vmap_of_values_gradients_and_hessians():
@@ -271,7 +270,7 @@ def test_evidence_of_many_examples_in_one_pass():
         given = jax.vmap(lambda x: log_z_of_graph(graph.evidence({1: x[0], 4: x[1], 2: 1})))
         return given(examples), jax.vmap(lambda row: log_z_of_graph(graph.clamped(row)))(labels)
 
-    compiled = jax.jit(everything, compiler_options=FAST_COMPILE)
+    compiled = jax.jit(everything)
     given, clamped = compiled(GRAPH, jnp.asarray(examples), jnp.asarray(np.concatenate([labels, mixed])))
     truth = [
         QUICK.solver(GRAPH.evidence({i: int(v) for i, v in enumerate(row) if v >= 0})).log_partition()
@@ -296,7 +295,7 @@ def test_the_gradient_given_evidence_is_the_conditional_marginals():
 
     given = GRAPH.evidence({0: 1, 2: 0})
     beliefs = QUICK.factor_marginals(given)
-    gradient = jax.jit(jax.grad(lambda graph: log_z_of_graph(graph.clamped(labels))), compiler_options=FAST_COMPILE)
+    gradient = jax.jit(jax.grad(lambda graph: log_z_of_graph(graph.clamped(labels))))
     found = gradient(GRAPH).tables
     np.testing.assert_allclose(found[0][1] + found[0][0], beliefs[0][0] + beliefs[1][0], atol=1e-12)
     assert float(found[3][:, 0].sum()) == 0

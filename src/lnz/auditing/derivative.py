@@ -13,15 +13,14 @@ import numpy as np
 from lnz.auditing.report import Check
 from lnz.auditing.subject import (
     STATES,
-    STEPS,
     Subject,
     along,
     anneal,
     energies,
+    identity,
     moved,
     path_name,
     short_annealing,
-    survey,
 )
 
 Z = 6.0  # standard errors that make a failure
@@ -43,18 +42,17 @@ def derivative(subject: Subject, numbers: dict[str, Any]) -> list[Check]:
         ]
     observed = subject.energy.observed
     listed = not observed.discrete or observed.count <= STATES
-    steps = STEPS if observed.discrete or subject.size == 1 else STEPS[::2]
-    steps = subject.scales[:, None] * steps[None]
-    found = survey(subject.route, subject.energy, jnp.asarray(subject.directions), jnp.asarray(steps), listed)
-    found = {name: np.asarray(value) for name, value in found.items()}
+    found = identity(subject.route, subject.energy, jnp.asarray(subject.directions), listed)
+    found = {name: np.asarray(value) for name, value in found.items()} | subject.log_z
     if not np.isfinite(found["centre"]):
         reason = f"log Z is {found['centre']:g}"
         return [Check(name, "untested", reason) for name in (GRADIENT, ONE_SIDED, CURVATURE)]
     with np.errstate(all="ignore"):
-        return _compare(subject, found, steps, numbers)
+        return _compare(subject, found, numbers)
 
 
-def _compare(subject: Subject, found: dict[str, np.ndarray], steps: np.ndarray, numbers: dict[str, Any]) -> list[Check]:
+def _compare(subject: Subject, found: dict[str, np.ndarray], numbers: dict[str, Any]) -> list[Check]:
+    steps = subject.steps
     value, error, centre = found["value"], found["error"], found["centre"]
     own = found["centre_error"]
     scale = np.sqrt(np.maximum(found["variance"], 0)) if "variance" in found else np.zeros(len(value))

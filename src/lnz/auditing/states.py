@@ -74,7 +74,7 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
         words = f"along {slow.sum()} of {random.sum()} random rays E grows by {float(np.min(slope[slow])):.3g} per factor e of the radius"
         return Check(name, "failed", f"{words}, and Z needs more than {subject.size}", remedy, math.inf)
     if isinstance(subject.route, Quadrature):
-        value = float(_log_z(subject.route, subject.energy))
+        value = float(subject.log_z["centre"])
         if value == math.inf:
             return Check(
                 name,
@@ -110,11 +110,6 @@ def _valleys(subject: Subject, rays: np.ndarray) -> int:
 
     near, far = rise(1e2), rise(1e5)
     return int((far <= 1.5 * np.abs(near) + 1).sum())
-
-
-@eqx.filter_jit
-def _log_z(route: Quadrature, energy: Energy) -> Array:
-    return route.log_partition(energy, None).value
 
 
 @eqx.filter_jit

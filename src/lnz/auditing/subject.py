@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -87,6 +88,23 @@ class Subject:
         space = self.energy.observed
         return isinstance(space, Real) or (isinstance(space, Box) and not space.bounded)
 
+    @property
+    def steps(self) -> np.ndarray:
+        """The lengths of the difference quotients, halving: (d, k)."""
+        few = self.energy.observed.discrete or self.size == 1
+        return self.scales[:, None] * (STEPS if few else STEPS[::2])[None]
+
+    @functools.cached_property
+    def log_z(self) -> dict[str, np.ndarray]:
+        """log Z and its error by the route at θ, and at θ ± step · u: (d, k, 2). One program, for whoever asks first."""
+        steps = self.steps
+        shifts = steps[:, :, None, None] * np.asarray([1.0, -1.0])[:, None] * self.directions[:, None, None]
+        theta = np.asarray(self.theta)
+        places = np.concatenate([theta[None], theta + shifts.reshape(2 * steps.size, theta.size)])
+        value, error = (np.asarray(x) for x in log_partitions(self.route, self.energy, jnp.asarray(places)))
+        around = {"value": value[1:].reshape(*steps.shape, 2), "error": error[1:].reshape(*steps.shape, 2)}
+        return {"centre": value[0], "centre_error": error[0]} | around
+
 
 def subject(energy: Energy, *, states: Any, base: Energy | None, key: PRNGKeyArray) -> Subject:
     """Gather what the checks need. `states` are the user's own draws, if any."""
@@ -154,21 +172,35 @@ def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyA
     """Draws of p_θ: exact from a list, or from a fine and wide grid of few dimensions, else from annealed chains."""
     space = energy.observed
     if space.discrete and space.count <= STATES:
-        index = jax.random.categorical(key, -energies(energy, space.decode(jnp.arange(space.count))), shape=(SAMPLES,))
-        return space.decode(index), "exact draws"
+        every = space.decode(jnp.arange(space.count))
+        return _drawn(every, -energies(energy, every), SAMPLES, key), "exact draws"
     if isinstance(route, Quadrature):
-        return _from_grid(energy, key), "draws from a fine grid"
+        return _drawn(*grid_law(energy), SAMPLES, key), "draws from a fine grid"
     annealing = short_annealing(energy, base)
     if isinstance(annealing, str):
         return None, annealing
     log_w, v = anneal(annealing, energy, key)
-    share = jax.nn.softmax(log_w)
-    if not bool(jnp.isfinite(share).all()):
+    share = np.exp(np.asarray(log_w) - np.max(log_w))
+    share = share / share.sum()
+    if not np.isfinite(share).all():
         return None, "annealing gave weights that are not finite"
-    chosen = jax.random.choice(jax.random.fold_in(key, 1), log_w.size, (log_w.size,), p=share)
-    return jax.tree.map(
-        lambda x: x[chosen], v
-    ), f"annealed chains, effective sample size {float(1 / jnp.sum(share**2)):.0f}"
+    size = f"annealed chains, effective sample size {float(1 / np.sum(share**2)):.0f}"
+    return _drawn(v, log_w, log_w.size, key), size
+
+
+def _drawn(states: Any, log_p: Any, n: int, key: PRNGKeyArray) -> Any:
+    """n of these states, each with its (unnormalised) probability; one whose energy is NaN is drawn, so that it is seen. NumPy compiles nothing."""
+    p = np.exp(np.asarray(log_p) - np.nanmax(log_p))
+    p = np.where(np.isnan(p), 1, p)
+    cumulative = np.cumsum(p)
+    index = np.searchsorted(cumulative, numpy_source(key).random(n) * cumulative[-1], side="right")
+    index = np.minimum(index, p.size - 1)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[index]), states)
+
+
+def numpy_source(key: PRNGKeyArray) -> np.random.Generator:
+    """NumPy's generator, seeded by a key."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
 
 
 def short_annealing(energy: Energy, base: Energy | None) -> AnnealedImportanceSampling | str:
@@ -203,14 +235,6 @@ def grid_law(energy: Energy) -> tuple[Array, Array]:
     return states, jnp.where(jnp.isnan(log_p), -jnp.inf, log_p)
 
 
-@eqx.filter_jit
-def _from_grid(energy: Energy, key: PRNGKeyArray) -> Array:
-    states, log_p = grid_law(energy)
-    cumulative = jnp.cumsum(jax.nn.softmax(log_p))
-    u = jax.random.uniform(key, (SAMPLES,)) * cumulative[-1]
-    return states[jnp.minimum(jnp.searchsorted(cumulative, u, side="right"), log_p.size - 1)]
-
-
 def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
     """Some 2,000 states from all over the space: of its uniform law, or of heavy-tailed ones of several widths."""
     space = energy.observed
@@ -219,11 +243,11 @@ def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
     if space.discrete or (isinstance(space, Box) and space.bounded):
         return space.uniform(key, 2048)
     if isinstance(space, Real | Box):
-        wide = jnp.repeat(10.0 ** jnp.arange(-2, 2), 512)
-        x = jax.random.t(key, 2.0, (2048, *space.shape)) * wide.reshape(-1, *(1,) * len(space.shape))
-        low, high = (jnp.asarray(limit) for limit in space.limits)
-        x = jnp.where(x < low[None], 2 * jnp.where(jnp.isfinite(low), low, 0)[None] - x, x)
-        return jnp.where(x > high[None], 2 * jnp.where(jnp.isfinite(high), high, 0)[None] - x, x)
+        wide = np.repeat(10.0 ** np.arange(-2, 2), 512)
+        x = numpy_source(key).standard_t(2.0, (2048, *space.shape)) * wide.reshape(-1, *(1,) * len(space.shape))
+        low, high = (np.asarray(limit) for limit in space.limits)
+        x = np.where(x < low, 2 * np.where(np.isfinite(low), low, 0) - x, x)
+        return jnp.asarray(np.where(x > high, 2 * np.where(np.isfinite(high), high, 0) - x, x))
     return None
 
 
@@ -234,7 +258,7 @@ def _directions(
     p, few = len(names), _COORDINATES if quick else 2
     if p == 0:
         return np.zeros((0, 0)), np.zeros(0), []
-    source = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    source = numpy_source(key)
     scale = np.maximum(np.abs(theta), 0.5)
     rows, sizes, labels = [], [], []
     if p > 1:
@@ -281,19 +305,21 @@ def norms(energy: Energy, states: Any) -> Array:
 
 
 @eqx.filter_jit
-def survey(route: Route, energy: Energy, directions: Array, steps: Array, moments_too: bool) -> dict[str, Array]:
-    """log Z and its error at θ ± step · u, steps (d, k): (d, k, 2); and at θ the slopes u·E[-∂E] by the route, their errors, and second moments."""
-    theta = flat(energy)[0]
+def log_partitions(route: Route, energy: Energy, places: Array) -> tuple[Array, Array]:
+    """log Z and its error at some parameters (n, p): (n,) each."""
 
     def log_z(at: Array) -> tuple[Array, Array]:
         estimate = route.log_partition(moved(energy, at), None)
         spread = jnp.maximum(estimate.upper - estimate.value, estimate.value - estimate.lower)
         return estimate.value, spread
 
-    signs = jnp.asarray([1.0, -1.0])
-    places = theta + directions[:, None, None, :] * (steps[:, :, None] * signs[None, None])[:, :, :, None]
-    values, errors = jax.lax.map(log_z, places.reshape(-1, theta.size))
-    shape = places.shape[:3]
+    return jax.lax.map(log_z, places)
+
+
+@eqx.filter_jit
+def identity(route: Route, energy: Energy, directions: Array, moments_too: bool) -> dict[str, Array]:
+    """The slopes u·E[-∂E] by the route, their errors, and second moments if those are asked for: (d,) each."""
+    theta, found = flat(energy)[0], {}
 
     def moments(v: Any) -> tuple[Array, Array, Array]:
         def at(t: Array, u: Array) -> Array:
@@ -303,25 +329,16 @@ def survey(route: Route, energy: Energy, directions: Array, steps: Array, moment
             first = lambda t: jax.jvp(lambda s: at(s, u), (t,), (jnp.ones_like(t),))[1]  # noqa: E731
             return jax.jvp(first, (jnp.zeros(()),), (jnp.ones(()),))
 
+        backward = directions @ -jax.grad(lambda t: moved(energy, t).free_energy(v))(theta)  # as training takes it
         slope, bend = jax.vmap(two)(directions)
-        return slope, slope**2, bend
+        return backward, slope, slope**2, bend
 
-    slope = directions @ ravel_pytree(route.mean_gradient(energy, None))[0]
-    centre = log_z(theta)
-    found = {
-        "value": values.reshape(shape),
-        "error": errors.reshape(shape),
-        "centre": centre[0],
-        "centre_error": centre[1],
-        "slope": slope,
-        "slope_error": 1e-12 * (1 + jnp.abs(slope)),
-    }
+    noise: Any = 0.0
     if moments_too:
         expected = route.expectation(energy, moments, None)
-        mean, square, bend = expected.value
-        found |= {
-            "variance": square - mean**2,
-            "bend": bend,
-            "slope_error": found["slope_error"] + expected.standard_error[0],
-        }
-    return found
+        slope, mean, square, bend = expected.value
+        noise = expected.standard_error[0]
+        found = {"variance": square - mean**2, "bend": bend}
+    if not moments_too or energy.observed.moving:  # a moving box has a boundary term as well
+        slope = directions @ ravel_pytree(route.mean_gradient(energy, None))[0]
+    return found | {"slope": slope, "slope_error": 1e-12 * (1 + jnp.abs(slope)) + noise}
