@@ -28,7 +28,8 @@ CASES = [
 def runs(name, temperatures, schedule, *, chains=16, seeds=SEEDS):
     case = named(name)
     route = lnz.AnnealedImportanceSampling(temperatures=temperatures, chains=chains, schedule=schedule)
-    many = jax.jit(lambda keys: jax.lax.map(lambda k: lnz.log_partition(case.energy, route=route, key=k), keys))
+    energy = case.energy
+    many = jax.jit(lambda keys: jax.lax.map(lambda k: lnz.log_partition(energy, route=route, key=k), keys))
     return many(jax.random.split(jax.random.key(77), seeds)), float(np.real(case.log_z(case.flat)))
 
 
