@@ -102,7 +102,7 @@ def conditional_ess(log_gains: Float[Array, " n"]) -> Float[Array, ""]:
     """
     alive = log_gains > -jnp.inf
     w = jnp.where(alive, jnp.exp(log_gains - jnp.max(log_gains, where=alive, initial=-jnp.inf)), 0)
-    return jnp.sum(w) ** 2 / jnp.maximum(jnp.sum(alive) * jnp.sum(w**2), jnp.finfo(w.dtype).tiny)
+    return jnp.sum(w) ** 2 / jnp.maximum(jnp.sum(alive.astype(w.dtype)) * jnp.sum(w**2), jnp.finfo(w.dtype).tiny)
 
 
 def pilot(path: Path, kernel: Kernel, key: PRNGKeyArray, *, conditional: float = 0.9, sweeps: int = 1) -> Pilot:
@@ -156,7 +156,7 @@ def pilot(path: Path, kernel: Kernel, key: PRNGKeyArray, *, conditional: float =
     zero = jnp.zeros((), dtype)
     begin = (jnp.zeros((), jnp.int32), zero, zero + 1e-3, v, log_step, (nothing, nothing, nothing.at[0].set(log_step)))
     steps, *_, (betas, barrier, log_steps) = jax.lax.while_loop(going, stride, begin)
-    seen = jnp.minimum(jnp.arange(_MOST + 1), steps)
+    seen = jnp.minimum(jnp.arange(_MOST + 1, dtype=steps.dtype), steps)
     return Pilot(betas[seen], steps, barrier[seen], log_steps[seen])
 
 

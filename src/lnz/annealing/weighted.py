@@ -166,7 +166,7 @@ def from_weights(
         flags={
             "every chain has weight zero: either no state is possible or the base does not cover those that are; give another base": ~alive,
             "a few chains carry the whole estimate, so its error is not known: take more temperatures or more chains": alive
-            & (effective < FEW),
+            & (effective < max(1.5, min(FEW, n / 2))),
             **flags,
         },
     )
