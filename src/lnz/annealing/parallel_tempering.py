@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lnz.annealing.bridge import bar, overlap
+from lnz.annealing.bridge import bar, mbar, overlap
 from lnz.annealing.schedule import pilot
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, path_flags
 from lnz.energy import Energy
@@ -23,7 +23,7 @@ from lnz.sampling.path import Path, fitted_log_step, has_step
 from lnz.sampling.tempering import Swaps, equal_rejections, init_tempering, rank_r_hat, tempering_step
 from lnz.spaces import State
 
-Estimator = Literal["bar", "stepping stone", "thermodynamic integration"]
+Estimator = Literal["bar", "mbar", "stepping stone", "thermodynamic integration"]
 
 _KEPT = 32  # states of the model kept from every ladder, for expectations
 _POOR_OVERLAP = 0.03
@@ -36,7 +36,8 @@ class ParallelTempering(AnnealingRoute):
     R independent ladders run together. In a first half the inverse temperatures are placed so that all swaps are rejected alike, and step sizes
     are fitted; both then stay, and a second half of the same length gives for every pair of rungs the ratio of normalisers:
 
-    - `bar`: Bennett's acceptance ratio, from both rungs (least variance);
+    - `bar`: Bennett's acceptance ratio, from both rungs;
+    - `mbar`: the same from all rungs at once (least variance; every state is evaluated at every rung);
     - `stepping stone`: log E_k[exp(F_k - F_{k+1})], from the lower rung, whose samples reach farther;
     - `thermodynamic integration`: the mean of Σ E_k[F_k - F_{k+1}] and Σ E_{k+1}[F_k - F_{k+1}], which bracket log Z (Gibbs, Bogoliubov); the
       interval holds both.
@@ -90,20 +91,35 @@ class ParallelTempering(AnnealingRoute):
         swaps, trips = ladder.swaps, ladder.round_trips
         each = jax.vmap(_ratios, in_axes=(2, 2))(swaps.up, swaps.down)  # of every ladder by itself
         whole = _ratios(_pooled(swaps.up), _pooled(swaps.down))
-        log_z0, named = path.log_z0(), self.estimator.replace(" ", "_").replace("integration", "left")
-        value, spread = getattr(whole, named), getattr(each, named)
         quantile, count = _student(self.replicates, 0.5 + self.confidence / 2), math.sqrt(self.replicates)
+        log_z0 = path.log_z0()
+        if self.estimator == "mbar":
+            spread = jax.lax.map(_all_rungs, jnp.moveaxis(ladder.everywhere, 3, 0)[..., None])
+            value = _all_rungs(ladder.everywhere)
+        else:
+            named = self.estimator.replace(" ", "_").replace("integration", "left")
+            value, spread = getattr(whole, named), getattr(each, named)
         error = _sd(spread) / count
         lower, upper = value - quantile * error, value + quantile * error
         if self.estimator == "thermodynamic integration":
             lower = whole.thermodynamic_left - quantile * _sd(each.thermodynamic_left) / count
             upper = whole.thermodynamic_right + quantile * _sd(each.thermodynamic_right) / count
-            value, error = 0.5 * (lower + upper), _sd(0.5 * (each.thermodynamic_left + each.thermodynamic_right)) / count
+            value, error = (
+                0.5 * (lower + upper),
+                _sd(0.5 * (each.thermodynamic_left + each.thermodynamic_right)) / count,
+            )
         gap = whole.reverse_stepping_stone - whole.stepping_stone
         doubt = _student(self.replicates, 0.9995) * _sd(each.reverse_stepping_stone - each.stepping_stone) / count
-        disagree = jnp.abs(gap) > doubt if self.replicates > 1 else jnp.asarray(False)
-        lower = jnp.where(disagree, jnp.minimum(lower, jnp.minimum(whole.stepping_stone, whole.reverse_stepping_stone)), lower)
-        upper = jnp.where(disagree, jnp.maximum(upper, jnp.maximum(whole.stepping_stone, whole.reverse_stepping_stone)), upper)
+        excluded = jnp.any(
+            swaps.up == -jnp.inf
+        )  # then the way down does not see all of the rung below, and says too much
+        disagree = (jnp.abs(gap) > doubt) & ~excluded
+        lower = jnp.where(
+            disagree, jnp.minimum(lower, jnp.minimum(whole.stepping_stone, whole.reverse_stepping_stone)), lower
+        )
+        upper = jnp.where(
+            disagree, jnp.maximum(upper, jnp.maximum(whole.stepping_stone, whole.reverse_stepping_stone)), upper
+        )
         r_hat = rank_r_hat(swaps.down[:, -1, :].T)
         rejected = 1 - jnp.mean(swaps.swapped, axis=(0, 2))
         states = path.public(jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), ladder.kept))
@@ -114,7 +130,10 @@ class ParallelTempering(AnnealingRoute):
                 trips
             )
             < self.replicates,
-            "neighbouring rungs hardly overlap, so the error is not known: take more rungs": whole.overlap < _POOR_OVERLAP,
+            "neighbouring rungs hardly overlap, so the error is not known: take more rungs": whole.overlap
+            < _POOR_OVERLAP,
+            "thermodynamic integration diverges, since the base reaches states that the model excludes: take another estimator": excluded
+            & (self.estimator == "thermodynamic integration"),
             "stepping stones up and down the ladder disagree beyond their errors: the interval is widened to hold both": disagree,
             **path_flags(path, states),
         }
@@ -152,9 +171,14 @@ class ParallelTempering(AnnealingRoute):
         betas = found.placed("barrier", self.rungs - 1)
         state = init_tempering(path, start_key, self.rungs, self.replicates)
         kept = jax.tree.map(lambda x: jnp.zeros((_KEPT, *x.shape[1:]), x.dtype), state.states)
-        rounds = [half // 8, half // 4, half // 2, 3 * half // 4]  # the ends of ever longer rounds of adaptation; the rest settles
+        rounds = [
+            half // 8,
+            half // 4,
+            half // 2,
+            3 * half // 4,
+        ]  # the ends of ever longer rounds of adaptation; the rest settles
 
-        def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Swaps]:
+        def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, tuple[Swaps, Array]]:
             state, betas, log_steps, rejected, kept = carry
             t, key = inputs
             state, swaps = tempering_step(path, kernel, betas, log_steps, key, state, sweeps=self.sweeps)
@@ -169,20 +193,24 @@ class ParallelTempering(AnnealingRoute):
             state = dataclasses.replace(state, round_trips=jnp.where(adapting, 0, state.round_trips))
             slot = jnp.maximum((t - half) * _KEPT // half, 0)
             kept = jax.tree.map(lambda store, x: store.at[slot].set(x[-1]), kept, state.states)
-            return (state, new, log_steps, rejected, kept), swaps
+            everywhere = jnp.zeros((0,), dtype)
+            if self.estimator == "mbar":  # F_j - F_0 of the state of every rung k at every rung j: (k, j, ladders)
+                at_all = jax.vmap(lambda v: jax.vmap(lambda beta: -path.gain(v, zero, beta))(betas))
+                everywhere = at_all(state.states)
+            return (state, new, log_steps, rejected, kept), (swaps, everywhere)
 
-        log_steps = found.log_steps(betas)
+        log_steps, zero = found.log_steps(betas), jnp.zeros((), dtype)
         begin = (state, betas, log_steps, jnp.zeros((self.rungs - 1,), dtype), kept)
         times = jnp.arange(2 * half, dtype=jnp.int32)
-        (state, betas, _, _, kept), swaps = jax.lax.scan(step, begin, (times, jax.random.split(key, 2 * half)))
-        return _Run(jax.tree.map(lambda x: x[half:], swaps), state.round_trips, kept, betas)
+        (state, *_, kept), seen = jax.lax.scan(step, begin, (times, jax.random.split(key, 2 * half)))
+        return _Run(*jax.tree.map(lambda x: x[half:], seen), state.round_trips, kept)
 
 
 class _Run(NamedTuple):
     swaps: Swaps  # with a first axis of iterations
+    everywhere: Array  # (iterations, rungs, rungs, replicates) for `mbar`, otherwise empty
     round_trips: Array
     kept: State  # (kept, replicates, *shape)
-    betas: Array
 
 
 class _Ratios(NamedTuple):
@@ -206,6 +234,13 @@ def _ratios(up: Float[Array, "n K"], down: Float[Array, "n K"]) -> _Ratios:
         -jnp.sum(jnp.mean(down, axis=0)),
         jnp.min(jax.vmap(overlap, in_axes=(1, 1, 0))(up, down, pairs)),
     )
+
+
+def _all_rungs(everywhere: Float[Array, "T k j R"]) -> Array:
+    """log Z_K - log Z_0 by MBAR, from the energies of the state of rung k at every rung j, relative to those at the base."""
+    iterations, rungs, _, ladders = everywhere.shape
+    energies = jnp.transpose(everywhere, (2, 1, 0, 3)).reshape(rungs, -1)
+    return mbar(energies, jnp.full((rungs,), iterations * ladders)).log_z[-1]
 
 
 def _pooled(x: Float[Array, "T K R"]) -> Float[Array, "n K"]:

@@ -28,7 +28,9 @@ def checked_schedule(schedule: Any) -> Schedule:
     """The schedule as a name or a tuple of numbers. Raises ValueError unless it rises from 0 to 1, or has a known name."""
     if isinstance(schedule, str):
         if schedule not in (*FIXED, *FITTED):
-            raise ValueError(f"unknown schedule {schedule!r}: choose one of {', '.join((*FIXED, *FITTED))}, or give numbers from 0 to 1")
+            raise ValueError(
+                f"unknown schedule {schedule!r}: choose one of {', '.join((*FIXED, *FITTED))}, or give numbers from 0 to 1"
+            )
         return schedule  # pyright: ignore[reportReturnType]
     betas = np.asarray(schedule, np.float64)
     if betas.ndim != 1 or betas.size < 2 or betas[0] != 0 or betas[-1] != 1 or not (np.diff(betas) > 0).all():
@@ -141,7 +143,9 @@ def pilot(path: Path, kernel: Kernel, key: PRNGKeyArray, *, conditional: float =
         new = jax.tree.map(lambda x: x[kept], v)
 
         moves = jax.random.split(move_key, max(sweeps, 3) if has_step(kernel) else sweeps)
-        (new, log_step), _ = jax.lax.scan(lambda c, key: (adapted(path.at(after), c, key), None), (new, log_step), moves)
+        (new, log_step), _ = jax.lax.scan(
+            lambda c, key: (adapted(path.at(after), c, key), None), (new, log_step), moves
+        )
         far = jax.tree.map(lambda x: jnp.roll(x, _CHAINS // 2, axis=0), new)
         swap = jnp.exp(jnp.minimum(gain - path.gain(far, beta, after), 0))
         rejected = 1 - jnp.mean(jnp.where(jnp.isnan(swap), 0, swap))

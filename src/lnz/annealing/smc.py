@@ -60,10 +60,14 @@ class SequentialMonteCarlo(AnnealingRoute):
     def __post_init__(self) -> None:
         checked(self, "particles", "replicates", "sweeps")
         if self.particles < 2:
-            raise ValueError("a population needs at least 2 particles: a single one is never resampled; take lnz.AnnealedImportanceSampling")
+            raise ValueError(
+                "a population needs at least 2 particles: a single one is never resampled; take lnz.AnnealedImportanceSampling"
+            )
         for name in ("conditional", "resample_below"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is a share of the particles and must be between 0 and 1, but is {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} is a share of the particles and must be between 0 and 1, but is {getattr(self, name)}"
+                )
 
     def cost(self, energy: Energy) -> float:
         """Of a path of a hundred temperatures: how many there are is found by the pilot."""
@@ -119,7 +123,8 @@ class SequentialMonteCarlo(AnnealingRoute):
             confidence=self.confidence,
             route=f"sequential Monte Carlo ({self.replicates:,} populations of {self.particles:,} particles)",
             assumption="the particles reach every mode; the lower limit alone is certified",
-            diagnostics=diagnostics | ({"acceptance": accepted / found.steps.astype(dtype)} if has_step(kernel) else {}),
+            diagnostics=diagnostics
+            | ({"acceptance": accepted / found.steps.astype(dtype)} if has_step(kernel) else {}),
             flags=flags,
         )
         return Weighted(estimate, v, log_z[:, None] + log_w)

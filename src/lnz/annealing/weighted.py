@@ -92,9 +92,7 @@ class AnnealingRoute(Route):
             lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(share.dtype), jax.vmap(f)(run.states)
         )
         mean = jax.tree.map(lambda x: jnp.sum(weighted(x), axis=0), values)
-        error = jax.tree.map(
-            lambda x, m: jnp.sqrt(jnp.sum(jnp.square(weighted(x - m[None])), axis=0)), values, mean
-        )
+        error = jax.tree.map(lambda x, m: jnp.sqrt(jnp.sum(jnp.square(weighted(x - m[None])), axis=0)), values, mean)
         return Estimate(
             value=mean,
             standard_error=error,

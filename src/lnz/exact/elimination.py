@@ -204,9 +204,22 @@ class Elimination(Limits, Route):
         return self.solver(energy).entropy()
 
     def sample(self, energy: Any, key: PRNGKeyArray, n: int) -> State:
-        """n independent exact samples of all variables, latent ones included: states of `energy.space`."""
-        rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)))
-        return states_of(as_energy(energy).space, self.solver(energy).sample(rng, n))
+        """n independent exact samples of all variables, latent ones included: states of `energy.space`. Also under `jit`, by a callback."""
+        energy = as_energy(energy)
+        reason = _misfit(energy)
+        if reason is not None:
+            raise ValueError(f"Elimination cannot serve {type(energy).__name__}: {reason}")
+        graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
+        flat, bits = graph.log_potentials, jax.random.bits(key, (4,), jnp.uint32)
+
+        def run(flat: Any, bits: Any) -> np.ndarray:
+            rng = np.random.default_rng(np.asarray(bits))
+            return _solver(graph, np.asarray(flat), self).sample(rng, n).astype(np.int32)
+
+        if not is_traced(flat) and not is_traced(bits):
+            return states_of(energy.space, run(flat, bits))
+        shape = jax.ShapeDtypeStruct((n, len(graph.cardinalities)), jnp.int32)
+        return states_of(energy.space, on_host(run, shape, flat, bits, route=self))
 
     def map_state(self, energy: Any) -> State:
         """The most probable state of all variables (one of them, where several are): argmax p, a state of `energy.space`."""

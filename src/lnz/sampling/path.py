@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies.independent import Gaussian, Independent
+from lnz.energies.rbm import TwoLayers
 from lnz.energy import Energy
-from lnz.sampling.kernels import Kernel, Langevin, compact, langevin_step
+from lnz.sampling.kernels import Gibbs, Kernel, Langevin, compact, langevin_step
 from lnz.spaces import Real, Space, State
 
 
@@ -70,7 +71,9 @@ class Path(eqx.Module):
         -inf where p_after = 0; in the widest dtype that JAX is set to.
         """
         dtype = jnp.result_type(float)
-        if self.energy.tempers_free_energy:  # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less
+        if (
+            self.energy.tempers_free_energy
+        ):  # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less
             start, end = (jax.vmap(e.free_energy)(v).astype(dtype) for e in (self.base, self.energy))
             step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
             return jnp.where(step == 0, 0, step * (start - end))
@@ -141,3 +144,11 @@ def move(
 def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) -> Array:
     """The step size after a look at the acceptance of a move, on the way to 57 %, which is best for Langevin moves."""
     return log_step + rate * (acceptance - 0.574)
+
+
+def reversible(kernel: Kernel, path: Path) -> bool:
+    """Whether every move is known to be its own reversal (detailed balance): block Gibbs moves of two layers, and Langevin moves.
+
+    A sweep over sites or colour classes in order is not: its reversal goes through them the other way round.
+    """
+    return has_step(kernel) or (isinstance(kernel, Gibbs) and isinstance(path.at(jnp.zeros(())), TwoLayers))
