@@ -26,6 +26,12 @@ from lnz.sampling.path import Path, has_step, reversible
 
 _POOR_OVERLAP = 0.03
 _RESAMPLES = 64
+_DISAGREE = (
+    "forward and reverse annealing disagree beyond their errors: modes are missed, or the temperatures are too few; the interval holds both"
+)
+_APART = (
+    "the works of both directions hardly overlap, so the standard error is not known (the limits hold without it): take more temperatures"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +109,19 @@ class BidirectionalAIS(AnnealingRoute):
         return float(2 * self.temperatures * self.sweeps * self.chains)
 
     def run(self, energy: Energy, key: Any) -> Weighted:
-        path, key = self.path(energy), fast_key(key)
-        run_key, boot_key, sample_key = jax.random.split(key, 3)
-        samples, how = self._model_samples(path, sample_key)
-        forward, reverse, v, w = self._works(path, run_key, samples)
-        exact, tail = self.samples is None or self.exact, (1 - self.confidence) / 2
+        sample_key, key = jax.random.split(fast_key(key))
+        if self.samples is not None:
+            return self.between(
+                energy, jax.tree.map(jnp.asarray, self.samples.value), key, exact=self.exact, how="the user's"
+            )
+        sampler: Any = exact_sampler(energy)
+        return self.between(energy, sampler.draw(sample_key, self.chains), key, exact=True, how=f"from {sampler.how}")
+
+    def between(self, energy: Energy, samples: Any, key: PRNGKeyArray, *, exact: bool, how: str = "given") -> Weighted:
+        """The run with reverse chains from these observed states (m, *shape), which may be traced."""
+        path, tail = self.path(energy), (1 - self.confidence) / 2
+        run_key, boot_key = jax.random.split(fast_key(key))
+        forward, reverse, v, figures = self._works(path, run_key, samples)
         low, high = lower_limit(forward, confidence=1 - tail), -lower_limit(reverse, confidence=1 - tail)
         low_if, high_if = -upper_limit(reverse, confidence=1 - tail), upper_limit(forward, confidence=1 - tail)
         # Where the model excludes states of the base, reverse weights have a mean below 1/Z: the limit holds, the estimate is too high.
@@ -122,13 +136,11 @@ class BidirectionalAIS(AnnealingRoute):
         value, error = jnp.where(by_reverse, ends[1], ends[0]), jnp.where(by_reverse, errors[1], errors[0])
         if reversible(default_kernel(energy), path):
             drawn = jax.lax.map(lambda k: _resampled_bar(k, forward, reverse), jax.random.split(boot_key, _RESAMPLES))
-            value, error = (
-                jnp.where(disagree, value, bar(forward, reverse)),
-                jnp.where(disagree, error, jnp.std(drawn, ddof=1)),
-            )
+            value = jnp.where(disagree, value, bar(forward, reverse))
+            error = jnp.where(disagree, error, jnp.std(drawn, ddof=1))
         if not exact:  # the forward estimate rests on less
             value, error = jnp.where(disagree, ends[0], value), jnp.where(disagree, errors[0], error)
-        shared = overlap(forward, reverse, value)
+        value, shared = jnp.clip(value, lower, upper), overlap(forward, reverse, value)
         estimate = Estimate(
             value=value,
             standard_error=error,
@@ -140,22 +152,14 @@ class BidirectionalAIS(AnnealingRoute):
             assumption=f"reverse chains start at exact samples, {how}"
             if exact
             else "the given samples are independent and of the model",
-            diagnostics={"forward": ends[0], "reverse": ends[1], "overlap": shared, **w},
+            diagnostics={"forward": ends[0], "reverse": ends[1], "overlap": shared, **figures},
             flags={
-                "forward and reverse annealing disagree beyond their errors: either misses modes, or the temperatures are too few; the interval holds "
-                "both": disagree,
-                "the works of both directions hardly overlap, so the standard error is not known (the limits hold without it): take more "
-                "temperatures": shared < _POOR_OVERLAP,
+                _DISAGREE: disagree,
+                _APART: shared < _POOR_OVERLAP,
                 **path_flags(path, v),
             },
         )
         return Weighted(estimate, v, forward[:, None])
-
-    def _model_samples(self, path: Path, key: PRNGKeyArray) -> tuple[Any, str]:
-        if self.samples is not None:
-            return jax.tree.map(jnp.asarray, self.samples.value), "as the user says"
-        sampler: Any = exact_sampler(path.energy)
-        return sampler.draw(key, self.chains), f"drawn by {sampler.how}"
 
     def _works(
         self, path: Path, key: PRNGKeyArray, samples: Any

@@ -24,7 +24,7 @@ def bar(forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Float[Array
 
     Example:
         >>> import jax.numpy as jnp, lnz
-        >>> float(lnz.bar(jnp.asarray([0.0, 1.0]), jnp.asarray([-1.0, 0.0])))
+        >>> round(float(lnz.bar(jnp.asarray([0.0, 1.0]), jnp.asarray([-1.0, 0.0]))), 4)
         0.5
     """
     shift = jnp.asarray(math.log(reverse.size / forward.size), forward.dtype)

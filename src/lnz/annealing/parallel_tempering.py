@@ -203,7 +203,8 @@ class ParallelTempering(AnnealingRoute):
         begin = (state, betas, log_steps, jnp.zeros((self.rungs - 1,), dtype), kept)
         times = jnp.arange(2 * half, dtype=jnp.int32)
         (state, *_, kept), seen = jax.lax.scan(step, begin, (times, jax.random.split(key, 2 * half)))
-        return _Run(*jax.tree.map(lambda x: x[half:], seen), state.round_trips, kept)
+        swaps, everywhere = jax.tree.map(lambda x: x[half:], seen)
+        return _Run(swaps, everywhere, state.round_trips, kept)
 
 
 class _Run(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-
 from typing import Any
 
 import jax
@@ -19,6 +18,9 @@ from lnz.random import fast_key
 from lnz.sampling.kernels import default_kernel
 from lnz.sampling.path import has_step, move
 from lnz.spaces import State
+
+# States, log weights (R, n), log Ẑ up to the last resampling (R,), the fewest effective particles so far, and the sum of acceptances.
+_Carry = tuple[State, Array, Array, Array, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +80,8 @@ class SequentialMonteCarlo(AnnealingRoute):
         path, kernel = self.path(energy), default_kernel(energy)
         found = pilot(path, kernel, pilot_key, conditional=self.conditional, sweeps=self.sweeps)
         dtype, shape = jnp.result_type(float), (self.replicates, self.particles)
-        Carry = tuple[State, Float[Array, "R n"], Float[Array, " R"], Array, Array]
 
-        def step(k: Array, carry: Carry) -> Carry:
+        def step(k: Array, carry: _Carry) -> _Carry:
             v, log_w, log_z, fewest, accepted = carry
             before, beta = found.betas[k], found.betas[k + 1]
             resample_key, move_key = jax.random.split(jax.random.fold_in(key, k))
