@@ -3,6 +3,12 @@ from . import formats as formats
 from . import reference as reference
 from . import report as report
 from .annealing.ais import AnnealedImportanceSampling as AnnealedImportanceSampling
+from .annealing.bidirectional import BidirectionalAIS as BidirectionalAIS
+from .annealing.bridge import MBAR as MBAR
+from .annealing.bridge import bar as bar
+from .annealing.bridge import mbar as mbar
+from .annealing.parallel_tempering import ParallelTempering as ParallelTempering
+from .annealing.smc import SequentialMonteCarlo as SequentialMonteCarlo
 from .auditing.audit import audit as audit
 from .auditing.report import AuditReport as AuditReport
 from .auditing.report import Check as Check
@@ -67,6 +73,7 @@ from .sampling.kernels import Gibbs as Gibbs
 from .sampling.kernels import Kernel as Kernel
 from .sampling.kernels import Langevin as Langevin
 from .sampling.kernels import run_chains as run_chains
+from .sampling.path import fitted_base as fitted_base
 from .spaces import Binary as Binary
 from .spaces import Box as Box
 from .spaces import Categorical as Categorical

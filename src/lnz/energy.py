@@ -74,6 +74,11 @@ class Energy(eqx.Module):
         return False
 
     @property
+    def tempers_free_energy(self) -> bool:
+        """Whether the free energy of `tempered(base, beta)` is (1 - beta) F_0 + beta F_1 for every base."""
+        return type(self).tempered is Energy.tempered
+
+    @property
     def least_width(self) -> int:
         """Of an energy with `factors()`: a width that its graph is known to have at least, without looking."""
         return 0

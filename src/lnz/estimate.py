@@ -36,6 +36,7 @@ class Estimate(eqx.Module):
         confidence: the probability with which the limits hold (1.0 for deterministic ones).
         assumption: what a `conditional` estimate rests on, in words; empty otherwise.
         diagnostics: named arrays, such as the effective sample size.
+        flags: what may be wrong, cause and remedy in words, each with whether it is so here.
         quantity: what it estimates, in words.
     """
 
@@ -48,7 +49,13 @@ class Estimate(eqx.Module):
     confidence: float = eqx.field(static=True, default=1.0)
     assumption: str = eqx.field(static=True, default="")
     diagnostics: dict[str, Array] = eqx.field(default_factory=dict)
+    flags: dict[str, Any] = eqx.field(default_factory=dict)
     quantity: str = eqx.field(static=True, default="log Z")
+
+    @property
+    def warnings(self) -> list[str]:
+        """The flags that are raised, in words: for a batch of estimates those that any member raises. Empty while JAX traces them."""
+        return [words for words, raised in self.flags.items() if not is_traced(raised) and np.any(np.asarray(raised))]
 
     def sentence(self, name: str | None = None) -> str:
         """The estimate in words, for one scalar value (log Z in nats). The name of the quantity may be given."""
@@ -83,7 +90,7 @@ class Estimate(eqx.Module):
             text += f", not converged: the last change was {float(self.diagnostics['residual']):.2g}"
         if "effective_sample_size" in self.diagnostics:
             text += f", effective sample size {float(self.diagnostics['effective_sample_size']):.0f}"
-        return text
+        return text + "".join(f". Warning: {words}" for words in self.warnings)
 
     def __str__(self) -> str:
         return self.sentence()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +65,10 @@ def upper_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) ->
     The larger of two: the normal limit of the mean weight, and that of the log-normal law fitted to the median and the upper quartile of
     log w. The second guards against a mean that rests on weights not yet seen. Neither knows of modes that no chain has reached.
     """
+    from scipy.special import stdtrit
+
     n = log_weights.size
-    z = statistics.NormalDist().inv_cdf(confidence)
+    z = float(stdtrit(max(n - 1, 1), confidence))  # Student's t: the spread is itself estimated from n weights
     top = jnp.max(log_weights)
     relative = log_weights - jnp.where(jnp.isfinite(top), top, 0)
     weights = jnp.exp(relative)

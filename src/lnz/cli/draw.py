@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import lnz
-from lnz.energies import units
+from lnz.annealing.schedule import systematic
 from lnz.energy import Energy
+from lnz.exact.samples import exact_sampler
 from lnz.random import fast_key
 from lnz.sampling.kernels import default_kernel
 
-_STATES = 2**20  # that exact sampling may list
 _CHAINS = 1024  # that anneal together
 
 
@@ -35,30 +35,13 @@ def draw(
     Returns:
         The states, shape (n, *shape), uint8 for bits, int8 for spins, float32 for reals; and a description.
     """
-    states, how = _draw_exact(energy, key, n), ""
-    if states is None:
+    sampler = exact_sampler(energy)
+    if sampler is None:
         states, share = _draw_annealed(energy, base, key, n, temperatures, sweeps)
         how = f"annealed chains ({temperatures:,} temperatures, then {sweeps:,} sweeps), effective share {share:.0%}"
     else:
-        how = "exact and independent"
+        states, how = sampler.draw(key, n), "exact and independent"
     return np.asarray(states).astype(_dtype(energy)), how
-
-
-def _draw_exact(energy: Energy, key: Any, n: int) -> Any:
-    """Exact samples by a formula, by listing the observed states, or by listing the hidden ones; None where too many."""
-    if hasattr(energy, "sample"):
-        return energy.sample(key, n)  # pyright: ignore[reportAttributeAccessIssue]
-    if energy.observed.discrete and energy.observed.count <= _STATES:
-        return lnz.Enumeration().sample(energy, key, n)
-    if not isinstance(energy, lnz.RBM | lnz.GaussianRBM) or energy.hidden_bias.size > 20:
-        return None
-    hidden_key, visible_key = jax.random.split(key)
-    h = lnz.Enumeration().sample(energy.collapsed(), hidden_key, n).astype(energy.weights.dtype)
-    if isinstance(energy, lnz.GaussianRBM):
-        noise = jax.random.normal(visible_key, (n, energy.visible_bias.size), h.dtype)
-        return energy.visible_bias[None] + h @ energy.weights.T + jnp.exp(energy.log_scale)[None] * noise
-    potentials = energy.visible_bias[None] + h @ energy.weights.T
-    return units.sample(energy.visible, visible_key, potentials.reshape(n, *units.feature_shape(energy.visible)))
 
 
 def _draw_annealed(
@@ -77,9 +60,7 @@ def _draw_annealed(
         anneal_key, choice_key, sweep_key = jax.random.split(key, 3)
         log_weights, states, _ = route.anneal(energy, anneal_key)
         share = jax.nn.softmax(log_weights)
-        # Systematic resampling: chain i is kept n_i times, n_i within one of its share.
-        places = (jnp.arange(chains, dtype=share.dtype) + jax.random.uniform(choice_key, (), share.dtype)) / chains
-        chosen = jnp.minimum(jnp.searchsorted(jnp.cumsum(share), places), chains - 1)
+        chosen = systematic(choice_key, log_weights)
         moved = (
             lnz.run_chains(energy, kernel, fast_key(sweep_key), states[chosen], sweeps) if sweeps else states[chosen]
         )

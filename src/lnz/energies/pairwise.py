@@ -295,6 +295,10 @@ class Pairwise(Energy):
     def base(self) -> Energy:
         return Independent(self.fields * 0, self.space)
 
+    @property
+    def tempers_free_energy(self) -> bool:
+        return True
+
     def tempered(self, base: Energy, beta: Array) -> Energy:
         if not isinstance(base, Independent):
             return super().tempered(base, beta)

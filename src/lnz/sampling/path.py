@@ -1,0 +1,154 @@
+"""The annealing path: laws p_β between a base that is known and an energy that is not, and how chains move along it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energies.independent import Gaussian, Independent
+from lnz.energies.rbm import TwoLayers
+from lnz.energy import Energy
+from lnz.sampling.kernels import Gibbs, Kernel, Langevin, compact, langevin_step
+from lnz.spaces import Real, Space, State
+
+
+class Path(eqx.Module):
+    """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
+
+    `energy.tempered(base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own.
+
+    Args:
+        energy: the model, β = 1.
+        base: β = 0; by default the energy's own `base()`.
+    """
+
+    energy: Energy
+    base: Any
+
+    def __init__(self, energy: Energy, base: Energy | None = None):
+        self.energy = energy
+        self.base = energy.base() if base is None else jax.tree.map(jnp.asarray, base)
+
+    def refusal(self) -> str | None:
+        """Why the path cannot be walked, in words, or None."""
+        base, energy = self.base, self.energy
+        if not (hasattr(base, "log_normaliser") and hasattr(base, "sample")):
+            return f"the base {type(base).__name__} lacks a closed form or exact samples"
+        if base.observed != energy.observed:
+            return f"the base lives on {base.observed}, the energy's data on {energy.observed}"
+        return None
+
+    def at(self, beta: Any) -> Energy:
+        """The law at β, as an energy."""
+        return self.energy.tempered(self.base, beta)
+
+    def log_z0(self) -> Array:
+        """log Z at β = 0, in nats."""
+        return (self.base.log_normaliser() + self.at(jnp.zeros(())).log_latent_volume).astype(jnp.result_type(float))
+
+    def start(self, key: PRNGKeyArray, n: int) -> State:
+        """n exact samples of the base, in the dtype that moves fastest."""
+        return self.compact(self.base.sample(key, n))
+
+    def compact(self, v: State) -> State:
+        """States in the dtype that moves fastest."""
+        return compact(self.at(jnp.zeros(())), v)
+
+    def public(self, v: State) -> State:
+        """States in the dtype of the base's samples."""
+        sampled = jax.eval_shape(lambda: self.base.sample(jax.random.key(0), 1))
+        return jax.tree.map(lambda x, s: x.astype(s.dtype), v, sampled)
+
+    def gain(self, v: State, before: Any, after: Any) -> Array:
+        """What the log weight of each state (n, *shape) gains from β = `before` to `after`: F_before(v) - F_after(v), in nats.
+
+        -inf where p_after = 0; in the widest dtype that JAX is set to.
+        """
+        dtype = jnp.result_type(float)
+        if (
+            self.energy.tempers_free_energy
+        ):  # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less
+            start, end = (jax.vmap(e.free_energy)(v).astype(dtype) for e in (self.base, self.energy))
+            step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
+            return jnp.where(step == 0, 0, step * (start - end))
+        warm, cold = (jax.vmap(self.at(beta).free_energy)(v).astype(dtype) for beta in (before, after))
+        return jnp.where(cold == jnp.inf, -jnp.inf, warm - cold)
+
+
+def fitted_base(space: Space, data: Any) -> Energy:
+    """A base from data: independent units with the data's means (and, of real entries, their variances).
+
+    Args:
+        space: where the data live: `Binary`, `Spin`, `Categorical` or `Real`.
+        data: observed states (n, *shape).
+
+    Raises:
+        ValueError: for data that the space does not contain, or real data with an entry that never varies.
+
+    Example:
+        >>> import numpy as np, lnz
+        >>> base = lnz.fitted_base(lnz.Binary(2), np.array([[0, 1], [1, 1], [0, 1]]))
+        >>> [round(float(p), 3) for p in base.potentials]  # log odds, with one count added to each value
+        [-0.405, 1.386]
+    """
+    if not isinstance(space, Real):
+        return Independent.from_data(data, space)
+    space.validate(data, batch=True)
+    values = np.asarray(data, np.float64)
+    if values.ndim != 2 or not (values.std(axis=0) > 0).all():
+        raise ValueError(
+            f"a base is fitted to real data of shape (n, d) in which every entry varies, but got shape {values.shape}: drop constant entries"
+        )
+    dtype = jnp.result_type(float)
+    return Gaussian(values.mean(axis=0).astype(dtype), (1 / values.var(axis=0)).astype(dtype))
+
+
+# ----------------------------------------------------------------------------------------------------------- how chains move
+
+
+def first_log_step(energy: Energy) -> Array:
+    """The logarithm of a step size to begin with, for kernels that have one."""
+    size = sum(math.prod(s.shape) for s in jax.tree.leaves(energy.observed.struct))
+    return jnp.asarray(math.log(0.5 * max(size, 1) ** (-1 / 3)), jnp.result_type(float))
+
+
+def has_step(kernel: Kernel) -> bool:
+    """Whether the kernel has a step size to be fitted."""
+    return isinstance(kernel, Langevin)
+
+
+def move(
+    kernel: Kernel, energy: Energy, key: PRNGKeyArray, v: State, log_step: Array, *, sweeps: int = 1
+) -> tuple[State, Array]:
+    """`sweeps` moves that leave the energy's law as it is, and their mean acceptance (1 for kernels without a step size)."""
+    dtype = log_step.dtype
+
+    def once(v: State, key: PRNGKeyArray) -> tuple[State, Array]:
+        if not has_step(kernel):
+            return kernel.step(energy, key, v)[0], jnp.ones((), dtype)
+        moved, info = langevin_step(energy, key, v, jnp.exp(log_step).astype(v.dtype))
+        return moved, info["acceptance"].astype(dtype)
+
+    if sweeps == 1:
+        return once(v, key)
+    v, acceptance = jax.lax.scan(once, v, jax.random.split(key, sweeps))
+    return v, jnp.mean(acceptance)
+
+
+def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) -> Array:
+    """The step size after a look at the acceptance of a move, on the way to 57 %, which is best for Langevin moves."""
+    return log_step + rate * (acceptance - 0.574)
+
+
+def reversible(kernel: Kernel, path: Path) -> bool:
+    """Whether every move is known to be its own reversal (detailed balance): block Gibbs moves of two layers, and Langevin moves.
+
+    A sweep over sites or colour classes in order is not: its reversal goes through them the other way round.
+    """
+    return has_step(kernel) or (isinstance(kernel, Gibbs) and isinstance(path.at(jnp.zeros(())), TwoLayers))
