@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from lnz.energies.chain import ChainPotentials, LinearChain
 from lnz.energy import Energy
 from lnz.estimate import Estimate, exact
+from lnz.exact.lanes import product, side_by_side
 from lnz.mathematics import log_sum_exp
 from lnz.route import Route
 from lnz.spaces import State
@@ -140,34 +141,13 @@ def _unless(trusted: Array, value: Any, again: Callable[[ChainPotentials], Any],
 
 class _Forward(NamedTuple):
     log_z: Array
-    before: Array  # (T, K): the message that comes in to node t, P(y_{t-1} | what came before)
-    last: Array  # (K,): the message of the last node
-    weights: Array  # exp(pairs), largest entry 1
-    emitted: Array  # (T, K): exp(nodes), largest entry of each row 1
-    inverse: Array  # (T,): 1 / c_t, the scale of each step, which makes messages sum to 1; 0 where nothing is left
+    after: Array  # (T, K): the message that goes out of node t, P(y_t | what came before and at t), times c_t
+    scale: Array  # (T,): c_t, what messages would be multiplied by if they were not made to sum to 1
 
 
 def _forward(p: ChainPotentials) -> _Forward:
-    """Messages from left to right, each divided by its sum."""
-    t, k = p.nodes.shape
-    top, peak = peak_of(p.nodes, 1), peak_of(p.pairs)
-    emitted, weights = jnp.exp(p.nodes - top[:, None]), jnp.exp(p.pairs - peak)
-
-    def step(a: Array, x: Any) -> Any:
-        e, joined, exists, place = x
-        s = go_on(a, _dot(a, table_at(weights, place)), jnp.ones_like(a), joined, exists) * e
-        c = jnp.sum(s)
-        return s * _inverse(c), (a, c)
-
-    start = jnp.full((k,), 1 / k, p.nodes.dtype)
-    last, (before, c) = jax.lax.scan(step, start, (emitted, p.joined, p.mask, jnp.arange(t)))
-    c = c if p.mask is None else jnp.where(p.mask, c, 1)
-    log_z = jnp.sum(jnp.log(c)) + jnp.sum(top) + peak * jnp.sum(p.joined, dtype=peak.dtype)
-    return _Forward(log_z, before, last, weights, emitted, _inverse(c))
-
-
-def _inverse(c: Array) -> Array:
-    return jnp.where(c > 0, 1 / c, 0)
+    """Messages from left to right."""
+    return _alone(_forward_lanes(*_as_lanes(p)))
 
 
 def _scaled(p: ChainPotentials) -> tuple[Array, ChainSums]:
@@ -176,26 +156,101 @@ def _scaled(p: ChainPotentials) -> tuple[Array, ChainSums]:
     Messages, weights and emissions are at most 1. An entry that is rounded to zero at node t changes Z by a factor 1 - δ with δ at most the
     smallest positive number times β_t(k) / c_t, where Σ_k a_t(k) β_t(k) = 1. Entries that β itself loses do not matter, as a_t(k) ≤ 1.
     """
-    f = _forward(p)
-    t, k = p.nodes.shape
+    worst, sums = _alone(_scaled_lanes(*_as_lanes(p)))
+    return (worst <= _most(p)) & (sums.log_z > -jnp.inf), sums
+
+
+def _as_lanes(p: ChainPotentials) -> ChainPotentials:
+    return jax.tree.map(lambda x: x[..., None], p)
+
+
+def _alone(found: Any) -> Any:
+    return jax.tree.map(lambda x: x[..., 0], found)
+
+
+def _weights(nodes: Array, pairs: Array) -> tuple[Array, Array, Array, Array]:
+    """exp(nodes), the largest entry of each row 1, and exp(pairs), the largest entry 1, with the logarithms of what they were divided by."""
+    top, peak = peak_of(nodes, 1), peak_of(pairs.reshape(-1, pairs.shape[-1]), 0)
+    return jnp.exp(nodes - top[:, None]), top, jnp.exp(pairs - peak.reshape((1,) * (pairs.ndim - 1) + (-1,))), peak
+
+
+@side_by_side
+def _forward_lanes(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> _Forward:
+    emitted, top, weights, peak = _weights(nodes, pairs)
+    return _messages(emitted, top, weights, peak, joined, mask)
+
+
+def _messages(
+    emitted: Array, top: Array, weights: Array, peak: Array, joined: Array, mask: Array | None
+) -> _Forward:
+    """Each message is divided by its sum as the next one is made of it."""
+    t, k, lanes = emitted.shape
 
     def step(state: tuple[Array, Array], x: Any) -> Any:
-        beta, worst = state
-        e, inverse, before, joined, exists, place = x
-        share = beta * inverse
-        q = e * share
-        below = go_on(beta, _dot(table_at(f.weights, place), q), jnp.ones_like(beta), joined, exists)
-        return (below, jnp.maximum(worst, share)), (before * below, q)
+        a, inverse = state
+        e, joined, exists, place = x
+        below = product(_lane_table(weights, place), a) * inverse
+        s = go_on(a * inverse, below, jnp.ones_like(a), joined, exists) * e
+        c = jnp.sum(s, axis=0, keepdims=True)
+        return (s, _inverse(c)), (s, c[0])
 
-    start = jnp.ones((k,), p.nodes.dtype), jnp.zeros((k,), p.nodes.dtype)
-    rows = f.emitted, f.inverse, f.before, p.joined, p.mask, jnp.arange(t)
-    (_, worst), (nodes, q) = jax.lax.scan(step, start, rows, reverse=True)
-    nodes = jnp.concatenate([nodes[1:], f.last[None]])[:t]
-    if p.mask is not None:
-        nodes = jnp.where(p.mask[:, None], nodes, 0)
-    q = jnp.where(p.joined[:, None], q, 0)
-    pairs = f.weights * (_dot(f.before.T, q) if p.pairs.ndim == 2 else f.before[1:, :, None] * q[1:, None, :])
-    return (jnp.max(worst) <= _most(p)) & (f.log_z > -jnp.inf), ChainSums(f.log_z, nodes, pairs)
+    start = jnp.full((k, lanes), 1 / k, emitted.dtype), jnp.ones((1, lanes), emitted.dtype)
+    _, (after, c) = jax.lax.scan(step, start, (emitted, *_rows(joined, mask), jnp.arange(t)))
+    scales = c if mask is None else jnp.where(mask, c, 1)
+    log_z = jnp.sum(jnp.log(scales), 0) + jnp.sum(top, 0) + peak * jnp.sum(joined, 0, dtype=peak.dtype)
+    return _Forward(log_z, after, c)
+
+
+def _rows(joined: Array, mask: Array | None) -> tuple[Array, Array | None]:
+    return joined[:, None], None if mask is None else mask[:, None]
+
+
+def _inverse(c: Array) -> Array:
+    return jnp.where(c > 0, 1 / c, 0)
+
+
+@side_by_side
+def _scaled_lanes(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> tuple[Array, ChainSums]:
+    """The largest β_t(k) / c_t, and the sums."""
+    emitted, top, weights, peak = _weights(nodes, pairs)
+    f = _messages(emitted, top, weights, peak, joined, mask)
+    inverse = _inverse(f.scale)[:, None]
+    t, k, lanes = nodes.shape
+
+    def step(beta: Array, x: Any) -> Any:
+        e, joined, exists, place = x
+        q = jax.lax.optimization_barrier(e * beta)
+        below = product(jnp.swapaxes(_lane_table(weights, place), 0, 1), q)
+        return go_on(beta, below, jnp.ones_like(beta), joined, exists), beta
+
+    emitted = emitted * inverse
+    rows = emitted, *_rows(joined, mask), jnp.arange(t)
+    _, beta = jax.lax.scan(step, jnp.ones((k, lanes), nodes.dtype), rows, reverse=True)
+    worst = jnp.max(beta * inverse, (0, 1), initial=0)
+    a = f.after * inverse
+    found = a * beta
+    if mask is not None:
+        found = jnp.where(mask[:, None], found, 0)
+    q = jnp.where(joined[1:, None], emitted[1:] * beta[1:], 0)
+    if pairs.ndim == 3:
+        counts = weights * _together(a[:-1], q)
+    else:
+        counts = weights * a[:-1, :, None] * q[:, None]
+    return worst, ChainSums(f.log_z, found, counts)
+
+
+def _together(a: Array, q: Array) -> Array:
+    """Σ_t a_t(j) q_t(k) of every lane."""
+    return jnp.einsum("tjb,tkb->jkb", a, q, precision=jax.lax.Precision.HIGHEST)
+
+
+def _lane_table(weights: Array, place: Array) -> Array:
+    """The table of the pair that ends at a node, with its lanes."""
+    if weights.ndim == 3:
+        return weights
+    if not len(weights):  # a single node, which no pair joins
+        return jnp.zeros(weights.shape[1:], weights.dtype)
+    return jax.lax.dynamic_index_in_dim(weights, jnp.maximum(place - 1, 0), keepdims=False)
 
 
 def _most(p: ChainPotentials) -> float:
@@ -215,7 +270,7 @@ def filtered(p: ChainPotentials) -> Float[Array, "T K"]:
     """log P(y_t | what comes before and at t) of every node, up to a constant a node: what a sample is drawn from, from right to left."""
     trusted = _scaled(p)[0]
     f = _forward(p)
-    messages = jnp.log(jnp.concatenate([f.before[1:], f.last[None]])[: len(f.before)])
+    messages = jnp.log(f.after * _inverse(f.scale)[:, None])
     return _unless(trusted, messages, lambda p: _by_logarithms(p)[1], p)
 
 
@@ -259,7 +314,3 @@ def peak_of(x: Array, axis: int | None = None) -> Array:
     """The largest finite entry, 0 where there is none, as a constant: scales cancel."""
     top = jnp.max(x, axis, initial=-jnp.inf)
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
