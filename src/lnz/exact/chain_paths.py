@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.energies.chain import ChainPotentials
-from lnz.exact.forward_backward import filtered, go_on, peak_of, table_at
+from lnz.exact.chain_passes import go_on
+from lnz.exact.forward_backward import filtered, table_at
+from lnz.mathematics import peak_of
 from lnz.random import fast_key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ from jaxtyping import Array, Float
 from lnz.energies.chain import ChainPotentials, LinearChain
 from lnz.energy import Energy
 from lnz.estimate import Estimate, exact
-from lnz.exact.lanes import product, side_by_side
-from lnz.mathematics import log_sum_exp
+from lnz.exact.chain_passes import both, both_recomputed, forward, go_on, in_blocks
+from lnz.exact.lanes import alone
+from lnz.mathematics import log_sum_exp, peak_of
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -42,6 +44,12 @@ class ForwardBackward(Route):
     What the rounding of small numbers to zero can have cost is bounded from the messages themselves, for every sequence; where that could
     show, the sum is taken again with logarithms. The whole gradient comes from the two passes, and can be differentiated again.
 
+    Args:
+        recompute: keep the messages of every √T-th node alone, and make the others again on the way back: a third more work, and beside
+            the log-potentials and their gradient a memory of O(√T K + K²) where it is otherwise several times T K numbers (T = 100,000 and
+            K = 50 in float32: MEMORY). Where every pair has a table of its own, the gradient of those tables is far larger than
+            all messages, and nothing changes.
+
     Source: Rabiner 1989, "A tutorial on hidden Markov models".
 
     Example:
@@ -50,6 +58,8 @@ class ForwardBackward(Route):
         >>> round(float(jnp.exp(lnz.log_partition(chain, route=lnz.ForwardBackward()).value)), 3)
         12.0
     """
+
+    recompute: bool = False
 
     @property
     def structural(self) -> bool:
@@ -69,7 +79,7 @@ class ForwardBackward(Route):
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
         p, pull_back = jax.vjp(lambda parameters: eqx.combine(parameters, constants).potentials()[:2], parameters)
         rest = energy.potentials()[2:]  # pyright: ignore[reportAttributeAccessIssue]
-        sums = chain_sums(ChainPotentials(*p, *rest))
+        sums = chain_sums(ChainPotentials(*p, *rest), recompute=self.recompute)
         return _estimate(ChainPotentials(*p, *rest), sums.log_z), pull_back((sums.nodes, sums.pairs))[0]
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
@@ -96,22 +106,22 @@ def _estimate(p: ChainPotentials, log_z: Array) -> Estimate:
     return exact(log_z, rounding=jax.lax.stop_gradient(rounding), route=f"forward-backward over {len(p.nodes)} nodes")
 
 
-def chain_sums(p: ChainPotentials) -> ChainSums:
+def chain_sums(p: ChainPotentials, *, recompute: bool = False) -> ChainSums:
     """log Z and the marginals of a chain. Differentiable any number of times, forwards and in reverse."""
-    return _sums(*p)
+    return _sums(recompute, *p)
 
 
-@jax.custom_jvp
-def _sums(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> ChainSums:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sums(recompute: bool, nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> ChainSums:
     p = ChainPotentials(nodes, pairs, joined, mask)
-    return _unless(*_scaled(p), _exact, p)
+    return _unless(*_scaled(p, recompute), functools.partial(_exact, recompute=recompute), p)
 
 
 @_sums.defjvp
-def _sums_jvp(primals: Any, tangents: Any) -> tuple[ChainSums, ChainSums]:
+def _sums_jvp(recompute: bool, primals: Any, tangents: Any) -> tuple[ChainSums, ChainSums]:
     *tables, joined, mask = primals
-    by_logarithms = lambda nodes, pairs: _exact(ChainPotentials(nodes, pairs, joined, mask))  # noqa: E731
-    return _sums(*primals), jax.jvp(by_logarithms, tuple(tables), tangents[:2])[1]
+    by_logarithms = lambda nodes, pairs: _exact(ChainPotentials(nodes, pairs, joined, mask), recompute)  # noqa: E731
+    return _sums(recompute, *primals), jax.jvp(by_logarithms, tuple(tables), tangents[:2])[1]
 
 
 def chain_log_z(p: ChainPotentials) -> Array:
@@ -119,7 +129,7 @@ def chain_log_z(p: ChainPotentials) -> Array:
 
     Where any label can follow any other, weights differ by a factor e^R at most, and β_t(k) / c_t by e^2R: see `_scaled`. No derivative.
     """
-    log_z = _forward(p).log_z
+    log_z = alone(forward, *p).log_z
     spread = peak_of(p.pairs) - jnp.min(p.pairs, initial=jnp.inf)
     trusted = 2 * spread <= jnp.log(_most(p))
     return _unless(trusted, log_z, lambda p: chain_sums(p).log_z, p)
@@ -139,118 +149,14 @@ def _unless(trusted: Array, value: Any, again: Callable[[ChainPotentials], Any],
     return jax.lax.while_loop(lambda state: ~state[0], body, (trusted, value))[1]
 
 
-class _Forward(NamedTuple):
-    log_z: Array
-    after: Array  # (T, K): the message that goes out of node t, P(y_t | what came before and at t), times c_t
-    scale: Array  # (T,): c_t, what messages would be multiplied by if they were not made to sum to 1
-
-
-def _forward(p: ChainPotentials) -> _Forward:
-    """Messages from left to right."""
-    return _alone(_forward_lanes(*_as_lanes(p)))
-
-
-def _scaled(p: ChainPotentials) -> tuple[Array, ChainSums]:
+def _scaled(p: ChainPotentials, recompute: bool) -> tuple[Array, ChainSums]:
     """Both passes with scaled probabilities, and whether they can be trusted.
 
     Messages, weights and emissions are at most 1. An entry that is rounded to zero at node t changes Z by a factor 1 - δ with δ at most the
     smallest positive number times β_t(k) / c_t, where Σ_k a_t(k) β_t(k) = 1. Entries that β itself loses do not matter, as a_t(k) ≤ 1.
     """
-    worst, sums = _alone(_scaled_lanes(*_as_lanes(p)))
-    return (worst <= _most(p)) & (sums.log_z > -jnp.inf), sums
-
-
-def _as_lanes(p: ChainPotentials) -> ChainPotentials:
-    return jax.tree.map(lambda x: x[..., None], p)
-
-
-def _alone(found: Any) -> Any:
-    return jax.tree.map(lambda x: x[..., 0], found)
-
-
-def _weights(nodes: Array, pairs: Array) -> tuple[Array, Array, Array, Array]:
-    """exp(nodes), the largest entry of each row 1, and exp(pairs), the largest entry 1, with the logarithms of what they were divided by."""
-    top, peak = peak_of(nodes, 1), peak_of(pairs.reshape(-1, pairs.shape[-1]), 0)
-    return jnp.exp(nodes - top[:, None]), top, jnp.exp(pairs - peak.reshape((1,) * (pairs.ndim - 1) + (-1,))), peak
-
-
-@side_by_side
-def _forward_lanes(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> _Forward:
-    emitted, top, weights, peak = _weights(nodes, pairs)
-    return _messages(emitted, top, weights, peak, joined, mask)
-
-
-def _messages(
-    emitted: Array, top: Array, weights: Array, peak: Array, joined: Array, mask: Array | None
-) -> _Forward:
-    """Each message is divided by its sum as the next one is made of it."""
-    t, k, lanes = emitted.shape
-
-    def step(state: tuple[Array, Array], x: Any) -> Any:
-        a, inverse = state
-        e, joined, exists, place = x
-        below = product(_lane_table(weights, place), a) * inverse
-        s = go_on(a * inverse, below, jnp.ones_like(a), joined, exists) * e
-        c = jnp.sum(s, axis=0, keepdims=True)
-        return (s, _inverse(c)), (s, c[0])
-
-    start = jnp.full((k, lanes), 1 / k, emitted.dtype), jnp.ones((1, lanes), emitted.dtype)
-    _, (after, c) = jax.lax.scan(step, start, (emitted, *_rows(joined, mask), jnp.arange(t)))
-    scales = c if mask is None else jnp.where(mask, c, 1)
-    log_z = jnp.sum(jnp.log(scales), 0) + jnp.sum(top, 0) + peak * jnp.sum(joined, 0, dtype=peak.dtype)
-    return _Forward(log_z, after, c)
-
-
-def _rows(joined: Array, mask: Array | None) -> tuple[Array, Array | None]:
-    return joined[:, None], None if mask is None else mask[:, None]
-
-
-def _inverse(c: Array) -> Array:
-    return jnp.where(c > 0, 1 / c, 0)
-
-
-@side_by_side
-def _scaled_lanes(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> tuple[Array, ChainSums]:
-    """The largest β_t(k) / c_t, and the sums."""
-    emitted, top, weights, peak = _weights(nodes, pairs)
-    f = _messages(emitted, top, weights, peak, joined, mask)
-    inverse = _inverse(f.scale)[:, None]
-    t, k, lanes = nodes.shape
-
-    def step(beta: Array, x: Any) -> Any:
-        e, joined, exists, place = x
-        q = jax.lax.optimization_barrier(e * beta)
-        below = product(jnp.swapaxes(_lane_table(weights, place), 0, 1), q)
-        return go_on(beta, below, jnp.ones_like(beta), joined, exists), beta
-
-    emitted = emitted * inverse
-    rows = emitted, *_rows(joined, mask), jnp.arange(t)
-    _, beta = jax.lax.scan(step, jnp.ones((k, lanes), nodes.dtype), rows, reverse=True)
-    worst = jnp.max(beta * inverse, (0, 1), initial=0)
-    a = f.after * inverse
-    found = a * beta
-    if mask is not None:
-        found = jnp.where(mask[:, None], found, 0)
-    q = jnp.where(joined[1:, None], emitted[1:] * beta[1:], 0)
-    if pairs.ndim == 3:
-        counts = weights * _together(a[:-1], q)
-    else:
-        counts = weights * a[:-1, :, None] * q[:, None]
-    return worst, ChainSums(f.log_z, found, counts)
-
-
-def _together(a: Array, q: Array) -> Array:
-    """Σ_t a_t(j) q_t(k) of every lane."""
-    return jnp.einsum("tjb,tkb->jkb", a, q, precision=jax.lax.Precision.HIGHEST)
-
-
-def _lane_table(weights: Array, place: Array) -> Array:
-    """The table of the pair that ends at a node, with its lanes."""
-    if weights.ndim == 3:
-        return weights
-    if not len(weights):  # a single node, which no pair joins
-        return jnp.zeros(weights.shape[1:], weights.dtype)
-    return jax.lax.dynamic_index_in_dim(weights, jnp.maximum(place - 1, 0), keepdims=False)
+    found = alone(both_recomputed if recompute and p.pairs.ndim == 2 else both, *p)
+    return (found.worst <= _most(p)) & (found.log_z > -jnp.inf), ChainSums(found.log_z, found.nodes, found.pairs)
 
 
 def _most(p: ChainPotentials) -> float:
@@ -259,41 +165,58 @@ def _most(p: ChainPotentials) -> float:
     return float(about.eps) / float(about.tiny) / (8 * max(1, p.nodes.size) * p.nodes.shape[1])
 
 
-def _exact(p: ChainPotentials) -> ChainSums:
+def _exact(p: ChainPotentials, recompute: bool) -> ChainSums:
     """The sums by logarithms, and their derivative by JAX: slower, and safe for log-potentials of any size."""
-    log_z = lambda nodes, pairs: _log_z_by_logarithms(p._replace(nodes=nodes, pairs=pairs))  # noqa: E731
+    log_z = lambda nodes, pairs: _log_z_by_logarithms(p._replace(nodes=nodes, pairs=pairs), recompute)  # noqa: E731
     value, (nodes, pairs) = jax.value_and_grad(log_z, (0, 1))(p.nodes, p.pairs)
     return ChainSums(value, nodes, pairs)
 
 
 def filtered(p: ChainPotentials) -> Float[Array, "T K"]:
     """log P(y_t | what comes before and at t) of every node, up to a constant a node: what a sample is drawn from, from right to left."""
-    trusted = _scaled(p)[0]
-    f = _forward(p)
-    messages = jnp.log(f.after * _inverse(f.scale)[:, None])
+    trusted = _scaled(p, False)[0]
+    messages = jnp.log(alone(forward, *p).messages)
     return _unless(trusted, messages, lambda p: _by_logarithms(p)[1], p)
 
 
-def _log_z_by_logarithms(p: ChainPotentials) -> Array:
-    return _by_logarithms(p)[0]
+def _log_z_by_logarithms(p: ChainPotentials, recompute: bool) -> Array:
+    if not recompute:
+        return _by_logarithms(p)[0]
+    t, k = p.nodes.shape
+    rows = p.nodes, p.joined, jnp.ones((t,), bool) if p.mask is None else p.mask, jnp.arange(t)
+    block = jax.checkpoint(lambda alpha, rows: _log_steps(p.pairs, alpha, rows))
+
+    def step(alpha: Array, rows: Any) -> tuple[Array, Array]:
+        alpha, (tops, _) = block(alpha, rows)
+        return alpha, jnp.sum(tops)
+
+    alpha, tops = jax.lax.scan(step, _log_start(k, p.nodes.dtype), in_blocks(rows))
+    return log_sum_exp(alpha) + jnp.sum(tops)
 
 
 def _by_logarithms(p: ChainPotentials) -> tuple[Array, Array]:
     """log Z, and the messages from left to right up to constants."""
     t, k = p.nodes.shape
+    rows = p.nodes, p.joined, p.mask, jnp.arange(t)
+    alpha, (tops, messages) = _log_steps(p.pairs, _log_start(k, p.nodes.dtype), rows)
+    return log_sum_exp(alpha) + jnp.sum(tops), messages
 
+
+def _log_start(k: int, dtype: Any) -> Array:
+    return jnp.where(jnp.arange(k) == 0, jnp.zeros((k,), dtype), -jnp.inf)
+
+
+def _log_steps(pairs: Array, alpha: Array, rows: Any) -> tuple[Array, tuple[Array, Array]]:
     @jax.checkpoint
     def step(alpha: Array, x: Any) -> Any:
         e, joined, exists, place = x
-        below = jax.vmap(log_sum_exp, in_axes=1)(alpha[:, None] + table_at(p.pairs, place))
+        below = jax.vmap(log_sum_exp, in_axes=1)(alpha[:, None] + table_at(pairs, place))
         apart = jnp.broadcast_to(log_sum_exp(alpha), alpha.shape)
         after = go_on(alpha, below, apart, joined, exists) + e
         top = peak_of(after)
         return after - top, (top, after - top)
 
-    start = jnp.where(jnp.arange(k) == 0, jnp.zeros((k,), p.nodes.dtype), -jnp.inf)
-    alpha, (tops, messages) = jax.lax.scan(step, start, (p.nodes, p.joined, p.mask, jnp.arange(t)))
-    return log_sum_exp(alpha) + jnp.sum(tops), messages
+    return jax.lax.scan(step, alpha, rows)
 
 
 def table_at(pairs: Array, place: Array) -> Array:
@@ -303,14 +226,3 @@ def table_at(pairs: Array, place: Array) -> Array:
     if not len(pairs):  # a single node, which no pair joins
         return jnp.zeros(pairs.shape[1:], pairs.dtype)
     return jax.lax.dynamic_index_in_dim(pairs, jnp.maximum(place - 1, 0), keepdims=False)
-
-
-def go_on(message: Array, below: Array, apart: Array, joined: Array, exists: Array | None) -> Array:
-    """The message at the next node: from a pair, at the first node of a sequence, or the same across a masked node."""
-    return jnp.where(joined, below, apart if exists is None else jnp.where(exists, apart, message))
-
-
-def peak_of(x: Array, axis: int | None = None) -> Array:
-    """The largest finite entry, 0 where there is none, as a constant: scales cancel."""
-    top = jnp.max(x, axis, initial=-jnp.inf)
-    return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))

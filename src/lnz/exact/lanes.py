@@ -57,3 +57,9 @@ def product(table: Float[Array, "J K lanes|1"], a: Float[Array, "J lanes"]) -> F
         total = jax.lax.optimization_barrier(functools.reduce(operator.add, terms))
     assert total is not None
     return total
+
+
+def alone(f: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of sequences side by side says of a single one."""
+    found = f(*jax.tree.map(lambda x: x[..., None], arguments))
+    return jax.tree.map(lambda x: x[..., 0], found)
