@@ -128,6 +128,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     from lnz.energies.chain import LinearChain
     from lnz.energies.graph import FactorGraph
     from lnz.energies.pairwise import Ising, Pairwise
+    from lnz.energies.semi_markov import SemiMarkovChain
     from lnz.exact.closed_form import ClosedForm
     from lnz.exact.counting import Counting
     from lnz.exact.elimination import Elimination
@@ -136,6 +137,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     from lnz.exact.forward_backward import ForwardBackward
     from lnz.exact.planar import KacWard
     from lnz.exact.quadrature import Quadrature
+    from lnz.exact.semi_markov import SemiMarkov
     from lnz.exact.torus import Torus
     from lnz.exact.transfer import TransferMatrix
 
@@ -154,6 +156,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
         *([(ForwardBackward(), lambda _: "a chain")] if isinstance(energy, LinearChain) else []),
+        *([(SemiMarkov(), lambda _: "a chain of segments")] if isinstance(energy, SemiMarkovChain) else []),
         *([listed] if few else []),
         *special,
         *([lattice] if narrow else []),

@@ -98,7 +98,7 @@ class LinearChain(Energy):
         allowed_start: Any = None,
         allowed_end: Any = None,
     ):
-        emissions, transitions = _floats(emissions), _floats(transitions)
+        emissions, transitions = as_floats(emissions), as_floats(transitions)
         if emissions.ndim != 2 or not emissions.shape[1]:
             raise ValueError(
                 f"the emissions of one sequence have shape (T, K), but got {emissions.shape}: a batch goes through jax.vmap of a function "
@@ -113,11 +113,11 @@ class LinearChain(Energy):
         if holes not in ("link", "cut"):
             raise ValueError(f'holes must be "link" or "cut", but is {holes!r}')
         self.holes = holes
-        self.mask, valid = _existing(t, lengths, mask)
+        self.mask, valid = existing(t, lengths, mask)
         emissions = _limited("allowed", emissions, allowed)
         transitions = _limited("allowed_transitions", transitions, allowed_transitions)
-        self.start = _side("start", start, allowed_start, emissions)
-        self.end = _side("end", end, allowed_end, emissions)
+        self.start = side_potentials("start", start, allowed_start, emissions)
+        self.end = side_potentials("end", end, allowed_end, emissions)
         if self.mask is not None:
             emissions = jnp.where(self.mask[:, None], emissions, jnp.zeros_like(emissions))
             if transitions.ndim == 3 and t > 0:
@@ -129,7 +129,7 @@ class LinearChain(Energy):
             ("start", self.start),
             ("end", self.end),
         ):
-            _refuse_bad(name, values)
+            refuse_bad(name, values)
         self.emissions = emissions if valid is None else jnp.where(valid, emissions, jnp.full_like(emissions, jnp.nan))
         self.transitions = transitions
 
@@ -212,12 +212,12 @@ class LinearChain(Energy):
         return first, last, self.mask & ~first
 
 
-def _floats(x: Any) -> Array:
+def as_floats(x: Any) -> Array:
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
-def _existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | None]:
+def existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | None]:
     """The mask from lengths and mask, and whether the length is in range, where that is not known yet."""
     valid = None
     if mask is not None:
@@ -256,17 +256,17 @@ def _limited(name: str, values: Array, allowed: Any) -> Array:
     return jnp.where(allowed, jnp.broadcast_to(values, whole), jnp.asarray(-jnp.inf, values.dtype))
 
 
-def _side(name: str, values: Any, allowed: Any, emissions: Array) -> Array | None:
+def side_potentials(name: str, values: Any, allowed: Any, emissions: Array) -> Array | None:
     if values is None and allowed is None:
         return None
     k = emissions.shape[1]
-    values = jnp.zeros((k,), emissions.dtype) if values is None else _floats(values)
+    values = jnp.zeros((k,), emissions.dtype) if values is None else as_floats(values)
     if values.shape != (k,):
         raise ValueError(f"{name} needs one log-potential a label, shape ({k},), but got {values.shape}")
     return _limited(f"allowed_{name}", values, allowed)
 
 
-def _refuse_bad(name: str, values: Array | None) -> None:
+def refuse_bad(name: str, values: Array | None) -> None:
     if values is None or is_traced(values):
         return
     numbers = np.asarray(values.astype(jnp.result_type(float)))

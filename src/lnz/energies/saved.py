@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnz.energies import graph, independent, pairwise, rbm
+from lnz.energies import chain, graph, independent, pairwise, rbm, semi_markov
 from lnz.energy import Energy
 from lnz.formats.checkpoint import CheckpointError, load_arrays, save_tree
 from lnz.frozen import Frozen
@@ -20,6 +20,8 @@ _CLASSES = {
     cls.__name__: cls
     for cls in (
         graph.FactorGraph,
+        chain.LinearChain,
+        semi_markov.SemiMarkovChain,
         rbm.RBM,
         rbm.GaussianRBM,
         pairwise.Ising,

@@ -6,6 +6,7 @@ an array. Messages, weights and emissions are at most 1, each message is divided
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -143,31 +144,45 @@ def both_recomputed(nodes: Array, pairs: Array, joined: Array, mask: Array | Non
     one level of checkpoints.
     """
     t, k, lanes = nodes.shape
-    blocks, weights = (
-        in_blocks(_Rows.of(nodes, joined, jnp.ones_like(joined) if mask is None else mask)),
-        _Weights.of(pairs),
-    )
+    size, weights = _block_size(t), _Weights.of(pairs)
+    rows = _Rows.of(nodes, joined, jnp.ones_like(joined) if mask is None else mask)
+    blocks = jnp.arange(0, t, size)
 
-    def ahead(state: _State, rows: _Rows) -> tuple[_State, Any]:
-        after, steps = _forward(rows, weights, state)
+    def block(begin: Array) -> tuple[Array, _Rows]:
+        """The last one reaches back over nodes of the one before, and passes them by."""
+        at = jnp.minimum(begin, t - size)
+        cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, size), rows)
+        fresh = (cut.place >= begin)[:, None, None]
+        nodes = jnp.where(fresh, cut.nodes, 0)
+        return at, _Rows(nodes, cut.joined & fresh, cut.mask & fresh, cut.place)
+
+    def ahead(state: _State, begin: Array) -> tuple[_State, Any]:
+        after, steps = _forward(block(begin)[1], weights, state)
         return after, (state, steps.log_z)
 
     def back(carry: Any, x: Any) -> Any:
-        beta, worst, pairs = carry
-        rows, start = x
+        beta, worst, pairs, nodes = carry
+        begin, start = x
+        at, rows = block(begin)
         beta, (here, found, before, q) = _backward(rows, weights, start, _forward(rows, weights, start)[1], beta)
-        return (beta, jnp.maximum(worst, here), pairs + _together(before, q)), found
+        nodes = jax.lax.dynamic_update_slice_in_dim(nodes, found, at, 0)  # which the block before writes over, where they share nodes
+        return (beta, jnp.maximum(worst, here), pairs + _together(before, q), nodes), None
 
     _, (starts, log_z) = jax.lax.scan(ahead, _start(k, lanes, nodes.dtype), blocks)
-    start = (jnp.ones((k, lanes), nodes.dtype), jnp.zeros((lanes,), nodes.dtype), jnp.zeros((k, k, lanes), nodes.dtype))
-    (_, worst, numbers), found = jax.lax.scan(back, start, (blocks, starts), reverse=True)
-    return Both(worst, jnp.sum(log_z, 0), found.reshape(-1, k, lanes)[:t], weights.tables * numbers)
+    none = functools.partial(jnp.zeros, dtype=nodes.dtype)
+    start = jnp.ones((k, lanes), nodes.dtype), none((lanes,)), none((k, k, lanes)), none(nodes.shape)
+    (_, worst, numbers, found), _ = jax.lax.scan(back, start, (blocks, starts), reverse=True)
+    return Both(worst, jnp.sum(log_z, 0), found, weights.tables * numbers)
+
+
+def _block_size(t: int) -> int:
+    return math.isqrt(t - 1) + 1 if t else 0
 
 
 def in_blocks(rows: Any) -> Any:
     """Arrays of T rows cut into about √T blocks of about √T rows; what is missing at the end is 0, or False."""
     t = len(jax.tree.leaves(rows)[0])
-    size = math.isqrt(max(t - 1, 0)) + 1
+    size = _block_size(t)
     fill = lambda x: jnp.pad(x, [(0, -t % size), *[(0, 0)] * (x.ndim - 1)])  # noqa: E731
     return jax.tree.map(lambda x: fill(x).reshape(-1, size, *x.shape[1:]), rows)
 
