@@ -15,6 +15,7 @@ their chains, in nats a word, by the most probable word (Viterbi), and by the mo
 
 import argparse
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,13 +305,18 @@ def main() -> None:
         "--only", nargs="*", choices=["linear", "exact", "pieces"], default=["linear", "exact", "pieces"]
     )
     parser.add_argument("--log", action="store_true", help="the held-out tenth along the way")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for every model")
     options = parser.parse_args()
-    print("model    seed  letters   words   (MPM)  nats/word  CPU s")
+    if not options.json:
+        print("model    seed  letters   words   (MPM)  nats/word  CPU s")
     for name in options.only:
         for seed in options.seeds[:1] if name == "linear" else options.seeds:
             found, seconds, chosen = run(
                 options.data, name, seed, reach=options.reach, epochs=options.epochs, log=options.log
             )
+            if options.json:
+                print(json.dumps({"model": name, "seed": seed, **found._asdict(), "seconds": seconds}), flush=True)
+                continue
             shares = f"{100 * found.letters:6.2f} %  {100 * found.words:5.2f} %  {100 * found.mpm:5.2f} %"
             print(f"{name:8s} {seed:4d}  {shares}  {found.nll:7.3f}  {seconds:6.0f}  {chosen}", flush=True)
 

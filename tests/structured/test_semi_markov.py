@@ -19,9 +19,7 @@ def segmentations(n):
     """Every way to cut n nodes into labelled segments of at most L: tuples of (end, duration, label)."""
     if n == 0:
         return [()]
-    return [
-        (*rest, (n - 1, d, k)) for d in range(1, min(L, n) + 1) for rest in segmentations(n - d) for k in range(K)
-    ]
+    return [(*rest, (n - 1, d, k)) for d in range(1, min(L, n) + 1) for rest in segmentations(n - d) for k in range(K)]
 
 
 def listed(segments, transitions, n, start, end):
@@ -125,7 +123,9 @@ def test_samples(cases):
         chances = dict(zip((codes @ base).tolist(), p, strict=True))
         drawn = samples @ base
         assert all(chances[c] > 0 for c in drawn.tolist())
-        z += [((drawn == c).sum() - 200 * q) / np.sqrt(200 * q * (1 - q)) for c, q in chances.items() if 0.05 < q < 0.95]
+        z += [
+            ((drawn == c).sum() - 200 * q) / np.sqrt(200 * q * (1 - q)) for c, q in chances.items() if 0.05 < q < 0.95
+        ]
     z = np.array(z)
     assert len(z) > 50
     assert abs(z).max() < 5

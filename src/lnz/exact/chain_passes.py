@@ -165,7 +165,9 @@ def both_recomputed(nodes: Array, pairs: Array, joined: Array, mask: Array | Non
         begin, start = x
         at, rows = block(begin)
         beta, (here, found, before, q) = _backward(rows, weights, start, _forward(rows, weights, start)[1], beta)
-        nodes = jax.lax.dynamic_update_slice_in_dim(nodes, found, at, 0)  # which the block before writes over, where they share nodes
+        nodes = jax.lax.dynamic_update_slice_in_dim(
+            nodes, found, at, 0
+        )  # which the block before writes over, where they share nodes
         return (beta, jnp.maximum(worst, here), pairs + _together(before, q), nodes), None
 
     _, (starts, log_z) = jax.lax.scan(ahead, _start(k, lanes, nodes.dtype), blocks)
