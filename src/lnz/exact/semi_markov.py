@@ -130,7 +130,7 @@ def _ends(p: SegmentPotentials, fold: Callable[..., Array]) -> tuple[Array, Arra
 
 def _walk_back(p: SegmentPotentials, weights: Array, pick: Callable[..., Array], noise: Any) -> Int[Array, " T"]:
     """Segments from right to left, each picked from its weights and what follows it."""
-    t, durations, k = p.segments.shape
+    t, _, k = p.segments.shape
 
     def step(state: tuple[Array, Array], x: Any) -> Any:
         end, after = state
