@@ -30,6 +30,7 @@ from .energies.rbm import RBM as RBM
 from .energies.rbm import GaussianRBM as GaussianRBM
 from .energies.saved import load_energy as load_energy
 from .energies.saved import save_energy as save_energy
+from .energies.semi_markov import SemiMarkovChain as SemiMarkovChain
 from .energies.structures import Chain as Chain
 from .energies.structures import Graph as Graph
 from .energies.structures import Grid as Grid
@@ -45,6 +46,7 @@ from .exact.forest import Forest as Forest
 from .exact.forward_backward import ForwardBackward as ForwardBackward
 from .exact.planar import KacWard as KacWard
 from .exact.quadrature import Quadrature as Quadrature
+from .exact.semi_markov import SemiMarkov as SemiMarkov
 from .exact.torus import Torus as Torus
 from .exact.transfer import TransferMatrix as TransferMatrix
 from .identity import expectation as expectation

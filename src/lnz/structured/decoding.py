@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz.energies.chain import LinearChain
+from lnz.energies.semi_markov import SemiMarkovChain
 from lnz.energy import as_energy
 from lnz.exact.chain_paths import best_path, best_paths, sampled_paths
 from lnz.exact.elimination import Elimination
 from lnz.exact.forward_backward import chain_log_z
+from lnz.exact.semi_markov import SemiMarkov
 from lnz.route import Route
 from lnz.spaces import State
 from lnz.structured.queries import marginals, refuse_impossible
@@ -23,7 +25,7 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
     """The most probable state of a discrete model with factors, exactly: argmax_x p(x), latent variables included.
 
     Args:
-        energy: a `LinearChain` (by Viterbi's algorithm, also under jit and vmap), or any model with factors.
+        energy: a `LinearChain` or `SemiMarkovChain` (by Viterbi's algorithm, also under jit and vmap), or any model with factors.
         route: for models other than chains, how they are summed.
 
     Returns:
@@ -40,7 +42,7 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
     """
     energy = as_energy(energy)
     if not isinstance(energy, LinearChain) or route is not None:
-        return (route or Elimination()).map_state(energy)
+        return _solver(energy, route).map_state(energy)
     labels, score = _best(energy)
     refuse_impossible(score)
     return labels
@@ -100,7 +102,7 @@ def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
     """
     energy = as_energy(energy)
     if not isinstance(energy, LinearChain) or route is not None:
-        return NBest(*(route or Elimination()).n_best(energy, n))
+        return NBest(*_solver(energy, route).n_best(energy, n))
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
     labels, scores = _several(energy, n)
@@ -112,7 +114,7 @@ def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination 
     """n independent exact samples of a discrete model with factors, latent variables included: states of `energy.space` along axis 0.
 
     Args:
-        energy: a `LinearChain` (also under jit and vmap), or any model with factors.
+        energy: a `LinearChain` or `SemiMarkovChain` (also under jit and vmap), or any model with factors.
         key: a random key.
         n: the number of samples.
         route: for models other than chains, how they are summed.
@@ -122,10 +124,15 @@ def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination 
     """
     energy = as_energy(energy)
     if not isinstance(energy, LinearChain) or route is not None:
-        return (route or Elimination()).sample(energy, key, n)
+        return _solver(energy, route).sample(energy, key, n)
     labels, log_z = _samples(energy, key, n)
     refuse_impossible(log_z)
     return labels
+
+
+def _solver(energy: Any, route: Any) -> Any:
+    """What decodes and samples a model that is no `LinearChain`."""
+    return route or (SemiMarkov() if isinstance(energy, SemiMarkovChain) else Elimination())
 
 
 @jax.jit
