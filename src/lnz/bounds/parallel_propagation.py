@@ -5,301 +5,218 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from lnz.bounds import local
+from lnz.bounds.fields import (
+    Prepared,
+    Sides,
+    Tables,
+    along,
+    at_nodes,
+    best,
+    joint,
+    largest,
+    log_products,
+    merged,
+    per_table,
+    prepared,
+    products,
+    spread,
+    summed,
+    total,
+)
 from lnz.energies.field import RandomField
-from lnz.energies.structures import Graph, Structure
+from lnz.energies.structures import Structure
 from lnz.estimate import Estimate
 from lnz.mathematics import log_sum_exp
 
-Algebra = Literal["sum", "max"]
-
-
-class Tables(NamedTuple):
-    """Log-potentials of nodes (n, K), of edges (tables, K, K), of factors by arity (F, K, …), or what is like them."""
-
-    nodes: Array
-    edges: Array
-    factors: tuple[Array, ...]
-
-
-class Messages(NamedTuple):
-    """Log-messages to the first and to the second ends of the edges (E, K), and to the nodes of factors by arity (F, arity, K)."""
-
-    first: Array
-    second: Array
-    factors: tuple[Array, ...]
-
-
-class Prepared(NamedTuple):
-    """A field in which no two factors join the same nodes.
-
-    Attributes:
-        structure: whose factors have three and more nodes.
-        tables: the log-potentials on it, -inf at labels of nodes that no labelling can have.
-        possible: whether every node has a label left.
-        derivative: from the derivative by the tables that by the field's float arrays.
-    """
-
-    structure: Structure
-    tables: Tables
-    possible: Array
-    derivative: Callable[[Tables], Any]
-
 
 class Passed(NamedTuple):
-    """Messages after the last sweep, their largest change in it (before damping, beyond what rounding makes), and the number of sweeps."""
+    """Log-messages after the last sweep, their largest change in it (before damping, beyond what rounding makes), and the number of sweeps."""
 
-    messages: Messages
+    messages: Sides
     residual: Array
     sweeps: Array
 
 
-def prepared(field: RandomField) -> Prepared:
-    """The field made ready: factors over the same nodes merged, impossible labels pruned, half precision widened."""
-    parameters, constants = eqx.partition(field, eqx.is_inexact_array)
+class Level(NamedTuple):
+    """The tables of a model with levels moved from edges to nodes, which changes no sum: rows and columns of edge tables have the largest entry 0.
 
-    def read(parameters: Any) -> Tables:
-        field: RandomField = eqx.combine(parameters, constants)
-        found = Tables(field.rows, field.pairwise, field.higher)
-        dtype = jnp.float64 if any(x.dtype == jnp.float64 for x in jax.tree.leaves(found)) else jnp.float32
-        return _merged_tables(field.structure, jax.tree.map(lambda x: x.astype(dtype), found))
-
-    tables, pull_back = jax.vjp(read, parameters)
-    structure = merged(field.structure)
-    nodes = _pruned(structure, tables)
-    possible = jnp.all(jnp.any(nodes > -jnp.inf, axis=1))
-    return Prepared(structure, tables._replace(nodes=nodes), possible, lambda means: pull_back(means)[0])
-
-
-def passed(model: Prepared, *, damping: float, max_sweeps: int, tolerance: float, algebra: Algebra = "sum") -> Passed:
-    """Messages after sweeps until they stand still, from even ones.
-
-        m_e→j(l) = log Σ_k exp(φ_e(k, l) + Σ_{f ∋ i, f ≠ e} m_f→i(k)), or the maximum over k.
-
-    Sums over an edge's table are taken of exponentials, and of logarithms only where what underflows could matter.
+    Attributes:
+        structure: of the model.
+        tables: the levelled ones; those of nodes have the largest entry 0.
+        constant: what was taken out, in all.
+        possible: whether every node has a label left.
     """
-    structure, tables = model.structure, model.tables
-    alive = _at_factors(structure, jnp.where(model.possible, tables.nodes, 0) > -jnp.inf)
-    size = jnp.asarray(0, tables.nodes.dtype)
-    for table in (tables.edges, *tables.factors):
-        size = jnp.maximum(size, jnp.max(jnp.where(table > -jnp.inf, jnp.abs(table), 0), initial=0))
-    floor = -1e5 * (1 + size)
-    state = Passed(
-        jax.tree.map(lambda at: jnp.zeros(at.shape, tables.nodes.dtype), alive),
-        jnp.where(model.possible, jnp.inf, 0).astype(tables.nodes.dtype),
-        jnp.asarray(0, jnp.int32),
-    )
-    rounding = 16 * jnp.finfo(tables.nodes.dtype).eps
+
+    structure: Structure
+    tables: Tables
+    constant: Array
+    possible: Array
+
+
+def levelled(model: Prepared) -> Level:
+    """So a message whose largest incoming entry is 1 has a largest entry of at least 1, and what underflows is that much smaller."""
+    structure, (nodes, edges, factors) = model.structure, model.tables
+    of_first = _finite(jnp.max(edges, 2, initial=-jnp.inf))
+    edges = edges - of_first[:, :, None]
+    of_second = _finite(jnp.max(edges, 1, initial=-jnp.inf))
+    edges = edges - of_second[:, None, :]
+    nodes = nodes + jax.vmap(structure.collected)(spread(structure, of_first), spread(structure, of_second))
+    top = _finite(largest(nodes))
+    return Level(structure, Tables(nodes - top[None], edges, factors), jnp.sum(top), model.possible)
+
+
+def _finite(x: Array) -> Array:
+    return jnp.where(x > -jnp.inf, x, jnp.zeros_like(x))
+
+
+Sent = Callable[[Sides], Sides]
+
+
+def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
+    """Messages by sums until they stand still, and what would be sent next.
+
+    Sums over tables of edges are taken of exponentials: a product of a matrix and a vector each. Entries too small for that are set to a
+    floor; where such an entry has a share in what a node says without it that is more than rounding, sweeps go on with logarithms.
+    """
+    structure, tables = level.structure, level.tables
+    about = jnp.finfo(tables.nodes.dtype)
+    least = float(about.tiny) / float(about.eps) * len(tables.nodes)
+    weights = jnp.exp(tables.edges)
+    turned = jnp.swapaxes(weights, 1, 2)
+
+    def by_products(heard: Sides) -> Sides:
+        p, q = jnp.exp(heard.first), jnp.exp(heard.second)
+        logs = lambda x: jnp.log(jnp.maximum(x, least))  # noqa: E731
+        second, first = logs(along(structure, weights, products, p)), logs(along(structure, turned, products, q))
+        return Sides(first, second, _of_factors(tables.factors, heard.factors, log_sum_exp))
+
+    by_logarithms = _in_logarithms(level, log_products, log_sum_exp)
+    found = _swept(level, by_products, **settings)
+    of_nodes, heard = _heard(level, found.messages)
+    sent = by_products(heard)
+    low = jax.tree.map(lambda m: (m <= math.log(least) + 1).astype(m.dtype), sent._replace(factors=()))
+    low = low._replace(factors=tuple(jnp.zeros_like(m) for m in sent.factors))
+    count = summed(structure, low)
+    elsewhere = jax.tree.map(lambda n, own: n - own > 0, at_nodes(structure, count), low)
+    shares = jax.tree.map(lambda c, doubted: jnp.any(doubted & (c > math.log(about.eps) - 4)), heard, elsewhere)
+    doubted = jnp.any((count > 0) & (of_nodes - _finite(largest(of_nodes))[None] > math.log(about.eps) - 4))
+    trusted = ~(functools.reduce(jnp.logical_or, jax.tree.leaves(shares), doubted) & level.possible)
+
+    def again(state: tuple[Array, tuple[Passed, Sides]]) -> tuple[Array, tuple[Passed, Sides]]:
+        _, (found, _) = state
+        more = _swept(level, by_logarithms, start=found.messages, **settings)
+        return jnp.ones_like(trusted), (
+            more._replace(sweeps=found.sweeps + more.sweeps),
+            by_logarithms(_heard(level, more.messages)[1]),
+        )
+
+    return jax.lax.while_loop(lambda state: ~state[0], again, (trusted, (found, sent)))[1]
+
+
+def max_product(level: Level, **settings: Any) -> Passed:
+    """Messages by maxima until they stand still."""
+    return _swept(level, _in_logarithms(level, best, jnp.max), **settings)
+
+
+def _swept(
+    level: Level, send: Sent, *, damping: float, max_sweeps: int, tolerance: float, start: Sides | None = None
+) -> Passed:
+    dtype = level.tables.nodes.dtype
+    even = jax.tree.map(jnp.zeros_like, at_nodes(level.structure, level.tables.nodes))
+    rounding = 16 * float(jnp.finfo(dtype).eps)
 
     def sweep(state: Passed) -> Passed:
         old = state.messages
-        sent = _sent(structure, tables, _cavities(structure, tables.nodes, old)[1], algebra)
-        new = jax.tree.map(functools.partial(_levelled, floor=floor), sent, alive)
+        new = send(_heard(level, old)[1])
         change = jax.tree.map(lambda a, b: a - b, new, old)
-        worst = [
-            jnp.max(jnp.abs(c) - rounding * (1 + jnp.abs(m)), initial=0)
-            for c, m in zip(jax.tree.leaves(change), jax.tree.leaves(old), strict=True)
-        ]
+        excess = jax.tree.map(lambda c, m: jnp.abs(c) - rounding * (1 + jnp.abs(m)), change, old)
+        worst = [jnp.max(largest(excess.first), initial=0), jnp.max(largest(excess.second), initial=0)]
+        worst += [jnp.max(x, initial=0) for x in excess.factors]
         moved = jax.tree.map(lambda m, c: m + (1 - damping) * c, old, change)
         return Passed(moved, functools.reduce(jnp.maximum, worst), state.sweeps + 1)
 
-    return jax.lax.while_loop(lambda s: (s.residual > tolerance) & (s.sweeps < max_sweeps), sweep, state)
+    residual = jnp.where(level.possible, jnp.inf, 0).astype(dtype)
+    begin = Passed(even if start is None else start, residual, jnp.asarray(0, jnp.int32))
+    return jax.lax.while_loop(lambda s: (s.residual > tolerance) & (s.sweeps < max_sweeps), sweep, begin)
 
 
-def beliefs(model: Prepared, messages: Messages) -> tuple[Array, Tables]:
+def _heard(level: Level, messages: Sides) -> tuple[Array, Sides]:
+    """Nodes with all messages to them, (K, n), and what every factor hears: all messages but its own, the largest entry 0."""
+    at_all = level.tables.nodes + summed(level.structure, messages)
+    heard = jax.tree.map(lambda t, m: t - m, at_nodes(level.structure, at_all), messages)
+    first, second = (c - _finite(largest(c))[None] for c in (heard.first, heard.second))
+    factors = tuple(c - _finite(jnp.max(c, 2, keepdims=True)) for c in heard.factors)
+    return at_all, Sides(first, second, factors)
+
+
+def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callable[..., Array]) -> Sent:
+    """A sweep in logarithms, of sums or maxima. On a cycle of zeros entries would fall for ever, so that there is a floor."""
+    tables = level.tables
+    sizes = [jnp.max(jnp.where(t > -jnp.inf, jnp.abs(t), 0), initial=0) for t in jax.tree.leaves(tables)]
+    floor = -1e5 * (1 + functools.reduce(jnp.maximum, sizes))
+    turned = jnp.swapaxes(tables.edges, 1, 2)
+
+    def send(heard: Sides) -> Sides:
+        second = along(level.structure, tables.edges, over_pairs, heard.first)
+        first = along(level.structure, turned, over_pairs, heard.second)
+        sent = Sides(first, second, _of_factors(tables.factors, heard.factors, over))
+        return jax.tree.map(lambda m: jnp.maximum(m, floor), sent)
+
+    return send
+
+
+def _of_factors(tables: tuple[Array, ...], heard: tuple[Array, ...], over: Callable[..., Array]) -> tuple[Array, ...]:
+    """The messages of factors of three and more nodes, by logarithms; 0 to labels that cannot be."""
+    found = []
+    for table, said in zip(tables, heard, strict=True):
+        whole, sent = joint(table, said), []
+        for a in range(said.shape[1]):
+            own = said[:, a]
+            rows = jnp.moveaxis(whole, a + 1, 1).reshape(*own.shape, math.prod(whole.shape[2:]))
+            sent.append(jnp.where(own > -jnp.inf, over(rows, 2) - _finite(own), 0))
+        found.append(jnp.stack(sent, 1))
+    return tuple(found)
+
+
+def _log_total(x: Array) -> Array:
+    """log Σ_k exp(x[k]) along the first axis."""
+    top = _finite(largest(x))
+    return top + jnp.log(total(jnp.exp(x - top[None])))
+
+
+def bethe(model: Prepared, level: Level, messages: Sides, sent: Sides) -> tuple[Array, Tables]:
     """The negated Bethe free energy, and the beliefs that are its derivative where the messages stand still; -inf and zeros where Z = 0.
 
-    Σ_i log Z_i + Σ_f log E_f[…], in which every factor's term is counted from the beliefs about its nodes, so that large terms do not cancel.
+    Σ_i log Z_i + Σ_f log E_f[…]: every factor's term is counted from the beliefs about its nodes, so that large terms do not cancel. That of an
+    edge is a sum over one end of what is heard there and what is sent there.
     """
-    structure, tables = model.structure, model.tables
-    total, cavity = _cavities(structure, tables.nodes, messages)
-    of_nodes = log_sum_exp(total, 1)
-    shift = _at_factors(structure, jnp.where(of_nodes > -jnp.inf, of_nodes, 0)[:, None])
-    cavity = jax.tree.map(lambda c, s: c - s, cavity, shift)
-    value, shares = jnp.sum(of_nodes), []
-    ends = (cavity.first, cavity.second)
-    edges = _tabled(structure, tables.edges, lambda t, a, b: t + a[:, :, None] + b[:, None, :], ends)
-    for joint in (edges, *(_joint(t, c) for t, c in zip(tables.factors, cavity.factors, strict=True))):
-        flat = joint.reshape(len(joint), math.prod(joint.shape[1:]))
-        whole = log_sum_exp(flat, 1)
-        value = value + jnp.sum(whole)
-        shares.append(_exp(flat, whole[:, None]).reshape(joint.shape))
-    pairs = _untabled(structure, len(tables.edges), shares[0])
-    found = Tables(_exp(total, of_nodes[:, None]), pairs, tuple(shares[1:]))
+    structure, tables = level.structure, level.tables
+    at_all = tables.nodes + summed(structure, messages)
+    of_nodes = _log_total(at_all)
+    logs = at_all - of_nodes[None]
+    heard = jax.tree.map(lambda t, m: t - m, at_nodes(structure, logs), messages)
+    top = _finite(largest(heard.first))
+    of_edges = top + _log_total(sent.second + heard.second)
+    value = level.constant + jnp.sum(of_nodes) + jnp.sum(of_edges)
+    rows = (heard.first - _finite(of_edges)[None]).T[:, :, None] + heard.second.T[:, None, :]
+    edges = per_table(structure, tables.edges, lambda table, rows: jnp.exp(table + rows), rows)
+    factors = []
+    for table, said in zip(tables.factors, heard.factors, strict=True):
+        whole = joint(table, said)
+        flat = whole.reshape(len(whole), math.prod(whole.shape[1:]))
+        of_factors = log_sum_exp(flat, 1)
+        value = value + jnp.sum(of_factors)
+        factors.append(jnp.exp(flat - _finite(of_factors)[:, None]).reshape(whole.shape))
+    found = Tables(jnp.exp(logs), edges, tuple(factors))
     found = jax.tree.map(lambda x: jnp.where(model.possible, x, 0), found)
     return jnp.where(model.possible, value, -jnp.inf), found
-
-
-def _exp(logs: Array, whole: Array) -> Array:
-    return jnp.exp(logs - jnp.where(whole > -jnp.inf, whole, 0))
-
-
-def _at_factors(structure: Structure, x: Array) -> Messages:
-    """Rows (n, …) of nodes, where the messages to them stand."""
-    return Messages(*structure.at_ends(x), tuple(x[scopes] for scopes in structure.scopes_by_arity))
-
-
-def _cavities(structure: Structure, nodes: Array, messages: Messages) -> tuple[Array, Messages]:
-    """The log-potentials of nodes with all messages to them, (n, K), and, for every factor, with all but its own."""
-    total = nodes + structure.collected(messages.first, messages.second)
-    for scopes, m in zip(structure.scopes_by_arity, messages.factors, strict=True):
-        total = total.at[scopes].add(m)
-    return total, jax.tree.map(lambda t, m: t - m, _at_factors(structure, total), messages)
-
-
-def _joint(tables: Array, cavity: Array) -> Array:
-    """Log-potentials of factors (F, K, …) with what their nodes say (F, arity, K)."""
-    arity = cavity.shape[1]
-    for a in range(arity):
-        shape = [len(cavity), *(cavity.shape[2] if b == a else 1 for b in range(arity))]
-        tables = tables + cavity[:, a].reshape(shape)
-    return tables
-
-
-def _sent(structure: Structure, tables: Tables, cavity: Messages, algebra: Algebra) -> Messages:
-    """The messages that every factor sends, given what it hears."""
-    over: Callable[..., Array] = log_sum_exp if algebra == "sum" else jnp.max
-    second = _tabled(structure, tables.edges, lambda t, a: over(t + a[:, :, None], 1), (cavity.first,))
-    first = _tabled(structure, tables.edges, lambda t, b: over(t + b[:, None, :], 2), (cavity.second,))
-    factors = []
-    for table, heard in zip(tables.factors, cavity.factors, strict=True):
-        joint, arity, sent = _joint(table, heard), heard.shape[1], []
-        for a in range(arity):
-            rows = jnp.moveaxis(joint, a + 1, 1).reshape(*heard[:, a].shape, -1)
-            sent.append(over(rows, 2) - jnp.where(heard[:, a] > -jnp.inf, heard[:, a], 0))
-        factors.append(jnp.stack(sent, 1))
-    return Messages(first, second, tuple(factors))
-
-
-def _levelled(new: Array, alive: Array, floor: Array) -> Array:
-    """Messages less their largest entry, 0 at impossible labels. On a cycle of zeros entries would fall for ever, so that there is a floor."""
-    top = jnp.max(jnp.where(alive, new, -jnp.inf), -1, keepdims=True)
-    return jnp.where(alive, jnp.maximum(new - jnp.where(jnp.isfinite(top), top, 0), floor), 0)
-
-
-def _tabled(structure: Structure, tables: Array, f: Callable[..., Array], rows: tuple[Array, ...]) -> Array:
-    """f(tables, rows) of all edges (E, …), where one table stands for all edges or for all of a group."""
-    if len(tables) in (1, len(structure.edges)):
-        return f(tables, *rows)
-    ends = np.cumsum([0, *structure.groups])
-    parts = [
-        f(tables[g : g + 1], *(row[a:b] for row in rows)) for g, (a, b) in enumerate(zip(ends, ends[1:], strict=False))
-    ]
-    return jnp.concatenate(parts)
-
-
-def _untabled(structure: Structure, tables: int, of_edges: Array) -> Array:
-    """What is said of every edge, summed over the edges of every table."""
-    if tables == len(structure.edges):
-        return of_edges
-    ends = np.cumsum([0, *(structure.groups if tables > 1 else [len(structure.edges)])])
-    return jnp.stack([jnp.sum(of_edges[a:b], 0) for a, b in zip(ends, ends[1:], strict=False)])
-
-
-def _pruned(structure: Structure, tables: Tables) -> Array:
-    """The log-potentials of nodes with -inf at labels that no row of some table allows, until nothing changes."""
-    allowed = jax.tree.map(lambda t: jnp.where(t > -jnp.inf, 0.0, -jnp.inf), tables)
-    hard = [jnp.any(t == -jnp.inf) for t in (tables.edges, *tables.factors)]
-
-    def prune(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        nodes, _ = state
-        sent = _sent(structure, allowed, _at_factors(structure, nodes), "max")
-        # a factor says what it allows given the others: for an edge that is without the receiver, for others it leaves the receiver in
-        none = jax.tree.map(lambda m: jnp.where(m == -jnp.inf, 1.0, 0.0), sent)
-        against = structure.collected(none.first, none.second)
-        for scopes, m in zip(structure.scopes_by_arity, none.factors, strict=True):
-            against = against.at[scopes].add(m)
-        left = jnp.where(against > 0, -jnp.inf, nodes)
-        return left, jnp.any(left != nodes)
-
-    start = (allowed.nodes, functools.reduce(jnp.logical_or, hard))
-    nodes, _ = jax.lax.while_loop(lambda state: state[1], prune, start)
-    return jnp.where(nodes > -jnp.inf, tables.nodes, -jnp.inf)
-
-
-class _Home(NamedTuple):
-    """Where the factors of a structure stand once those over the same nodes are merged.
-
-    Attributes:
-        structure: the merged one.
-        edges: for every edge, and every factor of two nodes after them, its new edge and whether its table is transposed.
-        factors: for every arity above 2, the new number of every factor and the order of its axes.
-    """
-
-    structure: Graph
-    pairs: np.ndarray
-    turned: np.ndarray
-    factors: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-
-def merged(structure: Structure) -> Structure:
-    """The structure in which no two factors join the same nodes, and factors join at least three."""
-    home = _home(structure)
-    return structure if home is None else home.structure
-
-
-@functools.lru_cache(maxsize=64)
-def _home(structure: Structure) -> _Home | None:
-    """None where there is nothing to merge."""
-    pairs = [tuple(edge) for edge in structure.edges.tolist()]
-    pairs += [scope for scope in structure.factors if len(scope) == 2]
-    wide = [scope for scope in structure.factors if len(scope) > 2]
-    places: dict[tuple[int, ...], int] = {}
-    for scope in (*pairs, *wide):
-        places.setdefault(tuple(sorted(scope)), len(places))
-    if len(places) == len(structure.edges) + len(structure.factors):
-        if all(len(scope) > 2 for scope in structure.factors):
-            return None
-    joined = [scope for scope in places if len(scope) == 2]
-    graph = Graph(structure.nodes, joined, [scope for scope in places if len(scope) > 2])
-    number = {scope: f for numbers in graph.by_arity for f, scope in enumerate(graph.factors[g] for g in numbers)}
-    factors = []
-    for numbers in structure.by_arity:
-        scopes = [structure.factors[f] for f in numbers]
-        if len(scopes[0]) > 2:
-            order = [np.argsort(scope) for scope in scopes]
-            factors.append((np.asarray([number[tuple(sorted(s))] for s in scopes]), np.asarray(order)))
-    row = {scope: e for e, scope in enumerate(joined)}
-    return _Home(
-        graph,
-        np.asarray([row[tuple(sorted(p))] for p in pairs], int),
-        np.asarray([p[0] > p[1] for p in pairs], bool),
-        tuple(factors),
-    )
-
-
-def _merged_tables(structure: Structure, tables: Tables) -> Tables:
-    home = _home(structure)
-    if home is None:
-        return tables
-    nodes, k = tables.nodes, tables.nodes.shape[1]
-    of_edges = _tabled(
-        structure, tables.edges, lambda t, at: t + at, (jnp.zeros((len(structure.edges), 1, 1), nodes.dtype),)
-    )
-    pairs, wide = [of_edges], []
-    for scopes, stacked in zip(structure.scopes_by_arity, tables.factors, strict=True):
-        if scopes.shape[1] == 1:
-            nodes = nodes.at[scopes[:, 0]].add(stacked)
-        elif scopes.shape[1] == 2:
-            pairs.append(stacked)
-        else:
-            wide.append(stacked)
-    every = jnp.concatenate(pairs)
-    every = jnp.where(home.turned[:, None, None], jnp.swapaxes(every, 1, 2), every)
-    edges = jnp.zeros((len(home.structure.edges), k, k), nodes.dtype).at[home.pairs].add(every)
-    factors = []
-    for stacked, (number, orders) in zip(wide, home.factors, strict=True):
-        turned = jnp.stack([t.transpose(order) for t, order in zip(stacked, orders, strict=True)])
-        factors.append(jnp.zeros((int(number.max()) + 1, *turned.shape[1:]), nodes.dtype).at[number].add(turned))
-    return Tables(nodes, edges, tuple(factors))
 
 
 @functools.lru_cache(maxsize=64)
@@ -312,27 +229,29 @@ def depth(structure: Structure) -> int | None:
 
 def estimated(field: RandomField, *, damping: float, max_sweeps: int, tolerance: float) -> tuple[Estimate, Any]:
     """The negated Bethe free energy as an estimate of log Z, and its derivative by the field's float arrays."""
-    model, needed = prepared(field), depth(field.structure)
+    structure, needed, model = field.structure, depth(field.structure), prepared(field)
     if needed is not None:
         damping, tolerance = 0.0, 0.0
-    found = passed(model, damping=damping, max_sweeps=max_sweeps, tolerance=tolerance)
-    value, means = beliefs(model, found.messages)
+    level = levelled(model)
+    found, sent = sum_product(level, damping=damping, max_sweeps=max_sweeps, tolerance=tolerance)
+    value, means = bethe(model, level, found.messages, sent)
     dtype = jnp.result_type(float)
     value, nothing = value.astype(dtype), jnp.zeros((), dtype)
-    exactly = needed is not None and max_sweeps >= needed
+    exact = needed is not None and max_sweeps >= needed
     rounding = jnp.asarray(jnp.inf, dtype)
-    if exactly:
-        size = sum(jnp.sum(jnp.where(jnp.isfinite(t), jnp.abs(t), 0)) for t in jax.tree.leaves(model.tables))
-        size = size + jnp.where(model.possible, jnp.abs(value), 0)
-        rounding = jax.lax.stop_gradient(32 * jnp.finfo(model.tables.nodes.dtype).eps * (1 + size)).astype(dtype)
-    structure = field.structure
+    if exact:
+        size = jnp.where(model.possible, jnp.abs(value), 0)
+        for table in jax.tree.leaves(model.tables):
+            size = size + jnp.sum(jnp.where(jnp.isfinite(table), jnp.abs(table), 0)).astype(dtype)
+        rounding = jax.lax.stop_gradient(32 * float(jnp.finfo(model.tables.nodes.dtype).eps) * (1 + size))
+    names = f"{structure.nodes:,} nodes, {len(structure.edges):,} edges and {len(structure.factors):,} factors"
     estimate = Estimate(
         value=value,
         standard_error=nothing,
-        lower=jnp.where(model.possible, value - rounding, -jnp.inf),
-        upper=jnp.where(model.possible, value + rounding, value if exactly else jnp.inf),
-        known="exact" if exactly else "approximate",
-        route=f"belief propagation on {structure.nodes:,} nodes, {len(structure.edges):,} edges and {len(structure.factors):,} factors",
+        lower=value - rounding,
+        upper=value + rounding if exact else nothing + jnp.inf,
+        known="exact" if exact else "approximate",
+        route=f"belief propagation on {names}",
         diagnostics={
             "residual": found.residual.astype(dtype),
             "converged": (found.residual <= tolerance).astype(dtype),
