@@ -20,10 +20,16 @@ FEW = 40  # labels up to which sums over them are written out, which the compile
 
 
 class Tables(NamedTuple):
-    """Log-potentials of nodes (K, n), of edges (tables, K, K), of factors by arity (F, K, …), or what is like them."""
+    """Log-potentials, or what is like them.
+
+    Attributes:
+        nodes: (K, n).
+        edges: (K, K, E); or, where edges share tables, (K, K, 1) for every group of them, or one for all.
+        factors: by arity, (F, K, …).
+    """
 
     nodes: Array
-    edges: Array
+    edges: tuple[Array, ...]
     factors: tuple[Array, ...]
 
 
@@ -75,46 +81,52 @@ def summed(structure: Structure, sides: Sides) -> Array:
     return total
 
 
-def along(structure: Structure, tables: Array, f: Callable[..., Array], *rows: Array) -> Array:
-    """f(table, rows) of all edges, (K, E), where tables are (K, K, E), or (K, K, 1) for all edges of a group."""
+def along(structure: Structure, edges: tuple[Array, ...], f: Callable[[Array, Array], Array], rows: Array) -> Array:
+    """f(table, rows) of all edges, (K, E), for tables as in `Tables.edges`."""
+    parts = [f(table, rows[:, a:b]) for table, (a, b) in zip(edges, _ends(structure, edges), strict=True)]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
+
+
+def turned(edges: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The tables transposed."""
+    return tuple(jnp.swapaxes(table, 0, 1) for table in edges)
+
+
+def weighted(structure: Structure, edges: tuple[Array, ...], first: Array, second: Array) -> tuple[Array, ...]:
+    """exp(table[k, l] + first[k] + second[l]), summed over the edges that share a table."""
+    found = []
+    for table, (a, b) in zip(edges, _ends(structure, edges), strict=True):
+        shares = jnp.exp(table + first[:, None, a:b] + second[None, :, a:b])
+        found.append(shares if shares.shape == table.shape else jnp.sum(shares, 2, keepdims=True))
+    return tuple(found)
+
+
+def _ends(structure: Structure, edges: tuple[Array, ...]) -> list[tuple[int, int]]:
+    """The first edge of every block, and the one after the last."""
+    if len(edges) == 1:
+        return [(0, len(structure.edges))]
+    return list(itertools.pairwise(np.cumsum([0, *structure.groups]).tolist()))
+
+
+def _blocks(structure: Structure, tables: Array) -> tuple[Array, ...]:
     if len(tables) in (1, len(structure.edges)):
-        return f(jnp.moveaxis(tables, 0, 2), *rows)
-    ends = np.cumsum([0, *structure.groups])
-    parts = [
-        f(table[:, :, None], *(row[:, a:b] for row in rows))
-        for table, (a, b) in zip(tables, itertools.pairwise(ends), strict=True)
-    ]
-    return jnp.concatenate(parts, 1)
-
-
-def spread(structure: Structure, x: Array) -> Array:
-    """One row a table, (tables, K), as one column an edge, (K, E)."""
-    return along(
-        structure,
-        x[:, :, None],
-        lambda column, like: column[:, 0] + like,
-        jnp.zeros((1, len(structure.edges)), x.dtype),
-    )
-
-
-def per_table(structure: Structure, tables: Array, f: Callable[[Array, Array], Array], rows: Array) -> Array:
-    """f(table, rows) of all edges, summed over the edges of every table: (tables, …) of tables (tables, …) and rows (E, …)."""
-    if len(tables) == len(structure.edges):
-        return f(tables, rows)
-    ends = np.cumsum([0, *(structure.groups if len(tables) > 1 else [len(structure.edges)])])
-    return jnp.stack(
-        [jnp.sum(f(t[None], rows[a:b]), 0) for t, (a, b) in zip(tables, itertools.pairwise(ends), strict=True)]
-    )
+        return (jnp.moveaxis(tables, 0, 2),)
+    return tuple(table[:, :, None] for table in tables)
 
 
 def largest(x: Array) -> Array:
     """The maximum along the first axis."""
-    return functools.reduce(jnp.maximum, x) if 0 < len(x) <= FEW else jnp.max(x, 0)
+    return functools.reduce(jnp.maximum, x) if len(x) <= FEW else jnp.max(x, 0)
+
+
+def smallest(x: Array) -> Array:
+    """The minimum along the first axis."""
+    return functools.reduce(jnp.minimum, x) if len(x) <= FEW else jnp.min(x, 0)
 
 
 def total(x: Array) -> Array:
     """The sum along the first axis."""
-    return functools.reduce(jnp.add, x) if 0 < len(x) <= FEW else jnp.sum(x, 0)
+    return functools.reduce(jnp.add, x) if len(x) <= FEW else jnp.sum(x, 0)
 
 
 def products(table: Array, p: Array) -> Array:
@@ -135,9 +147,10 @@ def best(table: Array, logs: Array) -> Array:
 
 def log_products(table: Array, logs: Array) -> Array:
     """log Σ_k exp(table[k, l, e] + logs[k, e]), (L, E); -inf where all terms are."""
-    top = best(table, logs)
+    terms = table + logs[:, None]
+    top = jnp.max(terms, 0)
     shift = jnp.where(top > -jnp.inf, top, 0)
-    return shift + jnp.log(total(jnp.exp(table + logs[:, None] - shift[None])))
+    return shift + jnp.log(jnp.sum(jnp.exp(terms - shift[None]), 0))
 
 
 def joint(tables: Array, heard: Array) -> Array:
@@ -151,12 +164,14 @@ def joint(tables: Array, heard: Array) -> Array:
 def _pruned(structure: Structure, tables: Tables) -> Array:
     """The log-potentials of nodes with -inf at labels that no row of some table allows, until nothing changes."""
     nodes, edges, factors = jax.tree.map(lambda t: jnp.where(t == -jnp.inf, t, jnp.zeros_like(t)), tables)
-    hard = functools.reduce(jnp.logical_or, [jnp.any(t == -jnp.inf) for t in (edges, *factors)])
+    lowest = [jnp.min(smallest(t), initial=0) for t in edges] + [jnp.min(t, initial=0) for t in factors]
+    hard = functools.reduce(jnp.minimum, lowest) == -jnp.inf
+    over = lambda table, logs: jnp.max(table + logs[:, None], 0)  # noqa: E731
 
     def prune(state: tuple[Array, Array]) -> tuple[Array, Array]:
         heard = at_nodes(structure, state[0])
-        second = along(structure, edges, best, heard.first)
-        first = along(structure, jnp.swapaxes(edges, 1, 2), best, heard.second)
+        second = along(structure, edges, over, heard.first)
+        first = along(structure, turned(edges), over, heard.second)
         wide = []
         for table, said in zip(factors, heard.factors, strict=True):
             whole, places = joint(table, said), range(1, said.shape[1] + 1)
@@ -220,7 +235,7 @@ def tables_of(field: RandomField) -> Tables:
     nodes, edges, factors = jax.tree.map(lambda x: x.astype(dtype), arrays)
     structure, home = field.structure, _home(field.structure)
     if home is None:
-        return Tables(nodes, edges, factors)
+        return Tables(nodes, _blocks(structure, edges), factors)
     pairs, wide = [edges[field.table_of]], []
     for scopes, stacked in zip(structure.scopes_by_arity, factors, strict=True):
         if scopes.shape[1] == 1:
@@ -234,4 +249,4 @@ def tables_of(field: RandomField) -> Tables:
     for stacked, (number, orders) in zip(wide, home.factors, strict=True):
         turned = jnp.stack([table.transpose(order) for table, order in zip(stacked, orders, strict=True)])
         found.append(jnp.zeros((int(number.max()) + 1, *turned.shape[1:]), dtype).at[number].add(turned))
-    return Tables(nodes, edges, tuple(found))
+    return Tables(nodes, (jnp.moveaxis(edges, 0, 2),), tuple(found))

@@ -23,12 +23,12 @@ from lnz.bounds.fields import (
     largest,
     log_products,
     merged,
-    per_table,
     prepared,
     products,
-    spread,
     summed,
     total,
+    turned,
+    weighted,
 )
 from lnz.energies.field import RandomField
 from lnz.energies.structures import Structure
@@ -63,13 +63,26 @@ class Level(NamedTuple):
 def levelled(model: Prepared) -> Level:
     """So a message whose largest incoming entry is 1 has a largest entry of at least 1, and what underflows is that much smaller."""
     structure, (nodes, edges, factors) = model.structure, model.tables
-    of_first = _finite(jnp.max(edges, 2, initial=-jnp.inf))
-    edges = edges - of_first[:, :, None]
-    of_second = _finite(jnp.max(edges, 1, initial=-jnp.inf))
-    edges = edges - of_second[:, None, :]
-    nodes = nodes + jax.vmap(structure.collected)(spread(structure, of_first), spread(structure, of_second))
+    levels: tuple[list[Array], list[Array]] = [], []
+    found = []
+    for table in edges:
+        of_first = _finite(_peak(jnp.swapaxes(table, 0, 1)))
+        table = table - of_first[:, None]
+        of_second = _finite(_peak(table))
+        found.append(table - of_second[None])
+        for level, side in zip((of_first, of_second), levels, strict=True):
+            side.append(level)
+    like = jnp.zeros((1, len(structure.edges)), nodes.dtype)
+    first, second = (along(structure, tuple(side), jnp.add, like) for side in levels)
+    nodes = nodes + jax.vmap(structure.collected)(first, second)
     top = _finite(largest(nodes))
-    return Level(structure, Tables(nodes - top[None], edges, factors), jnp.sum(top), model.possible)
+    return Level(structure, Tables(nodes - top[None], tuple(found), factors), jnp.sum(top), model.possible)
+
+
+def _peak(x: Array) -> Array:
+    """The maximum along the first axis, as a loop, which the compiler does not repeat for every entry that it is used for."""
+    low = jnp.full_like(x[0], -jnp.inf)
+    return jax.lax.scan(lambda top, row: (jnp.maximum(top, row), None), low, x)[0]
 
 
 def _finite(x: Array) -> Array:
@@ -88,16 +101,15 @@ def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
     structure, tables = level.structure, level.tables
     about = jnp.finfo(tables.nodes.dtype)
     least = float(about.tiny) / float(about.eps) * len(tables.nodes)
-    weights = jnp.exp(tables.edges)
-    turned = jnp.swapaxes(weights, 1, 2)
+    weights = tuple(jnp.exp(table) for table in tables.edges)
 
     def by_products(heard: Sides) -> Sides:
         p, q = jnp.exp(heard.first), jnp.exp(heard.second)
         logs = lambda x: jnp.log(jnp.maximum(x, least))  # noqa: E731
-        second, first = logs(along(structure, weights, products, p)), logs(along(structure, turned, products, q))
+        second = logs(along(structure, weights, products, p))
+        first = logs(along(structure, turned(weights), products, q))
         return Sides(first, second, _of_factors(tables.factors, heard.factors, log_sum_exp))
 
-    by_logarithms = _in_logarithms(level, log_products, log_sum_exp)
     found = _swept(level, by_products, **settings)
     of_nodes, heard = _heard(level, found.messages)
     sent = by_products(heard)
@@ -110,7 +122,8 @@ def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
     trusted = ~(functools.reduce(jnp.logical_or, jax.tree.leaves(shares), doubted) & level.possible)
 
     def again(state: tuple[Array, tuple[Passed, Sides]]) -> tuple[Array, tuple[Passed, Sides]]:
-        _, (found, _) = state
+        (_, (found, _)), held = jax.lax.optimization_barrier((state, level.tables))
+        by_logarithms = _in_logarithms(level._replace(tables=held), log_products, log_sum_exp)
         more = _swept(level, by_logarithms, start=found.messages, **settings)
         return jnp.ones_like(trusted), (
             more._replace(sweeps=found.sweeps + more.sweeps),
@@ -161,11 +174,10 @@ def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callabl
     tables = level.tables
     sizes = [jnp.max(jnp.where(t > -jnp.inf, jnp.abs(t), 0), initial=0) for t in jax.tree.leaves(tables)]
     floor = -1e5 * (1 + functools.reduce(jnp.maximum, sizes))
-    turned = jnp.swapaxes(tables.edges, 1, 2)
 
     def send(heard: Sides) -> Sides:
         second = along(level.structure, tables.edges, over_pairs, heard.first)
-        first = along(level.structure, turned, over_pairs, heard.second)
+        first = along(level.structure, turned(tables.edges), over_pairs, heard.second)
         sent = Sides(first, second, _of_factors(tables.factors, heard.factors, over))
         return jax.tree.map(lambda m: jnp.maximum(m, floor), sent)
 
@@ -205,8 +217,7 @@ def bethe(model: Prepared, level: Level, messages: Sides, sent: Sides) -> tuple[
     top = _finite(largest(heard.first))
     of_edges = top + _log_total(sent.second + heard.second)
     value = level.constant + jnp.sum(of_nodes) + jnp.sum(of_edges)
-    rows = (heard.first - _finite(of_edges)[None]).T[:, :, None] + heard.second.T[:, None, :]
-    edges = per_table(structure, tables.edges, lambda table, rows: jnp.exp(table + rows), rows)
+    edges = weighted(structure, tables.edges, heard.first - _finite(of_edges)[None], heard.second)
     factors = []
     for table, said in zip(tables.factors, heard.factors, strict=True):
         whole = joint(table, said)
