@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -83,7 +83,7 @@ def summed(structure: Structure, sides: Sides) -> Array:
 
 def along(structure: Structure, edges: tuple[Array, ...], f: Callable[[Array, Array], Array], rows: Array) -> Array:
     """f(table, rows) of all edges, (K, E), for tables as in `Tables.edges`."""
-    parts = [f(table, rows[:, a:b]) for table, (a, b) in zip(edges, _ends(structure, edges), strict=True)]
+    parts = [f(table, rows[:, a:b]) for table, (a, b) in zip(edges, ends(structure, edges), strict=True)]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
 
 
@@ -95,13 +95,13 @@ def turned(edges: tuple[Array, ...]) -> tuple[Array, ...]:
 def weighted(structure: Structure, edges: tuple[Array, ...], first: Array, second: Array) -> tuple[Array, ...]:
     """exp(table[k, l] + first[k] + second[l]), summed over the edges that share a table."""
     found = []
-    for table, (a, b) in zip(edges, _ends(structure, edges), strict=True):
+    for table, (a, b) in zip(edges, ends(structure, edges), strict=True):
         shares = jnp.exp(table + first[:, None, a:b] + second[None, :, a:b])
         found.append(shares if shares.shape == table.shape else jnp.sum(shares, 2, keepdims=True))
     return tuple(found)
 
 
-def _ends(structure: Structure, edges: tuple[Array, ...]) -> list[tuple[int, int]]:
+def ends(structure: Structure, edges: tuple[Array, ...]) -> list[tuple[int, int]]:
     """The first edge of every block, and the one after the last."""
     if len(edges) == 1:
         return [(0, len(structure.edges))]
@@ -159,6 +159,11 @@ def joint(tables: Array, heard: Array) -> Array:
     for a in range(arity):
         tables = tables + heard[:, a].reshape(len(heard), *(heard.shape[2] if b == a else 1 for b in range(arity)))
     return tables
+
+
+def outer(rows: Sequence[Array]) -> Array:
+    """Π_a rows[a], (F, K, …), of rows (F, K)."""
+    return functools.reduce(lambda x, y: x[..., None] * y.reshape(len(y), *(1,) * (x.ndim - 1), -1), rows)
 
 
 def _pruned(structure: Structure, tables: Tables) -> Array:

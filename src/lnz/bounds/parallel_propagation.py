@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from lnz.bounds import local
@@ -19,6 +20,7 @@ from lnz.bounds.fields import (
     along,
     at_nodes,
     best,
+    ends,
     joint,
     largest,
     log_products,
@@ -270,3 +272,79 @@ def estimated(field: RandomField, *, damping: float, max_sweeps: int, tolerance:
         },
     )
     return estimate, model.derivative(means)
+
+
+def decoded(field: RandomField, *, damping: float, max_sweeps: int, tolerance: float) -> tuple[Array, Array]:
+    """A labelling by max-product, 0 at masked nodes, and its log-weight; -inf where none is possible or none was found.
+
+    On a forest the messages are exact, and labels are read from the roots outwards, each given its neighbour's: so ties do no harm. Elsewhere
+    every node takes the label of its largest max-marginal; then the nodes of one colour after another take the best label given the others.
+    """
+    model, needed = prepared(field), depth(field.structure)
+    if needed is not None:
+        damping, tolerance = 0.0, 0.0
+    level = levelled(model)
+    found = max_product(level, damping=damping, max_sweeps=max_sweeps, tolerance=tolerance)
+    at_all, heard = _heard(level, found.messages)
+    y = jnp.argmax(at_all, 0).astype(jnp.int32)
+    if needed is not None and not level.tables.factors:
+        y = _read_outwards(level, heard, y)
+    structure, colours = field.structure, field.structure.colours
+
+    def turn(c: Array, y: Array) -> Array:
+        logits = field.conditionals(y.reshape(structure.shape))
+        here = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+        better = (colours == c) & (jnp.max(logits, 1) > here)
+        return jnp.where(better, jnp.argmax(logits, 1).astype(y.dtype), y)
+
+    def sweep(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        y, _, sweeps = state
+        new = jax.lax.fori_loop(0, int(colours.max(initial=-1)) + 1, turn, y)
+        return new, jnp.any(new != y), sweeps + 1
+
+    start = (y, jnp.asarray(True), jnp.asarray(0, jnp.int32))
+    y, _, _ = jax.lax.while_loop(lambda state: state[1] & (state[2] < max_sweeps), sweep, start)
+    y = y.reshape(structure.shape)
+    y = y if field.mask is None else jnp.where(field.mask, y, 0)
+    return y, jnp.where(model.possible, -field(y), -jnp.inf)
+
+
+def _read_outwards(level: Level, heard: Sides, y: Array) -> Array:
+    """Labels of a forest of pairs, each the best given that of the neighbour nearer to the root."""
+    tables = jnp.concatenate([jnp.broadcast_to(t, (*t.shape[:2], b - a)) for t, (a, b) in _with_ends(level)], 2)
+
+    def read(y: Array, now: Any) -> tuple[Array, None]:
+        edge, known, other, forwards = now
+        row = jnp.where(
+            forwards,
+            tables[y[known], :, edge] + heard.second[:, edge],
+            tables[:, y[known], edge] + heard.first[:, edge],
+        )
+        return y.at[other].set(jnp.argmax(row).astype(y.dtype)), None
+
+    return jax.lax.scan(read, y, _outwards(level.structure))[0]
+
+
+def _with_ends(level: Level) -> list[tuple[Array, tuple[int, int]]]:
+    return list(zip(level.tables.edges, ends(level.structure, level.tables.edges), strict=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _outwards(structure: Structure) -> tuple[np.ndarray, ...]:
+    """Edges of a forest from the roots outwards: their numbers, the ends that are nearer, the others, and whether the nearer is the first."""
+    near: list[list[tuple[int, int, bool]]] = [[] for _ in range(structure.nodes)]
+    for e, (i, j) in enumerate(structure.edges.tolist()):
+        near[i].append((e, j, True))
+        near[j].append((e, i, False))
+    seen, order = [False] * structure.nodes, []
+    for root in range(structure.nodes):
+        front = [] if seen[root] else [root]
+        seen[root] = True
+        for i in front:
+            for e, j, forwards in near[i]:
+                if not seen[j]:
+                    seen[j] = True
+                    front.append(j)
+                    order.append((e, i, j, forwards))
+    rows = np.asarray(order, np.int32).reshape(-1, 4)
+    return rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3].astype(bool)
