@@ -15,6 +15,7 @@ from .auditing.report import Check as Check
 from .bounds.belief_propagation import BeliefPropagation as BeliefPropagation
 from .bounds.mean_field import MeanField as MeanField
 from .bounds.mini_bucket import MiniBucket as MiniBucket
+from .bounds.parallel_mean_field import mean_field_steps as mean_field_steps
 from .bounds.structured import StructuredMeanField as StructuredMeanField
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.chain import LinearChain as LinearChain

@@ -5,28 +5,35 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lnz.bounds.belief_propagation import BeliefPropagation
+from lnz.bounds.parallel_propagation import decoded
 from lnz.energies.chain import LinearChain
+from lnz.energies.field import RandomField
 from lnz.energies.semi_markov import SemiMarkovChain
 from lnz.energy import as_energy
 from lnz.exact.chain_paths import best_path, best_paths, sampled_paths
 from lnz.exact.elimination import Elimination
 from lnz.exact.forward_backward import chain_log_z
 from lnz.exact.semi_markov import SemiMarkov
+from lnz.frozen import is_traced
 from lnz.route import Route
 from lnz.spaces import State
 from lnz.structured.queries import marginals, refuse_impossible
 
 
-def map_state(energy: Any, *, route: Elimination | None = None) -> State:
-    """The most probable state of a discrete model with factors, exactly: argmax_x p(x), latent variables included.
+def map_state(energy: Any, *, route: Elimination | BeliefPropagation | None = None) -> State:
+    """The most probable state of a discrete model with factors: argmax_x p(x), latent variables included; exactly, unless the route is not.
 
     Args:
         energy: a `LinearChain` or `SemiMarkovChain` (by Viterbi's algorithm, also under jit and vmap), or any model with factors.
-        route: for models other than chains, how they are summed.
+        route: for models other than chains, how they are summed. Of a `RandomField` also `lnz.BeliefPropagation(schedule="parallel", …)`:
+            max-product with its damping and sweeps, in JAX, exact on a forest if there are sweeps enough. Elsewhere its labels are approximate:
+            a labelling that no change of a single label betters.
 
     Returns:
         A state of the energy's space (one of them, where several are equally probable): of a chain whole numbers (T,), 0 at masked nodes.
@@ -41,6 +48,16 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
         [1, 1, 1]
     """
     energy = as_energy(energy)
+    if isinstance(route, BeliefPropagation):
+        route.require(energy, None)
+        if route.schedule != "parallel" or not isinstance(energy, RandomField):
+            raise ValueError('max-product takes a RandomField and lnz.BeliefPropagation(schedule="parallel", …)')
+        labels, weight = _by_max_product(energy, route)
+        if not is_traced(weight) and weight == -jnp.inf:
+            raise ValueError(
+                "max-product found no possible labelling: damp it more, or decode exactly by lnz.Elimination()"
+            )
+        return labels
     if not isinstance(energy, LinearChain) or route is not None:
         return _solver(energy, route).map_state(energy)
     labels, score = _best(energy)
@@ -133,6 +150,11 @@ def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination 
 def _solver(energy: Any, route: Any) -> Any:
     """What decodes and samples a model that is no `LinearChain`."""
     return route or (SemiMarkov() if isinstance(energy, SemiMarkovChain) else Elimination())
+
+
+@eqx.filter_jit
+def _by_max_product(field: RandomField, route: BeliefPropagation) -> tuple[Array, Array]:
+    return decoded(field, damping=route.damping, max_sweeps=route.max_sweeps, tolerance=route.tolerance)
 
 
 @jax.jit
