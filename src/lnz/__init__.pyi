@@ -75,6 +75,8 @@ from .spaces import Product as Product
 from .spaces import Real as Real
 from .spaces import Space as Space
 from .spaces import Spin as Spin
+from .structured.calibration import Scales as Scales
+from .structured.calibration import calibrate as calibrate
 from .structured.constraints import Constraints as Constraints
 from .structured.constraints import bio_constraints as bio_constraints
 from .structured.constraints import bioes_constraints as bioes_constraints
@@ -83,6 +85,8 @@ from .structured.decoding import exact_samples as exact_samples
 from .structured.decoding import map_state as map_state
 from .structured.decoding import mpm_state as mpm_state
 from .structured.decoding import n_best as n_best
+from .structured.heads import PairwiseHead as PairwiseHead
+from .structured.heads import UnaryHead as UnaryHead
 from .structured.objectives import Likelihood as Likelihood
 from .structured.objectives import Objective as Objective
 from .structured.objectives import PseudoLikelihood as PseudoLikelihood
