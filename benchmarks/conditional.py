@@ -247,7 +247,7 @@ class Snakes:
                 return nats(x[pick], y[pick], mask[pick], jax.random.split(key, BATCH)).sum() / mask[pick].sum()
 
             value, gradient = eqx.filter_value_and_grad(loss)(heads)
-            updates, state = optimizer.update(gradient, state)
+            updates, state = optimizer.update(gradient, state, heads)
             return eqx.apply_updates(heads, updates), state, value
 
         state = optimizer.init(heads)

@@ -28,6 +28,9 @@ from .energies.structures import Chain as Chain
 from .energies.structures import Graph as Graph
 from .energies.structures import Grid as Grid
 from .energies.structures import Tree as Tree
+from .energies.tables import gaussian_tables as gaussian_tables
+from .energies.tables import low_rank_tables as low_rank_tables
+from .energies.tables import potts_tables as potts_tables
 from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
