@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz.energies.colouring import block_problem
+from lnz.energies.sweeps import Sweep
 from lnz.energy import Energy
+from lnz.random import fast_key
 from lnz.spaces import Binary, Box, Categorical, Real, Spin, State
 
 
@@ -34,17 +37,57 @@ class Kernel(abc.ABC):
 class Gibbs(Kernel):
     """One Gibbs sweep: the energy's own blocks (`energy.gibbs`) where it offers them, otherwise site after site.
 
+    Ising and Potts models and factor graphs are swept colour class by colour class. Sites of one block are drawn at once, so no two of
+    them may interact.
+
+    Attributes:
+        blocks: blocks of sites, in the flat numbering, in the order of the sweep; every site in one of them. By default colour classes
+            that the model finds itself. Pairwise models and factor graphs take them.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> ring = lnz.Ising.lattice((4,), 0.5, periodic=True)
+        >>> s = lnz.run_chains(ring, lnz.Gibbs(blocks=[[0, 2], [1, 3]]), jax.random.key(0), jnp.ones((10, 4)), 5)
+        >>> s.shape
+        (10, 4)
+
     Source: Geman & Geman 1984.
     """
 
+    blocks: Any = None
+
+    def __post_init__(self) -> None:
+        if self.blocks is not None:
+            blocks = tuple(tuple(np.asarray(block).tolist()) for block in self.blocks)
+            if not all(isinstance(site, int) for block in blocks for site in block):
+                raise ValueError(f"blocks are lists of the numbers of sites, but got {self.blocks!r}")
+            object.__setattr__(self, "blocks", blocks)
+
     def refusal(self, energy: Energy) -> str | None:
+        if self.blocks is not None:
+            interactions = getattr(energy, "interactions", None)
+            if interactions is None:
+                return f"a {type(energy).__name__} does not say which sites interact: leave the blocks out"
+            return block_problem(self.blocks, interactions(), energy.observed.size)  # pyright: ignore[reportAttributeAccessIssue]
         if hasattr(energy, "gibbs") or isinstance(energy.observed, Binary | Spin | Categorical):
             return None
         return (
             f"Gibbs sweeps need the energy's own `gibbs` or a Binary, Spin or Categorical space, not {energy.observed}"
         )
 
+    def sweep(self, energy: Energy) -> Sweep | None:
+        """The sweep in a layout of its own, of energies that have one. Raises ValueError for blocks that do not fit."""
+        if self.blocks is not None:
+            reason = self.refusal(energy)
+            if reason is not None:
+                raise ValueError(reason)
+        offered: Any = getattr(energy, "gibbs_sweep", None)
+        return None if offered is None else offered(self.blocks)
+
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
+        sweep = self.sweep(energy)
+        if sweep is not None:
+            return sweep.once(key, v), {}
         offered = getattr(energy, "gibbs", None)
         return (_single_site_sweep(energy, key, v) if offered is None else offered(key, v)), {}
 
@@ -135,15 +178,22 @@ def moved_chains(
     energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int
 ) -> tuple[State, dict[str, Array]]:
     """What `run_chains` gives, and the means of the kernel's figures over the moves."""
+    key = fast_key(key)
     if isinstance(kernel, Gibbs) and has_layers(energy):
         first_key, key = jax.random.split(key)
         moved, _, _ = run_layers(energy, key, energy.sample_hidden(first_key, v), sweeps)  # pyright: ignore[reportAttributeAccessIssue]
         return moved.astype(v.dtype), {}  # pyright: ignore[reportAttributeAccessIssue]
 
+    keys = jax.random.split(key, sweeps)
+    sweep = kernel.sweep(energy) if isinstance(kernel, Gibbs) else None
+    if sweep is not None:
+        packed = jax.lax.scan(lambda x, key: (sweep.step(key, x), None), sweep.pack(v), keys)[0]
+        return sweep.unpack(packed).astype(v.dtype), {}  # pyright: ignore[reportAttributeAccessIssue]
+
     def body(v: State, key: PRNGKeyArray) -> tuple[State, dict[str, Array]]:
         return kernel.step(energy, key, v)
 
-    moved, info = jax.lax.scan(body, compact(energy, v), jax.random.split(key, sweeps))
+    moved, info = jax.lax.scan(body, compact(energy, v), keys)
     return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, v), jax.tree.map(jnp.mean, info)
 
 
