@@ -242,7 +242,10 @@ class Pairwise(Energy):
         return units.features(self.space, x, self.fields.dtype)
 
     def __call__(self, x: State) -> Array:
-        phi = self._features(x)
+        return self.feature_energy(self._features(x))
+
+    def feature_energy(self, phi: Array) -> Array:
+        """E of the features φ(x) of shape `fields.shape`, which need not be those of a state."""
         return -jnp.sum(phi * (0.5 * self.couplings.local_field(phi) + self.fields))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz.energies.colouring import block_problem
 from lnz.energies.sweeps import Sweep
 from lnz.energy import Energy
+from lnz.frozen import is_traced
 from lnz.random import fast_key
 from lnz.spaces import Binary, Box, Categorical, Real, Spin, State
 
@@ -130,7 +132,7 @@ class Langevin(Kernel):
         space = energy.observed
         if not isinstance(space, Real | Box):
             return f"Langevin moves need a Real space or a Box, not {space}"
-        return None if self.step_size > 0 else f"the step size must be above 0, but is {self.step_size}"
+        return step_size_problem(self.step_size)
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
         return langevin_step(energy, key, v, jnp.asarray(self.step_size, v.dtype))
@@ -159,6 +161,13 @@ def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array)
     return moved, {"acceptance": mean}
 
 
+def step_size_problem(step_size: Any) -> str | None:
+    """What is wrong with a step size, in words, or None. A traced one cannot be looked at."""
+    if is_traced(step_size) or 0 < step_size < math.inf:
+        return None
+    return f"the step size must be above 0 and finite, but is {step_size}"
+
+
 def default_kernel(energy: Energy) -> Kernel:
     """Gibbs sweeps where the energy allows them, Langevin moves otherwise. Raises ValueError where neither serves."""
     kernels = (Gibbs(), Langevin())
@@ -170,8 +179,34 @@ def default_kernel(energy: Energy) -> Kernel:
 
 
 def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int) -> State:
-    """The states after `sweeps` moves of the kernel, in the dtype they came in."""
-    return moved_chains(energy, kernel, key, v, sweeps)[0]
+    """The states after `sweeps` moves of the kernel, in the dtype they came in.
+
+    Raises:
+        ValueError: where the kernel refuses the energy, or a state is outside its space.
+        FloatingPointError: where a chain has come to a state whose energy is NaN or infinite. Inside `jit` this is not looked at.
+    """
+    if not is_traced(v):
+        reason = kernel.refusal(energy)
+        if reason is not None:
+            raise ValueError(reason)
+        energy.observed.validate(v, batch=True)
+    moved = moved_chains(energy, kernel, key, v, sweeps)[0]
+    require_energies(energy, moved)
+    return moved
+
+
+def require_energies(energy: Energy, v: State) -> None:
+    """Raise FloatingPointError where a state (n, *shape) has no finite energy and Python can see it; the message names the first."""
+    if any(is_traced(leaf) for leaf in (*jax.tree.leaves(v), *jax.tree.leaves(energy))):
+        return
+    found = np.asarray(jax.vmap(energy.free_energy)(v))
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        with np.printoptions(threshold=20):
+            state = jax.tree.map(lambda x: np.asarray(x[int(bad[0])]), v)
+            raise FloatingPointError(
+                f"chain {bad[0]} has come to energy {found[bad[0]]}, at the state {state!r}: a smaller step size, or a start where p > 0, may help"
+            )
 
 
 def moved_chains(
