@@ -51,22 +51,22 @@ def test_langevin_chains_meet_by_reflection(key):
     based = Based(energy)
     f = lambda x: jnp.concatenate([x, x**2])  # noqa: E731
     found = lnz.unbiased_expectation(
-        based, f, key, kernel=lnz.Langevin(0.25), burn_in=2, length=5, estimates=4000, batch=4000
+        based, f, key, kernel=lnz.Langevin(0.05), burn_in=2, length=5, estimates=4000, batch=4000
     )
     z = (np.asarray(found.value) - exact) / found.standard_error
     assert np.abs(z).max() < 5, z
-    # Each of the two chains moves by the kernel's own law: from 0.3 and -0.8, against BlackJAX's moves.
-    x, y = jnp.full((20000, 1), 0.3), jnp.full((20000, 1), -0.8)
-    pair = coupled_step(based, lnz.Langevin(0.25), key, x, y)
+    # Each of the two chains moves by the kernel's own law: from 0.3 and -0.2, against BlackJAX's moves.
+    x, y = jnp.full((20000, 1), 0.3), jnp.full((20000, 1), -0.2)
+    pair = coupled_step(based, lnz.Langevin(0.05), key, x, y)
     for start, moved in zip((x, y), pair, strict=True):
-        own = lnz.Langevin(0.25).step(based, jax.random.key(9), start)[0]
+        own = lnz.Langevin(0.05).step(based, jax.random.key(9), start)[0]
         for power in (1, 2):
             a, b = np.asarray(moved) ** power, np.asarray(own) ** power
             assert abs(a.mean() - b.mean()) < 5 * np.sqrt((a.var() + b.var()) / 20000)
         assert abs(np.mean(moved == start) - np.mean(own == start)) < 0.02
     met = np.mean(pair[0] == pair[1])
     assert 0.05 < met < 0.9
-    same = coupled_step(based, lnz.Langevin(0.25), key, x, x)
+    same = coupled_step(based, lnz.Langevin(0.05), key, x, x)
     assert (same[0] == same[1]).all()
 
 
@@ -83,12 +83,13 @@ class Based(lnz.Energy):
         return self.energy(x)
 
     def base(self):
-        return lnz.Gaussian([2.0], [4.0])
+        return lnz.Gaussian([1.2], [16.0])
 
 
 def test_what_is_refused(key):
     energy, _ = wells()
     ring = lnz.Ising.lattice((4,), 2.5, periodic=True)
+    weak = lnz.Ising.lattice((4,), 0.2, periodic=True)
     f = lambda s: s[0]  # noqa: E731
     with pytest.raises(ValueError, match="never meet"):
         lnz.unbiased_expectation(energy, f, key, kernel=lnz.HamiltonianMonteCarlo())
@@ -101,4 +102,4 @@ def test_what_is_refused(key):
     with pytest.raises(NotMet, match="had not met after 3 moves"):
         lnz.unbiased_expectation(ring, f, key, burn_in=0, length=2, max_moves=3, estimates=50)
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
-        lnz.unbiased_expectation(ring, lambda s: s[0] / 0.0, key, burn_in=0, length=2, max_moves=9999, estimates=2)
+        lnz.unbiased_expectation(weak, lambda s: s[0] / 0.0, key, burn_in=0, length=2, estimates=2)

@@ -301,22 +301,36 @@ class Pairwise(Energy):
         return class_sweep(self.space, sites, potentials)
 
     def _dense_sweep(self) -> Sweep:
-        """Site after site, in order. Packed are the states and their features."""
-        strength = self.couplings.matrix()  # pyright: ignore[reportAttributeAccessIssue]
-        site_space = Categorical((), self.space.k) if isinstance(self.space, Categorical) else Spin(())
+        """Site after site, in order. Packed are the features with chains last, (n, chains) or (n · q, chains): one product a site."""
+        matrix, dtype, n = self.couplings.matrix(), self.fields.dtype, len(self.fields)  # pyright: ignore[reportAttributeAccessIssue]
+        q = self.space.k if isinstance(self.space, Categorical) else 0
+        if q:
+            tables = matrix if matrix.ndim == 4 else matrix[:, None, :, None] * jnp.eye(q, dtype=matrix.dtype)[None, :, None]
+            rows = tables.reshape(n, q, n * q).astype(dtype)
+        else:
+            rows = matrix.reshape(n, 1, n).astype(dtype)
+        fields = self.fields.reshape(n, -1, 1)
 
-        def update(i: Array, carry: tuple[PRNGKeyArray, Array, Array]) -> tuple[PRNGKeyArray, Array, Array]:
-            key, v, phi = carry
-            row = strength[i]  # (n,), or (q, n, q) for tables
-            pulled = jnp.einsum("cj...,j->c...", phi, row) if row.ndim == 1 else jnp.einsum("cjb,ajb->ca", phi, row)
-            potentials = pulled + self.fields[i][None]
-            new = units.sample(site_space, jax.random.fold_in(key, i), potentials)
-            return key, v.at[:, i].set(new.astype(v.dtype)), phi.at[:, i].set(units.features(site_space, new, phi.dtype))
+        def update(i: Array, carry: tuple[PRNGKeyArray, Array]) -> tuple[PRNGKeyArray, Array]:
+            key, phi = carry
+            pull, site_key = rows[i] @ phi + fields[i], jax.random.fold_in(key, i)
+            if q:
+                drawn = units.sample_first_axis(site_key, pull)
+                new = (drawn[None] == jnp.arange(q, dtype=jnp.int32)[:, None]).astype(dtype)
+            else:
+                new = units.sample(Spin(()), site_key, pull)
+            return key, jax.lax.dynamic_update_slice_in_dim(phi, new, i * len(new), 0)
 
-        def step(key: PRNGKeyArray, packed: tuple[Array, Array]) -> tuple[Array, Array]:
-            return jax.lax.fori_loop(0, len(strength), update, (key, *packed))[1:]
+        def step(key: PRNGKeyArray, phi: Array) -> Array:
+            return jax.lax.fori_loop(0, n, update, (key, phi))[1]
 
-        return Sweep(lambda v: (v, jax.vmap(self._features)(v)), step, lambda packed: packed[0])
+        def pack(v: Array) -> Array:
+            return jax.vmap(self._features)(v).reshape(v.shape[0], -1).T
+
+        def unpack(phi: Array) -> Array:
+            return jnp.argmax(phi.reshape(n, q, -1), axis=1).T if q else phi.T
+
+        return Sweep(pack, step, unpack)
 
     def base(self) -> Energy:
         return Independent(self.fields * 0, self.space)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies import units
-from lnz.spaces import Categorical, Space, Spin
+from lnz.spaces import Categorical, Space
 
 
 class Sweep(NamedTuple):
@@ -90,16 +90,15 @@ def neighbour_sum(owner: np.ndarray, sites: Layout) -> Callable[[Array, Array, C
 def class_sweep(space: Space, sites: Layout, potentials: Callable[[Array, Array], Array]) -> Sweep:
     """Class after class, drawn from the log-potentials of its sites given all others.
 
-    States are packed as (classes · length, chains): booleans (spin up or bit on) or int32 categories.
+    States are packed as (classes · length, chains): booleans (spin up) or int32 categories.
 
     Args:
-        space: `Binary`, `Spin` or `Categorical` for the units' kind; its shape is that of the states.
+        space: `Spin` or `Categorical`, of the states.
         sites: where the sites lie.
         potentials: class number and packed states to log-potentials (length, chains) or (length, chains, k).
     """
     classes, length = sites.order.shape
     categorical = isinstance(space, Categorical)
-    unit = Categorical((), space.k) if categorical else type(space)(())  # pyright: ignore[reportCallIssue]
     source = np.maximum(sites.order.ravel(), 0).astype(np.int32)
 
     def pack(v: Array) -> Array:
@@ -108,16 +107,17 @@ def class_sweep(space: Space, sites: Layout, potentials: Callable[[Array, Array]
 
     def step(key: PRNGKeyArray, x: Array) -> Array:
         def update(c: Array, x: Array) -> Array:
-            new = units.sample(unit, jax.random.fold_in(key, c), potentials(c, x))
-            new = new if categorical else new > 0
+            site_key, pull = jax.random.fold_in(key, c), potentials(c, x)
+            if categorical:
+                new = units.sample_first_axis(site_key, jnp.moveaxis(pull, -1, 0))
+            else:
+                new = jax.random.uniform(site_key, pull.shape, pull.dtype) < jax.nn.sigmoid(2 * pull)
             return jax.lax.dynamic_update_slice_in_dim(x, new, c * length, 0)
 
         return jax.lax.fori_loop(0, classes, update, x)
 
     def unpack(x: Array) -> Array:
         flat = x[sites.place].T.reshape(x.shape[1], *space.shape)
-        if isinstance(space, Spin):
-            return jnp.where(flat, 1, -1).astype(jnp.int8)
-        return flat
+        return flat if categorical else jnp.where(flat, 1, -1).astype(jnp.int8)
 
     return Sweep(pack, step, unpack)

@@ -116,11 +116,13 @@ def _scores(x: np.ndarray) -> np.ndarray:
 
 def _r_hat_and_size(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import jax
+    import jax.numpy as jnp
     from blackjax import diagnostics
 
     within, between = z.var(axis=1).mean(axis=0), z.mean(axis=1).var(axis=0)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        r_hat, size = (np.asarray(f(z)) for f in (diagnostics.potential_scale_reduction, diagnostics.effective_sample_size))
+        functions = diagnostics.potential_scale_reduction, diagnostics.effective_sample_size
+        r_hat, size = map(np.asarray, jax.jit(lambda z: tuple(f(z) for f in functions))(jnp.asarray(z)))
     moving, apart = within > 1e-12, between > 1e-12
     r_hat = np.where(moving, r_hat, np.where(apart, np.inf, np.nan))
     return r_hat, np.where(moving, size, np.where(apart, 0.0, np.nan))
