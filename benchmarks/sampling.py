@@ -148,7 +148,9 @@ def graph(repeats: int) -> None:
     if WITH["torch"]:
         classes = [np.flatnonzero(row) for row in energy.couplings.colours()]
         jobs["torch"] = torch_graph(edges, strength, classes, 64, 10)
-    report(measure(jobs, repeats=repeats, title="3-regular graph, 10,000 spins, 64 chains, 10 sweeps"), 64 * 10 * 10_000)
+    report(
+        measure(jobs, repeats=repeats, title="3-regular graph, 10,000 spins, 64 chains, 10 sweeps"), 64 * 10 * 10_000
+    )
 
 
 def potts(repeats: int) -> None:

@@ -33,17 +33,16 @@ def star():
     return lnz.Ising.sparse(edges, COLD * rng.normal(size=40), COLD * rng.normal(size=41), n=41)
 
 
-def mixed_graph(scale):
+def mixed_graph():
     """Variables of 2, 3, 2 and 4 values, pairs and a triple, a shared table, and two impossible configurations."""
     rng = np.random.default_rng(2)
-    pair, triple = scale * rng.normal(size=(2, 3)), scale * rng.normal(size=(2, 3, 4))
+    pair, triple = rng.normal(size=(2, 3)), rng.normal(size=(2, 3, 4))
     pair[1, 2] = triple[0, 1, 3] = -np.inf
-    scopes, tables = [(0, 1), (2, 1), (2, 1, 3), (3,)], [pair, triple, scale * rng.normal(size=4)]
+    scopes, tables = [(0, 1), (2, 1), (2, 1, 3), (3,)], [pair, triple, rng.normal(size=4)]
     return lnz.FactorGraph([2, 3, 2, 4], scopes, tables, table_of=[0, 0, 1, 2])
 
 
 ENERGIES = {
-    "torus": lattice(lnz.Ising, (4, 6), True, "one"),
     "torus, couplings of axes": lattice(lnz.Ising, (4, 6), True, "axes"),
     "odd width, free": lattice(lnz.Ising, (4, 5), False, "all"),
     "cylinder": lattice(lnz.Ising, (3, 4), (False, True), "one"),
@@ -54,48 +53,41 @@ ENERGIES = {
     "odd torus": lattice(lnz.Ising, (3, 5), True, "all"),
     "potts": lattice(lnz.Potts, (4, 3), (True, False), "all"),
     "star": star(),
-    "factor graph": mixed_graph(COLD),
 }
 
 
-@pytest.mark.parametrize("name", ENERGIES)
+SLOW = (
+    "cylinder",
+    "one column",
+    "two rows twice coupled",
+    "chain",
+)  # their branches are those of others, at other sizes
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ENERGIES]
+)
 def test_cold_sweeps_go_downhill_as_by_hand(name):
     """At zero temperature a sweep is no game of chance: every class takes its best values, given all others."""
     energy = ENERGIES[name]
-    couplings, space = getattr(energy, "couplings", None), energy.space
-    n = int(np.prod(space.shape))
-    if couplings is None:
-        classes = colour_classes(Frozen(energy.interactions()), n)
-    else:
-        classes = [np.flatnonzero(row) for row in couplings.colours().reshape(-1, n)]
-    x = np.asarray(space.uniform(jax.random.key(1), CHAINS))
-    if couplings is None:
-        x[:, 1] = 0  # an allowed start
-        x[:, 3] = 0
-    limits = getattr(space, "cardinalities", None)
-    values = np.array([-1, 1]) if isinstance(space, lnz.Spin) else np.arange(max(limits) if limits else 3)
-
-    def by_hand(x, members, energies):
-        flat = x.reshape(CHAINS, n).copy()
-        trial = np.repeat(np.repeat(flat[None, None], len(members), 0), len(values), 1)
-        for s, site in enumerate(members):
-            top = limits[site] if limits else len(values)
-            trial[s, :, :, site] = np.minimum(values, values[top - 1])[:, None]
-        found = np.asarray(energies(jnp.asarray(trial.reshape(-1, *space.shape)))).reshape(trial.shape[:3])
-        flat[:, members] = values[found.argmin(axis=1)].T
-        return flat.reshape(x.shape)
-
-    # One shape for all classes: the shorter ones are padded by repeating a site.
-    longest, energies, expected = max(map(len, classes)), quick_jit(jax.vmap(energy)), x
-    for members in classes:
-        expected = by_hand(expected, np.resize(members, longest), energies)
-    swept = quick_jit(lambda key, x: energy.gibbs(key, x))(jax.random.key(2), jnp.asarray(x))
-    np.testing.assert_array_equal(swept, expected)
-    assert swept.dtype == x.dtype
+    sites = energy.couplings.sites
+    n, spins = int(np.prod(sites)), isinstance(energy, lnz.Ising)
+    edges, strength = map(np.asarray, energy.couplings.pairs())
+    j, h = np.zeros((n, n)), np.asarray(energy.fields).reshape(n, -1)
+    np.add.at(j, tuple(edges.T), strength)
+    x = np.array(energy.space.uniform(jax.random.key(1), CHAINS)).reshape(CHAINS, n)
+    swept = quick_jit(lambda key, x: energy.gibbs(key, x))(jax.random.key(2), jnp.asarray(x.reshape(CHAINS, *sites)))
+    for row in energy.couplings.colours().reshape(-1, n):
+        phi = x[:, None] if spins else np.eye(3)[x].transpose(0, 2, 1)  # chains, values, sites
+        pull = phi @ (j + j.T) + h.T[None]
+        best = np.sign(pull[:, 0]) if spins else pull.argmax(axis=1)
+        x = np.where(row, best, x)
+    np.testing.assert_array_equal(swept, x.reshape(CHAINS, *sites))
+    assert swept.dtype == energy.space.struct.dtype
 
 
 def test_a_factor_graph_with_zeros_keeps_its_law():
-    energy = mixed_graph(1.0)
+    energy = mixed_graph()
     states = np.array(list(itertools.product(*map(range, energy.cardinalities))))
     law = np.exp(-np.asarray(quick_jit(jax.vmap(energy))(jnp.asarray(states))))
     law /= law.sum()

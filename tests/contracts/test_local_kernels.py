@@ -60,7 +60,8 @@ def test_unadjusted_moves_are_caught():
 
 def test_what_has_no_gradient_is_refused():
     indexed = lnz.FunctionEnergy(
-        jax.tree_util.Partial(lambda t, x: -t[x[0].astype(int)] * (x[1] > 0).astype(float), jnp.asarray([0.5, 1.0])), lnz.Binary(2)
+        jax.tree_util.Partial(lambda t, x: -t[x[0].astype(int)] * (x[1] > 0).astype(float), jnp.asarray([0.5, 1.0])),
+        lnz.Binary(2),
     )
     categories = next(case for case in GIBBS if case.name == CATEGORICAL_CALLABLE).energy
     for kernel in KERNELS.values():

@@ -90,7 +90,9 @@ def checkerboard_sweep(shape: tuple[int, ...], closed: tuple[bool, ...], strengt
             count = sum(a.astype(jnp.int8) + b.astype(jnp.int8) for a, b in near)
             field = 2 * each[0] * count.astype(dtype)  # pyright: ignore[reportAttributeAccessIssue]
         elif uniform:
-            field = sum(2 * each[i] * (a.astype(jnp.int8) + b.astype(jnp.int8)).astype(dtype) for i, (a, b) in enumerate(near))
+            field = sum(
+                2 * each[i] * (a.astype(jnp.int8) + b.astype(jnp.int8)).astype(dtype) for i, (a, b) in enumerate(near)
+            )
         else:
             flat = [x for pair in near for x in pair]
             field = sum(2 * j[side][None] * x.astype(dtype) for j, x in zip(onwards, flat, strict=True))

@@ -55,7 +55,7 @@ def block_problem(blocks: Blocks, edges: np.ndarray, n: int) -> str | None:
     counts = np.bincount(sites, minlength=n)
     if (counts != 1).any():
         site = int(np.flatnonzero(counts != 1)[0])
-        return f"site {site} is in {counts[site] or 'no'} block{'s' * (counts[site] > 1)}: every site must be in one"
+        return f"site {site} is in {counts[site] or 'no'} block{'s' if counts[site] > 1 else ''}: every site must be in one"
     block_of = np.empty(n, int)
     block_of[sites] = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
     ends = edges.reshape(-1, 2)

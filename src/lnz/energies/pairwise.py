@@ -270,7 +270,12 @@ class Pairwise(Energy):
         if isinstance(couplings, DenseCouplings) and blocks is None:
             return self._dense_sweep()
         classes = couplings.colours().reshape(-1, int(np.prod(couplings.sites))) if blocks is None else None
-        if isinstance(couplings, LatticeCouplings) and isinstance(self.space, Spin) and classes is not None and len(classes) == 2:
+        if (
+            isinstance(couplings, LatticeCouplings)
+            and isinstance(self.space, Spin)
+            and classes is not None
+            and len(classes) == 2
+        ):
             return checkerboard_sweep(couplings.shape, couplings.closed, couplings.strength, self.fields)
         members = blocks if classes is None else [np.flatnonzero(row) for row in classes]
         return self._class_sweep(members or [])
@@ -305,7 +310,9 @@ class Pairwise(Energy):
         matrix, dtype, n = self.couplings.matrix(), self.fields.dtype, len(self.fields)  # pyright: ignore[reportAttributeAccessIssue]
         q = self.space.k if isinstance(self.space, Categorical) else 0
         if q:
-            tables = matrix if matrix.ndim == 4 else matrix[:, None, :, None] * jnp.eye(q, dtype=matrix.dtype)[None, :, None]
+            tables = (
+                matrix if matrix.ndim == 4 else matrix[:, None, :, None] * jnp.eye(q, dtype=matrix.dtype)[None, :, None]
+            )
             rows = tables.reshape(n, q, n * q).astype(dtype)
         else:
             rows = matrix.reshape(n, 1, n).astype(dtype)

@@ -67,7 +67,9 @@ def neighbour_sum(owner: np.ndarray, sites: Layout) -> Callable[[Array, Array, C
     count, (classes, length) = len(sites.place), sites.order.shape
     degree = np.bincount(owner, minlength=count)
     if sites.order.size * degree.max(initial=0) <= 8 * len(owner) + 64:
-        table = np.full((count + 1, degree.max(initial=0)), -1, np.int32)  # the last row is that of places without a site
+        table = np.full(
+            (count + 1, degree.max(initial=0)), -1, np.int32
+        )  # the last row is that of places without a site
         by_site = np.argsort(owner, kind="stable")
         table[owner[by_site], np.arange(len(owner)) - np.repeat(np.cumsum(degree) - degree, degree)] = by_site
         columns = jnp.asarray(table[sites.order].transpose(0, 2, 1))

@@ -49,7 +49,9 @@ class SwendsenWang(Kernel):
         if not _one_a_pair(energy):
             return "Swendsen-Wang moves need one coupling a pair: with tables J_ij(a, b), use Gibbs"
         if not is_traced(strength) and (np.asarray(strength) < 0).any():
-            return "Swendsen-Wang moves of a Potts model need couplings of at least 0: where some are negative, use Gibbs"
+            return (
+                "Swendsen-Wang moves of a Potts model need couplings of at least 0: where some are negative, use Gibbs"
+            )
         return None
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
@@ -57,7 +59,9 @@ class SwendsenWang(Kernel):
         edges, strength = model.couplings.pairs()
         dtype, spins = model.fields.dtype, isinstance(energy, Ising)
         if not spins:
-            strength = eqx.error_if(strength, strength < 0, "a Swendsen-Wang move met a negative Potts coupling: use Gibbs")
+            strength = eqx.error_if(
+                strength, strength < 0, "a Swendsen-Wang move met a negative Potts coupling: use Gibbs"
+            )
         scale = 2 * jnp.abs(strength) if spins else strength
         chance = -jnp.expm1(-scale).astype(dtype)
         n = int(np.prod(model.couplings.sites))

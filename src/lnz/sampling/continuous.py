@@ -52,7 +52,11 @@ class Hamiltonian(Kernel):
             after, info = self.trajectory(key, start, log_density, mass)
             moved = from_reals(space, after.position.reshape(space.shape))[0]
             # A refused move gives back the very state, not what the map and its inverse make of it.
-            return jnp.where(jnp.all(after.position == start.position), x, moved), info.acceptance_rate, info.is_divergent
+            return (
+                jnp.where(jnp.all(after.position == start.position), x, moved),
+                info.acceptance_rate,
+                info.is_divergent,
+            )
 
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # BlackJAX relies on both
             moved, acceptance, divergent = jax.vmap(move)(jax.random.split(key, v.shape[0]), v)  # pyright: ignore[reportAttributeAccessIssue]

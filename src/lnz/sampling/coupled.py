@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -137,7 +135,12 @@ def unbiased_expectation(
     Source: Jacob, O'Leary & Atchadé 2020, "Unbiased Markov chain Monte Carlo methods with couplings"; Qiu, Zhang & Wang 2020,
     "Unbiased contrastive divergence algorithm", for RBMs.
     """
-    for name, n, least in (("burn_in", burn_in, 0), ("length", length, 1), ("estimates", estimates, 2), ("batch", batch, 1)):
+    for name, n, least in (
+        ("burn_in", burn_in, 0),
+        ("length", length, 1),
+        ("estimates", estimates, 2),
+        ("batch", batch, 1),
+    ):
         if not isinstance(n, int | np.integer) or n < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, but is {n!r}")
     last = burn_in + length - 1
@@ -161,9 +164,11 @@ def unbiased_expectation(
                 f"{waiting} of {take} pairs of chains had not met after {max_moves} moves: allow more by max_moves, or take a kernel that mixes "
                 "faster"
             )
-        found = jax.tree.map(lambda h: np.asarray(h, np.float64)[:take], found)
+        found = jax.tree.map(lambda h, take=take: np.asarray(h, np.float64)[:take], found)
         if not all(np.isfinite(h).all() for h in jax.tree.leaves(found)):
-            raise FloatingPointError("f is NaN or infinite at a state of a chain: look at f, and at the energy's parameters")
+            raise FloatingPointError(
+                "f is NaN or infinite at a state of a chain: look at f, and at the energy's parameters"
+            )
         sums = jax.tree.map(lambda h: h.sum(axis=0), found), jax.tree.map(lambda h: (h**2).sum(axis=0), found)
         total = sums[0] if total is None else jax.tree.map(np.add, total, sums[0])
         square = sums[1] if square is None else jax.tree.map(np.add, square, sums[1])
@@ -203,7 +208,9 @@ def _pairs(
         many = jax.vmap(f)
 
         def values(v: State) -> Any:
-            return jax.tree.map(lambda h: h.astype(jnp.result_type(float)) if not jnp.issubdtype(h.dtype, jnp.inexact) else h, many(v))
+            return jax.tree.map(
+                lambda h: h.astype(jnp.result_type(float)) if not jnp.issubdtype(h.dtype, jnp.inexact) else h, many(v)
+            )
 
         def added(total: Any, part: Any, weight: Array) -> Any:
             """total + weight · part, where a weight of zero leaves its part out, be it infinite; one weight a pair or one for all."""
@@ -215,7 +222,10 @@ def _pairs(
             return jax.tree.map(leaf, total, part)
 
         def equal(x: State, y: State) -> Array:
-            same = [jnp.all((a == b).reshape(n, -1), axis=1) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)]
+            same = [
+                jnp.all((a == b).reshape(n, -1), axis=1)
+                for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+            ]
             return jnp.all(jnp.stack(same), axis=0)
 
         def averaged(t: Array) -> Array:
@@ -247,7 +257,7 @@ def _pairs(
         first = coupled_step(energy, kernel, jax.random.fold_in(key, max_moves), x, x)[0]
         met = equal(first, y)
         total = added(total, values(first), averaged(jnp.asarray(1)))
-        weight = jnp.where(met | (1 <= k), 0.0, jnp.minimum(1.0, (1 - k) / length))
+        weight = jnp.where(met | (k >= 1), 0.0, jnp.minimum(1.0, (1 - k) / length))
         total = added(total, jax.tree.map(jnp.subtract, values(first), values(y)), weight)
         one = jnp.asarray(1, jnp.int32)
         state = (one, first, y, met, jnp.where(met, one, max_moves).astype(jnp.int32), total)

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,7 +200,7 @@ def require_energies(energy: Energy, v: State) -> None:
     """Raise FloatingPointError where a state (n, *shape) has no finite energy and Python can see it; the message names the first."""
     if any(is_traced(leaf) for leaf in (*jax.tree.leaves(v), *jax.tree.leaves(energy))):
         return
-    found = np.asarray(jax.vmap(energy.free_energy)(v))
+    found = np.asarray(_energies(energy, v))
     bad = np.flatnonzero(~np.isfinite(found))
     if len(bad):
         with np.printoptions(threshold=20):
@@ -207,6 +208,11 @@ def require_energies(energy: Energy, v: State) -> None:
             raise FloatingPointError(
                 f"chain {bad[0]} has come to energy {found[bad[0]]}, at the state {state!r}: a smaller step size, or a start where p > 0, may help"
             )
+
+
+@eqx.filter_jit
+def _energies(energy: Energy, v: State) -> Array:
+    return jax.vmap(energy.free_energy)(v)
 
 
 def moved_chains(
