@@ -54,7 +54,11 @@ class Independent(Energy):
         return self._space
 
     def __call__(self, x: State) -> Array:
-        return -jnp.sum(self.potentials * units.features(self._space, x, self.potentials.dtype))
+        return self.feature_energy(units.features(self._space, x, self.potentials.dtype))
+
+    def feature_energy(self, phi: Array) -> Array:
+        """E of the features φ(x) of shape `potentials.shape`, which need not be those of a state."""
+        return -jnp.sum(self.potentials * phi)
 
     def log_normaliser(self) -> Array:
         return jnp.sum(units.log_partition(self._space, self.potentials))
