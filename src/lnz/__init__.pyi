@@ -64,8 +64,12 @@ from .learning.likelihood import LogLikelihood as LogLikelihood
 from .learning.likelihood import log_likelihood as log_likelihood
 from .learning.negative import ContrastiveDivergence as ContrastiveDivergence
 from .learning.negative import ExactPhase as ExactPhase
+from .learning.negative import FastWeights as FastWeights
+from .learning.negative import JarzynskiWalkers as JarzynskiWalkers
 from .learning.negative import NegativePhase as NegativePhase
 from .learning.negative import PersistentChains as PersistentChains
+from .learning.negative import TemperedChains as TemperedChains
+from .learning.negative import TrajectoryTempered as TrajectoryTempered
 from .learning.phases import Phases as Phases
 from .learning.phases import phases as phases
 from .learning.trainer import Trainer as Trainer

@@ -128,7 +128,7 @@ class Gaussian(Energy):
     def log_normaliser(self) -> Array:
         n = self.mean.size
         log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(self._root())))
-        return 0.5 * (n * np.log(2 * np.pi) - log_det)
+        return 0.5 * (n * math.log(2 * math.pi) - log_det)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Array:
         noise = jax.random.normal(key, (self.mean.size, n), self.mean.dtype)
