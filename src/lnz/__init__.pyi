@@ -83,6 +83,14 @@ from .structured.decoding import exact_samples as exact_samples
 from .structured.decoding import map_state as map_state
 from .structured.decoding import mpm_state as mpm_state
 from .structured.decoding import n_best as n_best
+from .structured.objectives import Likelihood as Likelihood
+from .structured.objectives import Objective as Objective
+from .structured.objectives import PseudoLikelihood as PseudoLikelihood
+from .structured.objectives import SampledLikelihood as SampledLikelihood
+from .structured.objectives import UnrolledMeanField as UnrolledMeanField
+from .structured.pieces import Piecewise as Piecewise
+from .structured.pieces import PiecewisePseudoLikelihood as PiecewisePseudoLikelihood
+from .structured.pieces import piecewise_gap as piecewise_gap
 from .structured.queries import edge_marginals as edge_marginals
 from .structured.queries import entropy as entropy
 from .structured.queries import factor_marginals as factor_marginals
