@@ -32,9 +32,7 @@ def read_folder(folder: Path) -> Data:
     return Data(array, str(folder), (first.shape[0], first.shape[1]))
 
 
-def read_image(
-    path: Path, wanted: tuple[Path, tuple[int, ...]] | None = None, *, mode: str | None = "L"
-) -> np.ndarray:
+def read_image(path: Path, wanted: tuple[Path, tuple[int, ...]] | None = None, *, mode: str | None = "L") -> np.ndarray:
     """The pixels of one image in one of Pillow's modes, or in its own if that is None. DataError where it is damaged or of another size.
 
     Args:

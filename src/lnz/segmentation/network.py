@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lnz.energies.structures import Grid
 
 RELATIONS = ("surrounding", "above/below")
-_WINDOWS = (5, 9)  # of the sliding pyramid, in nodes
+_LEVELS = 3  # of the sliding pyramid: windows of 1, 5 and 9 nodes
 _GROUP = 8  # channels that are normalised together
 
 
@@ -30,9 +30,7 @@ class Convolution(eqx.Module):
         self.bias = jnp.zeros(outputs, jnp.float32)
 
     def __call__(self, x: Float[Array, "n height width inputs"]) -> Float[Array, "n height width outputs"]:
-        out = jax.lax.conv_general_dilated(
-            x, self.weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        out = jax.lax.conv_general_dilated(x, self.weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return out + self.bias[None, None, None]
 
 
@@ -74,18 +72,21 @@ class Trunk(eqx.Module):
         first = min(stride, 2)
         self.stride, self.scales = stride, tuple(scales)
         self.stem = Block(next(keys), 3 * first**2, width)
-        self.deeper = (Block(next(keys), width * (4 if halvings > 1 else 1), 2 * width), Block(next(keys), 2 * width, 2 * width))
+        self.deeper = (
+            Block(next(keys), width * (4 if halvings > 1 else 1), 2 * width),
+            Block(next(keys), 2 * width, 2 * width),
+        )
         if halvings > 2:
             raise ValueError(f"the stride of the trunk is 1, 2 or 4, but is {stride}")
         self.last = tuple(Block(next(keys), 2 * width, width) for _ in scales)
-        self.mix = Block(next(keys), width * len(scales) * (1 + len(_WINDOWS)), features, 1)
+        self.mix = Block(next(keys), width * len(scales) * _LEVELS, features, 1)
 
     def map_shape(self, height: int, width: int) -> tuple[int, int]:
         """The shape of the map of an image."""
         return -(-height // self.stride), -(-width // self.stride)
 
     def __call__(self, x: Float[Array, "n height width 3"]) -> Float[Array, "n rows columns features"]:
-        n, height, width, _ = x.shape
+        _, height, width, _ = x.shape
         rows, columns = self.map_shape(height, width)
         x = jnp.pad(x, ((0, 0), (0, rows * self.stride - height), (0, columns * self.stride - width), (0, 0)), "edge")
         maps = []
@@ -98,8 +99,8 @@ class Trunk(eqx.Module):
             maps.append(resized(y, rows, columns))
         whole = jnp.concatenate(maps, -1)
         pyramid = [whole]
-        for window in _WINDOWS:
-            pyramid.append(sliding_maximum(whole, window))
+        for _ in range(_LEVELS - 1):
+            pyramid.append(sliding_maximum(pyramid[-1]))
         return self.mix(jnp.concatenate(pyramid, -1))
 
 
@@ -175,18 +176,24 @@ def resized(x: Float[Array, "n a b c"], rows: int, columns: int) -> Float[Array,
     return jax.image.resize(x, (x.shape[0], rows, columns, x.shape[3]), "linear")
 
 
-def sliding_maximum(x: Float[Array, "n a b c"], window: int) -> Float[Array, "n a b c"]:
-    """The maximum of every channel over a window around every node."""
-    reach = window // 2
+def sliding_maximum(x: Float[Array, "n a b c"]) -> Float[Array, "n a b c"]:
+    """The maximum of every channel over a window of 5 x 5 nodes around every node."""
     for axis in (1, 2):
-        margin = [(0, 0)] * 4
-        margin[axis] = (reach, reach)
-        padded = jnp.pad(x, margin, constant_values=-jnp.inf)
-        m = x.shape[axis]
-        x = jax.lax.slice_in_dim(padded, 0, m, axis=axis)
-        for i in range(1, window):
-            x = jnp.maximum(x, jax.lax.slice_in_dim(padded, i, i + m, axis=axis))
+        three = _larger(x, _larger(_shifted(x, 1, axis), _shifted(x, -1, axis)))
+        x = _larger(_shifted(three, 1, axis), _shifted(three, -1, axis))
     return x
+
+
+def _larger(a: Array, b: Array) -> Array:
+    """max(a, b), with the whole gradient to the first of two equal numbers: half the work of sharing it."""
+    return jnp.where(a >= b, a, b)
+
+
+def _shifted(x: Array, step: int, axis: int) -> Array:
+    """x at i + step along an axis, -inf beyond the edge."""
+    margin, n = [(0, 0)] * x.ndim, x.shape[axis]
+    margin[axis] = (max(0, -step), max(0, step))
+    return jax.lax.slice_in_dim(jnp.pad(x, margin, constant_values=-jnp.inf), max(0, step), max(0, step) + n, axis=axis)
 
 
 def _folded(x: Array) -> Array:

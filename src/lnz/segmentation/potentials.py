@@ -57,6 +57,8 @@ class Architecture:
             raise ValueError(
                 f"the range is a number above 0 and the neighbours are at least 2, but got {self.reach} and {self.neighbours}"
             )
+        if not self.scales or not all(0 < scale <= 2 for scale in self.scales):
+            raise ValueError(f"the scales of the image are numbers above 0 and at most 2, but are {self.scales}")
         for name in ("classes", "channels", "features", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}")

@@ -104,7 +104,7 @@ class Segmenter:
         about = load_arrays(path)[1].get("segmenter")
         if about is None:
             raise CheckpointError(f"{path}: holds no segmenter. Give a file that `Segmenter.save` wrote")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["architecture"].items()}
+        values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in about["architecture"].items()}
         arrays, rest = eqx.partition(Potentials(Architecture(**values), jax.random.key(0)), eqx.is_array)
         return cls(eqx.combine(load_tree(path, arrays), rest), DenseCRF(**about["dense"]))
 

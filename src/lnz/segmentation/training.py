@@ -15,93 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lnz.bounds.belief_propagation import BeliefPropagation
 from lnz.formats.checkpoint import CheckpointError, load_tree, save_tree
 from lnz.formats.data import DataError
 from lnz.learning.fit import Diverged
 from lnz.learning.loop import epoch_order
 from lnz.learning.resume import digest
-from lnz.segmentation.potentials import Architecture, Potentials
+from lnz.segmentation.potentials import Potentials
 from lnz.segmentation.reading import VOID, LabelledImages, check_for_training
 from lnz.segmentation.segmenter import Segmenter
-from lnz.structured.objectives import Likelihood, Objective, PseudoLikelihood, UnrolledMeanField
-from lnz.structured.pieces import Piecewise
+from lnz.segmentation.settings import OBJECTIVES, Settings
+from lnz.segmentation.variation import varied
+from lnz.structured.objectives import PseudoLikelihood
 
-OBJECTIVES: dict[str, Objective] = {
-    "piecewise": Piecewise(),
-    "piecewise-inside": Piecewise(unaries="inside"),
-    "pseudo-likelihood": PseudoLikelihood(),
-    "bethe": Likelihood(BeliefPropagation()),
-    "mean-field": UnrolledMeanField(3),
-    "exact": Likelihood(),
-}
 STAGES = ("unary", "context")
 _CLIP = 5.0  # the largest norm of a gradient
-# How far images are varied at random: brightness and contrast, as a share of a colour's spread; size, as a logarithm; angle; place, as a share of
-# the shorter side.
-_JITTER, _SIZES, _TURN, _MOVE = 0.1, 0.25, 0.15, 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """All that a training run depends on, apart from the data: plain numbers and words.
-
-    Attributes:
-        objective: one of `piecewise` (as published: every potential with a softmax of its own), `piecewise-inside` (pairs with their nodes'
-            potentials), `pseudo-likelihood`, `bethe` (the log Z of belief propagation), `mean-field` (three updates, differentiated through) and
-            `exact` (where the map is narrow enough).
-        epochs: of the unary net and the trunk.
-        context_epochs: of the nets of nodes and pairs, on the trunk that was found; 0 for no context.
-        batch_size: images an update.
-        learning_rate: of Adam, at the start of each stage; it falls to 0 along a half cosine.
-        weight_decay: λ: weights are drawn to zero by λ times the learning rate (AdamW).
-        validation: the share of the images that is held out: the best epoch of each stage is kept, and what is fitted after training is fitted
-            there. 0 for none.
-        patience: epochs without a better validation loss after which a stage ends.
-        vary: whether training images are mirrored, moved, scaled, turned, and varied in brightness and contrast, at random.
-        seed: of the first weights, the order of the images and the split.
-        stride, channels, features, hidden, reach, neighbours: see `Architecture`.
-    """
-
-    objective: str = "piecewise"
-    epochs: int = 40
-    context_epochs: int = 10
-    batch_size: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-3
-    validation: float = 0.1
-    patience: int = 10
-    vary: bool = True
-    seed: int = 0
-    stride: int = 4
-    channels: int = 24
-    features: int = 64
-    hidden: int = 48
-    reach: float = 0.4
-    neighbours: int = 3
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"the objective is one of {', '.join(OBJECTIVES)}, but is {self.objective!r}")
-        for name, least in (("epochs", 1), ("context_epochs", 0), ("batch_size", 1), ("patience", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, but is {getattr(self, name)}")
-        for name, low, high in (("learning_rate", 0.0, math.inf), ("weight_decay", -1e-300, math.inf), ("validation", -1e-300, 0.9)):
-            if not low < getattr(self, name) < high:
-                raise ValueError(f"{name} must be a number {'above' if low == 0 else 'of at least'} 0{'' if high == math.inf else f' and below {high}'}, but is {getattr(self, name)}")
-
-    def architecture(self, data: LabelledImages) -> Architecture:
-        """The architecture for some images. DataError where they are too small for it."""
-        colours = data.images.reshape(-1, 3)
-        spread = np.maximum(colours.std(0, dtype=float), 1.0)
-        return Architecture(
-            classes=data.classes,
-            height=data.images.shape[1],
-            width=data.images.shape[2],
-            centre=tuple(float(x) for x in colours.mean(0, dtype=float)),  # pyright: ignore[reportArgumentType]
-            spread=tuple(float(x) for x in spread),  # pyright: ignore[reportArgumentType]
-            **{name: getattr(self, name) for name in ("stride", "channels", "features", "hidden", "reach", "neighbours")},
-        )
 
 
 class Look(NamedTuple):
@@ -168,7 +95,7 @@ class Training:
     @property
     def about(self) -> dict[str, Any]:
         """What must be the same for a run to resume."""
-        return dataclasses.asdict(self.settings) | {"data": digest([part for part in self._parts.values()])}
+        return dataclasses.asdict(self.settings) | {"scales": list(self.settings.scales), "data": digest(self._parts)}
 
     def init(self) -> _State:
         """The state before the first epoch."""
@@ -187,7 +114,7 @@ class Training:
         stage, number = int(state.stage), int(state.epoch)
         key = jax.random.fold_in(self.key, 1 + stage)
         n = len(self.train)
-        order, total = epoch_order(key, number, n, self.batch), 0.0
+        order = epoch_order(key, number, n, self.batch)
         batches = -(-n // self.batch)
         model, optimizer, step = state.model, state.optimizer, int(state.step)
         losses = []
@@ -195,8 +122,18 @@ class Training:
             rows = order[i * self.batch : (i + 1) * self.batch]
             here = jnp.arange(i * self.batch, (i + 1) * self.batch, dtype=jnp.int32) < n
             rate = self._rate(stage, step, batches)
-            model, optimizer, loss = self._update(
-                model, optimizer, *self._parts["train"], rows, here, jax.random.fold_in(key, step), rate, stage
+            model, optimizer, loss = _update(
+                self.settings.objective,
+                self.settings.vary,
+                self._optimizer,
+                model,
+                optimizer,
+                *self._parts["train"],
+                rows,
+                here,
+                jax.random.fold_in(key, step),
+                rate,
+                stage,
             )
             losses.append(loss)
             step += 1
@@ -228,7 +165,7 @@ class Training:
         for start in range(0, len(images), self.batch):
             rows = np.minimum(np.arange(start, start + self.batch), len(images) - 1)
             here = np.arange(start, start + self.batch) < len(images)
-            a, b = self._measure(model, images[rows], labels[rows], jnp.asarray(here), stage)
+            a, b = _measured(model, images[rows], labels[rows], jnp.asarray(here), stage, self.settings.objective)
             sums, nodes = sums + float(a), nodes + float(b)
         return sums / nodes
 
@@ -258,12 +195,6 @@ class Training:
         labels = jnp.zeros((1, a.height, a.width), jnp.int32)
         images = jnp.zeros((1, a.height, a.width, 3), jnp.uint8)
         eqx.filter_eval_shape(_sum, model, images, labels, jnp.ones(1, bool), 1, self.settings.objective)
-
-    def _update(self, *given: Any) -> Any:
-        return _update(self.settings.objective, self.settings.vary, self._optimizer, *given)
-
-    def _measure(self, model: Any, images: Any, labels: Any, here: Any, stage: int) -> Any:
-        return _measured(model, images, labels, here, stage, self.settings.objective)
 
 
 class FittedSegmenter(NamedTuple):
@@ -296,7 +227,7 @@ def fit_segmenter(
         data: labelled images, see `lnz.read_segmentation`.
         checkpoint: a file that is written after every epoch, and resumed from where it exists.
         on_look: called after every epoch.
-        settings: see `lnz.segmentation.training.Settings`.
+        settings: see `lnz.segmentation.settings.Settings`.
 
     Raises:
         DataError: for data that cannot be learned from.
@@ -356,9 +287,7 @@ def _adam(weight_decay: float) -> Any:
     """AdamW without its learning rate; one object for equal settings, so that compiled programs are shared."""
     import optax
 
-    return optax.chain(
-        optax.clip_by_global_norm(_CLIP), optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)
-    )
+    return optax.chain(optax.clip_by_global_norm(_CLIP), optax.scale_by_adam(), optax.add_decayed_weights(weight_decay))
 
 
 def coarse_labels(labels: Int[Array, "n height width"], stride: int, classes: int) -> Int[Array, "n rows columns"]:
@@ -381,7 +310,9 @@ def _sum(model: Any, images: Array, labels: Array, here: Array, stage: int, obje
 
     def one(x: Array, y: Array) -> Array:
         field = model.field(x, mask=y >= 0, context=stage == 1)
-        chosen = OBJECTIVES[objective] if stage == 1 else PseudoLikelihood()  # without edges: the cross-entropy of nodes
+        chosen = (
+            OBJECTIVES[objective] if stage == 1 else PseudoLikelihood()
+        )  # without edges: the cross-entropy of nodes
         return chosen.loss(field, y)
 
     a = model.architecture
@@ -412,7 +343,7 @@ def _update(
     x, y = images[rows], labels[rows]
     x = x.astype(jnp.float32)
     if vary:
-        x, y = _varied(x, y, key, model.architecture)
+        x, y = varied(x, y, key, model.architecture)
 
     def mean(model: Potentials) -> Array:
         total, nodes = _sum(model, x, y, here, stage, objective)
@@ -436,38 +367,3 @@ def _update(
     )
     change = jax.tree.map(lambda d, on: -rate * d if on else jnp.zeros_like(d), change, trained)
     return eqx.apply_updates(model, change), moments, loss.astype(jnp.float32)
-
-
-def _varied(x: Array, y: Array, key: PRNGKeyArray, a: Architecture) -> tuple[Array, Array]:
-    """Images mirrored, moved, scaled and turned at random, with their labels (void beyond the edge); brighter or darker, with more contrast or less."""
-    where, bright, contrast = jax.random.split(key, 3)
-    x, y = jax.vmap(_moved)(x, y, jax.random.split(where, len(x)))
-    spread = jnp.asarray(a.spread, jnp.float32)[None, None, None]
-    centre = jnp.asarray(a.centre, jnp.float32)[None, None, None]
-    shift = _JITTER * jax.random.normal(bright, (len(x), 1, 1, 1), jnp.float32)
-    factor = 1 + _JITTER * jax.random.normal(contrast, (len(x), 1, 1, 1), jnp.float32)
-    return centre + (x - centre) * factor + shift * spread, y
-
-
-def _moved(x: Array, y: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
-    """One image and its labels under a random affine map."""
-    height, width, _ = x.shape
-    mirror, size, turn, move = jax.random.split(key, 4)
-    sign = jnp.where(jax.random.bernoulli(mirror), -1.0, 1.0).astype(jnp.float32)
-    scale = jnp.exp(_SIZES * jax.random.uniform(size, (), jnp.float32, -1, 1))
-    angle = _TURN * jax.random.uniform(turn, (), jnp.float32, -1, 1)
-    shift = _MOVE * min(height, width) * jax.random.uniform(move, (2,), jnp.float32, -1, 1)
-    rows = (jnp.arange(height, dtype=jnp.float32) - (height - 1) / 2)[:, None]
-    columns = sign * (jnp.arange(width, dtype=jnp.float32) - (width - 1) / 2)[None]
-    cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
-    r = cos * rows + sin * columns + (height - 1) / 2 + shift[0]
-    c = cos * columns - sin * rows + (width - 1) / 2 + shift[1]
-    top, left = (jnp.clip(jnp.floor(v), 0, m - 2) for v, m in ((r, height), (c, width)))
-    down, across = (jnp.clip(v - first, 0, 1)[..., None] for v, first in ((r, top), (c, left)))
-    i, j = top.astype(jnp.int32), left.astype(jnp.int32)
-    upper = x[i, j] * (1 - across) + x[i, j + 1] * across
-    lower = x[i + 1, j] * (1 - across) + x[i + 1, j + 1] * across
-    near_r, near_c = jnp.round(r).astype(jnp.int32), jnp.round(c).astype(jnp.int32)
-    inside = (near_r >= 0) & (near_r < height) & (near_c >= 0) & (near_c < width)
-    labels = y[jnp.clip(near_r, 0, height - 1), jnp.clip(near_c, 0, width - 1)]
-    return upper * (1 - down) + lower * down, jnp.where(inside, labels, VOID)
