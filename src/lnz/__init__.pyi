@@ -28,6 +28,9 @@ from .energies.structures import Chain as Chain
 from .energies.structures import Graph as Graph
 from .energies.structures import Grid as Grid
 from .energies.structures import Tree as Tree
+from .energies.tables import gaussian_tables as gaussian_tables
+from .energies.tables import low_rank_tables as low_rank_tables
+from .energies.tables import potts_tables as potts_tables
 from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
@@ -84,6 +87,8 @@ from .spaces import Product as Product
 from .spaces import Real as Real
 from .spaces import Space as Space
 from .spaces import Spin as Spin
+from .structured.calibration import Scales as Scales
+from .structured.calibration import calibrate as calibrate
 from .structured.constraints import Constraints as Constraints
 from .structured.constraints import bio_constraints as bio_constraints
 from .structured.constraints import bioes_constraints as bioes_constraints
@@ -92,6 +97,8 @@ from .structured.decoding import exact_samples as exact_samples
 from .structured.decoding import map_state as map_state
 from .structured.decoding import mpm_state as mpm_state
 from .structured.decoding import n_best as n_best
+from .structured.heads import PairwiseHead as PairwiseHead
+from .structured.heads import UnaryHead as UnaryHead
 from .structured.objectives import Likelihood as Likelihood
 from .structured.objectives import Objective as Objective
 from .structured.objectives import PseudoLikelihood as PseudoLikelihood

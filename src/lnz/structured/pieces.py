@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ class Piecewise(Objective):
             chosen = jnp.zeros(len(piece.scopes), jnp.int32)
             for nodes in piece.scopes.T:
                 chosen = chosen * np.int32(model.unary.shape[-1]) + y.reshape(-1)[nodes]
-            nats = softmax_nats(piece.tables.reshape(len(piece.tables), -1), chosen)
+            nats = softmax_nats(_flat(piece.tables), chosen)
             total += jnp.sum(jnp.where(piece.exists, nats, 0))
         return total
 
@@ -129,7 +130,7 @@ def piecewise_gap(
     model, _ = as_field(field)
     total = jnp.zeros((), model.unary.dtype)
     for piece in _pieces(model, unaries):
-        total += jnp.sum(jnp.where(piece.exists, log_sum_exp(piece.tables.reshape(len(piece.tables), -1), 1), 0))
+        total += jnp.sum(jnp.where(piece.exists, log_sum_exp(_flat(piece.tables), 1), 0))
     return total - log_z
 
 
@@ -164,8 +165,12 @@ def _with_unaries(piece: Pieces, rows: Array) -> Pieces:
     tables, arity = piece.tables, piece.scopes.shape[1]
     for axis in range(arity):
         ends = rows[piece.scopes[:, axis]]
-        tables = tables + ends.reshape(len(ends), *(-1 if a == axis else 1 for a in range(arity)))
+        tables = tables + ends.reshape(len(ends), *(rows.shape[1] if a == axis else 1 for a in range(arity)))
     return piece._replace(tables=tables)
+
+
+def _flat(tables: Array) -> Array:
+    return tables.reshape(len(tables), math.prod(tables.shape[1:]))
 
 
 def _check(unaries: str) -> None:
