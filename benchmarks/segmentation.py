@@ -92,7 +92,7 @@ def joint(potentials: Any, data: Any, *, context: bool) -> float:
     a = potentials.architecture
     features = potentials.features(jnp.asarray(data.images[:JOINT]))
     labels = coarse_labels(jnp.asarray(data.labels[:JOINT], jnp.int32), a.stride, a.classes)
-    objective = lnz.Likelihood(lnz.BeliefPropagation()) if context else lnz.PseudoLikelihood()
+    objective = lnz.Likelihood(lnz.BeliefPropagation(schedule="parallel")) if context else lnz.PseudoLikelihood()
     nats = [
         objective.loss(potentials.field(x, mask=y >= 0, context=context), y)
         for x, y in zip(features, labels, strict=True)
@@ -152,7 +152,6 @@ def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 1
     import optax
 
     import lnz
-    from lnz.segmentation.network import NodeNet, PairNet
     from lnz.segmentation.training import coarse_labels
 
     def prepared(data: Any) -> tuple[Any, Any]:
@@ -170,16 +169,16 @@ def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 1
 
     train, test = map(prepared, load(folder, "horses64"))
     grid = lnz.Grid((side, side))
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0))
     width = train[0].shape[-1]
-    first = (NodeNet(keys[0], width, 32, 2), *(PairNet(k, width, 16, 2) for k in keys[1:]))
+    first = (
+        lnz.UnaryHead(width, 2, hidden=32, key=keys[0]),
+        lnz.PairwiseHead(width, 2, hidden=16, groups=2, key=keys[1]),
+    )
 
     def field(nets: Any, x: Any) -> Any:
-        unary, *pairs = nets
-        steps = [lnz.Grid(grid.shape, [offset]) for offset in grid.offsets]
-        return lnz.RandomField(
-            grid, unary(x[None])[0], jnp.concatenate([net(x, g) for net, g in zip(pairs, steps, strict=True)])
-        )
+        unary, pairs = nets
+        return lnz.RandomField(grid, unary(x), pairs(x, grid))
 
     @eqx.filter_jit
     def measured(nets: Any, x: Any, y: Any) -> tuple[Any, Any]:

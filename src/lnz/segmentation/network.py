@@ -1,17 +1,17 @@
-"""A small FeatMap-Net: images at several scales, convolutions, sliding pyramids; then one net for nodes and one a relation of nodes."""
+"""A small FeatMap-Net: images at several scales, convolutions, sliding pyramids; and the relations of the nodes of its map."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lnz.energies.structures import Grid
+from lnz.energies.structures import Grid, Structure
 
 RELATIONS = ("surrounding", "above/below")
 _LEVELS = 3  # of the sliding pyramid: windows of 1, 5 and 9 nodes
@@ -25,8 +25,9 @@ class Convolution(eqx.Module):
     bias: Float[Array, " outputs"]
 
     def __init__(self, key: PRNGKeyArray, inputs: int, outputs: int, size: int = 3):
-        scale = math.sqrt(2 / (inputs * size**2))
-        self.weight = scale * jax.random.normal(key, (size, size, inputs, outputs), jnp.float32)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # JAX would compile a program for every shape
+        weights = rng.normal(scale=math.sqrt(2 / (inputs * size**2)), size=(size, size, inputs, outputs))
+        self.weight = jnp.asarray(weights, jnp.float32)
         self.bias = jnp.zeros(outputs, jnp.float32)
 
     def __call__(self, x: Float[Array, "n height width inputs"]) -> Float[Array, "n height width outputs"]:
@@ -104,43 +105,15 @@ class Trunk(eqx.Module):
         return self.mix(jnp.concatenate(pyramid, -1))
 
 
-class NodeNet(eqx.Module):
-    """Feature vectors of nodes to K outputs a node."""
+class Relation(Grid):
+    """The pairs of nodes of one relation on a map: all offsets are one group of edges, so that one net serves them."""
 
-    first: Convolution
-    second: Convolution
+    @property
+    def group_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((len(self.edges),),)
 
-    def __init__(self, key: PRNGKeyArray, features: int, hidden: int, classes: int):
-        a, b = jax.random.split(key)
-        self.first, self.second = Convolution(a, features, hidden, 1), _small(Convolution(b, hidden, classes, 1))
-
-    def __call__(self, x: Float[Array, "n rows columns features"]) -> Float[Array, "n rows columns K"]:
-        return self.second(jax.nn.relu(self.first(x)))
-
-
-class PairNet(eqx.Module):
-    """Feature vectors of ordered pairs of nodes to K² outputs a pair.
-
-    The first layer of a net on two concatenated vectors, W [f_p; f_q] + b, is a sum of a layer on each: it is computed once a node, and not once
-    a pair.
-    """
-
-    first: Convolution
-    second: Convolution
-    last: Convolution
-
-    def __init__(self, key: PRNGKeyArray, features: int, hidden: int, classes: int):
-        a, b, c = jax.random.split(key, 3)
-        self.first, self.second = (Convolution(k, features, hidden, 1) for k in (a, b))
-        self.last = _small(Convolution(c, hidden, classes**2, 1))
-
-    def __call__(self, x: Float[Array, "rows columns features"], grid: Grid) -> Float[Array, "E K K"]:
-        """The tables [from, to] of every edge of a grid, in its order."""
-        hidden = self.first.weight.shape[-1]
-        at, to = (layer(x[None]).reshape(-1, hidden) for layer in (self.first, self.second))
-        pairs = jax.nn.relu(grid.at_ends(at)[0] + grid.at_ends(to)[1])
-        k = math.isqrt(self.last.weight.shape[-1])
-        return (pairs @ self.last.weight[0, 0] + self.last.bias[None]).reshape(-1, k, k)
+    def collected(self, first: Array, second: Array) -> Array:
+        return Structure.collected(self, first, second)
 
 
 def relation_offsets(shape: tuple[int, int], reach: float, neighbours: int) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -200,11 +173,6 @@ def _folded(x: Array) -> Array:
     """Two rows and two columns of nodes become the channels of one node."""
     n, a, b, c = x.shape
     return x.reshape(n, a // 2, 2, b // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, a // 2, b // 2, 4 * c)
-
-
-def _small(layer: Any) -> Any:
-    """A last layer that begins near zero."""
-    return eqx.tree_at(lambda x: x.weight, layer, 0.1 * layer.weight)
 
 
 def _spaced(first: int, last: int, n: int) -> list[int]:

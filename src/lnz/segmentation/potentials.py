@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, UInt8
 from lnz.energies.field import RandomField
 from lnz.energies.structures import Grid
 from lnz.formats.data import DataError
-from lnz.segmentation.network import RELATIONS, NodeNet, PairNet, Trunk, relation_offsets, resized
+from lnz.segmentation.network import RELATIONS, Relation, Trunk, relation_offsets, resized
+from lnz.structured.heads import PairwiseHead, UnaryHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Potentials(eqx.Module):
     """
 
     trunk: Trunk
-    unary: NodeNet
-    pairs: tuple[PairNet, ...]
+    unary: UnaryHead
+    pairs: tuple[PairwiseHead, ...]
     scales: Float[Array, " relations"]
     architecture: Architecture = eqx.field(static=True)
 
@@ -104,8 +105,9 @@ class Potentials(eqx.Module):
         a = architecture
         keys = jax.random.split(key, 2 + len(RELATIONS))
         self.trunk = Trunk(keys[0], stride=a.stride, width=a.channels, features=a.features, scales=a.scales)
-        self.unary = NodeNet(keys[1], a.features, a.hidden, a.classes)
-        self.pairs = tuple(PairNet(k, a.features, a.hidden, a.classes) for k in keys[2:])
+        unary = UnaryHead(a.features, a.classes, hidden=a.hidden, key=keys[1])
+        pairs = tuple(PairwiseHead(a.features, a.classes, hidden=a.hidden, key=k) for k in keys[2:])
+        self.unary, self.pairs = jax.tree.map(lambda x: x.astype(jnp.float32), (unary, pairs))
         self.scales = jnp.ones(len(RELATIONS), jnp.float32)
         self.architecture = a
 
@@ -130,13 +132,13 @@ class Potentials(eqx.Module):
         self, features: Float[Array, "rows columns features"], *, mask: Any = None, context: bool = True
     ) -> RandomField:
         """The field of one image, given the features of its nodes; without `context`, of unary log-potentials alone."""
-        unary = self.unary(features[None])[0]
+        unary = self.unary(features)
         if not context:
             return RandomField(Grid(self.architecture.map_shape, []), unary, mask=mask)
         tables = []
         for net, offsets, scale in zip(self.pairs, self.architecture.offsets, self.scales, strict=True):
             if offsets:
-                tables.append(scale * net(features, Grid(self.architecture.map_shape, offsets)))
+                tables.append(scale * net(features, Relation(self.architecture.map_shape, offsets)))
         return RandomField(self.structure, unary, jnp.concatenate(tables), mask=mask)
 
 

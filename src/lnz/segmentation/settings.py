@@ -17,7 +17,7 @@ OBJECTIVES: dict[str, Objective] = {
     "piecewise": Piecewise(),
     "piecewise-inside": Piecewise(unaries="inside"),
     "pseudo-likelihood": PseudoLikelihood(),
-    "bethe": Likelihood(BeliefPropagation()),
+    "bethe": Likelihood(BeliefPropagation(schedule="parallel")),
     "mean-field": UnrolledMeanField(3),
     "exact": Likelihood(),
 }

@@ -191,7 +191,7 @@ class Training:
         a = self.architecture
         if not self.settings.context_epochs:
             return
-        model = eqx.filter_eval_shape(Potentials, a, jax.random.key(0))
+        model = Potentials(a, jax.random.key(0))
         labels = jnp.zeros((1, a.height, a.width), jnp.int32)
         images = jnp.zeros((1, a.height, a.width, 3), jnp.uint8)
         eqx.filter_eval_shape(_sum, model, images, labels, jnp.ones(1, bool), 1, self.settings.objective)
