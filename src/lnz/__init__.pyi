@@ -96,6 +96,15 @@ from .sampling.local import DiscreteLangevin as DiscreteLangevin
 from .sampling.local import GibbsWithGradients as GibbsWithGradients
 from .sampling.local import PathAuxiliary as PathAuxiliary
 from .sampling.path import fitted_base as fitted_base
+from .segmentation.dense import DenseCRF as DenseCRF
+from .segmentation.metrics import Confusion as Confusion
+from .segmentation.metrics import confusion as confusion
+from .segmentation.reading import LabelledImages as LabelledImages
+from .segmentation.reading import read_segmentation as read_segmentation
+from .segmentation.segmenter import Prediction as Prediction
+from .segmentation.segmenter import Segmenter as Segmenter
+from .segmentation.training import FittedSegmenter as FittedSegmenter
+from .segmentation.training import fit_segmenter as fit_segmenter
 from .spaces import Binary as Binary
 from .spaces import Box as Box
 from .spaces import Categorical as Categorical

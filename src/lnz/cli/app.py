@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import BadInput
+from .errors import BadInput, refuse_with_resume
+from .segment import commands as segment_commands
 from .tag import commands as tag_commands
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ All likelihoods are in nats per datum, and say how log Z is known.""",
 )
 
 
+app.add_typer(segment_commands, name="segment")
 app.add_typer(tag_commands, name="tag")
 
 
@@ -225,7 +227,7 @@ def train(
     - lnz train --resume runs/mine
     """
     if resume is not None:
-        _refuse_with_resume(ctx)
+        refuse_with_resume(ctx, "data")
     elif data is None:
         raise BadInput("train: no data were given. Name a file, or `digits`")
     given = {
@@ -482,15 +484,6 @@ def _effort(temperatures: int | None, chains: int | None, confidence: float, rou
     from .measuring import Effort
 
     return Effort(temperatures, chains, confidence, str(route))
-
-
-def _refuse_with_resume(ctx: typer.Context) -> None:
-    """A resumed run takes everything from its config: any other setting would be another run."""
-    for name in ctx.params:
-        source = ctx.get_parameter_source(name)
-        if name not in ("resume", "json") and source is not None and source.name == "COMMANDLINE":
-            option = "DATA" if name == "data" else "--" + name.replace("_", "-")
-            raise BadInput(f"--resume takes every setting from the run's config.json. Leave out {option}")
 
 
 def _fractions(ctx: typer.Context, split: str, validation: float | None) -> tuple[float, float, float]:

@@ -24,6 +24,7 @@ _FILES = (
     "metrics.jsonl",
     "model.lnz",
     "tagger.safetensors",
+    "segmenter.safetensors",
     "base.lnz",
     "results.json",
     "samples.npy",
@@ -31,8 +32,13 @@ _FILES = (
     "filters.png",
     "curves.png",
     "moments.png",
+    "segmentations.png",
+    "losses.png",
     "report.html",
 )
+
+
+_OTHERS = {"tagger": "tag", "segmenter": "segment"}  # kinds of runs with commands of their own
 
 
 class RunFolder:
@@ -78,8 +84,10 @@ class RunFolder:
         """The run's configuration, checked."""
         try:
             found = json.loads(self["config.json"].read_text())
-            if found.get("kind") == "tagger":
-                raise BadInput(f"{self.path}: is a tagger. Use lnz tag apply or lnz tag evaluate")
+            if (kind := found.get("kind")) in _OTHERS:
+                raise BadInput(
+                    f"{self.path}: is a {kind}. Use lnz {_OTHERS[kind]} apply or lnz {_OTHERS[kind]} evaluate"
+                )
             Settings.from_json(found["settings"])
             _ = found["data"]["coding"], found["data"]["sha256"]
         except BadInput:
