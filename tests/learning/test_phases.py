@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learning_cases import law, model, model_mean, same, symmetric
+from learning_cases import law, model, same, symmetric
 
 import lnz
 from lnz.learning.negative import NEGATIVE_PHASES
 from lnz.learning.negative.jarzynski import resampled
 from lnz.learning.negative.ladder import swapped
-from lnz.learning.phases import mean_and_gradient
 
 KEY = jax.random.key(77)
 N = 2000
@@ -139,7 +138,9 @@ class TestFarModes:
                 lambda *leaves: jnp.stack(leaves), *[eqx.filter(e, eqx.is_inexact_array) for e in rungs]
             )
             state = state._replace(models=models)
-        state = jax.tree.map(lambda leaf: jnp.ones_like(leaf) if leaf.shape[-1:] == (6,) and leaf.ndim < 4 else leaf, state)
+        state = jax.tree.map(
+            lambda leaf: jnp.ones_like(leaf) if leaf.shape[-1:] == (6,) and leaf.ndim < 4 else leaf, state
+        )
         if name == "trajectory":
             state = state._replace(models=models)
         states, _, _, _ = run(phase, energy, state, 100)

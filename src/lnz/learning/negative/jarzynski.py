@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,9 @@ class JarzynskiWalkers(NegativePhase):
         log_weights = log_weights - level
         share = 1 / jnp.mean(jnp.exp(2 * log_weights))
         again = share < self.threshold
-        rows = jnp.where(again, resampled(resample_key, jnp.exp(log_weights)), jnp.arange(log_weights.size, dtype=jnp.int32))
+        rows = jnp.where(
+            again, resampled(resample_key, jnp.exp(log_weights)), jnp.arange(log_weights.size, dtype=jnp.int32)
+        )
         v = jax.tree.map(lambda leaf: leaf[rows], state.observed)
         log_weights = jnp.where(again, 0, log_weights)
         v, figures = moved_chains(energy, self.kernel or default_kernel(energy), move_key, v, self.sweeps)
