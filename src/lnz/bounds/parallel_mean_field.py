@@ -157,7 +157,8 @@ def estimated(
     wide = tuple(outer([q[:, a] for a in range(q.shape[1])]) for q in heard.factors)
     means = jax.tree.map(lambda x: jnp.where(allowed, x, 0), Tables(found.q, tuple(pairs), wide))
     dtype = jnp.result_type(float)
-    size = sum(jnp.sum(jnp.abs(jnp.where(jnp.isfinite(t), t, 0))) for t in jax.tree.leaves(model.tables)).astype(dtype)
+    sizes = [jnp.sum(jnp.abs(jnp.where(jnp.isfinite(t), t, 0))) for t in jax.tree.leaves(model.tables)]
+    size = functools.reduce(jnp.add, sizes).astype(dtype)
     rounding = jax.lax.stop_gradient(32 * float(jnp.finfo(found.q.dtype).eps) * (1 + size))
     value, nothing = jnp.where(allowed, value, -jnp.inf).astype(dtype), jnp.zeros((), dtype)
     estimate = Estimate(
