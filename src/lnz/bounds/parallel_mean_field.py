@@ -200,8 +200,8 @@ def mean_field_steps(field: RandomField, steps: int) -> Float[Array, "*nodes K"]
     Example:
         >>> import jax.numpy as jnp, lnz
         >>> field = lnz.RandomField(lnz.Chain(2), jnp.asarray([[1.0, 0.0], [0.0, 0.0]]), jnp.eye(2))
-        >>> jnp.exp(lnz.mean_field_steps(field, 3)).round(3).tolist()
-        [[0.7889999747276306, 0.210999995470047], [0.6380000114440918, 0.3619999885559082]]
+        >>> jnp.exp(lnz.mean_field_steps(field, 3))[:, 0].round(3).tolist()
+        [0.7730000615119934, 0.6330000162124634]
     """
     check_counts(0, steps=steps)
     structure, tables = merged(field.structure), tables_of(field)
