@@ -26,6 +26,8 @@ TWINS = (
     "mixture",
     "gaussian",
     "flax",
+    "linear chain",
+    "semi-Markov",
 )
 
 

@@ -129,14 +129,14 @@ class SemiMarkovChain(Energy):
             ValueError: where there are not as many of each, one is out of range, or the durations do not add up to the length.
         """
         t, longest, k = self.segments.shape
-        d, labels = np.asarray(durations, int).reshape(-1), np.asarray(labels, int).reshape(-1)
+        d, kinds = np.asarray(durations, int).reshape(-1), np.asarray(labels, int).reshape(-1)
         length = int(self.potentials().length)
-        if len(d) != len(labels) or (d < 1).any() or (d > longest).any() or (labels < 0).any() or (labels >= k).any():
+        if len(d) != len(kinds) or not ((d >= 1) & (d <= longest)).all() or not ((kinds >= 0) & (kinds < k)).all():
             raise ValueError(f"every segment needs a duration from 1 to {longest} and a label from 0 to {k - 1}")
         if d.sum() != length:
             raise ValueError(f"the durations add up to {d.sum()}, but the sequence has {length} nodes")
         codes = np.zeros(t, np.int32)
-        codes[np.cumsum(d) - 1] = 1 + (d - 1) * k + labels
+        codes[np.cumsum(d) - 1] = 1 + (d - 1) * k + kinds
         return codes
 
     def decode(self, state: Any) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
