@@ -126,15 +126,17 @@ def forward(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Fo
     return Forward(steps.log_z, steps.after * _inverse(steps.scale)[:, None])
 
 
-@side_by_side
-def both(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Both:
-    """Both passes."""
+def both_apart(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Both:
+    """Both passes, for sequences that `jax.vmap` leaves apart: the better where each has tables of its own, which would all be moved."""
     rows, weights, start = _Rows.of(nodes, joined, mask), _Weights.of(pairs), _start(nodes)
     steps = _forward(rows, weights, start)[1]
     worst, found, before, q = _backward(rows, weights, start, steps, jnp.ones(nodes.shape[1:], nodes.dtype))[1]
     own = pairs.ndim == 4
     numbers = before[1:, :, None] * q[1:, None] if own else _together(before, q)
     return Both(worst, steps.log_z, found, weights.tables * numbers)
+
+
+both = side_by_side(both_apart)
 
 
 @side_by_side
