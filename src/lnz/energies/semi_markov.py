@@ -55,8 +55,8 @@ class SemiMarkovChain(Energy):
         >>> chain = lnz.SemiMarkovChain(jnp.zeros((3, 2, 1)), jnp.zeros((1, 1)))  # 3 nodes in segments of 1 or 2: 1+1+1, 1+2, 2+1
         >>> round(float(jnp.exp(lnz.log_partition(chain).value)), 4)
         3.0
-        >>> chain(chain.encode([2, 1], [0, 0])).tolist()
-        0.0
+        >>> chain.encode([2, 1], [0, 0]).tolist()
+        [0, 2, 1]
     """
 
     segments: Float[Array, "T L K"]
