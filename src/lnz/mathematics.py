@@ -58,7 +58,7 @@ def log_mean_exp(x: Array) -> Array:
     return log_sum_exp(x) - jnp.log(jnp.asarray(x.size, x.dtype))
 
 
-def peak_of(x: Array, axis: int | None = None) -> Array:
+def peak_of(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """The largest finite entry, 0 where there is none, as a constant: scales cancel."""
     top = jnp.max(x, axis, initial=-jnp.inf)
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))

@@ -142,6 +142,8 @@ class LinearChain(Energy):
         """Everything in the widest float, start and end added to the emissions that they belong to."""
         chain: LinearChain = widen(self)
         nodes = chain.emissions
+        if chain.mask is not None:
+            nodes = jnp.where(chain.mask[:, None], nodes, jnp.zeros_like(nodes))
         first, last, joined = chain._runs()
         for where, side in ((first, chain.start), (last, chain.end)):
             if side is not None:

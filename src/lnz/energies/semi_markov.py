@@ -56,8 +56,8 @@ class SemiMarkovChain(Energy):
         >>> chain = lnz.SemiMarkovChain(jnp.zeros((3, 2, 1)), jnp.zeros((1, 1)))  # 3 nodes in segments of 1 or 2: 1+1+1, 1+2, 2+1
         >>> round(float(jnp.exp(lnz.log_partition(chain).value)), 4)
         3.0
-        >>> chain(chain.encode([2, 1], [0, 0])).tolist()
-        0.0
+        >>> chain.encode([2, 1], [0, 0]).tolist()
+        [0, 2, 1]
     """
 
     segments: Float[Array, "T L K"]
@@ -130,14 +130,14 @@ class SemiMarkovChain(Energy):
             ValueError: where there are not as many of each, one is out of range, or the durations do not add up to the length.
         """
         t, longest, k = self.segments.shape
-        d, labels = np.asarray(durations, int).reshape(-1), np.asarray(labels, int).reshape(-1)
+        d, kinds = np.asarray(durations, int).reshape(-1), np.asarray(labels, int).reshape(-1)
         length = int(self.potentials().length)
-        if len(d) != len(labels) or (d < 1).any() or (d > longest).any() or (labels < 0).any() or (labels >= k).any():
+        if len(d) != len(kinds) or not ((d >= 1) & (d <= longest)).all() or not ((kinds >= 0) & (kinds < k)).all():
             raise ValueError(f"every segment needs a duration from 1 to {longest} and a label from 0 to {k - 1}")
         if d.sum() != length:
             raise ValueError(f"the durations add up to {d.sum()}, but the sequence has {length} nodes")
         codes = np.zeros(t, np.int32)
-        codes[np.cumsum(d) - 1] = 1 + (d - 1) * k + labels
+        codes[np.cumsum(d) - 1] = 1 + (d - 1) * k + kinds
         return codes
 
     def decode(self, state: Any) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:

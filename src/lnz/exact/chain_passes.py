@@ -64,8 +64,9 @@ class _Weights(NamedTuple):
 _State = tuple[Array, Array]  # a message, and one over its sum
 
 
-def _start(k: int, lanes: int, dtype: Any) -> _State:
-    return jnp.full((k, lanes), 1 / k, dtype), jnp.ones((1, lanes), dtype)
+def _start(nodes: Array) -> _State:
+    _, k, lanes = nodes.shape
+    return jnp.full((k, lanes), 1 / k, nodes.dtype), jnp.ones((1, lanes), nodes.dtype)
 
 
 class _Steps(NamedTuple):
@@ -121,19 +122,21 @@ def _together(before: Array, q: Array) -> Array:
 @side_by_side
 def forward(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Forward:
     """The pass from left to right."""
-    steps = _forward(_Rows.of(nodes, joined, mask), _Weights.of(pairs), _start(*nodes.shape[1:], nodes.dtype))[1]
+    steps = _forward(_Rows.of(nodes, joined, mask), _Weights.of(pairs), _start(nodes))[1]
     return Forward(steps.log_z, steps.after * _inverse(steps.scale)[:, None])
 
 
-@side_by_side
-def both(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Both:
-    """Both passes."""
-    rows, weights, start = _Rows.of(nodes, joined, mask), _Weights.of(pairs), _start(*nodes.shape[1:], nodes.dtype)
+def both_apart(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Both:
+    """Both passes, for sequences that `jax.vmap` leaves apart: the better where each has tables of its own, which would all be moved."""
+    rows, weights, start = _Rows.of(nodes, joined, mask), _Weights.of(pairs), _start(nodes)
     steps = _forward(rows, weights, start)[1]
     worst, found, before, q = _backward(rows, weights, start, steps, jnp.ones(nodes.shape[1:], nodes.dtype))[1]
     own = pairs.ndim == 4
     numbers = before[1:, :, None] * q[1:, None] if own else _together(before, q)
     return Both(worst, steps.log_z, found, weights.tables * numbers)
+
+
+both = side_by_side(both_apart)
 
 
 @side_by_side
@@ -170,7 +173,7 @@ def both_recomputed(nodes: Array, pairs: Array, joined: Array, mask: Array | Non
         )  # which the block before writes over, where they share nodes
         return (beta, jnp.maximum(worst, here), pairs + _together(before, q), nodes), None
 
-    _, (starts, log_z) = jax.lax.scan(ahead, _start(k, lanes, nodes.dtype), blocks)
+    _, (starts, log_z) = jax.lax.scan(ahead, _start(nodes), blocks)
     none = functools.partial(jnp.zeros, dtype=nodes.dtype)
     start = jnp.ones((k, lanes), nodes.dtype), none((lanes,)), none((k, k, lanes)), none(nodes.shape)
     (_, worst, numbers, found), _ = jax.lax.scan(back, start, (blocks, starts), reverse=True)

@@ -17,7 +17,7 @@ from lnz.energies.field import RandomField
 from lnz.energies.structures import Chain
 from lnz.energy import Energy
 from lnz.estimate import Estimate, exact
-from lnz.exact.chain_passes import both, both_recomputed, forward, go_on, in_blocks
+from lnz.exact.chain_passes import both, both_apart, both_recomputed, forward, go_on, in_blocks
 from lnz.exact.lanes import alone
 from lnz.mathematics import log_sum_exp, peak_of
 from lnz.route import Route
@@ -163,7 +163,8 @@ def _scaled(p: ChainPotentials, recompute: bool) -> tuple[Array, ChainSums]:
     Messages, weights and emissions are at most 1. An entry that is rounded to zero at node t changes Z by a factor 1 - δ with δ at most the
     smallest positive number times β_t(k) / c_t, where Σ_k a_t(k) β_t(k) = 1. Entries that β itself loses do not matter, as a_t(k) ≤ 1.
     """
-    found = alone(both_recomputed if recompute else both, *p)
+    passes = both_recomputed if recompute else both_apart if p.pairs.ndim == 3 or p.nodes.shape[1] > 64 else both
+    found = alone(passes, *p)
     return (found.worst <= _most(p)) & (found.log_z > -jnp.inf), ChainSums(found.log_z, found.nodes, found.pairs)
 
 

@@ -47,6 +47,8 @@ def product(table: Float[Array, "J K lanes|1"], a: Float[Array, "J lanes"]) -> F
     """
     rows, _, lanes = table.shape
     if rows > _UNROLLED:
+        if lanes == 1 and a.shape[1] == 1:
+            return jnp.matmul(a[:, 0], table[:, :, 0], precision=jax.lax.Precision.HIGHEST)[:, None]
         if lanes == 1:
             return jnp.matmul(table[:, :, 0].T, a, precision=jax.lax.Precision.HIGHEST)
         return jnp.sum(table * a[:, None], axis=0)
