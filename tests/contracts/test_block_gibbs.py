@@ -98,7 +98,9 @@ def test_a_factor_graph_with_zeros_keeps_its_law():
     def run(key):
         both = jnp.concatenate([start, far])
         once = blocks.step(energy, key, both)[0]
-        return once[:4096], lnz.run_chains(energy, blocks, key, both, 25)[4096:]
+        # Site after site, by the energy alone, which knows nothing of tables.
+        alone = lnz.Gibbs().step(lnz.FunctionEnergy(energy, energy.space), key, start)[0]
+        return once[:4096], lnz.run_chains(energy, blocks, key, both, 25)[4096:], alone
 
     for v in quick_jit(run)(jax.random.key(5)):
         numbers = np.ravel_multi_index(tuple(np.asarray(v).T), energy.cardinalities)

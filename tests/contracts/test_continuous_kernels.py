@@ -62,7 +62,7 @@ def moved(name):
     return np.asarray(third[:CHAINS]), np.asarray(last[CHAINS:])
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", ["hmc", pytest.param("nuts", marks=pytest.mark.slow)])
 def test_the_law_stays_and_is_reached(name):
     for v in moved(name):
         BOX.validate(v, batch=True)

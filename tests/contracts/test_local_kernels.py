@@ -46,7 +46,9 @@ def moved(case):
     return {name: (np.asarray(first[:CHAINS]), np.asarray(last[CHAINS:])) for name, (last, first) in done.items()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
+@pytest.mark.parametrize(
+    "case", [CASES[0], pytest.param(CASES[1], marks=pytest.mark.slow), CASES[2]], ids=["rbm", "ising", "potts"]
+)
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_law_stays_and_is_reached(case, name):
     for x in moved(case)[name]:

@@ -23,9 +23,10 @@ def gradient_of(case):
     return f
 
 
-@pytest.mark.parametrize(
-    "case", [named("rbm"), named("ising sparse"), potts_sparse("potts sparse", tables=False)], ids=lambda c: c.name
-)
+CASES = [named("rbm"), pytest.param(named("ising sparse"), marks=pytest.mark.slow), potts_sparse("potts sparse", False)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=["rbm", "ising", "potts"])
 def test_the_mean_of_many_is_the_exact_gradient(case, key):
     found = lnz.unbiased_expectation(
         case.energy, gradient_of(case), key, burn_in=1, length=2, estimates=4000, batch=2000
@@ -96,7 +97,6 @@ class Based(lnz.Energy):
 def test_what_is_refused(key):
     energy, _ = wells()
     ring = lnz.Ising.lattice((4,), 2.5, periodic=True)
-    weak = lnz.Ising.lattice((4,), 0.2, periodic=True)
     f = lambda s: s[0]  # noqa: E731
     with pytest.raises(ValueError, match="never meet"):
         lnz.unbiased_expectation(energy, f, key, kernel=lnz.HamiltonianMonteCarlo())
@@ -108,5 +108,10 @@ def test_what_is_refused(key):
         lnz.unbiased_expectation(ring, f, key, max_moves=5)
     with pytest.raises(NotMet, match="had not met after 3 moves"):
         lnz.unbiased_expectation(ring, f, key, burn_in=0, length=2, max_moves=3, estimates=50)
+
+
+@pytest.mark.slow
+def test_a_function_without_a_value_is_an_error(key):
+    weak = lnz.Ising.lattice((4,), 0.2, periodic=True)
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         lnz.unbiased_expectation(weak, lambda s: s[0] / 0.0, key, burn_in=0, length=2, estimates=2)

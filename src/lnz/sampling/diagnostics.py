@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -114,15 +115,20 @@ def _scores(x: np.ndarray) -> np.ndarray:
     return special.ndtri((ranks - 0.375) / (len(ranks) + 0.25)).reshape(x.shape)
 
 
-def _r_hat_and_size(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@functools.cache
+def _compiled() -> Any:
     import jax
-    import jax.numpy as jnp
     from blackjax import diagnostics
 
+    return jax.jit(lambda z: (diagnostics.potential_scale_reduction(z), diagnostics.effective_sample_size(z)))
+
+
+def _r_hat_and_size(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    import jax
+
     within, between = z.var(axis=1).mean(axis=0), z.mean(axis=1).var(axis=0)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        functions = diagnostics.potential_scale_reduction, diagnostics.effective_sample_size
-        r_hat, size = map(np.asarray, jax.jit(lambda z: tuple(f(z) for f in functions))(jnp.asarray(z)))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # BlackJAX relies on both
+        r_hat, size = map(np.asarray, _compiled()(z))
     moving, apart = within > 1e-12, between > 1e-12
     r_hat = np.where(moving, r_hat, np.where(apart, np.inf, np.nan))
     return r_hat, np.where(moving, size, np.where(apart, 0.0, np.nan))

@@ -18,7 +18,9 @@ from lnz.energies.sweeps import Sweep
 from lnz.energy import Energy
 from lnz.frozen import is_traced
 from lnz.random import fast_key
-from lnz.spaces import Binary, Box, Categorical, Real, Spin, State
+from lnz.spaces import Binary, Box, Categorical, Labels, Real, Spin, State
+
+_SITES = Binary | Spin | Categorical | Labels
 
 
 class Kernel(abc.ABC):
@@ -72,11 +74,9 @@ class Gibbs(Kernel):
             if interactions is None:
                 return f"a {type(energy).__name__} does not say which sites interact: leave the blocks out"
             return block_problem(self.blocks, interactions(), energy.observed.size)  # pyright: ignore[reportAttributeAccessIssue]
-        if hasattr(energy, "gibbs") or isinstance(energy.observed, Binary | Spin | Categorical):
+        if hasattr(energy, "gibbs") or isinstance(energy.observed, _SITES):
             return None
-        return (
-            f"Gibbs sweeps need the energy's own `gibbs` or a Binary, Spin or Categorical space, not {energy.observed}"
-        )
+        return f"Gibbs sweeps need the energy's own `gibbs` or a Binary, Spin, Categorical or Labels space, not {energy.observed}"
 
     def sweep(self, energy: Energy) -> Sweep | None:
         """The sweep in a layout of its own, of energies that have one. Raises ValueError for blocks that do not fit."""
@@ -98,16 +98,18 @@ class Gibbs(Kernel):
 def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array) -> Array:
     """Every site once, in order, from its exact conditional law: one energy evaluation a site and a value."""
     space: Any = energy.observed
-    values = np.arange(space.categories) if not isinstance(space, Spin) else np.array([-1, 1])
-    choices = jnp.asarray(values).astype(v.dtype)
+    counts = np.broadcast_to(np.asarray(getattr(space, "cardinalities", space.categories)), (space.size,))
+    values = np.array([-1, 1]) if isinstance(space, Spin) else np.arange(counts.max(initial=1))
+    choices, present = jnp.asarray(values).astype(v.dtype), jnp.asarray(np.arange(len(values)) < counts[:, None])
     flat = v.reshape(v.shape[0], space.size)
 
     def update(site: Array, flat: Array) -> Array:
-        def logit(value: Array) -> Array:
+        def logit(choice: tuple[Array, Array]) -> Array:
+            value, exists = choice
             changed = flat.at[:, site].set(value).reshape(v.shape)
-            return -jax.vmap(energy.free_energy)(changed)
+            return jnp.where(exists, -jax.vmap(energy.free_energy)(changed), -jnp.inf)
 
-        logits = jax.lax.map(logit, choices)
+        logits = jax.lax.map(logit, (choices, present[site]))
         drawn = jax.random.categorical(jax.random.fold_in(key, site), logits, axis=0)
         return flat.at[:, site].set(choices[drawn])
 
