@@ -91,7 +91,7 @@ class Scene:
         )
         return unflatten(jax.numpy.asarray(found.x))
 
-    def adam(self, loss: Callable[..., Any], v: Any, steps: int = 400) -> Any:
+    def adam(self, loss: Callable[..., Any], v: Any, steps: int = 300) -> Any:
         """The whole set in every step, and a step size that falls to 0."""
         import jax
         import optax
@@ -130,7 +130,7 @@ def scene_objectives() -> dict[str, Any]:
         "pseudo-likelihood": lnz.PseudoLikelihood(),
         "piecewise pseudo-likelihood, apart": lnz.PiecewisePseudoLikelihood(),
         "piecewise pseudo-likelihood, shared": lnz.PiecewisePseudoLikelihood(unaries="shared"),
-        "contrastive divergence, 5 sweeps": lnz.SampledLikelihood(sweeps=5, samples=4),
+        "contrastive divergence, 5 sweeps": lnz.SampledLikelihood(sweeps=5),
         "10 unrolled mean-field steps": lnz.UnrolledMeanField(10),
         "Bethe likelihood": lnz.Likelihood(bethe(60, 1e-6)),
         "exact likelihood": lnz.Likelihood(lnz.Enumeration()),
