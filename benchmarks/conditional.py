@@ -314,7 +314,7 @@ def snakes(folder: Path, only: str) -> Iterable[list[str]]:
         heads = data.fit(objective)
         seconds = time.process_time() - start
         found = [data.accuracy(heads, decode) for decode in (by_belief_propagation, by_mean_field)]
-        yield [name, *(f"{100 * share:.1f}" for shares in found for share in shares), f"{seconds:.0f}"]
+        yield [name, *(f"{100 * share:.2f}" for shares in found for share in shares), f"{seconds:.0f}"]
 
 
 def main() -> None:
