@@ -9,7 +9,6 @@ import pytest
 
 import lnz
 from contracts.kernels import chi_square
-from contracts.routes import quick_jit
 from lnz.energies.colouring import block_problem, colour_classes
 from lnz.energies.sweeps import layout, neighbour_sum
 from lnz.frozen import Frozen
@@ -76,7 +75,7 @@ def test_cold_sweeps_go_downhill_as_by_hand(name):
     j, h = np.zeros((n, n)), np.asarray(energy.fields).reshape(n, -1)
     np.add.at(j, tuple(edges.T), strength)
     x = np.array(energy.space.uniform(jax.random.key(1), CHAINS)).reshape(CHAINS, n)
-    swept = quick_jit(lambda key, x: energy.gibbs(key, x))(jax.random.key(2), jnp.asarray(x.reshape(CHAINS, *sites)))
+    swept = jax.jit(lambda key, x: energy.gibbs(key, x))(jax.random.key(2), jnp.asarray(x.reshape(CHAINS, *sites)))
     for row in energy.couplings.colours().reshape(-1, n):
         phi = x[:, None] if spins else np.eye(3)[x].transpose(0, 2, 1)  # chains, values, sites
         pull = phi @ (j + j.T) + h.T[None]
@@ -89,7 +88,7 @@ def test_cold_sweeps_go_downhill_as_by_hand(name):
 def test_a_factor_graph_with_zeros_keeps_its_law():
     energy = mixed_graph()
     states = np.array(list(itertools.product(*map(range, energy.cardinalities))))
-    law = np.exp(-np.asarray(quick_jit(jax.vmap(energy))(jnp.asarray(states))))
+    law = np.exp(-np.asarray(jax.jit(jax.vmap(energy))(jnp.asarray(states))))
     law /= law.sum()
     start = jnp.asarray(states[np.random.default_rng(3).choice(len(law), 4096, p=law)])
     far = jnp.broadcast_to(jnp.asarray([0, 0, 0, 0]), start.shape)
@@ -102,7 +101,7 @@ def test_a_factor_graph_with_zeros_keeps_its_law():
         alone = lnz.Gibbs().step(lnz.FunctionEnergy(energy, energy.space), key, start)[0]
         return once[:4096], lnz.run_chains(energy, blocks, key, both, 25)[4096:], alone
 
-    for v in quick_jit(run)(jax.random.key(5)):
+    for v in jax.jit(run)(jax.random.key(5)):
         numbers = np.ravel_multi_index(tuple(np.asarray(v).T), energy.cardinalities)
         assert chi_square(np.bincount(numbers, minlength=len(law)), law) > 1e-6
 

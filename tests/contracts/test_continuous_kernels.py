@@ -11,7 +11,6 @@ import pytest
 
 import lnz
 from contracts.kernels import chi_square
-from contracts.routes import quick_jit
 from lnz.sampling.continuous import from_reals, to_reals
 
 CHAINS, STEPS, SURE = 2048, 30, 1e-6
@@ -58,7 +57,7 @@ def moved(name):
 
         return jax.lax.scan(body, (both, both), (jnp.arange(STEPS), jax.random.split(key, STEPS)))[0]
 
-    last, third = quick_jit(run)(energy(), jax.random.key(8))
+    last, third = jax.jit(run)(energy(), jax.random.key(8))
     return np.asarray(third[:CHAINS]), np.asarray(last[CHAINS:])
 
 
@@ -78,10 +77,10 @@ def mapped(x):
 
 def test_the_map_of_a_box_and_its_volume():
     x = jnp.asarray([[0.3, 2.5], [-4.0, 7.0]])
-    _u, (back, volume), jacobian = quick_jit(mapped)(x)
+    _u, (back, volume), jacobian = jax.jit(mapped)(x)
     np.testing.assert_allclose(back, x, rtol=1e-12)
     np.testing.assert_allclose(volume, np.linalg.slogdet(jacobian)[1], rtol=1e-12)
-    assert np.isfinite(quick_jit(mapped)(jnp.asarray([[2.0, 0.5], [1.0, 0.0]]))[0]).all()
+    assert np.isfinite(jax.jit(mapped)(jnp.asarray([[2.0, 0.5], [1.0, 0.0]]))[0]).all()
 
 
 def test_the_bias_of_the_unadjusted_kernel_is_what_it_says(key):
@@ -96,7 +95,7 @@ def test_step_sizes_are_fitted_apart(key):
     narrow = lnz.Gaussian([0.0, 3.0], [400.0, 100.0])
     kernel, v = lnz.adapted(narrow, lnz.Langevin(1.0), key, jnp.zeros((64, 2)))
     assert kernel == lnz.Langevin(kernel.step_size)
-    acceptance = quick_jit(lambda v: kernel.step(narrow, key, v))(v)[1]["acceptance"]
+    acceptance = jax.jit(lambda v: kernel.step(narrow, key, v))(v)[1]["acceptance"]
     assert abs(float(acceptance) - 0.574) < 0.15
     with pytest.raises(ValueError, match="step size must be above 0"):
         lnz.adapted(narrow, lnz.Langevin(0.0), key, jnp.zeros((4, 2)))

@@ -12,7 +12,7 @@ import pytest
 import lnz
 from contracts.energies import named, potts_sparse
 from contracts.kernels import CATEGORICAL_CALLABLE, GIBBS, agreement
-from contracts.routes import as_states, quick_jit
+from contracts.routes import as_states
 
 CHAINS, STEPS, SURE = 2048, 50, 1e-6
 UNADJUSTED = lnz.DiscreteLangevin(0.8, adjusted=False)
@@ -42,7 +42,7 @@ def moved(case):
         keys = jax.random.split(key, STEPS)
         return jax.lax.scan(body, dict.fromkeys(kernels, (both, both)), (jnp.arange(STEPS), keys))[0]
 
-    done = quick_jit(run)(case.energy, jax.random.key(5))
+    done = jax.jit(run)(case.energy, jax.random.key(5))
     return {name: (np.asarray(first[:CHAINS]), np.asarray(last[CHAINS:])) for name, (last, first) in done.items()}
 
 

@@ -9,7 +9,7 @@ import pytest
 import lnz
 from contracts.energies import named, potts_sparse
 from contracts.kernels import agreement
-from contracts.routes import as_states, quick_jit
+from contracts.routes import as_states
 from lnz.sampling.clusters import components
 
 CHAINS, STEPS, SURE = 2048, 25, 1e-6
@@ -36,7 +36,7 @@ def test_the_law_stays_and_is_reached(name):
 
         return jax.lax.scan(body, (both, both), (jnp.arange(STEPS), jax.random.split(key, STEPS)))[0]
 
-    last, first = quick_jit(run)(case.at(jnp.asarray(flat)), jax.random.key(4))
+    last, first = jax.jit(run)(case.at(jnp.asarray(flat)), jax.random.key(4))
     for x in (first[:CHAINS], last[CHAINS:]):
         assert agreement(case, np.asarray(x), -case.free_energies(flat)) > SURE
 

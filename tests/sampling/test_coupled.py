@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 
 import lnz
 from contracts.energies import named, potts_sparse
-from contracts.routes import quick_jit
 from lnz.sampling.coupled import NotMet, coupled_step
 
 
@@ -68,7 +67,7 @@ def test_langevin_chains_meet_by_reflection(key):
         own = lnz.Langevin(0.05).step(based, jax.random.key(9), jnp.concatenate([x, y]))[0]
         return pair, (own[:20000], own[20000:]), coupled_step(based, lnz.Langevin(0.05), key, x, x)
 
-    pair, owns, same = jax.tree.map(np.asarray, quick_jit(moves)(x, y))
+    pair, owns, same = jax.tree.map(np.asarray, jax.jit(moves)(x, y))
     for start, moved, own in zip((x, y), pair, owns, strict=True):
         for power in (1, 2):
             a, b = moved**power, own**power

@@ -197,7 +197,8 @@ def test_a_network_learns_snakes_by_their_pairs():
         def step(carry, _):
             heads, state = carry
             value, gradient = jax.value_and_grad(loss)(heads)
-            updates, state = optimizer.update(gradient, state)
+            with jax.numpy_dtype_promotion("standard"):  # optax's Adam
+                updates, state = optimizer.update(gradient, state)
             return (optax.apply_updates(heads, updates), state), value
 
         return jax.lax.scan(step, (heads, optimizer.init(heads)), None, length=150)

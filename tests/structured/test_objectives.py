@@ -18,7 +18,7 @@ STRUCTURES = {
     "factors": lnz.Graph(5, [(0, 1), (3, 2)], factors=[(4,), (2, 0, 4), (1, 2), (0, 1, 3)], groups=[1, 1]),
 }
 OBJECTIVES = {
-    "exact": lnz.Likelihood(lnz.Elimination()),
+    "exact": lnz.Likelihood(),
     "apart": lnz.Piecewise(),
     "inside": lnz.Piecewise(unaries="inside"),
     "shared": lnz.Piecewise(unaries="shared"),
