@@ -224,7 +224,8 @@ def as_field(field: RandomField | LinearChain) -> tuple[RandomField, Int[Array, 
 
     Where holes link their neighbours, the nodes that exist move to the front, so that neighbours stand side by side whatever the mask.
     """
-    if isinstance(require_labels(field, "an objective"), RandomField):
+    field = require_labels(field, "an objective")
+    if isinstance(field, RandomField):
         return widen(field), None
     p = field.potentials()
     t = len(p.nodes)
