@@ -98,6 +98,9 @@ class TrajectoryTempered(NegativePhase):
         figures["kept"] = keep.astype(jnp.float32)
         return states, None, Trajectory(models, v, rates, state.round + self.sweeps), figures
 
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return float(self.sweeps * (self.checkpoints + 1) * (self.chains or batch_size))
+
     def figures(self, energy: Energy) -> tuple[str, ...]:
         return (*(self.kernel or default_kernel(energy)).figures, "swaps", "least_swaps", "kept")
 

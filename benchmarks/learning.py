@@ -1,0 +1,101 @@
+"""Bars and Stripes 4x4 with an RBM of 16 hidden units: negative phases under exact evaluation, and what the alarms say.
+
+    python benchmarks/learning.py [--phases cd,persistent,...] [--seeds 3] [--updates 50000] [--json FILE]
+
+The 32 patterns count the empty and the full image twice. Figures are the sum of log p over the 32, in nats, by enumeration; the best that any
+model can reach is -108.131, and exact maximum likelihood reaches -108.143 with these machines. CD-1 and PCD-1 run with a constant rate, the
+others with one that falls linearly to 0.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from timing import one_thread
+
+BOUND = 32 * (30 / 32 * math.log(1 / 32) + 2 / 32 * math.log(2 / 32)) + 2 * math.log(1)  # two patterns count twice
+
+
+def patterns() -> Any:
+    """The 32 images (32, 16): every set of bars, and every set of stripes."""
+    import numpy as np
+
+    sets = np.array(list(itertools.product([0, 1], repeat=4)), np.float32)
+    bars = np.repeat(sets[:, :, None], 4, axis=2)
+    return np.concatenate([bars, bars.transpose(0, 2, 1)]).reshape(32, 16)
+
+
+def settings() -> dict[str, tuple[Any, float, bool, int]]:
+    """By name: the negative phase, the learning rate, whether it falls to 0, and how often the 32 data stand in a batch."""
+    import lnz
+
+    return {
+        "exact": (lnz.ExactPhase(lnz.Enumeration()), 0.1, False, 1),
+        "cd": (lnz.ContrastiveDivergence(), 0.1, False, 32),
+        "persistent": (lnz.PersistentChains(chains=1000), 0.1, False, 1),
+        "tempered": (lnz.TemperedChains(chains=50, temperatures=8), 0.2, True, 1),
+        "trajectory": (lnz.TrajectoryTempered(chains=50, checkpoints=8), 0.2, True, 1),
+        "jarzynski": (lnz.JarzynskiWalkers(chains=250), 0.2, True, 1),
+    }
+
+
+def run(name: str, seed: int, updates: int, looks: int) -> dict[str, Any]:
+    """One run: [update, sum of log p] at every look, and the alarms."""
+    import jax
+    import numpy as np
+    import optax
+
+    import lnz
+
+    phase, rate, falls, copies = settings()[name]
+    data = patterns()
+    energy = lnz.RBM(visible=16, hidden=16, key=jax.random.key(seed), scale=0.1)
+    schedule = optax.linear_schedule(rate, 0.0, updates) if falls else rate
+    began = time.process_time()
+    fitted = lnz.fit(
+        energy, np.tile(data, (copies, 1)), negative_phase=phase, optimizer=optax.sgd(schedule), epochs=updates,
+        batch_size=32 * copies, validation=data, evaluate_every=updates // looks, route=lnz.Enumeration(),
+        key=jax.random.key(100 + seed), monitor=lnz.Monitor(),
+    )  # fmt: skip
+    curve = [(record.step, 32 * record.validation.value) for record in fitted.history if record.validation]
+    figures = [record.figures for record in fitted.history]
+    return {
+        "phase": name, "seed": seed, "seconds": time.process_time() - began, "curve": curve, "figures": figures,
+        "looks": [(look.step, look.figures) for look in fitted.looks],
+        "alarms": [(alarm.step, alarm.name, str(alarm)) for look in fitted.looks for alarm in look.alarms],
+    }  # fmt: skip
+
+
+def main() -> None:
+    one_thread()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phases", default="cd,persistent,tempered,trajectory,jarzynski")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=50_000)
+    parser.add_argument("--looks", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results = []
+    for name in options.phases.split(","):
+        for seed in range(options.seeds):
+            found = run(name, seed, options.updates, options.looks)
+            results.append(found)
+            values = [value for _, value in found["curve"]]
+            best = max(range(len(values)), key=values.__getitem__)
+            last = found["figures"][-1]
+            print(
+                f"{name:12} seed {seed}: best {values[best]:9.3f} after {found['curve'][best][0]:6}, end {values[-1]:9.3f}, "
+                f"{found['seconds']:.0f} s  " + " ".join(f"{k} {last[k]:.3f}" for k in sorted(last)), flush=True
+            )  # fmt: skip
+            for step, alarm, _ in found["alarms"]:
+                print(f"    alarm {alarm} after {step}", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
