@@ -34,14 +34,15 @@ def autocorrelation_time(steps: Sequence[int], states: np.ndarray) -> tuple[floa
         states: shape (snapshots, chains, entries).
     """
     x = states.astype(np.float64)
-    x = x - x.mean(axis=(0, 1))
-    variance = float((x**2).sum(axis=2).mean())
-    if variance == 0:
+    x = (x - x.mean(axis=(0, 1))).reshape(len(states), -1)
+    products = x @ x.T
+    if not products.any():
         return 1.0, False
+    c_of = products / np.diagonal(products).mean()
     sums: dict[int, list[float]] = {}
     for j, after in enumerate(steps):
         for i in range(j):
-            sums.setdefault(after - steps[i], []).append(float((x[i] * x[j]).sum(axis=1).mean()) / variance)
+            sums.setdefault(after - steps[i], []).append(float(c_of[i, j]))
     lags = [0, *sorted(sums)]
     c = [1.0, *(float(np.mean(sums[lag])) for lag in lags[1:])]
     total = 0.0
@@ -56,4 +57,4 @@ def autocorrelation_time(steps: Sequence[int], states: np.ndarray) -> tuple[floa
 
 def nearest_distances(states: np.ndarray, data: np.ndarray) -> np.ndarray:
     """The number of entries in which each state (n, entries) differs from the datum nearest to it (m, entries): shape (n,)."""
-    return np.stack([(data != state).sum(axis=1).min() for state in states])
+    return np.concatenate([(block[:, None] != data[None]).sum(axis=2).min(axis=1) for block in np.array_split(states, -(-len(states) // 32))])

@@ -22,11 +22,12 @@ from lnz.learning.trainer import Trainer, TrainState
 from lnz.mathematics import log_mean_exp
 from lnz.spaces import Binary, Categorical, Space, Spin, State
 
-_SNAPSHOTS = 16  # at equal distances between two looks
+_SNAPSHOTS = 8  # at equal distances between two looks
 _CHAINS = 128  # of which snapshots are kept
+_SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
 _ROWS = 256  # of the data that a look reads
-_FIXED = 0.03  # seconds that a look takes whatever the model
-_PER_WEIGHT, _PER_BIT, _PER_UPDATE = 4e-10, 4e-9, 5e-5  # seconds of a state's move for every parameter and entry; of an update besides
+_FIXED = 0.04  # seconds that a look takes whatever the model
+_PER_WEIGHT, _PER_BIT, _PER_UPDATE = 2e-11, 4e-9, 5e-5  # seconds of a state's move for every parameter and entry; of an update besides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Monitor:
 
     - `log_z`, by AIS, with `effective`, the effective number of its chains; `log_likelihood`, -E_data[F] - log Ẑ of the training data;
     - `energy_data`, `energy_chains`, `energy_fresh`: mean F of the data, of the negative phase's states, of the fresh chains;
-    - `unseen` (discrete states): the share of the fresh chains' mass that lies farther from the nearest datum than any of the phase's states;
+    - `unseen` (discrete states): how much more of the fresh chains' mass than of the phase's states lies farther from the nearest datum than
+      some distance, at the distance where that is most (a one-sided Kolmogorov-Smirnov distance): what CD does not see (T11);
     - `r_hat` of the chains' energy, and `tau`, the autocorrelation time of their states in updates;
     - `lag`, the nats by which the log-probabilities of the chains' states change while they mix once: the standard deviation of
       F_θ(t) - F_θ(t-τ) over the chains. It is step size × |∇| × τ (T12), in units that do not depend on the model; above 1 the chains stand
@@ -95,7 +97,7 @@ class Monitor:
             raise ValueError(f"a monitor needs at least 8 chains, but got {self.chains}")
 
     def every(self, energy: Energy, phase: Any, batch: int) -> int:
-        """The updates between two looks: as many as make the looks' predicted time the share asked for, a multiple of 16."""
+        """The updates between two looks: as many as make the looks' predicted time the share asked for, a multiple of 8."""
         weights = sum(leaf.size for leaf in jax.tree.leaves(energy) if eqx.is_inexact_array(leaf))
         bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
         move = _PER_WEIGHT * weights + _PER_BIT * bits
@@ -184,12 +186,15 @@ class Watch:
             "log_z": log_z, "effective": effective, "log_likelihood": -figures["energy_data"] - log_z,
             "energy_fresh": float((w * np.asarray(fresh_free)).sum()),
         }  # fmt: skip
+        spread = np.asarray(fresh_free, np.float64) - figures["energy_fresh"]
+        errors["energy"] = math.sqrt(float((w**2 * spread**2).sum()))
         if drawn is not None and isinstance(energy.observed, Binary | Spin | Categorical):
             flat = [np.asarray(v).reshape(len(v), -1) for v in (drawn[0], fresh_states, cast(energy, self.rows))]
-            reach = nearest_distances(flat[0][: 4 * _CHAINS], flat[2]).max()
-            unseen = float((w * (nearest_distances(flat[1], flat[2]) > reach)).sum())
-            figures["unseen"] = unseen
-            errors["unseen"] = math.sqrt(max(unseen * (1 - unseen), 1 / effective) / effective)
+            near, far = (nearest_distances(states, flat[2]) for states in flat[:2])
+            shares = np.asarray(drawn[1], np.float64)
+            beyond = [float((w * (far > d)).sum() - (shares * (near > d)).sum()) for d in np.unique(near)]
+            figures["unseen"] = max(0.0, *beyond)
+            errors["unseen"] = math.sqrt(0.25 / effective + 0.25 * float((shares**2).sum()))
         return figures, errors
 
     def _mixing(self, energy: Energy, step: int) -> dict[str, float]:
@@ -267,25 +272,33 @@ def _alarms(step: int, figures: dict[str, float], errors: dict[str, float], best
     def alarm(name: str, seen: str, remedy: str) -> None:
         found.append(Alarm(step, name, seen, remedy))
 
-    if figures.get("lag", 0) > 1:
+    lag, tau = figures.get("lag", 0), figures.get("tau", 0)
+    if lag > 1 or (lag > 0.5 and tau > _SLOW):
         alarm(
             "lag",
-            f"the chains mix more slowly than the parameters move: they need about {figures['tau']:,.0f} updates to mix once, in which the model "
-            f"moves by {figures['lag']:.1f} nats",
+            f"the chains mix more slowly than the parameters move: they need about {tau:,.0f} updates to mix once, in which the model "
+            f"moves by {lag:.1f} nats",
             "Lower the learning rate or raise sweeps, or use TemperedChains or JarzynskiWalkers",
         )
     elif figures.get("r_hat", 1) > 1.5:
         alarm(
             "r_hat",
-            f"the chains disagree: R̂ of their energy is {figures['r_hat']:.2f}, and they need about {figures['tau']:,.0f} updates to mix once",
+            f"the chains disagree: R̂ of their energy is {figures['r_hat']:.2f}, and they need about {tau:,.0f} updates to mix once",
             "Raise sweeps, or use TemperedChains",
         )
-    if figures.get("unseen", 0) - 2 * errors["unseen"] > 0.05:
+    if figures.get("unseen", 0) - 3 * errors["unseen"] > 0.05:
         alarm(
             "unseen",
-            f"{100 * figures['unseen']:.0f} % of the model's mass lies farther from the data than the states of {phase} go: its gradient "
-            "cannot take that mass away",
-            "Use chains that do not start at the data, such as TemperedChains or PersistentChains",
+            f"about {100 * figures['unseen']:.0f} % of the model's mass lies farther from the data than the states of {phase} go: its gradient "
+            "hardly takes that mass away",
+            "Use chains that do not start at the data, such as TemperedChains or PersistentChains, or more sweeps",
+        )
+    deeper = figures.get("energy_chains", -math.inf) - figures.get("energy_fresh", math.inf)
+    if figures.get("effective", 0) > 10 and deeper > max(1.0, 4 * errors.get("energy", math.inf)):
+        alarm(
+            "deeper",
+            f"chains annealed afresh find states {deeper:.1f} nats deeper than those of {phase}",
+            "Raise sweeps, lower the learning rate, or use TemperedChains",
         )
     fallen = best - figures.get("log_likelihood", math.inf)
     if fallen > 0.1 + 4 * errors["log_z"]:
