@@ -14,7 +14,6 @@ import lnz
 from lnz.learning.negative import NEGATIVE_PHASES
 from lnz.learning.negative.jarzynski import resampled
 from lnz.learning.negative.ladder import swapped
-from lnz.learning.phases import mean_and_gradient
 
 KEY = jax.random.key(77)
 N = 2000
@@ -82,10 +81,15 @@ CASES = {
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("tempered", "rbm"), ("trajectory", "rbm"), ("jarzynski", "rbm"),
-        ("tempered", "potts"), ("jarzynski", "potts"), ("trajectory", "ising"),
+        ("tempered", "rbm"),
+        ("trajectory", "rbm"),
+        ("jarzynski", "rbm"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("trajectory", "ising"), ("jarzynski", "potts"), ("tempered", "potts")]
+        ),
     ],
-)  # fmt: skip
+)
 def test_under_frozen_parameters_the_mean_is_the_exact_gradient(name, kind):
     energy, phase = target(kind), CASES[name]
     state = phase.init(energy, KEY, 2)
@@ -129,7 +133,10 @@ def test_swaps_keep_the_joint_law():
 class TestFarModes:
     """A ferromagnet whose modes no Gibbs sweep connects, and chains that start in one of them."""
 
-    @pytest.mark.parametrize(("name", "found"), [("persistent", False), ("tempered", True), ("trajectory", True)])
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [("persistent", False), ("tempered", True), pytest.param("trajectory", True, marks=pytest.mark.slow)],
+    )
     def test_tempering_finds_the_mode_that_other_chains_miss(self, name, found):
         energy = lnz.Ising(0.8 * (np.ones((6, 6)) - np.eye(6)))
         phase = dataclasses.replace(CASES[name], chains=200, **({"checkpoints": 4} if name == "trajectory" else {}))
@@ -141,7 +148,9 @@ class TestFarModes:
                 lambda *leaves: jnp.stack(leaves), *[eqx.filter(e, eqx.is_inexact_array) for e in rungs]
             )
             state = state._replace(models=models)
-        state = jax.tree.map(lambda leaf: jnp.ones_like(leaf) if leaf.shape[-1:] == (6,) and leaf.ndim < 4 else leaf, state)
+        state = jax.tree.map(
+            lambda leaf: jnp.ones_like(leaf) if leaf.shape[-1:] == (6,) and leaf.ndim < 4 else leaf, state
+        )
         if name == "trajectory":
             state = state._replace(models=models)
         states, _, _, _ = run(phase, energy, state, 100)
@@ -192,7 +201,7 @@ class TestJarzynski:
         assert float(share.min()) > 0.5
         assert z_scores(self.path(1.0), states[-1], weights[-1]).max() < 5
 
-    @pytest.mark.parametrize("threshold", [1e-9, 0.8])
+    @pytest.mark.parametrize("threshold", [pytest.param(1e-9, marks=pytest.mark.slow), 0.8])
     def test_z_is_unbiased_with_few_walkers_that_hardly_move(self, threshold):
         phase = lnz.JarzynskiWalkers(chains=5, threshold=threshold, temperatures=2)
         found = jax.jit(jax.vmap(lambda key: self.walk(phase, key, 4)[0][-1]))(jax.random.split(KEY, 3000))
@@ -212,7 +221,7 @@ class TestJarzynski:
 def test_the_ladder_keeps_the_models_that_it_needs():
     """The first model stays, the last is the newest, order is kept, and a model is added only where swaps have become rare."""
     start = lnz.Ising(np.zeros((4, 4)))
-    phase = lnz.TrajectoryTempered(chains=100, checkpoints=3, target=0.7)
+    phase = lnz.TrajectoryTempered(chains=100, checkpoints=2, target=0.7)
     state, kept, fields = phase.init(start, KEY, 2), 0.0, []
     draw = eqx.filter_jit(lambda e, s, k: phase.draw(e, s, DATA, None, k)[2:])
     for t in range(120):
@@ -220,9 +229,9 @@ def test_the_ladder_keeps_the_models_that_it_needs():
         state, figures = draw(energy, state, jax.random.fold_in(KEY, t))
         kept += float(figures["kept"])
         fields.append(np.asarray(state.models.fields[:, 0]))
-    assert 3 <= kept < 40
+    assert 2 <= kept < 40
     assert fields[-1][0] == 0
-    assert (np.diff(fields[-1]) > 0).all()
+    assert fields[-1][1] > 0.5
     assert float(state.rates.min()) > 0.05
     assert (np.diff(fields[0]) == 0).all()
 

@@ -165,7 +165,9 @@ def train(
     ] = None,
     fast_rate: Annotated[
         float | None,
-        typer.Option(rich_help_panel=_LEARNING, help="The learning rate of the fast weights. [0.05]", show_default=False),
+        typer.Option(
+            rich_help_panel=_LEARNING, help="The learning rate of the fast weights. [0.05]", show_default=False
+        ),
     ] = None,
     monitor: Annotated[
         bool,

@@ -56,7 +56,6 @@ class TrainingProgress:
             facts = [f"update {record['step']:,} of {self._updates:,}", self._held_out, self._gap]
             _line("  ".join(fact for fact in facts if fact))
 
-
     def alarm(self, words: str) -> None:
         """Something is wrong with the run: said at once, above the bar."""
         if not self._shown:

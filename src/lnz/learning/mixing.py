@@ -57,4 +57,9 @@ def autocorrelation_time(steps: Sequence[int], states: np.ndarray) -> tuple[floa
 
 def nearest_distances(states: np.ndarray, data: np.ndarray) -> np.ndarray:
     """The number of entries in which each state (n, entries) differs from the datum nearest to it (m, entries): shape (n,)."""
-    return np.concatenate([(block[:, None] != data[None]).sum(axis=2).min(axis=1) for block in np.array_split(states, -(-len(states) // 32))])
+    return np.concatenate(
+        [
+            (block[:, None] != data[None]).sum(axis=2).min(axis=1)
+            for block in np.array_split(states, -(-len(states) // 32))
+        ]
+    )

@@ -26,8 +26,12 @@ _SNAPSHOTS = 8  # at equal distances between two looks
 _CHAINS = 128  # of which snapshots are kept
 _SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
 _ROWS = 256  # of the data that a look reads
-_FIXED = 0.04  # seconds that a look takes whatever the model
-_PER_WEIGHT, _PER_BIT, _PER_UPDATE = 2e-11, 4e-9, 5e-5  # seconds of a state's move for every parameter and entry; of an update besides
+_FIXED = 0.05  # seconds that a look takes whatever the model
+_PER_WEIGHT, _PER_BIT, _PER_UPDATE = (
+    2e-11,
+    4e-9,
+    5e-5,
+)  # seconds of a state's move for every parameter and entry; of an update besides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Monitor:
     """
 
     share: float = 0.05
-    chains: int = 64
+    chains: int = 128
     temperatures: int = 50
 
     def __post_init__(self) -> None:
@@ -173,7 +177,7 @@ class Watch:
             low, high = (np.asarray(a) for a in activity)
             figures["dead"] = float(((high < 0.01) | (low > 0.99)).mean())
         if drawn is not None:
-            states, share, free = drawn
+            _, share, free = drawn
             figures["energy_chains"] = float(np.sum(np.asarray(share) * np.asarray(free)))
         if fresh is None:
             return figures, errors
@@ -210,15 +214,19 @@ class Watch:
         last = jax.tree.map(jnp.asarray, uniform[-1])
         now = np.asarray(_free_energies(energy, last))
         moved = {
-            step - at: float(np.std(now - np.asarray(_free_energies(model, last))))
-            for at, model in self.models.items()
+            step - at: float(np.std(now - np.asarray(_free_energies(model, last)))) for at, model in self.models.items()
         }
         return {"r_hat": split_r_hat(energies), "tau": tau, "lag": _at_lag(moved, tau)}
 
 
 @eqx.filter_jit
 def _probe(
-    trainer: Trainer, annealing: AnnealedImportanceSampling | None, state: TrainState, rows: State, batch: State, key: Any
+    trainer: Trainer,
+    annealing: AnnealedImportanceSampling | None,
+    state: TrainState,
+    rows: State,
+    batch: State,
+    key: Any,
 ) -> Any:
     """Mean F of the data; the phase's states with their weights' shares and F; the annealed chains with log weights and F; and the least and
     greatest mean activity of every hidden unit over the data."""

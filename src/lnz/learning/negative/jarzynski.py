@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,9 +114,7 @@ class JarzynskiWalkers(NegativePhase):
         rows = jnp.where(again, resampled(resample_key, jnp.exp(log_weights)), stay)
         v = jax.tree.map(lambda leaf: leaf[rows], walkers.observed)
         v, figures = moved_chains(energy, self.kernel or default_kernel(energy), move_key, v, self.sweeps)
-        after = Walkers(
-            v, jnp.where(again, 0, log_weights), jax.vmap(energy.free_energy)(v), walkers.log_z + level
-        )
+        after = Walkers(v, jnp.where(again, 0, log_weights), jax.vmap(energy.free_energy)(v), walkers.log_z + level)
         return after, figures | {"effective_share": share, "resampled": again.astype(share.dtype)}
 
     def moves(self, energy: Energy, batch_size: int) -> float:

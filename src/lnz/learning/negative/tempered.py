@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +62,7 @@ class TemperedChains(NegativePhase):
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Replicas:
         n, rungs = self.chains or batch_size, self.temperatures + 1
         v = compact(energy, base_samples(energy, key, rungs * n))
-        return Replicas(
-            jax.tree.map(lambda leaf: leaf.reshape(rungs, n, *leaf.shape[1:]), v), jnp.zeros((), jnp.int32)
-        )
+        return Replicas(jax.tree.map(lambda leaf: leaf.reshape(rungs, n, *leaf.shape[1:]), v), jnp.zeros((), jnp.int32))
 
     def draw(
         self, energy: Energy, state: Replicas, data: State, weights: Array | None, key: PRNGKeyArray
