@@ -57,7 +57,7 @@ def settings() -> dict[str, Setting]:
         "cd": Setting(lnz.ContrastiveDivergence(), 0.1, False, 32, 10_000, 0.25),
         "persistent": Setting(lnz.PersistentChains(chains=1000), 0.1, False, 1, 10_000, 0.25),
         "tempered": Setting(lnz.TemperedChains(chains=50, temperatures=8), 0.2),
-        "trajectory": Setting(lnz.TrajectoryTempered(chains=50, checkpoints=12), 0.1),
+        "trajectory": Setting(lnz.TrajectoryTempered(chains=50, checkpoints=12, sweeps=3), 0.1),
         "jarzynski": Setting(lnz.JarzynskiWalkers(chains=1000), 0.2),
     }
 
