@@ -60,8 +60,13 @@ from .learning.fit import Fitted as Fitted
 from .learning.fit import Interrupted as Interrupted
 from .learning.fit import Record as Record
 from .learning.fit import fit as fit
+from .learning.gradient_error import GradientError as GradientError
+from .learning.gradient_error import gradient_error as gradient_error
 from .learning.likelihood import LogLikelihood as LogLikelihood
 from .learning.likelihood import log_likelihood as log_likelihood
+from .learning.monitor import Alarm as Alarm
+from .learning.monitor import Look as Look
+from .learning.monitor import Monitor as Monitor
 from .learning.negative import ContrastiveDivergence as ContrastiveDivergence
 from .learning.negative import ExactPhase as ExactPhase
 from .learning.negative import FastWeights as FastWeights

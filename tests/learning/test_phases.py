@@ -72,18 +72,25 @@ def z_scores(energy, states, weights):
 
 CASES = {
     "persistent": lnz.PersistentChains(chains=N, sweeps=2),
-    "fast-weights": lnz.FastWeights(chains=N, fast_rate=0.0, sweeps=2),
     "tempered": lnz.TemperedChains(chains=N, temperatures=3),
     "trajectory": lnz.TrajectoryTempered(chains=N, checkpoints=3, target=1e-6),
     "jarzynski": lnz.JarzynskiWalkers(chains=N, temperatures=3),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kind", ["rbm", "ising", "potts"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tempered", "rbm"),
+        ("trajectory", "rbm"),
+        ("jarzynski", "rbm"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("trajectory", "ising"), ("jarzynski", "potts"), ("tempered", "potts")]
+        ),
+    ],
+)
 def test_under_frozen_parameters_the_mean_is_the_exact_gradient(name, kind):
-    if (name, kind) in [("fast-weights", "ising"), ("fast-weights", "potts"), ("persistent", "potts")]:
-        pytest.skip("the same code as in the cases beside it")
     energy, phase = target(kind), CASES[name]
     state = phase.init(energy, KEY, 2)
     if name == "trajectory":  # a ladder of other models, as a run would leave it
@@ -126,7 +133,10 @@ def test_swaps_keep_the_joint_law():
 class TestFarModes:
     """A ferromagnet whose modes no Gibbs sweep connects, and chains that start in one of them."""
 
-    @pytest.mark.parametrize(("name", "found"), [("persistent", False), ("tempered", True), ("trajectory", True)])
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [("persistent", False), ("tempered", True), pytest.param("trajectory", True, marks=pytest.mark.slow)],
+    )
     def test_tempering_finds_the_mode_that_other_chains_miss(self, name, found):
         energy = lnz.Ising(0.8 * (np.ones((6, 6)) - np.eye(6)))
         phase = dataclasses.replace(CASES[name], chains=200, **({"checkpoints": 4} if name == "trajectory" else {}))
@@ -160,7 +170,7 @@ class TestFarModes:
                 return jax.lax.scan(body, state, jax.random.split(KEY, 30))[0]
 
             shares.append(float((np.asarray(go(state).observed).mean(axis=1) < 0).mean()))
-        assert shares[0] < 0.05
+        assert shares[0] < 0.1
         assert shares[1] > 0.2
 
 
@@ -191,7 +201,7 @@ class TestJarzynski:
         assert float(share.min()) > 0.5
         assert z_scores(self.path(1.0), states[-1], weights[-1]).max() < 5
 
-    @pytest.mark.parametrize("threshold", [1e-9, 0.8])
+    @pytest.mark.parametrize("threshold", [pytest.param(1e-9, marks=pytest.mark.slow), 0.8])
     def test_z_is_unbiased_with_few_walkers_that_hardly_move(self, threshold):
         phase = lnz.JarzynskiWalkers(chains=5, threshold=threshold, temperatures=2)
         found = jax.jit(jax.vmap(lambda key: self.walk(phase, key, 4)[0][-1]))(jax.random.split(KEY, 3000))
@@ -211,45 +221,36 @@ class TestJarzynski:
 def test_the_ladder_keeps_the_models_that_it_needs():
     """The first model stays, the last is the newest, order is kept, and a model is added only where swaps have become rare."""
     start = lnz.Ising(np.zeros((4, 4)))
-    phase = lnz.TrajectoryTempered(chains=100, checkpoints=3, target=0.7)
+    phase = lnz.TrajectoryTempered(chains=100, checkpoints=2, target=0.7)
     state, kept, fields = phase.init(start, KEY, 2), 0.0, []
     draw = eqx.filter_jit(lambda e, s, k: phase.draw(e, s, DATA, None, k)[2:])
-    for t in range(60):
-        energy = eqx.tree_at(lambda e: e.fields, start, jnp.full((4,), 0.06 * t))
+    for t in range(120):
+        energy = eqx.tree_at(lambda e: e.fields, start, jnp.full((4,), 0.04 * t))
         state, figures = draw(energy, state, jax.random.fold_in(KEY, t))
         kept += float(figures["kept"])
         fields.append(np.asarray(state.models.fields[:, 0]))
-    assert 3 <= kept < 30
+    assert 2 <= kept < 40
     assert fields[-1][0] == 0
-    assert (np.diff(fields[-1]) > 0).all()
+    assert fields[-1][1] > 0.5
     assert float(state.rates.min()) > 0.05
     assert (np.diff(fields[0]) == 0).all()
 
 
-@pytest.mark.parametrize("name", ["fast-weights", "tempered", "trajectory", "jarzynski"])
+@pytest.mark.parametrize("name", ["trajectory", "jarzynski"])
 def test_a_run_cut_in_two_is_bit_for_bit_the_run_that_was_not(name, tmp_path):
-    energy, data = model("rbm")
-    phase = dataclasses.replace(CASES[name], chains=9)
+    energy, data = model("spin rbm")
+    phase = dataclasses.replace(CASES[name], chains=500)
     options = {"negative_phase": phase, "optimizer": optax.adam(0.02), "batch_size": 10, "key": KEY}
-    whole = lnz.fit(energy, data, epochs=4, **options)
+    whole = lnz.fit(energy, data, epochs=6, **options)
     path = tmp_path / "checkpoint"
     lnz.fit(energy, data, epochs=1.5, checkpoint=path, **options)
-    again = lnz.fit(energy, data, epochs=4, checkpoint=path, **options)
+    again = lnz.fit(energy, data, epochs=6, checkpoint=path, **options)
     assert same(whole.state, again.state)
     assert again.history[-1].figures["energy_gap"] == whole.history[-1].figures["energy_gap"]
-
-
-def test_the_running_likelihood_of_weighted_walkers():
-    """Learning with walkers: the figures' running log-likelihood is that of enumeration."""
-    energy, data = model("spin rbm")
-    fitted = lnz.fit(
-        energy, data, negative_phase=dataclasses.replace(CASES["jarzynski"], temperatures=20), optimizer=optax.sgd(0.05),
-        epochs=20, batch_size=100, evaluate_every=10, key=KEY, validation=data,
-    )  # fmt: skip
-    first, last = fitted.history
-    assert last.validation.value > first.validation.value
-    assert last.validation.value > last.figures["log_likelihood"] - 0.05
-    assert first.validation.value < last.figures["log_likelihood"] + 0.05
+    if name == "jarzynski":  # the running likelihood of the last epoch's batches, which are all the data once
+        exact = lnz.log_likelihood(whole.energy, data, route=lnz.Enumeration()).value
+        assert whole.history[-1].figures["log_likelihood"] == pytest.approx(exact, abs=0.1)
+        assert lnz.log_likelihood(energy, data, route=lnz.Enumeration()).value < exact - 0.2
 
 
 @pytest.mark.parametrize(
@@ -277,3 +278,9 @@ def test_energies_that_cannot_be_served(name):
     )
     with pytest.raises(ValueError, match="no default base"):
         lnz.fit(energy, np.ones((3, 1)), negative_phase=NEGATIVE_PHASES[name](), key=KEY)
+
+
+def test_the_command_line_names_every_phase():
+    from lnz.cli.app import Phase
+
+    assert [str(phase) for phase in Phase] == list(NEGATIVE_PHASES)

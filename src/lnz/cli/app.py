@@ -38,9 +38,13 @@ class Model(enum.StrEnum):
 
 
 class Phase(enum.StrEnum):
+    exact = "exact"
     cd = "cd"
     persistent = "persistent"
-    exact = "exact"
+    fast_weights = "fast-weights"
+    tempered = "tempered"
+    trajectory = "trajectory"
+    jarzynski = "jarzynski"
 
 
 class Optimizer(enum.StrEnum):
@@ -142,7 +146,9 @@ def train(
         Phase | None,
         typer.Option(
             rich_help_panel=_LEARNING,
-            help="Chains from the data (cd), chains that go on (persistent), or no chains (exact). [persistent]",
+            help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
+            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), or no chains (exact). "
+            "[persistent]",
             show_default=False,
         ),
     ] = None,
@@ -153,8 +159,24 @@ def train(
         ),
     ] = None,
     chains: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_LEARNING, help="Persistent chains. [100]")
+        int | None, typer.Option(min=1, rich_help_panel=_LEARNING, help="Persistent chains, or replicas a rung. [100]")
     ] = None,
+    rungs: Annotated[
+        int | None,
+        typer.Option(min=2, rich_help_panel=_LEARNING, help="Of the ladder of tempered and trajectory chains. [10]"),
+    ] = None,
+    fast_rate: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LEARNING, help="The learning rate of the fast weights. [0.05]", show_default=False
+        ),
+    ] = None,
+    monitor: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=_LEARNING, help="Watch the chains for about 5 % of the time, and say so when they fail."
+        ),
+    ] = True,
     optimizer: Annotated[
         Optimizer | None,
         typer.Option(rich_help_panel=_LEARNING, help="[sgd; gaussian-rbm adam]", show_default=False),
@@ -242,6 +264,9 @@ def train(
         "negative_phase": negative_phase and str(negative_phase),
         "sweeps": sweeps,
         "chains": chains,
+        "rungs": rungs,
+        "fast_rate": _not_negative("--fast-rate", fast_rate),
+        "monitor": monitor,
         "optimizer": optimizer and str(optimizer),
         "learning_rate": _positive("--learning-rate", learning_rate),
         "schedule": schedule and str(schedule),

@@ -84,6 +84,7 @@ def page(
     body = f"""<h1>{escaped(title)}</h1>
 <p class="quiet">{escaped(_upper(results["model"]))}, trained on {escaped(results["data"])}.</p>
 {_cards(results)}
+{_alarms(results.get("alarms"))}
 <h2>Log-likelihood</h2>
 {_likelihoods(results)}
 <p class="quiet">The error of log Z is shared by all data; the error of the data is that of their mean as a sample. The factorised model
@@ -94,6 +95,18 @@ has the same means and no dependence between variables.</p>
 <h2>Settings</h2>
 {_settings(config)}"""
     write_atomic(path, lambda file: file.write(document(title, body).encode()))
+
+
+def _alarms(alarms: list[dict[str, Any]] | None) -> str:
+    """What went wrong on the way, in words. Nothing where nothing did, or nobody looked."""
+    if not alarms:
+        return ""
+    rows = "".join(
+        f'<tr><td class="number">{alarm["step"]:,}</td><td>{escaped(_upper(alarm["seen"]))}.</td><td>{escaped(alarm["remedy"])}.</td></tr>'
+        for alarm in alarms
+    )
+    head = '<tr><th class="number">update</th><th>what was seen</th><th>what to do</th></tr>'
+    return f'<h2>Alarms</h2><table class="alarms">{head}{rows}</table>'
 
 
 def _cards(results: dict[str, Any]) -> str:

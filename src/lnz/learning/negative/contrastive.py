@@ -46,5 +46,8 @@ class ContrastiveDivergence(NegativePhase):
         states, figures = moved_chains(energy, kernel, fast_key(key), data, self.steps)
         return states, weights, (), figures
 
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return float(self.steps * batch_size)
+
     def figures(self, energy: Energy) -> tuple[str, ...]:
         return (self.kernel or default_kernel(energy)).figures

@@ -42,3 +42,6 @@ class ExactPhase(NegativePhase):
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         raise TypeError("the exact negative phase draws no states: its gradient is route.mean_gradient")
+
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return self.chosen(energy).cost(energy)

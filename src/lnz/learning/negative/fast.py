@@ -82,6 +82,9 @@ class FastWeights(NegativePhase):
         figures |= {"fast_norm": jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(fast)))}
         return states, None, FastChains(v, fast), figures
 
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return float(self.sweeps * (self.chains or batch_size))
+
     def figures(self, energy: Energy) -> tuple[str, ...]:
         return (*(self.kernel or default_kernel(energy)).figures, "fast_norm")
 

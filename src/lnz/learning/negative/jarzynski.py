@@ -20,13 +20,13 @@ from lnz.spaces import State
 
 
 class Walkers(NamedTuple):
-    """Walkers v_i with weights: observed states (n, *shape), their log weights (of mean weight 1), F(v_i) under the parameters they last
-    moved under, and log Ẑ of these parameters."""
+    """Populations g of weighted walkers: observed states (g, n, *shape), their log weights (of mean weight 1 in each), F(v) under the
+    parameters they last moved under, and each population's log Ẑ of these parameters."""
 
     observed: State
-    log_weights: Float[Array, " n"]
-    free_energies: Float[Array, " n"]
-    log_z: Float[Array, ""]
+    log_weights: Float[Array, "g n"]
+    free_energies: Float[Array, "g n"]
+    log_z: Float[Array, " g"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +38,30 @@ class JarzynskiWalkers(NegativePhase):
     means are consistent for E_{p_θ'}, for any number of sweeps: the bias of persistent chains becomes variance, which the effective
     sample size shows. Below `threshold` the walkers are resampled in proportion to their weights.
 
-    Its figures: `log_z`, log Ẑ(θ) in nats; `effective_share`, the effective sample size over the number of walkers; `resampled`, the share
-    of updates with a resampling. With `log_z` every record has `log_likelihood`, the running estimate of E_data[-F] - log Z.
+    That holds for a path that does not depend on the walkers. Those that learning follows bend it: log Ẑ from their own weights falls
+    short by about rate × Var(gradient) an update, which adds up to many nats. So a second population, which has no part in the gradient,
+    measures log Z.
+
+    Its figures: `log_z`, log Ẑ(θ) in nats, whose exponential is unbiased; `effective_share`, the effective sample size over the number of
+    walkers, of the lesser population; `resampled`, the share of resamplings. With `log_z` every record has `log_likelihood`, the running
+    estimate of E_data[-F] - log Z.
 
     Attributes:
         sweeps: kernel steps an update.
-        chains: the number of walkers; by default one for every datum of a batch. They start from the energy's base by annealing.
+        chains: the number of walkers that learning follows; by default one for every datum of a batch. They start from the energy's base
+            by annealing.
+        measure: whether there is the second population, of as many walkers; without it there is no `log_z`.
         threshold: of the effective share, in (0, 1].
         temperatures: of that first annealing.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
 
-    Source: Carbone, Hua, Coste & Vanden-Eijnden 2023, "Efficient training of energy-based models using Jarzynski equality".
+    Source: Carbone, Hua, Coste & Vanden-Eijnden 2023, "Efficient training of energy-based models using Jarzynski equality". There one
+    population does both.
     """
 
     sweeps: int = 1
     chains: int | None = None
+    measure: bool = True
     threshold: float = 0.5
     temperatures: int = 100
     kernel: Kernel | None = None
@@ -68,35 +77,52 @@ class JarzynskiWalkers(NegativePhase):
         return kernel_refusal(self.kernel, energy) or self._annealing(1).refusal(energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Walkers:
-        log_weights, v, _ = self._annealing(self.chains or batch_size).anneal(energy, key)
+        groups, n = 1 + self.measure, self.chains or batch_size
+        # One annealing for all: its chains are independent of each other.
+        log_weights, v, _ = self._annealing(groups * n).anneal(energy, key)
         v = compact(energy, cast(energy, v))
-        level = log_mean_exp(log_weights)
-        return Walkers(v, log_weights - level, jax.vmap(energy.free_energy)(v), level)
+        free = jax.vmap(energy.free_energy)(v).reshape(groups, n)
+        log_weights = log_weights.reshape(groups, n)
+        level = jax.vmap(log_mean_exp)(log_weights)
+        v = jax.tree.map(lambda leaf: leaf.reshape(groups, n, *leaf.shape[1:]), v)
+        return Walkers(v, log_weights - level[:, None], free, level)
 
     def draw(
         self, energy: Energy, state: Walkers, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Walkers, dict[str, Array]]:
-        resample_key, move_key = jax.random.split(fast_key(key))
-        gain = (state.free_energies - jax.vmap(energy.free_energy)(state.observed)).astype(state.log_weights.dtype)
+        keys = jax.random.split(fast_key(key), state.log_z.size)
+        after, figures = jax.vmap(lambda walkers, key: self._moved(energy, walkers, key))(state, keys)
+        share, again = figures.pop("effective_share"), figures.pop("resampled")
+        figures = {name: jnp.mean(leaf) for name, leaf in figures.items()}
+        figures |= {"effective_share": jnp.min(share), "resampled": jnp.mean(again)}
+        if self.measure:
+            figures["log_z"] = after.log_z[1]
+        states = jax.tree.map(lambda leaf: leaf[0], after.observed)
+        return cast(energy, states), jnp.exp(after.log_weights[0]), after, figures
+
+    def _moved(self, energy: Energy, walkers: Walkers, key: PRNGKeyArray) -> tuple[Walkers, dict[str, Array]]:
+        """One population after the change of the parameters to those of the energy: weighted, resampled where that is due, and moved."""
+        resample_key, move_key = jax.random.split(key)
+        gain = (walkers.free_energies - jax.vmap(energy.free_energy)(walkers.observed)).astype(walkers.log_z.dtype)
         # A walker of weight zero stays so: where p̃ = 0 before and after, the gain would be ∞ - ∞.
-        log_weights = jnp.where(state.log_weights == -jnp.inf, -jnp.inf, state.log_weights + gain)
+        log_weights = jnp.where(walkers.log_weights == -jnp.inf, -jnp.inf, walkers.log_weights + gain)
         level = log_mean_exp(log_weights)
         log_weights = log_weights - level
         share = 1 / jnp.mean(jnp.exp(2 * log_weights))
         again = share < self.threshold
-        rows = jnp.where(
-            again, resampled(resample_key, jnp.exp(log_weights)), jnp.arange(log_weights.size, dtype=jnp.int32)
-        )
-        v = jax.tree.map(lambda leaf: leaf[rows], state.observed)
-        log_weights = jnp.where(again, 0, log_weights)
+        stay = jnp.arange(log_weights.size, dtype=jnp.int32)
+        rows = jnp.where(again, resampled(resample_key, jnp.exp(log_weights)), stay)
+        v = jax.tree.map(lambda leaf: leaf[rows], walkers.observed)
         v, figures = moved_chains(energy, self.kernel or default_kernel(energy), move_key, v, self.sweeps)
-        log_z = state.log_z + level
-        figures |= {"log_z": log_z, "effective_share": share, "resampled": again.astype(share.dtype)}
-        after = Walkers(v, log_weights, jax.vmap(energy.free_energy)(v), log_z)
-        return cast(energy, v), jnp.exp(log_weights), after, figures
+        after = Walkers(v, jnp.where(again, 0, log_weights), jax.vmap(energy.free_energy)(v), walkers.log_z + level)
+        return after, figures | {"effective_share": share, "resampled": again.astype(share.dtype)}
+
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return float((1 + self.measure) * self.sweeps * (self.chains or batch_size))
 
     def figures(self, energy: Energy) -> tuple[str, ...]:
-        return (*(self.kernel or default_kernel(energy)).figures, "log_z", "effective_share", "resampled")
+        measured = ("log_z",) if self.measure else ()
+        return (*(self.kernel or default_kernel(energy)).figures, *measured, "effective_share", "resampled")
 
     def _annealing(self, chains: int) -> AnnealedImportanceSampling:
         return AnnealedImportanceSampling(temperatures=self.temperatures, chains=chains)

@@ -35,7 +35,8 @@ def rounds(
         first: the number of rounds made before; its parity says which pairs come first.
 
     Returns:
-        The replicas, the mean swap probability of each pair, which pairs were tried (in one round every second), and the means of the kernel's figures at the last rung.
+        The replicas, the mean swap probability of each pair, which pairs were tried (in one round every second), and the
+        means of the kernel's figures at the last rung.
 
     Source: Swendsen & Wang 1986; Geyer 1991; Okabe, Kawata, Okamoto & Mikami 2001 (alternate pairs); Syed, Bouchard-Côté, Deligiannidis &
     Doucet 2022, "Non-reversible parallel tempering".
@@ -69,17 +70,27 @@ def swapped(
     place = jnp.arange(k, dtype=jnp.int32)
     mate = place + 1 - 2 * ((place + number) % 2)
     mate = jnp.where((mate >= 0) & (mate < k), mate, place)
-
-    def free(point: Any, v: State) -> Array:
-        return jax.vmap(rung(point).free_energy)(v)
-
-    gain = jax.vmap(free)(points, replicas) - jax.vmap(free)(jax.tree.map(lambda p: p[mate], points), replicas)
+    gain = gains(rung, points, replicas, mate)
     total = gain + gain[mate]  # log of p_i(x_j) p_j(x_i) / p_i(x_i) p_j(x_j)
     u = jax.random.uniform(key, (k, n), gain.dtype)[jnp.minimum(place, mate)]
     accept = (u < jnp.exp(total)) & (mate != place)[:, None]
     shaped = lambda leaf: accept.reshape(k, n, *(1,) * (leaf.ndim - 2))  # noqa: E731
     after = jax.tree.map(lambda leaf: jnp.where(shaped(leaf), leaf[mate], leaf), replicas)
     pairs = (mate == place + 1)[:-1].astype(jnp.float32)
-    # A replica that is impossible under its own rung (∞ - ∞: a start outside the support) never swaps.
-    probability = jnp.where(jnp.isnan(total), 0, jnp.exp(jnp.minimum(total, 0)))
-    return after, pairs * jnp.mean(probability, axis=1)[:-1].astype(jnp.float32), pairs
+    return after, pairs * mean_probability(total)[:-1], pairs
+
+
+def gains(rung: Callable[[Any], Energy], points: Any, replicas: State, mate: Int[Array, " k"]) -> Float[Array, "k n"]:
+    """F_i(x_i) - F_j(x_i) of the replicas at every rung i, with j its mate."""
+
+    def free(point: Any, v: State) -> Array:
+        return jax.vmap(rung(point).free_energy)(v)
+
+    return jax.vmap(free)(points, replicas) - jax.vmap(free)(jax.tree.map(lambda p: p[mate], points), replicas)
+
+
+def mean_probability(log_ratios: Float[Array, "k n"]) -> Float[Array, " k"]:
+    """The mean probability of swaps with these log ratios. A replica that is impossible under its own rung (∞ - ∞: a start outside the
+    support) never swaps."""
+    probability = jnp.where(jnp.isnan(log_ratios), 0, jnp.exp(jnp.minimum(log_ratios, 0)))
+    return jnp.mean(probability, axis=1).astype(jnp.float32)

@@ -67,6 +67,9 @@ class PersistentChains(NegativePhase):
         chains, figures = moved_chains(energy, kernel, fast_key(key), state, self.sweeps)
         return chains, None, chains, figures
 
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return float(self.sweeps * (self.chains or batch_size))
+
     def figures(self, energy: Energy) -> tuple[str, ...]:
         return ("flips",) if self._layers(energy) else (self.kernel or default_kernel(energy)).figures
 

@@ -40,6 +40,10 @@ class NegativePhase(abc.ABC):
         """The names of the figures that the chains give of themselves."""
         return ()
 
+    @abc.abstractmethod
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        """What an update costs, in moves of one state."""
+
     def positions(self, energy: Energy, state: Any) -> State | None:
         """The observed states (n, *shape) of the chains that go on from one update to the next, each in its place; None without such chains."""
         return None

@@ -76,6 +76,9 @@ class TemperedChains(NegativePhase):
         figures |= {"swaps": jnp.mean(rates, where=tried), "least_swaps": jnp.min(rates, where=tried, initial=1)}
         return self.positions(energy, after), None, after, figures
 
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return float(self.sweeps * (self.temperatures + 1) * (self.chains or batch_size))
+
     def figures(self, energy: Energy) -> tuple[str, ...]:
         return (*(self.kernel or default_kernel(energy)).figures, "swaps", "least_swaps")
 
