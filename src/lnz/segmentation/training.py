@@ -296,9 +296,9 @@ def coarse_labels(labels: Int[Array, "n height width"], stride: int, classes: in
     rows, columns = -(-height // stride), -(-width // stride)
     counts = jax.nn.one_hot(labels, classes, dtype=jnp.int32)
     counts = jnp.pad(counts, ((0, 0), (0, rows * stride - height), (0, columns * stride - width), (0, 0)))
-    counts = counts.reshape(n, rows, stride, columns, stride, classes).sum((2, 4))
+    counts = counts.reshape(n, rows, stride, columns, stride, classes).sum((2, 4), dtype=jnp.int32)
     across, down = (np.minimum(stride, m - stride * np.arange(-(-m // stride))) for m in (width, height))
-    scored = 2 * counts.sum(-1) > jnp.asarray(np.outer(down, across), jnp.int32)[None]
+    scored = 2 * counts.sum(-1, dtype=jnp.int32) > jnp.asarray(np.outer(down, across), jnp.int32)[None]
     return jnp.where(scored, jnp.argmax(counts, -1).astype(jnp.int32), VOID)
 
 
