@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lnz.energies.structures import Structure
@@ -119,4 +120,4 @@ def _rows(x: Array, mask: Array | None) -> Array:
 
 
 def _drawn(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-    return jax.random.normal(key, shape) / np.sqrt(shape[-2]).astype(np.float32)
+    return jax.random.normal(key, shape) / math.sqrt(shape[-2])
