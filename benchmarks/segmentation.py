@@ -42,7 +42,7 @@ SETS = {
         "batch_size": 4,
         "learning_rate": 2e-3,
     },
-    "camvid": {"stride": 4, "channels": 24, "epochs": 36, "context_epochs": 6, "batch_size": 8, "learning_rate": 3e-3},
+    "camvid": {"stride": 4, "channels": 24, "epochs": 30, "context_epochs": 4, "batch_size": 8, "learning_rate": 3e-3},
 }
 OBJECTIVES = ("piecewise", "piecewise-inside", "pseudo-likelihood", "mean-field", "bethe")
 JOINT = 8  # images whose joint likelihood is estimated

@@ -1,7 +1,5 @@
 """Segmentation: potentials against their definitions, refusals, and the command line from training to labels on small made images."""
 
-import contextlib
-import io
 import json
 
 import equinox as eqx
@@ -9,49 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from houses import call, in_own_process, made, written
 from PIL import Image
 
 import lnz
-from lnz.cli import run as run_command
 from lnz.formats import DataError
+from lnz.formats.checkpoint import load_arrays
 from lnz.segmentation.network import Relation, relation_offsets, sliding_maximum
 from lnz.segmentation.potentials import Architecture, Potentials
 from lnz.segmentation.settings import Settings
-from lnz.segmentation.training import Training, coarse_labels
-
-SMALL = ("--stride", 2, "--channels", 8, "--scales", "1", "--no-vary", "--batch-size", 6, "--learning-rate", 0.01)
-
-
-def made(n, seed):
-    """A red or blue roof, and below it a grey block whose class says which colour the roof has; 3 classes, images of 20 x 16."""
-    rng = np.random.default_rng(seed)
-    images, labels = np.full((n, 16, 20, 3), 40.0), np.zeros((n, 16, 20), np.int32)
-    for i in range(n):
-        kind, left, top = rng.integers(0, 2), rng.integers(0, 12), rng.integers(0, 3)
-        images[i, top : top + 4, left : left + 8] = (220, 40, 40) if kind else (40, 40, 220)
-        images[i, top + 4 : top + 12, left : left + 8] = 140
-        labels[i, top + 4 : top + 12, left : left + 8] = 1 + kind
-    images += rng.normal(0, 8, images.shape)
-    names = tuple(f"house{i:02}" for i in range(n))
-    return lnz.LabelledImages(np.clip(images, 0, 255).astype(np.uint8), labels, 3, names, "houses")
-
-
-def written(folder, data):
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for name, pixels, labels in zip(data.names, data.images, data.labels, strict=True):
-        Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
-        Image.fromarray(labels.astype(np.uint8)).save(folder / "masks" / f"{name}.png")
-    return folder
-
-
-def call(*args):
-    """The exit code, stdout and stderr of one command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lnz.cli.process._done", True)  # these tests have JAX's settings from conftest.py
-        code = run_command(["segment", *map(str, args)])
-    return code, out.getvalue(), err.getvalue()
+from lnz.segmentation.training import coarse_labels
 
 
 def refused(*args):
@@ -64,94 +29,75 @@ def refused(*args):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images with masks, and a run trained on some of them."""
-    path = tmp_path_factory.mktemp("segmentation")
-    written(path / "train", made(30, 0))
-    written(path / "test", made(20, 1))
-    options = (*SMALL, "--epochs", 12, "--context-epochs", 3, "--validation", 0.2, "--json")
-    outcome = call("train", path / "train", "--out", path / "run", *options)
-    assert outcome[0] == 0, outcome[2]
-    (path / "trained.json").write_text(outcome[1])
-    return path
+    """Images with masks, runs trained on some of them, and what was done with these: see `houses.whole_path`."""
+    return tmp_path_factory.mktemp("segmentation")
 
 
-def test_a_run_trained_and_evaluated(folder):
-    trained = json.loads((folder / "trained.json").read_text())
+@pytest.fixture(scope="module")
+def printed(folder):
+    return in_own_process(folder)
+
+
+def test_a_run_trained_and_evaluated(folder, printed):
+    code, out, err = printed["trained"]
+    assert code == 0, err
+    trained = json.loads(out)
     assert (trained["images"], trained["held_out"], trained["classes"]) == (24, 6, 3)
     names = {path.name for path in (folder / "run").iterdir()}
     assert {"config.json", "segmenter.safetensors", "metrics.jsonl", "results.json", "report.html"} <= names
     assert (folder / "run/report.html").read_text().count("data:image/png") == 2
-    code, out, err = call("evaluate", folder / "run", folder / "test", "--json")
+    code, out, err = printed["evaluated"]
     assert code == 0, err
-    found = json.loads(out)
-    assert found["pixel_accuracy"] > 0.9
-    assert found["mean_iou"] > 0.7
-    data, segmenter = made(20, 1), lnz.Segmenter.load(folder / "run/segmenter.safetensors")
-    prediction = segmenter.predict(data.images)
-    score = lnz.confusion(data.labels, prediction.labels, 3)
-    assert found["pixel_accuracy"] == pytest.approx(score.pixel_accuracy, abs=2e-3)
-    assert found["stages"]["refined"]["mean_iou"] == found["mean_iou"]
-    for p in prediction:
-        np.testing.assert_allclose(p.sum(-1), 1, atol=1e-5)
-    code, out, _ = call("evaluate", folder / "run", folder / "test")
-    assert (
-        f"refined         {100 * found['pixel_accuracy']:.2f} % of pixels" in " ".join(out.split("  "))
-        or "refined" in out
-    )
+    found, prediction = json.loads(out), np.load(folder / "prediction.npz")
+    assert found["pixel_accuracy"] > 0.92
+    assert found["mean_iou"] > 0.75
+    for name in ("unary", "context", "refined"):
+        np.testing.assert_allclose(prediction[name].sum(-1), 1, atol=1e-5)
+        score = lnz.confusion(made(20, 1).labels, prediction[name].argmax(-1), 3)
+        assert found["stages"][name]["pixel_accuracy"] == pytest.approx(score.pixel_accuracy)
+        assert found["stages"][name]["mean_iou"] == pytest.approx(score.mean_iou)
+    assert found["mean_iou"] == found["stages"]["refined"]["mean_iou"]
 
 
-def test_apply_writes_labels_and_confidence(folder, tmp_path):
-    code, out, err = call("apply", folder / "run", folder / "test", "--out", tmp_path / "labelled", "--json")
+def test_apply_writes_labels_and_confidence(folder, printed):
+    code, out, err = printed["applied"]
     assert code == 0, err
     assert json.loads(out)["images"] == 20
-    segmenter, data = lnz.Segmenter.load(folder / "run/segmenter.safetensors"), made(20, 1)
-    prediction = segmenter.predict(data.images)
-    mask = np.asarray(Image.open(tmp_path / "labelled/masks/house03.png"))
-    assert (mask == prediction.labels[3]).mean() > 0.99
-    sure = np.asarray(Image.open(tmp_path / "labelled/confidence/house03.png")) / 255
-    np.testing.assert_allclose(sure, prediction.confidence[3], atol=0.01)
-    assert "exists already" in refused("apply", folder / "run", folder / "test", "--out", tmp_path / "labelled")
-    one = folder / "test/images/house03.png"
-    assert call("apply", folder / "run", one, "--out", tmp_path / "one")[0] == 0
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "one/masks/house03.png")), mask)
+    refined = np.load(folder / "prediction.npz")["refined"]
+    for i in (0, 7, 19):
+        mask, sure = (
+            np.asarray(Image.open(folder / f"labelled/{name}/house{i:02}.png")) for name in ("masks", "confidence")
+        )
+        np.testing.assert_array_equal(mask, refined[i].argmax(-1))
+        np.testing.assert_allclose(sure / 255, refined[i].max(-1), atol=0.5 / 255 + 1e-6)
+    assert "exists already" in refused("apply", folder / "run", folder / "test", "--out", folder / "labelled")
 
 
-def test_a_run_killed_and_resumed_continues_exactly(folder, tmp_path, monkeypatch):
-    whole = lnz.Segmenter.load(folder / "run/segmenter.safetensors")
-    epoch, done = Training.epoch, []
-
-    def interrupted(self, state):
-        if len(done) == 13:  # in the second stage
-            raise KeyboardInterrupt
-        done.append(None)
-        return epoch(self, state)
-
-    options = (*SMALL, "--epochs", 12, "--context-epochs", 3, "--validation", 0.2)
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "epoch", interrupted)
-        code, _, err = call("train", folder / "train", "--out", tmp_path / "run", *options)
+def test_a_run_interrupted_and_resumed_continues_exactly(folder, printed):
+    code, _, err = printed["interrupted"]
     assert code == 130
-    assert f"epoch 1 of the stage context is saved. Go on with: lnz segment train --resume {tmp_path / 'run'}" in err
-    assert "is not finished" in refused("evaluate", tmp_path / "run", folder / "test")
-    assert "Leave out --epochs" in refused("train", "--resume", tmp_path / "run", "--epochs", 3)
-    assert call("train", "--resume", tmp_path / "run")[0] == 0
-    again = lnz.Segmenter.load(tmp_path / "run/segmenter.safetensors")
-    for a, b in zip(jax.tree.leaves(whole.potentials), jax.tree.leaves(again.potentials), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert whole.dense == again.dense
+    assert f"epoch 1 of the stage context is saved. Go on with: lnz segment train --resume {folder / 'cut'}" in err
+    assert printed["unfinished"][0] == 2
+    assert "is not finished" in printed["unfinished"][2]
+    assert printed["resumed"][0] == 0, printed["resumed"][2]
+    whole, again = (load_arrays(folder / run / "segmenter.safetensors") for run in ("run", "cut"))
+    for name, array in whole[0].items():
+        np.testing.assert_array_equal(array, again[0][name])
+    assert whole[1] == again[1]
     lines = [
         [
             {k: v for k, v in json.loads(line).items() if k != "seconds"}
-            for line in (run / "metrics.jsonl").read_text().splitlines()
+            for line in (folder / run / "metrics.jsonl").read_text().splitlines()
         ]
-        for run in (folder / "run", tmp_path / "run")
+        for run in ("run", "cut")
     ]
     assert lines[0] == lines[1]
-    assert len(lines[0]) == 15
-    assert "is finished" in refused("train", "--resume", tmp_path / "run")
+    assert len(lines[0]) == 17
+    assert "Leave out --epochs" in refused("train", "--resume", folder / "cut", "--epochs", 3)
+    assert "is finished" in refused("train", "--resume", folder / "cut")
 
 
-def test_training_that_is_refused_leaves_everything_as_it_was(folder, tmp_path):
+def test_training_that_is_refused_leaves_everything_as_it_was(folder, printed):
     train, run = folder / "train", folder / "run"
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     for args, message in [
@@ -161,6 +107,10 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, tmp_path):
         (("--out", run, "--force", "--range", 1.2), "is larger than the map of 4 x 5 nodes: use a smaller range"),
         (("--out", run, "--force", "--range", 0.1), "holds no neighbours: use larger images"),
         (("--out", run, "--force", "--validation", 0.01), "leave none to hold out"),
+        (
+            ("--out", run, "--force", "--objective", "exact", "--neighbours", 5, "--stride", 1),
+            "too dear to be summed exactly",
+        ),
         (("--out", run, "--force", "--scales", "1,x"), "'1,x' are no numbers"),
         (("--out", run, "--force", "--classes", 2), "holds 2, but the classes are 0 … 1"),
     ]:
@@ -169,7 +119,7 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, tmp_path):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_runs_and_images_that_do_not_fit(folder, tmp_path):
+def test_runs_and_images_that_do_not_fit(folder, printed, tmp_path):
     written(
         tmp_path / "large",
         lnz.LabelledImages(np.zeros((1, 30, 30, 3), np.uint8), np.eye(30, dtype=int)[None], 2, ("a",), "x"),
@@ -214,7 +164,7 @@ def damage(folder, kind):
         for path in (folder / "masks").iterdir():
             Image.fromarray(np.zeros((16, 20), np.uint8)).save(path)
     elif kind == "deep":
-        Image.fromarray(np.zeros((16, 20), np.int32)).save(mask)
+        Image.fromarray(np.zeros((16, 20), np.uint16)).save(mask)
     elif kind == "small":
         for path in (*(folder / "images").iterdir(), *(folder / "masks").iterdir()):
             Image.fromarray(np.asarray(Image.open(path))[6:9, 5:8]).save(path)
@@ -238,7 +188,7 @@ def damage(folder, kind):
     ],
 )
 def test_folders_that_cannot_be_learned_from(tmp_path, kind, message):
-    assert message in refused("train", damage(tmp_path / "data", kind), "--out", tmp_path / "run")
+    assert message in refused("train", damage(tmp_path / "data", kind), "--out", tmp_path / "run", "--validation", 0)
     assert not (tmp_path / "run").exists()
 
 
