@@ -144,7 +144,7 @@ def rows_of(folder: Path, name: str, seed: int, objectives: tuple[str, ...]) -> 
         yield row(f"{objective}, scaled + dense", refined.dense(test.images, context), seconds)
 
 
-def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 150) -> None:
+def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 60) -> None:
     """Horses on maps of 12 x 12 nodes with neighbours down and right (treewidth 12): pieces against exact likelihood, from the same start."""
     import equinox as eqx
     import jax

@@ -49,6 +49,8 @@ def segmentations(path: Path, images: np.ndarray, labels: np.ndarray, prediction
             one.grid(False)
             one.set_xticks([])
             one.set_yticks([])
+            for spine in one.spines.values():
+                spine.set_visible(False)
 
 
 def losses(path: Path, looks: list[dict[str, Any]]) -> None:
@@ -58,6 +60,8 @@ def losses(path: Path, looks: list[dict[str, Any]]) -> None:
         path: the PNG file.
         looks: with `stage`, `epoch`, `loss` and `validation` (or None), as `metrics.jsonl` holds them.
     """
+    from matplotlib.ticker import MaxNLocator
+
     stages = [stage for stage in ("unary", "context") if any(look["stage"] == stage for look in looks)]
     with Canvas(path, width=11, height=3) as canvas:
         for axes, stage in zip(canvas.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
@@ -68,6 +72,7 @@ def losses(path: Path, looks: list[dict[str, Any]]) -> None:
                 axes.plot(epochs, [look["validation"] for look in those], color=ORANGE, label="held out", marker=".")
             axes.set_title(f"Objective of the stage {stage}")
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("nats per node")
             axes.legend()
 
