@@ -9,7 +9,7 @@ import numpy as np
 
 from lnz.formats import write_atomic
 
-from .page import document, escaped, facts, figure
+from .page import document, escaped, fact_table, figure
 from .style import BLUE, ORANGE, Canvas
 
 _VOID = (0.85, 0.85, 0.85)
@@ -116,9 +116,9 @@ def segmentation_page(
 {figure("Segmentations", _CAPTION, pictures["segmentations"])}
 {figure("How the run went", "The mean of every epoch, and the same on the held-out images.", pictures["losses"])}
 <h2>Chosen</h2>
-{facts(chosen)}
+{fact_table(chosen)}
 <h2>Settings</h2>
-{facts([(name.replace("_", " "), str(value)) for name, value in settings.items()], code=True)}"""
+{fact_table([(name.replace("_", " "), str(value)) for name, value in settings.items()], code=True)}"""
     write_atomic(path, lambda file: file.write(document(title, body).encode()))
 
 
