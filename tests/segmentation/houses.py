@@ -26,8 +26,8 @@ def made(n, seed):
     for i in range(n):
         kind, left, top = rng.integers(0, 2), rng.integers(0, 12), rng.integers(0, 3)
         images[i, top : top + 4, left : left + 8] = (220, 40, 40) if kind else (40, 40, 220)
-        images[i, top + 4 : top + 12, left : left + 8] = 140
-        labels[i, top + 4 : top + 12, left : left + 8] = 1 + kind
+        images[i, top + 4 : top + 10, left : left + 8] = 140
+        labels[i, top + 4 : top + 10, left : left + 8] = 1 + kind
     images += rng.normal(0, 8, images.shape)
     names = tuple(f"house{i:02}" for i in range(n))
     return lnz.LabelledImages(np.clip(images, 0, 255).astype(np.uint8), labels, 3, names, "houses")
@@ -51,7 +51,7 @@ def call(*args):
     return code, out.getvalue(), err.getvalue()
 
 
-OPTIONS = (*SMALL, "--epochs", 14, "--context-epochs", 3, "--validation", 0.2, "--json")
+OPTIONS = (*SMALL, "--epochs", 40, "--context-epochs", 3, "--patience", 40, "--validation", 0.2, "--json")
 COMMANDS = ("trained", "interrupted", "unfinished", "resumed", "evaluated", "applied")
 
 
@@ -64,7 +64,7 @@ def whole_path(path):
     epoch, done = Training.epoch, []
 
     def interrupted(self, state):
-        if len(done) == 15:  # in the second stage
+        if len(done) == 41:  # in the second stage
             raise KeyboardInterrupt
         done.append(None)
         return epoch(self, state)

