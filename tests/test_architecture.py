@@ -33,6 +33,7 @@ HOUSE = [
     "structured",
     "tagging",
     "learning",
+    "segmentation",
     "auditing",
     "report",
     "cli",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import io
 import sys
 import time
 from pathlib import Path
@@ -370,7 +371,9 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
 
     from lnz.formats import write_atomic
 
-    write_atomic(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    write_atomic(path, lambda file: file.write(content.getbuffer()))
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:

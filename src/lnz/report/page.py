@@ -182,7 +182,7 @@ def _log_z(results: dict[str, Any]) -> str:
         )
     )
     rows.append(("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"))
-    return facts(rows)
+    return fact_table(rows)
 
 
 def _picture(name: str, png: bytes, results: dict[str, Any]) -> str:
@@ -201,12 +201,12 @@ def _settings(config: dict[str, Any]) -> str:
     made = [("begun", config["begun"]), ("command", " ".join(config["command"])), *config["versions"].items()]
     shown = [(str(name).replace("_", " "), _plain(value)) for name, value in facts if value is not None]
     return (
-        f"<details open><summary>The run</summary>{facts(shown, code=True)}</details>"
-        f"<details><summary>Where and with what</summary>{facts([(n, _plain(v)) for n, v in made], code=True)}</details>"
+        f"<details open><summary>The run</summary>{fact_table(shown, code=True)}</details>"
+        f"<details><summary>Where and with what</summary>{fact_table([(n, _plain(v)) for n, v in made], code=True)}</details>"
     )
 
 
-def facts(rows: list[tuple[str, str]], *, code: bool = False) -> str:
+def fact_table(rows: list[tuple[str, str]], *, code: bool = False) -> str:
     """Names and facts as a table."""
     tag = ("<code>", "</code>") if code else ("", "")
     inner = "".join(

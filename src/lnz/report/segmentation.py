@@ -9,7 +9,7 @@ import numpy as np
 
 from lnz.formats import write_atomic
 
-from .page import document, escaped, facts, figure
+from .page import document, escaped, fact_table, figure
 from .style import BLUE, ORANGE, Canvas
 
 _VOID = (0.85, 0.85, 0.85)
@@ -49,6 +49,8 @@ def segmentations(path: Path, images: np.ndarray, labels: np.ndarray, prediction
             one.grid(False)
             one.set_xticks([])
             one.set_yticks([])
+            for spine in one.spines.values():
+                spine.set_visible(False)
 
 
 def losses(path: Path, looks: list[dict[str, Any]]) -> None:
@@ -58,6 +60,8 @@ def losses(path: Path, looks: list[dict[str, Any]]) -> None:
         path: the PNG file.
         looks: with `stage`, `epoch`, `loss` and `validation` (or None), as `metrics.jsonl` holds them.
     """
+    from matplotlib.ticker import MaxNLocator
+
     stages = [stage for stage in ("unary", "context") if any(look["stage"] == stage for look in looks)]
     with Canvas(path, width=11, height=3) as canvas:
         for axes, stage in zip(canvas.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
@@ -68,6 +72,7 @@ def losses(path: Path, looks: list[dict[str, Any]]) -> None:
                 axes.plot(epochs, [look["validation"] for look in those], color=ORANGE, label="held out", marker=".")
             axes.set_title(f"Objective of the stage {stage}")
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("nats per node")
             axes.legend()
 
@@ -111,9 +116,9 @@ def segmentation_page(
 {figure("Segmentations", _CAPTION, pictures["segmentations"])}
 {figure("How the run went", "The mean of every epoch, and the same on the held-out images.", pictures["losses"])}
 <h2>Chosen</h2>
-{facts(chosen)}
+{fact_table(chosen)}
 <h2>Settings</h2>
-{facts([(name.replace("_", " "), str(value)) for name, value in settings.items()], code=True)}"""
+{fact_table([(name.replace("_", " "), str(value)) for name, value in settings.items()], code=True)}"""
     write_atomic(path, lambda file: file.write(document(title, body).encode()))
 
 

@@ -93,7 +93,7 @@ class DenseCRF:
         probabilities: Float[Any, "n height width K"],
         labels: Int[Any, "n height width"],
         *,
-        weights: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0),
+        weights: tuple[float, ...] = (0.0, 1.0, 3.0),
         position_widths: tuple[float, ...] = (1.0, 3.0),
         colour_widths: tuple[float, ...] = (5.0, 10.0, 20.0),
     ) -> DenseCRF:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from lnz.bounds.belief_propagation import BeliefPropagation
+from lnz.exact.elimination import Elimination
 from lnz.segmentation.potentials import Architecture
 from lnz.segmentation.reading import LabelledImages
 from lnz.structured.objectives import Likelihood, Objective, PseudoLikelihood, UnrolledMeanField
@@ -19,7 +20,7 @@ OBJECTIVES: dict[str, Objective] = {
     "pseudo-likelihood": PseudoLikelihood(),
     "bethe": Likelihood(BeliefPropagation(schedule="parallel")),
     "mean-field": UnrolledMeanField(3),
-    "exact": Likelihood(),
+    "exact": Likelihood(Elimination()),
 }
 _OF_NETWORK = ("stride", "channels", "features", "hidden", "scales", "reach", "neighbours")
 

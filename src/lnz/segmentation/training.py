@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lnz.energies.field import RandomField
+from lnz.energies.structures import Grid
 from lnz.formats.checkpoint import CheckpointError, load_tree, save_tree
 from lnz.formats.data import DataError
 from lnz.learning.fit import Diverged
@@ -25,7 +27,7 @@ from lnz.segmentation.reading import VOID, LabelledImages, check_for_training
 from lnz.segmentation.segmenter import Segmenter
 from lnz.segmentation.settings import OBJECTIVES, Settings
 from lnz.segmentation.variation import varied
-from lnz.structured.objectives import PseudoLikelihood
+from lnz.structured.objectives import Likelihood, PseudoLikelihood
 
 STAGES = ("unary", "context")
 _CLIP = 5.0  # the largest norm of a gradient
@@ -187,14 +189,13 @@ class Training:
         return _State(state.best, first, state.best, infinite, jnp.asarray(stage, jnp.int32), zero, zero, zero)
 
     def _refuse(self) -> None:
-        """Raise where the objective cannot be taken on this map."""
-        a = self.architecture
-        if not self.settings.context_epochs:
+        """Raise where log Z cannot be taken on this map."""
+        objective, a = OBJECTIVES[self.settings.objective], self.architecture
+        if not self.settings.context_epochs or not isinstance(objective, Likelihood):
             return
-        model = Potentials(a, jax.random.key(0))
-        labels = jnp.zeros((1, a.height, a.width), jnp.int32)
-        images = jnp.zeros((1, a.height, a.width, 3), jnp.uint8)
-        eqx.filter_eval_shape(_sum, model, images, labels, jnp.ones(1, bool), 1, self.settings.objective)
+        structure = Grid(a.map_shape, [offset for offsets in a.offsets for offset in offsets])
+        field = RandomField(structure, jnp.zeros((*a.map_shape, a.classes)))
+        jax.eval_shape(objective.loss, field, jnp.zeros(a.map_shape, jnp.int32))
 
 
 class FittedSegmenter(NamedTuple):
@@ -296,9 +297,9 @@ def coarse_labels(labels: Int[Array, "n height width"], stride: int, classes: in
     rows, columns = -(-height // stride), -(-width // stride)
     counts = jax.nn.one_hot(labels, classes, dtype=jnp.int32)
     counts = jnp.pad(counts, ((0, 0), (0, rows * stride - height), (0, columns * stride - width), (0, 0)))
-    counts = counts.reshape(n, rows, stride, columns, stride, classes).sum((2, 4))
+    counts = counts.reshape(n, rows, stride, columns, stride, classes).sum((2, 4), dtype=jnp.int32)
     across, down = (np.minimum(stride, m - stride * np.arange(-(-m // stride))) for m in (width, height))
-    scored = 2 * counts.sum(-1) > jnp.asarray(np.outer(down, across), jnp.int32)[None]
+    scored = 2 * counts.sum(-1, dtype=jnp.int32) > jnp.asarray(np.outer(down, across), jnp.int32)[None]
     return jnp.where(scored, jnp.argmax(counts, -1).astype(jnp.int32), VOID)
 
 
@@ -351,7 +352,9 @@ def _update(
 
     loss, gradient = eqx.filter_value_and_grad(mean)(model)
     arrays = eqx.filter(model, eqx.is_inexact_array)
-    change, moments = optimizer.update(gradient, moments, arrays)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # which optax counts on
+        change, after = optimizer.update(gradient, moments, arrays)
+    moments = jax.tree.map(lambda new, old: new.astype(old.dtype), after, moments)
     trained = eqx.tree_at(
         lambda m: (m.trunk, m.unary, m.pairs, m.scales),
         jax.tree.map(lambda _: False, arrays),
@@ -365,5 +368,5 @@ def _update(
             )
         ),
     )
-    change = jax.tree.map(lambda d, on: -rate * d if on else jnp.zeros_like(d), change, trained)
+    change = jax.tree.map(lambda d, on: (-rate * d).astype(d.dtype) if on else jnp.zeros_like(d), change, trained)
     return eqx.apply_updates(model, change), moments, loss.astype(jnp.float32)
