@@ -20,7 +20,7 @@ from lnz.energies.structures import Grid
 from lnz.formats.checkpoint import CheckpointError, load_tree, save_tree
 from lnz.formats.data import DataError
 from lnz.learning.fit import Diverged
-from lnz.learning.loop import epoch_order
+from lnz.learning.loop import orders
 from lnz.learning.resume import digest
 from lnz.segmentation.potentials import Potentials
 from lnz.segmentation.reading import VOID, LabelledImages, check_for_training
@@ -116,7 +116,7 @@ class Training:
         stage, number = int(state.stage), int(state.epoch)
         key = jax.random.fold_in(self.key, 1 + stage)
         n = len(self.train)
-        order = epoch_order(key, number, n, self.batch)
+        order = orders(key, number, 1, n, self.batch)
         batches = -(-n // self.batch)
         model, optimizer, step = state.model, state.optimizer, int(state.step)
         losses = []
