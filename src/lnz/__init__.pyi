@@ -49,6 +49,8 @@ from .exact.torus import Torus as Torus
 from .exact.transfer import TransferMatrix as TransferMatrix
 from .identity import expectation as expectation
 from .identity import log_partition as log_partition
+from .learning.comparison import Comparison as Comparison
+from .learning.comparison import compare as compare
 from .learning.fit import Diverged as Diverged
 from .learning.fit import Fitted as Fitted
 from .learning.fit import Interrupted as Interrupted
