@@ -52,14 +52,14 @@ def known_to(value, error, width, confidence=0.99):
 
 def test_errors_and_confidence_add_up():
     a, b = models()
-    routes = known_to(3.9, 0.03, 0.2), known_to(3.6, 0.04, 0.4, 0.98)
+    routes = known_to(4.9, 0.03, 0.2), known_to(4.6, 0.04, 0.4, 0.98)
     found = lnz.compare(a, b, data(), routes=routes)
     assert found.known == "conditional"
     assert found.standard_error == pytest.approx(0.05)
     assert found.upper - found.lower == pytest.approx(0.6)
     assert found.confidence == pytest.approx(0.97)
     assert "with 97 % confidence" in str(found)
-    wide = lnz.compare(a, b, data(), routes=(known_to(3.9, 0.1, 9.0), None))
+    wide = lnz.compare(a, b, data(), routes=(known_to(4.9, 0.1, 9.0), None))
     assert "Which is better on these data is open" in str(wide)
     assert "is better on these data" in str(lnz.compare(b, lnz.Independent(-3 * np.ones(5), lnz.Spin(5)), data()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -41,6 +42,11 @@ class AlongPath(NamedTuple):
 
 def along_path(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> AlongPath:
     """Anneal once in each direction, stopping to look. The number of temperatures is rounded up to a multiple of the stops."""
+    return AlongPath(*_walk(energy, route, key), exact=exact_sampler(energy) is not None)
+
+
+@eqx.filter_jit
+def _walk(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> tuple[Array, ...]:
     sampler: Any = exact_sampler(energy)
     per_stop = -(-route.temperatures // _STOPS)
     path, kernel = route.path(energy), default_kernel(energy)
@@ -79,4 +85,4 @@ def along_path(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> A
     back, _, _ = annealed(path, kernel, reverse_key, end, betas[::-1], log_steps[::-1], sweeps=route.sweeps)
     mean, sd, effective = (jnp.concatenate([a[None], b]) for a, b in zip(first, seen, strict=True))
     log_z0 = path.log_z0()
-    return AlongPath(betas[::per_stop], mean, sd, effective, log_w + log_z0, log_z0 - back, exact=sampler is not None)
+    return betas[::per_stop], mean, sd, effective, log_w + log_z0, log_z0 - back
