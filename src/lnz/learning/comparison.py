@@ -44,7 +44,7 @@ class Comparison(eqx.Module):
     @property
     def known(self) -> Known:
         """How it is known: as the less firmly known of both log Z is."""
-        return max(self.a.known, self.b.known, key=_FIRMNESS.index)
+        return _FIRMNESS[max(map(_FIRMNESS.index, (self.a.known, self.b.known)))]
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error or self.data_standard_error))
