@@ -34,6 +34,7 @@ HOUSE = [
     "structured",
     "tagging",
     "learning",
+    "segmentation",
     "auditing",
     "report",
     "cli",

@@ -30,7 +30,9 @@ class Energy(eqx.Module):
     - `collapsed()`: another energy with the same Z for every θ, on the smallest space that is at hand.
     - `factors()`: for discrete models, a `FactorGraph` over the entries of the space, its tables differentiable functions of θ.
     - `log_normaliser()`: log Z in closed form; `sample(key, n)`: exact samples.
-    - `gibbs(key, v)`: one sweep of Gibbs moves on a batch of observed states.
+    - `gibbs(key, v)`: one sweep of Gibbs moves on a batch of observed states. `gibbs_sweep(blocks)`: the same as an `energies.sweeps.Sweep`
+      in a layout of its own, over given blocks or its own; `interactions()` then lists the pairs of sites that no block may hold.
+    - `feature_energy(phi)`: for discrete models, the (free) energy as a smooth function of the units' features, for kernels that need slopes.
     - `block_energies(size)`: for binary or spin states, a function of the first state of an aligned block of `size` = 2^k consecutive states
       to the energies of all of them, cheaper than one by one.
     - `base()`: a reference with a closed form and exact samples; `tempered(base, beta)`: the geometric path from it, as an energy.

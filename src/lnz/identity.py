@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from lnz.annealing.rounds import rounds_within
+from lnz.annealing.until import log_partition_until
+from lnz.annealing.weighted import AnnealingRoute
 from lnz.bounds.within import log_partition_within
 from lnz.energy import Energy, as_energy
 from lnz.estimate import Estimate
@@ -36,10 +37,10 @@ def log_partition(
         energy: an `Energy`, or any callable with a `space`.
         route: how to take the sum; by default `lnz.choose(energy)` picks one.
         key: a random key, for routes that draw samples.
-        within: how close, in nats, the limits shall come; 0.1 if only `max_seconds` is given. Without a route, limits that always hold are
-            tightened; a route that draws samples goes through rounds of four times the work until its interval is so narrow.
+        within: without a route: tighten limits that always hold until they are so close, in nats; 0.1 if only `max_seconds` is given. With a
+            stochastic route: run it again and again until its interval is so narrow (see `lnz.annealing.until.log_partition_until`).
         max_seconds: with `within`: the time to stop at; 60 by default. Both run on the host, outside `jit`, `vmap` and `grad`: see
-            `lnz.bounds.within.log_partition_within` and `lnz.annealing.rounds.rounds_within`.
+            `lnz.bounds.within.log_partition_within`.
 
     Returns:
         An `Estimate` with a scalar value in nats.
@@ -54,22 +55,18 @@ def log_partition(
         2.0794...
     """
     energy, route = as_energy(energy), _checked(route)
-    if (within is not None or max_seconds is not None) and route is not None and route.random:
-        within, max_seconds = 0.1 if within is None else within, 60.0 if max_seconds is None else max_seconds
-        return rounds_within(
-            lambda route, key: log_partition(energy, route=route, key=key),
-            route,
-            key,
-            within=within,
-            max_seconds=max_seconds,
-        )
     if within is not None or max_seconds is not None:
-        if route is not None:
-            raise ValueError(
-                f"within and max_seconds are of limits that tighten and of routes that draw samples, not of {type(route).__name__}: leave them out"
-            )
         given: dict[str, Any] = {"within": within, "max_seconds": max_seconds}
-        estimate = log_partition_within(energy, **{name: x for name, x in given.items() if x is not None})
+        given = {name: x for name, x in given.items() if x is not None}
+        if isinstance(route, AnnealingRoute):
+            route.require(energy, key)
+            estimate = log_partition_until(energy, route, key, **given)  # pyright: ignore[reportArgumentType]
+        elif route is not None:
+            raise ValueError(
+                "within and max_seconds choose the route themselves, unless it is a stochastic one: leave out either them or route"
+            )
+        else:
+            estimate = log_partition_within(energy, **given)
         _refuse_nan(estimate, energy)
         return estimate
     route = choose(energy).route if route is None else route

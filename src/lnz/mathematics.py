@@ -56,3 +56,9 @@ def _log_sum_exp_jvp(axis: int | None, primals: tuple[Array], tangents: tuple[Ar
 def log_mean_exp(x: Array) -> Array:
     """log of the mean of e^{x_i} over all entries."""
     return log_sum_exp(x) - jnp.log(jnp.asarray(x.size, x.dtype))
+
+
+def peak_of(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The largest finite entry, 0 where there is none, as a constant: scales cancel."""
+    top = jnp.max(x, axis, initial=-jnp.inf)
+    return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))

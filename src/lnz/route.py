@@ -129,6 +129,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     from lnz.energies.field import RandomField
     from lnz.energies.graph import FactorGraph
     from lnz.energies.pairwise import Ising, Pairwise
+    from lnz.energies.semi_markov import SemiMarkovChain
     from lnz.exact.closed_form import ClosedForm
     from lnz.exact.counting import Counting
     from lnz.exact.elimination import Elimination
@@ -137,6 +138,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
     from lnz.exact.forward_backward import ForwardBackward
     from lnz.exact.planar import KacWard
     from lnz.exact.quadrature import Quadrature
+    from lnz.exact.semi_markov import SemiMarkov
     from lnz.exact.torus import Torus
     from lnz.exact.transfer import TransferMatrix
 
@@ -156,6 +158,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
         special += [(Torus(), lambda _: "a uniform Ising model on a torus without fields")]
     return [
         (ClosedForm(), lambda _: "log Z has a formula"),
+        *([(SemiMarkov(), lambda _: "a chain of segments")] if isinstance(energy, SemiMarkovChain) else []),
         *([listed] if few and not isinstance(energy, LinearChain) else []),
         *special,
         *([lattice] if narrow else []),

@@ -9,7 +9,6 @@ import pytest
 
 import lnz
 from contracts.energies import named
-from contracts.routes import quick_jit
 from lnz.annealing.weighted import from_weights, path_flags
 from lnz.sampling.path import Path
 from lnz.sampling.tempering import equal_rejections, rank_r_hat
@@ -34,7 +33,7 @@ def glass():
 
 
 def many(energy, route, seeds=SEEDS):
-    run = quick_jit(lambda e, keys: jax.lax.map(lambda k: route.log_partition(e, k), keys))
+    run = jax.jit(lambda e, keys: jax.lax.map(lambda k: route.log_partition(e, k), keys))
     return jax.tree.map(np.asarray, run(energy, jax.random.split(jax.random.key(5), seeds)))
 
 
@@ -69,7 +68,7 @@ def sandwich():
         return exact, works
 
     samples = lnz.Enumeration().sample(case.energy, jax.random.key(2), 32)
-    found = quick_jit(both)(case.energy, jax.random.split(jax.random.key(5), SEEDS), samples)
+    found = jax.jit(both)(case.energy, jax.random.split(jax.random.key(5), SEEDS), samples)
     return jax.tree.map(np.asarray, found), float(np.real(case.log_z(case.flat)))
 
 
@@ -144,7 +143,7 @@ def test_one_mode_of_two_carries_its_warning():
     p = np.asarray(lnz.Enumeration().probabilities(rbm))
     rare = states[15] if p[15] < p[0] else states[0]
     assert 1e-4 < min(p[0], p[15]) < 0.3
-    run = quick_jit(
+    run = jax.jit(
         lambda keys: jax.lax.map(lambda k: BOTH.between(rbm, jnp.tile(rare, (32, 1)), k, exact=False).estimate, keys)
     )
     estimates = jax.tree.map(np.asarray, run(jax.random.split(jax.random.key(1), SEEDS)))
@@ -153,6 +152,28 @@ def test_one_mode_of_two_carries_its_warning():
     assert warned.mean() > 0.9
     assert (warned | ~wrong).all()
     assert estimates.known == "conditional"
+
+
+@pytest.mark.slow
+def test_runs_are_joined_until_the_interval_is_narrow(key):
+    energy, truth = glass()
+    route = lnz.AnnealedImportanceSampling(temperatures=40, chains=64)
+    estimate = lnz.log_partition(energy, route=route, key=key, within=0.3, max_seconds=600)
+    assert estimate.upper - estimate.lower <= 0.3
+    assert estimate.lower < truth < estimate.upper
+    assert estimate.warnings == []
+    assert "runs of annealed importance sampling" in str(estimate)
+    assert int(estimate.diagnostics["runs"]) in (2, 4, 8, 16, 32, 64)
+    assert estimate.diagnostics["effective_sample_size"] > 64
+    hasty = lnz.log_partition(energy, route=route, key=key, within=1e-3, max_seconds=1e-3)
+    assert int(hasty.diagnostics["runs"]) == 1
+    assert "time ran out" in hasty.warnings[-1]
+    with pytest.raises(ValueError, match="gives no weights with mean Z"):
+        lnz.log_partition(energy, route=lnz.ParallelTempering(), key=key, within=0.1)
+    with pytest.raises(ValueError, match="must be above 0"):
+        lnz.log_partition(energy, route=route, key=key, within=-1.0)
+    with pytest.raises(ValueError, match="cannot be traced"):
+        jax.jit(lambda e: lnz.log_partition(e, route=route, key=key, within=0.1))(energy)
 
 
 @pytest.mark.slow
@@ -200,7 +221,7 @@ def test_bad_input_is_refused():
 
 def test_warnings_say_what_is_wrong():
     about = {"confidence": 0.99, "route": "chains", "assumption": "", "diagnostics": {}, "flags": {}}
-    estimate = quick_jit(functools.partial(from_weights, **about))
+    estimate = jax.jit(functools.partial(from_weights, **about))
     assert "every chain has weight zero" in estimate(jnp.full((64,), -jnp.inf)).warnings[0]
     lonely = estimate(jnp.asarray([30.0] + [0.0] * 63))
     assert "a few chains carry the whole estimate" in lonely.warnings[0]
@@ -209,7 +230,7 @@ def test_warnings_say_what_is_wrong():
 
 
 def flagged(energy, base, points):
-    found = quick_jit(lambda v: path_flags(Path(energy, base), v))(jnp.asarray(points))
+    found = jax.jit(lambda v: path_flags(Path(energy, base), v))(jnp.asarray(points))
     return [words for words, raised in found.items() if bool(raised)]
 
 

@@ -17,6 +17,8 @@ TWINS = (
     "mixture",
     "gaussian",
     "flax",
+    "linear chain",
+    "semi-Markov",
 )
 
 

@@ -116,6 +116,8 @@ def test_data_to_evaluate_that_are_no_bits(finished, tmp_path):
         (("train", "digits", "--negative-phase", "exact"), "--negative-phase exact: "),
         (("train", "digits", "--negative-phase", "exact", "--chains", 3), "the exact negative phase has no chains"),
         (("train", "digits", "--negative-phase", "cd", "--chains", 3), "one chain from every datum"),
+        (("train", "digits", "--rungs", 5), "only tempered and trajectory chains have a ladder"),
+        (("train", "digits", "--negative-phase", "tempered", "--fast-rate", 0.1), "fast-weights alone"),
         (("train", "digits", "--array", "x"), "the digits hold one array"),
         (("evaluate", "somewhere", "--confidence", 1), "--confidence: 1 is not between 0 and 1"),
         (("logz", "somewhere", "--route", "guess"), "--route"),

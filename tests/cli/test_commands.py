@@ -178,6 +178,22 @@ def test_every_model(model, tmp_path):
     assert call("evaluate", tmp_path / "run", drawn).code == 0
 
 
+def test_alarms_are_said_as_they_fire_and_stand_in_the_report(tmp_path, monkeypatch):
+    """A run whose monitor looks every 8 updates, and whose hidden units all die at once."""
+    monkeypatch.setattr(lnz.Monitor, "every", lambda self, energy, phase, batch: 8)
+    np.save(tmp_path / "x.npy", np.ones((60, 4), np.uint8) * (np.arange(60) % 5 > 0)[:, None])
+    options = ("--hidden", 3, "--epochs", 24, "--validation", 0.2, "--learning-rate", 50, "--evaluate-every", 24)
+    outcome = call("train", tmp_path / "x.npy", *options, "--negative-phase", "jarzynski", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    looks = [json.loads(line) for line in (tmp_path / "run" / "looks.jsonl").read_text().splitlines()]
+    assert [look["step"] for look in looks] == [8, 16, 24]
+    alarms = json.loads((tmp_path / "run" / "results.json").read_text())["alarms"]
+    assert alarms == [alarm for look in looks for alarm in look["alarms"]]
+    assert alarms
+    assert f"alarm: update {alarms[0]['step']}: {alarms[0]['seen']}. {alarms[0]['remedy']}" in outcome.err
+    assert "<h2>Alarms</h2>" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_images_become_bits_by_one_rule(tmp_path):
     generator = np.random.default_rng(2)
     images = generator.integers(0, 256, (50, 3, 4)).astype(np.uint8)

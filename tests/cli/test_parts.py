@@ -16,6 +16,7 @@ from lnz.cli.draw import _draw_annealed, draw
 from lnz.cli.output import strict
 from lnz.cli.settings import Settings, fill
 from lnz.formats import Data, digits
+from lnz.learning.negative import NEGATIVE_PHASES
 
 SILENT = dict.fromkeys(field.name for field in dataclasses.fields(Settings))
 GIVEN = SILENT | {
@@ -51,6 +52,22 @@ def test_general_defaults():
     assert fill(given | {"model": "gaussian-rbm"}, rows=90, columns=5, categories=None).optimizer == "adam"
     assert fill(given | {"weight_decay": 0.0}, rows=90, columns=5, categories=None).weight_decay == 0
     assert fill(given | {"model": "potts"}, rows=90, columns=5, categories=3).hidden is None
+
+
+def test_every_negative_phase_gets_its_options():
+    options = {"sweeps": 3, "seed": 0}
+    for name, kind in NEGATIVE_PHASES.items():
+        given = GIVEN | {"negative_phase": name} | ({} if name == "exact" else options)
+        if name in ("tempered", "trajectory"):
+            given["rungs"] = 7
+        phase = models.negative_phase(fill(given, rows=90, columns=5, categories=None))
+        assert type(phase) is kind
+        found = {field.name: getattr(phase, field.name) for field in dataclasses.fields(phase)}
+        assert found.get("sweeps", found.get("steps", 3)) == 3
+        assert found.get("chains", 100) == 100
+        assert name not in ("tempered", "trajectory") or 7 in found.values()
+    given = GIVEN | {"negative_phase": "fast-weights", "fast_rate": 0.0}
+    assert models.negative_phase(fill(given, rows=90, columns=5, categories=None)).fast_rate == 0
 
 
 def test_digits_are_split_and_coded():

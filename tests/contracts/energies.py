@@ -438,6 +438,49 @@ def function() -> Case:
     return Case("function", build, log_weight, loud=False)
 
 
+def linear_chain() -> Case:
+    """Four nodes, of which the third is masked."""
+    rng, k = draws("linear chain"), 3
+
+    def build() -> lnz.Energy:
+        emissions, start, end = rng.normal(size=(4, k)) * 1.3, rng.normal(size=k), rng.normal(size=k)
+        transitions, mask = rng.normal(size=(k, k)), np.array([True, True, False, True])
+        return lnz.LinearChain(emissions, transitions, start=start, end=end, mask=mask)
+
+    def log_weight(leaves: Leaves, y: np.ndarray) -> np.ndarray:
+        emissions, transitions, start, end = leaves
+        total = start[y[:, 0]] + end[y[:, 3]] + sum(emissions[t, y[:, t]] for t in (0, 1, 3))
+        total = total + transitions[y[:, 0], y[:, 1]] + transitions[y[:, 1], y[:, 3]]
+        return np.where(y[:, 2] == 0, total, -np.inf)
+
+    return Case("linear chain", build, log_weight, loud=False)
+
+
+def semi_markov_chain() -> Case:
+    rng, k = draws("semi-Markov chain"), 2
+
+    def build() -> lnz.Energy:
+        segments, sides = rng.normal(size=(4, 2, k)) * 1.3, rng.normal(size=(2, k))
+        return lnz.SemiMarkovChain(segments, rng.normal(size=(k, k)), start=sides[0], end=sides[1])
+
+    def log_weight(leaves: Leaves, codes: np.ndarray) -> np.ndarray:
+        segments, transitions, start, end = leaves
+        found = []
+        for row in codes:
+            total, before, last = 0.0, -1, None
+            for t, code in enumerate(row):
+                if not code:
+                    continue
+                d, label = (code - 1) // k + 1, (code - 1) % k
+                total = total + segments[t, d - 1, label] + (start[label] if last is None else transitions[last, label])
+                total = total if t - d == before else -np.inf
+                before, last = t, label
+            found.append(total + end[last] if before == len(row) - 1 else -np.inf)
+        return np.array(found)
+
+    return Case("semi-Markov chain", build, log_weight, loud=False)
+
+
 def network_log_weight(
     first: np.ndarray, b: np.ndarray, second: np.ndarray, c: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
@@ -569,6 +612,8 @@ CASES = [
     mixture_of_spins(),
     uniform(),
     uniform_box(),
+    linear_chain(),
+    semi_markov_chain(),
     function(),
     equinox_network(),
     flax_network(),

@@ -21,6 +21,7 @@ def exact_routes(case: Case) -> dict[str, lnz.Route]:
         routes["enumeration in blocks"] = lnz.Enumeration(memory=8 * 8 * 64)
     if case.name == "ising chain":
         routes["forest"] = lnz.Forest()
+    routes |= {"forward-backward": lnz.ForwardBackward(), "semi-Markov": lnz.SemiMarkov()}
     if case.name in ("ising cylinder", "potts odd torus"):
         routes["transfer matrix"] = lnz.TransferMatrix()
     return {name: route for name, route in routes.items() if route.refusal(case.energy) is None}

@@ -54,6 +54,10 @@ ENERGIES = {
     "sparse potts tables": lambda: lnz.Potts.sparse(EDGES, np.arange(12.0).reshape(3, 2, 2), n=4, q=2),
     "potts lattice": lambda: lnz.Potts.lattice((2, 2), 0.2, q=3, periodic=False),
     "factor graph": lambda: lnz.FactorGraph([2, 3], [(1, 0), (1,)], [np.ones((3, 2)), np.array([0.1, -np.inf, 1])]),
+    "chain": lambda: lnz.LinearChain(
+        np.ones((4, 3)), np.array([[1, 2, -np.inf]] * 3), 3, start=np.arange(3.0), mask=np.array([1, 0, 1, 1], bool), holes="cut"
+    ),
+    "semi-Markov chain": lambda: lnz.SemiMarkovChain(np.arange(24.0).reshape(4, 3, 2), np.eye(2), 3, end=np.ones(2)),
     "uniform on labels": lambda: lnz.Uniform(lnz.Labels([2, 3])),
     "independent": lambda: lnz.Independent(FIELDS, lnz.Binary(4)),
     "independent categories": lambda: lnz.Independent(np.ones((2, 3)), lnz.Categorical(2, k=np.int64(3))),

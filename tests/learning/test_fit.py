@@ -15,7 +15,7 @@ from learning_cases import arrays, bits, distance, likelihood, model, model_mean
 import lnz
 from lnz.formats.checkpoint import load_arrays
 from lnz.learning.check import plan_updates
-from lnz.learning.loop import compiled_loop, epoch_order
+from lnz.learning.loop import compiled_loop, orders
 
 KEY = jax.random.key(31)
 fit_module = sys.modules[lnz.fit.__module__]
@@ -43,7 +43,7 @@ class TestBatches:
     def test_a_short_last_batch_is_the_mean_over_its_own_rows(self):
         energy, data = model("ising")
         fitted = lnz.fit(energy, data[:11], negative_phase=EXACT, optimizer=SGD, batch_size=4, epochs=1, key=KEY)
-        order = np.asarray(epoch_order(fitted.state.key, 0, 11, 4))
+        order = np.asarray(orders(fitted.state.key, 0, 1, 11, 4))
         assert sorted(order[:11]) == list(range(11))
         by_hand = ascent(energy, *((data[rows], None, 1.0) for rows in (order[:4], order[4:8], order[8:11])))
         assert distance(fitted.energy, by_hand) < 1e-14
@@ -54,7 +54,7 @@ class TestBatches:
         fitted = lnz.fit(
             energy, data[:5], negative_phase=EXACT, optimizer=SGD, batch_size=3, weights=w, epochs=1, key=KEY
         )
-        order = np.asarray(epoch_order(fitted.state.key, 0, 5, 3))[:5]
+        order = np.asarray(orders(fitted.state.key, 0, 1, 5, 3))[:5]
         by_hand = ascent(energy, *((data[rows], w[rows], w[rows].mean() / w.mean()) for rows in (order[:3], order[3:])))
         assert distance(fitted.energy, by_hand) < 1e-14
 

@@ -9,7 +9,7 @@ import pytest
 from learning_cases import bits, distance, law, likelihood, model, model_mean, same, spins, symmetric
 
 import lnz
-from lnz.learning.loop import epoch_order
+from lnz.learning.loop import orders
 from lnz.learning.phases import cast, mean_and_gradient, mean_free_energy
 
 KEY = jax.random.key(11)
@@ -22,7 +22,7 @@ def stepwise(trainer, energy, data, *, epochs, batch, weights=None):
     n = len(data)
     state, figures = trainer.init(energy, KEY, batch_size=batch), []
     for epoch in range(epochs):
-        order = np.asarray(epoch_order(state.key, epoch, n, batch)).reshape(-1, batch)
+        order = np.asarray(orders(state.key, epoch, 1, n, batch)).reshape(-1, batch)
         for i, rows in enumerate(order):
             present = i * batch + np.arange(batch) < n
             w, scale = (None if present.all() and weights is None else present.astype(np.float32)), None

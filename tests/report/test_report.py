@@ -168,6 +168,7 @@ def test_page(tmp_path):
     reader = Reader()
     reader.feed(text)
     assert not reader.open
+    assert "Alarms" not in reader.text
     assert len(reader.sources) == 4
     for source in reader.sources:
         start, data = source.split(",")
@@ -194,3 +195,14 @@ def test_a_picture_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="reshape"):
         report.samples(tmp_path / "samples.png", np.ones((3, 5)), np.ones((3, 5)), (2, 2))
     assert not list(tmp_path.iterdir())
+
+
+def test_alarms_stand_in_the_page(tmp_path):
+    alarms = [{"step": 12_800, "name": "lag", "seen": "the chains <lag>", "remedy": "Lower the learning rate"}]
+    path = tmp_path / "report.html"
+    report.page(path, title="mine", results=RESULTS | {"alarms": alarms}, config=CONFIG, pictures={})
+    reader = Reader()
+    reader.feed(path.read_text())
+    assert not reader.open
+    for words in ("Alarms", "12,800", "The chains <lag>.", "Lower the learning rate."):
+        assert words in reader.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
     schedules); Syed et al. 2021 (the barrier).
     """
 
+    unbiased: ClassVar[bool] = True
     temperatures: int = 1000
     chains: int = 256
     sweeps: int = 1

@@ -26,12 +26,8 @@ from lnz.sampling.path import Path, has_step, reversible
 
 _POOR_OVERLAP = 0.03
 _RESAMPLES = 64
-_DISAGREE = (
-    "forward and reverse annealing disagree beyond their errors: modes are missed, or the temperatures are too few; the interval holds both"
-)
-_APART = (
-    "the works of both directions hardly overlap, so the standard error is not known (the limits hold without it): take more temperatures"
-)
+_DISAGREE = "forward and reverse annealing disagree beyond their errors: modes are missed, or the temperatures are too few; the interval holds both"
+_APART = "the works of both directions hardly overlap, so the standard error is not known (the limits hold without it): take more temperatures"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ class SequentialMonteCarlo(AnnealingRoute):
         True
     """
 
+    unbiased: ClassVar[bool] = True
     particles: int = 128
     replicates: int = 16
     conditional: float = 0.95

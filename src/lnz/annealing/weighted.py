@@ -6,7 +6,7 @@ import abc
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -44,6 +44,8 @@ class Weighted(eqx.Module):
 class AnnealingRoute(Route):
     """A stochastic route along a path from a base. A subclass says how it runs; what follows from weighted states is here."""
 
+    unbiased: ClassVar[bool] = False
+    """Whether the mean weight of every group of states has mean Z."""
     base: Frozen | None
     confidence: float
 

@@ -321,7 +321,7 @@ def identity(route: Route, energy: Energy, directions: Array, moments_too: bool)
     """The slopes u·E[-∂E] by the route, their errors, and second moments if those are asked for: (d,) each."""
     theta, found = flat(energy)[0], {}
 
-    def moments(v: Any) -> tuple[Array, Array, Array]:
+    def moments(v: Any) -> tuple[Array, Array, Array, Array]:
         def at(t: Array, u: Array) -> Array:
             return -moved(energy, theta + t * u).free_energy(v)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lnz.bounds import local
+from lnz.bounds import local, parallel_mean_field
 from lnz.bounds.ascent import climb
 from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
+from lnz.energies.field import RandomField
+from lnz.energy import Energy
+from lnz.estimate import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +28,13 @@ class MeanField(LocalRoute):
         max_sweeps: the most updates of every variable.
         tolerance: the change of a probability at which it has converged.
         seed: of the starts.
+        schedule: "ascent" as above, for one model at a time. Of a `lnz.RandomField` also, in JAX, for many inputs under `jit` and `vmap`, and
+            for training, from one start, the nodes' own log-potentials: "coloured" (nodes without a common factor at once) and "sequential" (in
+            the order of their numbers), whose value never falls without damping, and "parallel" (all nodes at once), which may swing.
+        damping: the part of the old probabilities that stays, from 0 up to but not 1; for schedules other than "ascent".
 
     Raises:
-        ValueError: where the energy has no factors.
+        ValueError: where the energy has no factors, or is no field and the schedule is none for it.
 
     Source: Jordan, Ghahramani, Jaakkola, Saul 1999, "An introduction to variational methods for graphical models".
 
@@ -43,10 +50,34 @@ class MeanField(LocalRoute):
     max_sweeps: int = 200
     tolerance: float = 1e-7
     seed: int = 0
+    schedule: Literal["ascent", "parallel", "coloured", "sequential"] = "ascent"
+    damping: float = 0.0
 
     def __post_init__(self) -> None:
-        check_sweeps(self.max_sweeps, self.tolerance)
+        check_sweeps(self.max_sweeps, self.tolerance, self.damping)
         check_counts(restarts=self.restarts)
+        if self.schedule not in ("ascent", *parallel_mean_field.SCHEDULES):
+            raise ValueError(
+                f'schedule must be "ascent", "parallel", "coloured" or "sequential", but is {self.schedule!r}'
+            )
+        if self.schedule == "ascent" and self.damping:
+            raise ValueError('the schedule "ascent" is not damped: leave out damping')
+
+    def refusal(self, energy: Energy) -> str | None:
+        if self.schedule != "ascent" and not isinstance(energy, RandomField):
+            return f'the schedule "{self.schedule}" is for a RandomField: take the schedule "ascent"'
+        return super().refusal(energy)
+
+    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+        if self.schedule == "ascent" or not isinstance(energy, RandomField):
+            return super().log_partition_and_mean_gradient(energy, key)
+        return parallel_mean_field.estimated(
+            energy,
+            schedule=self.schedule,
+            damping=self.damping,
+            max_sweeps=self.max_sweeps,
+            tolerance=self.tolerance,
+        )
 
     @property
     def sides(self) -> tuple[bool, bool]:

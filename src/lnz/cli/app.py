@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import BadInput
+from .errors import BadInput, refuse_with_resume
+from .segment import commands as segment_commands
 from .tag import commands as tag_commands
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ All likelihoods are in nats per datum, and say how log Z is known.""",
 )
 
 
+app.add_typer(segment_commands, name="segment")
 app.add_typer(tag_commands, name="tag")
 reference_commands = typer.Typer(
     no_args_is_help=True, help="Models whose log Z is known exactly: list them, or see how a route does on them."
@@ -40,9 +42,13 @@ class Model(enum.StrEnum):
 
 
 class Phase(enum.StrEnum):
+    exact = "exact"
     cd = "cd"
     persistent = "persistent"
-    exact = "exact"
+    fast_weights = "fast-weights"
+    tempered = "tempered"
+    trajectory = "trajectory"
+    jarzynski = "jarzynski"
 
 
 class Optimizer(enum.StrEnum):
@@ -147,7 +153,9 @@ def train(
         Phase | None,
         typer.Option(
             rich_help_panel=_LEARNING,
-            help="Chains from the data (cd), chains that go on (persistent), or no chains (exact). [persistent]",
+            help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
+            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), or no chains (exact). "
+            "[persistent]",
             show_default=False,
         ),
     ] = None,
@@ -158,8 +166,24 @@ def train(
         ),
     ] = None,
     chains: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_LEARNING, help="Persistent chains. [100]")
+        int | None, typer.Option(min=1, rich_help_panel=_LEARNING, help="Persistent chains, or replicas a rung. [100]")
     ] = None,
+    rungs: Annotated[
+        int | None,
+        typer.Option(min=2, rich_help_panel=_LEARNING, help="Of the ladder of tempered and trajectory chains. [10]"),
+    ] = None,
+    fast_rate: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LEARNING, help="The learning rate of the fast weights. [0.05]", show_default=False
+        ),
+    ] = None,
+    monitor: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=_LEARNING, help="Watch the chains for about 5 % of the time, and say so when they fail."
+        ),
+    ] = True,
     optimizer: Annotated[
         Optimizer | None,
         typer.Option(rich_help_panel=_LEARNING, help="[sgd; gaussian-rbm adam]", show_default=False),
@@ -232,7 +256,7 @@ def train(
     - lnz train --resume runs/mine
     """
     if resume is not None:
-        _refuse_with_resume(ctx)
+        refuse_with_resume(ctx, "data")
     elif data is None:
         raise BadInput("train: no data were given. Name a file, or `digits`")
     given = {
@@ -247,6 +271,9 @@ def train(
         "negative_phase": negative_phase and str(negative_phase),
         "sweeps": sweeps,
         "chains": chains,
+        "rungs": rungs,
+        "fast_rate": _not_negative("--fast-rate", fast_rate),
+        "monitor": monitor,
         "optimizer": optimizer and str(optimizer),
         "learning_rate": _positive("--learning-rate", learning_rate),
         "schedule": schedule and str(schedule),
@@ -394,7 +421,7 @@ def logz(
 
     - lnz logz runs/digits
     - lnz logz ising.lnz --route ais --temperatures 5000 --json
-    - lnz logz ising.lnz --route bidirectional --within 0.1 --plot path.png
+    - lnz logz ising.lnz --route ais --within 0.1 --plot path.png
     - lnz logz grid.uai --evidence grid.uai.evid --marginals grid.MAR --map --max-memory 8G
     """
     max_seconds, within = _positive("--max-seconds", max_seconds), _positive("--within", within)
@@ -526,15 +553,6 @@ def _effort(temperatures: int | None, chains: int | None, confidence: float, rou
     from .measuring import Effort
 
     return Effort(temperatures, chains, confidence, str(route))
-
-
-def _refuse_with_resume(ctx: typer.Context) -> None:
-    """A resumed run takes everything from its config: any other setting would be another run."""
-    for name in ctx.params:
-        source = ctx.get_parameter_source(name)
-        if name not in ("resume", "json") and source is not None and source.name == "COMMANDLINE":
-            option = "DATA" if name == "data" else "--" + name.replace("_", "-")
-            raise BadInput(f"--resume takes every setting from the run's config.json. Leave out {option}")
 
 
 def _fractions(ctx: typer.Context, split: str, validation: float | None) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 class BadInput(ValueError):
@@ -22,6 +23,20 @@ def refusing() -> Iterator[None]:
         raise
     except (ValueError, TypeError) as error:
         raise BadInput(str(error)) from error
+
+
+def refuse_with_resume(ctx: Any, argument: str) -> None:
+    """A resumed run takes everything from its config: any other setting would be another run.
+
+    Args:
+        ctx: the context of a command with the option --resume.
+        argument: the parameter that names the data, which is no option.
+    """
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if name not in ("resume", "json") and source is not None and source.name == "COMMANDLINE":
+            option = name.upper() if name == argument else "--" + name.replace("_", "-")
+            raise BadInput(f"--resume takes every setting from the run's config.json. Leave out {option}")
 
 
 def explain(error: BaseException) -> tuple[int, str | None]:

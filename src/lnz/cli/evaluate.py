@@ -115,6 +115,10 @@ def log_z(
         raise BadInput(
             "--plot draws an annealing path, and none is walked here: add --route ais or --route bidirectional"
         )
+    if (within, max_seconds) != (None, None) and route.random and not getattr(route, "unbiased", False):
+        raise BadInput(
+            "--within and --max-seconds add up runs whose weights have mean Z: take --route ais or smc, or leave them out"
+        )
     aim: dict[str, Any] = {"within": within, "max_seconds": max_seconds} if route.random else {}
     estimate = lnz.log_partition(target.energy, route=route, key=key, **aim)
     found = measuring.estimate_json(estimate)

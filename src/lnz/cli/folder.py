@@ -22,8 +22,10 @@ _FILES = (
     "checkpoint.safetensors",
     "checkpoint.safetensors.best",
     "metrics.jsonl",
+    "looks.jsonl",
     "model.lnz",
     "tagger.safetensors",
+    "segmenter.safetensors",
     "base.lnz",
     "results.json",
     "samples.npy",
@@ -31,8 +33,13 @@ _FILES = (
     "filters.png",
     "curves.png",
     "moments.png",
+    "segmentations.png",
+    "losses.png",
     "report.html",
 )
+
+
+_OTHERS = {"tagger": "tag", "segmenter": "segment"}  # kinds of runs with commands of their own
 
 
 class RunFolder:
@@ -78,8 +85,10 @@ class RunFolder:
         """The run's configuration, checked."""
         try:
             found = json.loads(self["config.json"].read_text())
-            if found.get("kind") == "tagger":
-                raise BadInput(f"{self.path}: is a tagger. Use lnz tag apply or lnz tag evaluate")
+            if (kind := found.get("kind")) in _OTHERS:
+                raise BadInput(
+                    f"{self.path}: is a {kind}. Use lnz {_OTHERS[kind]} apply or lnz {_OTHERS[kind]} evaluate"
+                )
             Settings.from_json(found["settings"])
             _ = found["data"]["coding"], found["data"]["sha256"]
         except BadInput:
@@ -100,12 +109,12 @@ class RunFolder:
         text = "".join(map(_line, records))
         write_atomic(self[name], lambda file: file.write(text.encode()))
 
-    def records(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last line that was cut short is left out."""
-        if not self["metrics.jsonl"].is_file():
+    def records(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        """The lines of a file of records; a last line that was cut short is left out."""
+        if not self[name].is_file():
             return []
         found = []
-        for line in self["metrics.jsonl"].read_text().splitlines():
+        for line in self[name].read_text().splitlines():
             try:
                 found.append(json.loads(line))
             except ValueError:
@@ -114,15 +123,19 @@ class RunFolder:
 
 
 class Metrics:
-    """`metrics.jsonl`: one line a record, on disk before the next update. Lines after the checkpoint's step are dropped."""
+    """A file of records: one line each, on disk before the next update. Lines after the checkpoint's step are dropped."""
 
-    def __init__(self, folder: RunFolder):
-        self._path = folder["metrics.jsonl"]
+    def __init__(self, folder: RunFolder, name: str = "metrics.jsonl"):
+        self._path = folder[name]
         checkpoint = folder["checkpoint.safetensors"]
         step = int(load_arrays(checkpoint)[1]["step"]) if checkpoint.is_file() else -1
-        self.records = [record for record in folder.records() if record["step"] <= step]
-        folder.write_lines("metrics.jsonl", self.records)
-        self.seconds = self.records[-1]["seconds"] if self.records else 0.0
+        self.records = [record for record in folder.records(name) if record["step"] <= step]
+        folder.write_lines(name, self.records)
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far, as its last record says."""
+        return self.records[-1]["seconds"] if self.records else 0.0
 
     def add(self, record: dict[str, Any]) -> None:
         """Append a record, unless its step has been written before."""

@@ -82,11 +82,17 @@ class Standard:
 
 def negative_phase(settings: Settings) -> NegativePhase:
     """The negative phase that the settings name."""
-    if settings.negative_phase == "cd":
-        return lnz.ContrastiveDivergence(steps=settings.sweeps)
-    if settings.negative_phase == "exact":
-        return lnz.ExactPhase()
-    return lnz.PersistentChains(sweeps=settings.sweeps, chains=settings.chains)
+    sweeps, chains, rungs = settings.sweeps, settings.chains, settings.rungs
+    makers = {
+        "exact": lambda: lnz.ExactPhase(),
+        "cd": lambda: lnz.ContrastiveDivergence(steps=sweeps),
+        "persistent": lambda: lnz.PersistentChains(sweeps=sweeps, chains=chains),
+        "fast-weights": lambda: lnz.FastWeights(sweeps=sweeps, chains=chains, fast_rate=settings.fast_rate),
+        "tempered": lambda: lnz.TemperedChains(sweeps=sweeps, chains=chains, temperatures=rungs),
+        "trajectory": lambda: lnz.TrajectoryTempered(sweeps=sweeps, chains=chains, checkpoints=rungs),
+        "jarzynski": lambda: lnz.JarzynskiWalkers(sweeps=sweeps, chains=chains),
+    }
+    return makers[settings.negative_phase]()
 
 
 def optimiser(settings: Settings, updates: int) -> Any:

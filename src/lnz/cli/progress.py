@@ -56,6 +56,15 @@ class TrainingProgress:
             facts = [f"update {record['step']:,} of {self._updates:,}", self._held_out, self._gap]
             _line("  ".join(fact for fact in facts if fact))
 
+    def alarm(self, words: str) -> None:
+        """Something is wrong with the run: said at once, above the bar."""
+        if not self._shown:
+            return
+        if self._bar is None:
+            _line(f"alarm: {words}")
+        else:
+            self._bar.console.print(f"[bold yellow]alarm[/bold yellow]: {words}", highlight=False)
+
 
 class Step:
     """A named piece of work: a spinner on a terminal, and elsewhere only what it says as it goes. A context manager."""

@@ -33,6 +33,9 @@ class Settings:
     negative_phase: str
     sweeps: int
     chains: int
+    rungs: int
+    fast_rate: float
+    monitor: bool
     optimizer: str
     learning_rate: float
     schedule: str
@@ -78,6 +81,10 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
             raise BadInput(f"--{name}: the exact negative phase has no chains. Leave it out")
     if negative_phase == "cd" and given["chains"] is not None:
         raise BadInput("--chains: contrastive divergence runs one chain from every datum of a batch. Leave it out")
+    if negative_phase not in ("tempered", "trajectory") and given["rungs"] is not None:
+        raise BadInput("--rungs: only tempered and trajectory chains have a ladder. Leave it out")
+    if negative_phase != "fast-weights" and given["fast_rate"] is not None:
+        raise BadInput("--fast-rate: goes with --negative-phase fast-weights alone. Leave it out")
     batch_size = given["batch_size"] or 100
     per_epoch = -(-rows // min(batch_size, rows))
     settings = Settings(
@@ -89,6 +96,8 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
                 "negative_phase": negative_phase,
                 "sweeps": given["sweeps"] or (5 if recipe else 1),
                 "chains": given["chains"] or 100,
+                "rungs": given["rungs"] or 10,
+                "fast_rate": _or(given["fast_rate"], 0.05),
                 "optimizer": optimizer,
                 "learning_rate": _or(given["learning_rate"], 0.2 if recipe else _RATES[optimizer]),
                 "schedule": given["schedule"] or "linear",
@@ -108,7 +117,7 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
 
 def _looks(settings: Settings, updates: int) -> int:
     """How many looks at the held-out data a large model can afford, counting products of a row and the weights."""
-    chains = settings.chains if settings.negative_phase == "persistent" else settings.batch_size
+    chains = settings.batch_size if settings.negative_phase in ("cd", "exact") else settings.chains
     work = updates * (2 * settings.batch_size + chains * (2 + 2 * settings.sweeps))
     temperatures, chains = look_effort(large=True)
     return int(min(LOOKS, max(_FEWEST, _LOOK_SHARE * work / (3 * temperatures * chains))))

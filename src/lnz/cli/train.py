@@ -17,6 +17,7 @@ from lnz import report
 from lnz.energy import Energy
 from lnz.formats.checkpoint import load_arrays
 from lnz.learning.fit import Interrupted, Record
+from lnz.learning.monitor import Look
 
 from . import dataset, measuring, models, output
 from .dataset import held_out
@@ -123,13 +124,18 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     energy = models.build(settings, data, run.keys["init"])
     rows, updates = data.train, settings.updates(len(data.train))
     standard, unit = run.standard, data.coding.unit
-    metrics = Metrics(folder)
+    metrics, looks = Metrics(folder), Metrics(folder, "looks.jsonl")
     earlier = metrics.seconds
     look = _look_route(energy, run)
 
     def on_record(record: Record) -> None:
         metrics.add(_record_json(record, earlier, standard.log_volume))
         progress.record(metrics.records[-1])
+
+    def on_look(look: Look) -> None:
+        looks.add(dataclasses.asdict(look))
+        for alarm in look.alarms:
+            progress.alarm(str(alarm))
 
     per_epoch = -(-len(rows) // min(settings.batch_size, len(rows)))
     try:
@@ -148,6 +154,8 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
                 checkpoint=folder["checkpoint.safetensors"],
                 on_progress=progress.step,
                 on_record=on_record,
+                monitor=lnz.Monitor() if settings.monitor else None,
+                on_look=on_look,
             )
         trained = time.perf_counter()
         with Step("measuring the likelihood", shown=shown):
@@ -157,6 +165,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
             results = _measure(run, model)
         with Step("drawing samples and the report", shown=shown):
             results |= {"best_step": fitted.best_step, "updates": updates}
+            results["alarms"] = [alarm for look in looks.records for alarm in look["alarms"]]
             _illustrate(run, model, results, metrics.records)
     except Interrupted:
         step = int(load_arrays(folder["checkpoint.safetensors"])[1]["step"])

@@ -114,11 +114,11 @@ class LinearChain(Energy):
         if holes not in ("link", "cut"):
             raise ValueError(f'holes must be "link" or "cut", but is {holes!r}')
         self.holes = holes
-        self.mask, valid = _existing(t, lengths, mask)
+        self.mask, valid = existing(t, lengths, mask)
         emissions = _limited("allowed", emissions, allowed)
         transitions = _limited("allowed_transitions", transitions, allowed_transitions)
-        self.start = _side("start", start, allowed_start, emissions)
-        self.end = _side("end", end, allowed_end, emissions)
+        self.start = side_potentials("start", start, allowed_start, emissions)
+        self.end = side_potentials("end", end, allowed_end, emissions)
         if self.mask is not None:
             emissions = jnp.where(self.mask[:, None], emissions, jnp.zeros_like(emissions))
             if transitions.ndim == 3 and t > 0:
@@ -142,6 +142,8 @@ class LinearChain(Energy):
         """Everything in the widest float, start and end added to the emissions that they belong to."""
         chain: LinearChain = widen(self)
         nodes = chain.emissions
+        if chain.mask is not None:
+            nodes = jnp.where(chain.mask[:, None], nodes, jnp.zeros_like(nodes))
         first, last, joined = chain._runs()
         for where, side in ((first, chain.start), (last, chain.end)):
             if side is not None:
@@ -239,7 +241,7 @@ class LinearChain(Energy):
         return first, last, self.mask & ~first
 
 
-def _existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | None]:
+def existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | None]:
     """The mask from lengths and mask, and whether the length is in range, where that is not known yet."""
     valid = None
     if mask is not None:
@@ -271,7 +273,7 @@ def _limited(name: str, values: Array, allowed: Any) -> Array:
     return jnp.where(allowed, jnp.broadcast_to(values, whole), jnp.asarray(-jnp.inf, values.dtype))
 
 
-def _side(name: str, values: Any, allowed: Any, emissions: Array) -> Array | None:
+def side_potentials(name: str, values: Any, allowed: Any, emissions: Array) -> Array | None:
     if values is None and allowed is None:
         return None
     k = emissions.shape[1]

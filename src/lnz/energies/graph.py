@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,11 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from lnz.energies.colouring import Blocks, colour_classes
 from lnz.energies.independent import as_float
+from lnz.energies.sweeps import Sweep, class_sweep, layout, neighbour_sum
 from lnz.energy import Energy
-from lnz.frozen import is_traced
+from lnz.frozen import Frozen, is_traced
 from lnz.spaces import Binary, Categorical, Labels, Product, Space, Spin, State
 
 
@@ -129,6 +132,54 @@ class FactorGraph(Energy):
     def factors(self) -> FactorGraph:
         """The graph itself."""
         return self
+
+    def interactions(self) -> np.ndarray:
+        """The pairs of variables (m, 2) that stand in one factor."""
+        return _pairs_in(self.scopes)
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        """One Gibbs sweep of a batch of states (n, variables): every colour class once, its variables in parallel."""
+        return self.gibbs_sweep().once(key, v)
+
+    def gibbs_sweep(self, blocks: Blocks | None = None) -> Sweep:
+        """The Gibbs sweep over colour classes, or over given blocks. A variable all of whose values are impossible stays as it is."""
+        n, arity = len(self.cardinalities), max(1, *map(len, self.scopes), 1)
+        sites = layout(colour_classes(Frozen(self.interactions()), n) if blocks is None else blocks)
+        entries = [(f, p, i) for f, scope in enumerate(self.scopes) for p, i in enumerate(scope)]
+        # Of each entry, the last of which is none: where its table begins, the stride of its own variable, and the others'.
+        start, own_stride = np.zeros((2, len(entries) + 1), np.int32)
+        near, strides = np.zeros((2, len(entries) + 1, arity), np.int32)
+        start[-1] = len(self.log_potentials)
+        for e, (f, own, _) in enumerate(entries):
+            scope, start[e] = self.scopes[f], self.offsets[self.table_of[f]]
+            each = [math.prod(self.cardinalities[i] for i in scope[p + 1 :]) for p in range(len(scope))]
+            own_stride[e] = each[own]
+            others = [p for p in range(len(scope)) if p != own]
+            near[e, : len(others)] = [sites.place[scope[p]] for p in others]
+            strides[e, : len(others)] = [each[p] for p in others]
+        gather = neighbour_sum(np.array([i for _, _, i in entries], int), sites)
+        flat = jnp.append(self.log_potentials, jnp.zeros((1,), self.log_potentials.dtype))
+        start, own_stride, near, strides = map(jnp.asarray, (start, own_stride, near, strides))
+        k = max(self.cardinalities, default=1)
+        cardinality = np.append(self.cardinalities, 1)[sites.order]
+        possible = jnp.asarray(np.arange(k) < cardinality[..., None])
+
+        def potentials(c: Array, x: Array) -> Array:
+            def term(entries: Array) -> Array:
+                at = start[entries][:, None] + sum(
+                    strides[entries, a][:, None] * x[near[entries, a]] for a in range(arity)
+                )
+                values = jnp.arange(k, dtype=jnp.int32)
+                return flat[at[..., None] + (own_stride[entries][:, None] * values[None])[:, None]]
+
+            length = sites.order.shape[1]
+            total = gather(c, jnp.zeros((length, x.shape[1], k), flat.dtype), term)
+            total = jnp.where(possible[c][:, None], total, -jnp.inf)
+            now = jax.lax.dynamic_slice_in_dim(x, c * length, length, 0)
+            dead = jnp.all(total == -jnp.inf, axis=-1, keepdims=True)
+            return jnp.where(dead, jnp.log(jax.nn.one_hot(now, k, dtype=flat.dtype)), total)
+
+        return class_sweep(Categorical((n,), k), sites, potentials)
 
     def evidence(self, observed: Mapping[int, Any]) -> FactorGraph:
         """The graph given values of some variables: Z becomes the sum over the others.
@@ -254,6 +305,11 @@ def pairwise_graph(
     shapes = [tuple(pairs.shape[1:])] * len(edges) + [(k,) for k in cardinalities]
     flat = jnp.concatenate([pairs.reshape(-1), *(block.reshape(-1) for block in units)])
     return packed(cardinalities, scopes, range(len(scopes)), shapes, flat)
+
+
+def _pairs_in(scopes: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    found = {(min(i, j), max(i, j)) for scope in scopes for i, j in itertools.combinations(scope, 2)}
+    return np.array(sorted(found), int).reshape(-1, 2)
 
 
 def states_of(space: Space, labels: Any) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -54,7 +55,11 @@ class Independent(Energy):
         return self._space
 
     def __call__(self, x: State) -> Array:
-        return -jnp.sum(self.potentials * units.features(self._space, x, self.potentials.dtype))
+        return self.feature_energy(units.features(self._space, x, self.potentials.dtype))
+
+    def feature_energy(self, phi: Array) -> Array:
+        """E of the features φ(x) of shape `potentials.shape`, which need not be those of a state."""
+        return -jnp.sum(self.potentials * phi)
 
     def log_normaliser(self) -> Array:
         return jnp.sum(units.log_partition(self._space, self.potentials))
@@ -124,7 +129,7 @@ class Gaussian(Energy):
     def log_normaliser(self) -> Array:
         n = self.mean.size
         log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(self._root())))
-        return 0.5 * (n * np.log(2 * np.pi) - log_det)
+        return 0.5 * (n * math.log(2 * math.pi) - log_det)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Array:
         noise = jax.random.normal(key, (self.mean.size, n), self.mean.dtype)

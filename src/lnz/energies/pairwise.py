@@ -14,8 +14,11 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies import units
 from lnz.energies.bipartite import SmallerSide, two_sides
+from lnz.energies.checkerboard import checkerboard_sweep
+from lnz.energies.colouring import Blocks, colour_classes, lattice_colours
 from lnz.energies.graph import FactorGraph, pairwise_graph
 from lnz.energies.independent import Independent, as_float
+from lnz.energies.sweeps import Sweep, class_sweep, layout, neighbour_sum
 from lnz.energy import Energy
 from lnz.frozen import Frozen, is_traced
 from lnz.spaces import Categorical, Space, Spin, State
@@ -108,7 +111,8 @@ class SparseCouplings(Couplings):
         return zero.at[i].add(forth).at[j].add(back)
 
     def colours(self) -> np.ndarray:
-        return _colour_classes(self.n, self.edges.value)
+        classes = colour_classes(self.edges, self.n)
+        return np.stack([np.isin(np.arange(self.n), members) for members in classes])
 
     def pairs(self) -> tuple[np.ndarray, Array]:
         return self.edges.value, self.strength
@@ -152,10 +156,8 @@ class LatticeCouplings(Couplings):
         return total
 
     def colours(self) -> np.ndarray:
-        parity = np.indices(self.shape).sum(axis=0) % 2
-        if all(not closed or length % 2 == 0 for closed, length in zip(self.closed, self.shape, strict=True)):
-            return np.stack([parity == 0, parity == 1])
-        return _colour_classes(parity.size, self._bonds()[0]).reshape(-1, *self.shape)
+        colour = lattice_colours(self.shape, self.closed)
+        return np.stack([colour == c for c in range(colour.max(initial=0) + 1)])
 
     def _bonds(self) -> tuple[np.ndarray, np.ndarray]:
         """The edges (m, 2) and the place of each one's strength in the flattened (axes, *shape)."""
@@ -174,17 +176,6 @@ class LatticeCouplings(Couplings):
 
     def scaled(self, factor: Array) -> Couplings:
         return LatticeCouplings(self.strength * factor, self.shape, self.periodic)
-
-
-def _colour_classes(n: int, edges: np.ndarray) -> np.ndarray:
-    import networkx
-
-    graph = networkx.Graph()
-    graph.add_nodes_from(range(n))
-    graph.add_edges_from((int(i), int(j)) for i, j in edges if i != j)
-    colour = networkx.greedy_color(graph, strategy="DSATUR" if n <= 2000 else "largest_first")
-    number = np.array([colour[i] for i in range(n)], int)
-    return np.stack([number == c for c in range(number.max(initial=0) + 1)])
 
 
 def _dense(strength: Any) -> DenseCouplings:
@@ -251,7 +242,10 @@ class Pairwise(Energy):
         return units.features(self.space, x, self.fields.dtype)
 
     def __call__(self, x: State) -> Array:
-        phi = self._features(x)
+        return self.feature_energy(self._features(x))
+
+    def feature_energy(self, phi: Array) -> Array:
+        """E of the features φ(x) of shape `fields.shape`, which need not be those of a state."""
         return -jnp.sum(phi * (0.5 * self.couplings.local_field(phi) + self.fields))
 
     @property
@@ -262,35 +256,88 @@ class Pairwise(Energy):
             return min(sorted(self.couplings.shape)[-2:]) if len(self.couplings.shape) > 1 else 0
         return 0
 
+    def interactions(self) -> np.ndarray:
+        """The pairs of sites (m, 2) that interact, in the flat numbering of the sites."""
+        return self.couplings.pairs()[0]
+
     def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
         """One Gibbs sweep of a batch of states (n, *sites): every colour class once, its sites in parallel."""
-        masks = self.couplings.colours()
+        return self.gibbs_sweep().once(key, v)
 
-        def update(carry: tuple[Array, PRNGKeyArray], mask: Array) -> tuple[tuple[Array, PRNGKeyArray], None]:
-            x, key = carry
-            key, draw_key = jax.random.split(key)
-            potentials = jax.vmap(lambda s: self.couplings.local_field(self._features(s)) + self.fields)(x)
-            return (jnp.where(mask[None], units.sample(self.space, draw_key, potentials).astype(x.dtype), x), key), None
+    def gibbs_sweep(self, blocks: Blocks | None = None) -> Sweep:
+        """The Gibbs sweep over colour classes, or over given blocks (see `colouring.block_problem` for what is wrong with them)."""
+        couplings = self.couplings
+        if isinstance(couplings, DenseCouplings) and blocks is None:
+            return self._dense_sweep()
+        classes = couplings.colours().reshape(-1, int(np.prod(couplings.sites))) if blocks is None else None
+        if (
+            isinstance(couplings, LatticeCouplings)
+            and isinstance(self.space, Spin)
+            and classes is not None
+            and len(classes) == 2
+        ):
+            return checkerboard_sweep(couplings.shape, couplings.closed, couplings.strength, self.fields)
+        members = blocks if classes is None else [np.flatnonzero(row) for row in classes]
+        return self._class_sweep(members or [])
 
-        if isinstance(self.couplings, DenseCouplings):
-            return self._gibbs_dense(key, v)
-        return jax.lax.scan(update, (v, key), jnp.asarray(masks))[0][0]
+    def _class_sweep(self, classes: Sequence[Any]) -> Sweep:
+        edges, strength = self.couplings.pairs()
+        sites, dtype = layout(classes), self.fields.dtype
+        gather = neighbour_sum(edges.T.reshape(-1), sites)
+        # Every pair is seen from its first and from its second site; tables have the neighbour's value first. The last entry is none.
+        near = jnp.asarray(np.append(sites.place[edges[:, ::-1].T.reshape(-1)], 0), jnp.int32)
+        other_way = strength.transpose(0, 2, 1) if strength.ndim == 3 else strength
+        j = jnp.concatenate([other_way, strength, jnp.zeros((1, *strength.shape[1:]), strength.dtype)]).astype(dtype)
+        fields = self.fields.reshape(len(sites.place), *self.fields.shape[len(self.couplings.sites) :])
+        fields = fields[np.maximum(sites.order, 0)]
 
-    def _gibbs_dense(self, key: PRNGKeyArray, v: Array) -> Array:
-        """Site after site, in order."""
-        phi = jax.vmap(self._features)(v)
-        strength = self.couplings.matrix()  # pyright: ignore[reportAttributeAccessIssue]
-        site_space = Categorical((), self.space.k) if isinstance(self.space, Categorical) else Spin(())
+        def potentials(c: Array, x: Array) -> Array:
+            def term(entries: Array) -> Array:
+                label, strength = x[near[entries]], j[entries]
+                if isinstance(self.space, Spin):
+                    return strength[:, None] * (2 * label.astype(jnp.int8) - 1).astype(dtype)
+                if strength.ndim == 1:
+                    return strength[:, None, None] * jax.nn.one_hot(label, fields.shape[-1], dtype=dtype)
+                return jax.vmap(lambda table, label: table[label])(strength, label)
 
-        def update(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            v, phi = carry
-            row = strength[i]  # (n,), or (q, n, q) for tables
-            pulled = jnp.einsum("cj...,j->c...", phi, row) if row.ndim == 1 else jnp.einsum("cjb,ajb->ca", phi, row)
-            potentials = pulled + self.fields[i][None]
-            new = units.sample(site_space, jax.random.fold_in(key, i), potentials)
-            return v.at[:, i].set(new.astype(v.dtype)), phi.at[:, i].set(units.features(site_space, new, phi.dtype))
+            own = fields[c][:, None]
+            return gather(c, jnp.broadcast_to(own, (own.shape[0], x.shape[1], *own.shape[2:])), term)
 
-        return jax.lax.fori_loop(0, v.shape[1], update, (v, phi))[0]
+        return class_sweep(self.space, sites, potentials)
+
+    def _dense_sweep(self) -> Sweep:
+        """Site after site, in order. Packed are the features with chains last, (n, chains) or (n · q, chains): one product a site."""
+        matrix, dtype, n = self.couplings.matrix(), self.fields.dtype, len(self.fields)  # pyright: ignore[reportAttributeAccessIssue]
+        q = self.space.k if isinstance(self.space, Categorical) else 0
+        if q:
+            tables = (
+                matrix if matrix.ndim == 4 else matrix[:, None, :, None] * jnp.eye(q, dtype=matrix.dtype)[None, :, None]
+            )
+            rows = tables.reshape(n, q, n * q).astype(dtype)
+        else:
+            rows = matrix.reshape(n, 1, n).astype(dtype)
+        fields = self.fields.reshape(n, -1, 1)
+
+        def update(i: Array, carry: tuple[PRNGKeyArray, Array]) -> tuple[PRNGKeyArray, Array]:
+            key, phi = carry
+            pull, site_key = rows[i] @ phi + fields[i], jax.random.fold_in(key, i)
+            if q:
+                drawn = units.sample_first_axis(site_key, pull)
+                new = (drawn[None] == jnp.arange(q, dtype=jnp.int32)[:, None]).astype(dtype)
+            else:
+                new = units.sample(Spin(()), site_key, pull)
+            return key, jax.lax.dynamic_update_slice_in_dim(phi, new, i * len(new), 0)
+
+        def step(key: PRNGKeyArray, phi: Array) -> Array:
+            return jax.lax.fori_loop(0, n, update, (key, phi))[1]
+
+        def pack(v: Array) -> Array:
+            return jax.vmap(self._features)(v).reshape(v.shape[0], -1).T
+
+        def unpack(phi: Array) -> Array:
+            return jnp.argmax(phi.reshape(n, q, -1), axis=1).T if q else phi.T
+
+        return Sweep(pack, step, unpack)
 
     def base(self) -> Energy:
         return Independent(self.fields * 0, self.space)

@@ -140,7 +140,11 @@ class RBM(TwoLayers):
         return -jnp.dot(phi, self.visible_bias) - jnp.dot(h, self.hidden_bias) - jnp.dot(phi @ self.weights, h)
 
     def free_energy(self, v: State) -> Array:
-        phi = self._features(v)
+        return self.feature_energy(self._features(v))
+
+    def feature_energy(self, phi: Array) -> Array:
+        """F of the features φ(v), flattened or not, which need not be those of a state."""
+        phi = phi.reshape(-1)
         return -jnp.dot(phi, self.visible_bias) - jnp.sum(softplus(self.hidden_bias + phi @ self.weights))
 
     def hidden_mean(self, v: Array) -> Array:
@@ -222,7 +226,11 @@ class TemperedRBM(TwoLayers):
         return (1 - self.beta) * self.start + self.beta * self.rbm.visible_bias
 
     def __call__(self, x: State) -> Array:
-        phi = self.rbm._features(x)
+        return self.feature_energy(self.rbm._features(x))
+
+    def feature_energy(self, phi: Array) -> Array:
+        """E_β of the features φ(v), flattened or not."""
+        phi = phi.reshape(-1)
         return -jnp.dot(phi, self._bias()) - jnp.sum(
             softplus(self.beta * (self.rbm.hidden_bias + phi @ self.rbm.weights))
         )

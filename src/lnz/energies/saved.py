@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnz.energies import field, graph, independent, pairwise, rbm
+from lnz.energies import chain, field, graph, independent, pairwise, rbm, semi_markov
 from lnz.energies.structures import Chain, Graph, Grid, Structure, Tree
 from lnz.energy import Energy
 from lnz.formats.checkpoint import CheckpointError, load_arrays, save_tree
@@ -22,6 +22,8 @@ _CLASSES = {
     for cls in (
         field.RandomField,
         graph.FactorGraph,
+        chain.LinearChain,
+        semi_markov.SemiMarkovChain,
         rbm.RBM,
         rbm.GaussianRBM,
         pairwise.Ising,

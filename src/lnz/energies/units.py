@@ -9,6 +9,9 @@ A unit's features φ(x) are what its log-potential multiplies: p(x) ∝ exp(η �
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
@@ -63,3 +66,19 @@ def sample(space: Space, key: PRNGKeyArray, potentials: Array) -> Array:
         return uniform < jax.nn.sigmoid(potentials)
     one = jnp.ones((), potentials.dtype)
     return jnp.where(uniform < jax.nn.sigmoid(2 * potentials), one, -one)
+
+
+def sample_first_axis(key: PRNGKeyArray, potentials: Array) -> Array:
+    """One draw of every categorical unit from log-potentials (k, *batch), values first: int32, shape (*batch,).
+
+    By one uniform a unit and running sums, which for a loop of many small draws is several times as fast as a Gumbel number a value. A value of
+    log-potential -inf is never drawn; one value at least must be possible.
+    """
+    if potentials.shape[0] > 64:
+        return jax.random.categorical(key, potentials, axis=0).astype(jnp.int32)
+    weights = jnp.exp(potentials - jnp.max(potentials, axis=0, keepdims=True))
+    sums = list(itertools.accumulate(weights))
+    # A uniform is below 1 by more than rounding, so that the level is below the last sum.
+    level = jax.random.uniform(key, sums[-1].shape, sums[-1].dtype) * sums[-1]
+    passed = [(sum_ <= level).astype(jnp.int32) for sum_ in sums[:-1]]
+    return functools.reduce(jnp.add, passed, jnp.zeros(level.shape, jnp.int32))

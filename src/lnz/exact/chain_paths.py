@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.energies.chain import ChainPotentials
-from lnz.exact.forward_backward import filtered, go_on, peak_of, table_at
+from lnz.exact.chain_passes import go_on
+from lnz.exact.forward_backward import filtered, table_at
+from lnz.mathematics import peak_of
 from lnz.random import fast_key
 
 
@@ -37,14 +39,15 @@ def best_path(p: ChainPotentials) -> tuple[Int[Array, " T"], Float[Array, ""]]:
 def sampled_paths(p: ChainPotentials, key: PRNGKeyArray, n: int) -> Int[Array, "n T"]:
     """Exact samples: messages forward, labels drawn from the last to the first."""
     uniforms = jax.random.uniform(fast_key(key), (len(p.nodes), n), p.nodes.dtype)
-
-    def draw(logits: Array, u: Array) -> Array:
-        cumulative = jnp.cumsum(jnp.exp(logits - peak_of(logits)))
-        last = jnp.sum(cumulative < cumulative[-1], dtype=jnp.int32)  # where u was rounded up to the total
-        return jnp.minimum(jnp.sum(cumulative <= u * cumulative[-1], dtype=jnp.int32), last)
-
     messages = filtered(p)
-    return jax.vmap(lambda u: _walk_back(p, messages, draw, u), in_axes=1)(uniforms)
+    return jax.vmap(lambda u: _walk_back(p, messages, drawn, u), in_axes=1)(uniforms)
+
+
+def drawn(logits: Array, u: Array) -> Array:
+    """An index from its law up to a constant, by a uniform number."""
+    cumulative = jnp.cumsum(jnp.exp(logits - peak_of(logits)))
+    last = jnp.sum(cumulative < cumulative[-1], dtype=jnp.int32)  # where u was rounded up to the total
+    return jnp.minimum(jnp.sum(cumulative <= u * cumulative[-1], dtype=jnp.int32), last)
 
 
 def _walk_back(p: ChainPotentials, messages: Array, pick: Any, noise: Any) -> Int[Array, " T"]:

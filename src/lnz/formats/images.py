@@ -24,15 +24,22 @@ def read_folder(folder: Path) -> Data:
     paths = [p for p in entries if p.is_file()]
     if not paths:
         raise DataError(f"{folder}: the folder holds no images of its own. Put images ({' '.join(SUFFIXES)}) into it")
-    first = _read_image(paths[0], None)
+    first = read_image(paths[0])
     array = np.empty((len(paths), *first.shape), np.uint8)
     array[0] = first
     for i, path in enumerate(paths[1:], 1):
-        array[i] = _read_image(path, (paths[0], first.shape))
+        array[i] = read_image(path, (paths[0], first.shape))
     return Data(array, str(folder), (first.shape[0], first.shape[1]))
 
 
-def _read_image(path: Path, wanted: tuple[Path, tuple[int, ...]] | None) -> np.ndarray:
+def read_image(path: Path, wanted: tuple[Path, tuple[int, ...]] | None = None, *, mode: str | None = "L") -> np.ndarray:
+    """The pixels of one image in one of Pillow's modes, or in its own if that is None. DataError where it is damaged or of another size.
+
+    Args:
+        path: the image.
+        wanted: another image, and its shape (height, width), which this one must have.
+        mode: such as "L" for grey values, "RGB" for colours.
+    """
     from PIL import Image
 
     try:
@@ -41,7 +48,7 @@ def _read_image(path: Path, wanted: tuple[Path, tuple[int, ...]] | None) -> np.n
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 _check_header(path, image, wanted)
-                return np.asarray(image.convert("L"))
+                return np.asarray(image if mode is None else image.convert(mode))
     except (DataError, MemoryError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -55,8 +62,8 @@ def _check_header(path: Path, image: Any, wanted: tuple[Path, tuple[int, ...]] |
     if image.mode.split(";")[0] in _DEEP:
         raise DataError(f"{path}: has more than 8 bits per sample (mode {image.mode}). Save it as an 8-bit image")
     shape = (image.size[1], image.size[0])
-    if wanted is not None and shape != wanted[1]:
-        other, (height, width) = wanted
+    if wanted is not None and shape != wanted[1][:2]:
+        other, (height, width, *_) = wanted
         raise DataError(
             f"{path} is {shape[1]} x {shape[0]} pixels, but {other} is {width} x {height}. "
             "Give all images of a folder one size"

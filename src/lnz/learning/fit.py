@@ -16,7 +16,8 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz.energy import Energy, as_energy
 from lnz.learning.check import Plan, checked_data, checked_validation, plan_updates
 from lnz.learning.likelihood import LogLikelihood, log_likelihood
-from lnz.learning.loop import compiled_loop, epoch_order, measure_key
+from lnz.learning.loop import compiled_loop, measure_key, orders
+from lnz.learning.monitor import Look, Monitor, Watch
 from lnz.learning.negative import NegativePhase, PersistentChains
 from lnz.learning.resume import Best, Keeper, Progress, describe, digest
 from lnz.learning.trainer import Trainer, TrainState
@@ -26,6 +27,7 @@ from lnz.spaces import State
 if TYPE_CHECKING:
     import optax
 
+_STRETCH_ROWS = 2**16  # of data, in the epochs that one call of the compiled loop may run through
 _CHUNK_SECONDS = 0.5  # how long the compiled loop runs between two looks at the clock
 
 
@@ -65,6 +67,7 @@ class Fitted(NamedTuple):
         history: one `Record` an evaluation.
         best: the model with the best validation likelihood, or `energy` where there are no validation data.
         best_step: the update after which that was.
+        looks: what the monitor saw, where there is one.
     """
 
     energy: Energy
@@ -72,6 +75,7 @@ class Fitted(NamedTuple):
     history: list[Record]
     best: Energy
     best_step: int
+    looks: list[Look]
 
 
 def fit(
@@ -86,11 +90,13 @@ def fit(
     validation: State | None = None,
     evaluate_every: float = 1,
     route: Route | None = None,
+    monitor: Monitor | None = None,
     key: PRNGKeyArray,
     checkpoint: str | Path | None = None,
     state: TrainState | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_record: Callable[[Record], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
 ) -> Fitted:
     """Fit an energy to data by maximum likelihood, θ moving along E_data[-∂F] - E_{p_θ}[-∂F].
 
@@ -108,6 +114,8 @@ def fit(
         validation: observed states whose log-likelihood is measured as learning goes.
         evaluate_every: epochs between two records; the last update always has one.
         route: for log Z in that measurement; by default `lnz.choose(energy)`.
+        monitor: what is watched as learning goes, such as `lnz.Monitor()`: mixing, lag and blind spots of the chains, with alarms. It does not
+            change the run.
         key: random key of the whole run.
         checkpoint: a file. The state is written there, atomically, before the first update, at every record and at the end; if the file
             exists, the run resumes from it (`<name>.best` beside it holds the best model so far). A file of another model, key, batch
@@ -116,6 +124,7 @@ def fit(
         on_progress: called with (updates made, updates in all) about twice a second.
         on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record may come twice, but never not
             at all.
+        on_look: called with every `Look` of the monitor, alarms included.
 
     Raises:
         ValueError: for data, weights or options that cannot serve, before any work; for validation data that are impossible under the
@@ -157,8 +166,9 @@ def fit(
     else:
         keeper.save(progress)
 
-    run = _Run(trainer, plan, keeper, progress, data, weights)
+    run = _Run(trainer, plan, keeper, progress, data, weights, monitor)
     history: list[Record] = []
+    looks: list[Look] = []
     began = time.perf_counter()
     try:
         while True:
@@ -171,6 +181,11 @@ def fit(
             if run.progress.step >= plan.total:
                 break
             run.advance()
+            look = run.look()
+            if look is not None:
+                looks.append(look)
+                if on_look is not None:
+                    on_look(look)
             if on_progress is not None:
                 on_progress(run.progress.step, plan.total)
     except KeyboardInterrupt:
@@ -181,19 +196,25 @@ def fit(
         raise Interrupted(f"interrupted at step {run.progress.step}: {where}") from None
     progress = run.progress
     best = progress.best if validation is not None else Best(progress.state.energy, progress.step, math.nan)
-    return Fitted(progress.state.energy, progress.state, history, best.energy, best.step)
+    return Fitted(progress.state.energy, progress.state, history, best.energy, best.step, looks)
 
 
 class _Run:
     """A run on its way. `progress` changes in one assignment a time, so that an interrupt always finds a whole one."""
 
     def __init__(
-        self, trainer: Trainer, plan: Plan, keeper: Keeper, progress: Progress, data: State, weights: Array | None
-    ):
+        self, trainer: Trainer, plan: Plan, keeper: Keeper, progress: Progress, data: State, weights: Array | None,
+        monitor: Monitor | None,
+    ):  # fmt: skip
         self.plan, self.keeper, self.progress = plan, keeper, progress
         self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
         self.loop = compiled_loop(trainer, plan.batch, plan.n)
-        self.order, self.order_epoch, self.chunk = None, -1, 1
+        # Many small epochs make one stretch: a call of the compiled loop costs as much as some updates of a small model.
+        self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
+        self.order, self.order_block, self.chunk = None, -1, 1
+        self.watch = None
+        if monitor is not None:
+            self.watch = Watch(monitor, trainer, progress.state.energy, self.data, plan.batch, progress.step)
 
     def due(self) -> bool:
         """Whether the step reached wants a record that has not been made."""
@@ -201,18 +222,21 @@ class _Run:
         return step != self.progress.recorded and (step % self.plan.every == 0 or step == self.plan.total)
 
     def advance(self) -> None:
-        """Make updates for about `_CHUNK_SECONDS`, up to the end of the epoch or the next record."""
+        """Make updates for about `_CHUNK_SECONDS`, up to the end of the epochs whose order is at hand or the next record."""
         plan, progress = self.plan, self.progress
-        epoch, first = divmod(progress.step, plan.per_epoch)
-        if epoch != self.order_epoch:
-            self.order, self.order_epoch = epoch_order(progress.state.key, epoch, plan.n, plan.batch), epoch
+        length = plan.per_epoch * self.epochs
+        block, first = divmod(progress.step, length)
+        if block != self.order_block:
+            order = orders(progress.state.key, block * self.epochs, self.epochs, plan.n, plan.batch)
+            self.order, self.order_block = order, block
         to_record = plan.every - progress.step % plan.every
-        stop = first + min(self.chunk, plan.per_epoch - first, plan.total - progress.step, to_record)
+        to_look = plan.total if self.watch is None else self.watch.next_stop(progress.step) - progress.step
+        stop = first + min(self.chunk, length - first, plan.total - progress.step, to_record, to_look)
         tick = time.perf_counter()
         state, sums, bad = self.loop(progress.state, progress.sums, self.data, self.weights, self.order, first, stop)
         if int(bad) >= 0:
             raise Diverged(
-                f"the energies, gradients or parameters became NaN or infinite at step {epoch * plan.per_epoch + int(bad)}; "
+                f"the energies, gradients or parameters became NaN or infinite at step {block * length + int(bad)}; "
                 f"{self.keeper}. Lower the learning rate, or check the data's scale."
             )
         self.progress = dataclasses.replace(progress, state=state, sums=sums, since=progress.since + stop - first)
@@ -221,6 +245,10 @@ class _Run:
             self.chunk *= 2
         elif spent > 2 * _CHUNK_SECONDS:
             self.chunk = max(1, self.chunk // 2)
+
+    def look(self) -> Look | None:
+        """What the monitor sees, if it has a look at the step reached."""
+        return None if self.watch is None else self.watch.see(self.progress.state, self.progress.step)
 
     def record(self, seconds: float, validation: State | None, route: Route | None) -> Record:
         """Look at the run as it stands."""

@@ -1,4 +1,4 @@
-"""The compiled loop over the batches of one epoch."""
+"""The compiled loop over the batches of some epochs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ from lnz.spaces import State
 _ORDER, _MEASURE = 0x6F726465, 0x6D656173  # beyond any number of updates, whose keys are fold_in(key, t)
 
 
-def epoch_order(key: PRNGKeyArray, epoch: int, n: int, batch: int) -> Int[Array, " padded"]:
-    """The rows of the data in the order of one epoch of the run with this key, padded with row 0 to whole batches."""
-    order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
-    return jnp.pad(jax.random.permutation(order_key, n).astype(jnp.int32), (0, -n % batch))
+def orders(key: PRNGKeyArray, first: int, count: int, n: int, batch: int) -> Int[Array, " padded"]:
+    """The rows of the data in the order of `count` epochs of the run with this key, each padded with row 0 to whole batches."""
+    return _orders(key, jnp.asarray(first, jnp.int32), count, n, batch)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _orders(key: PRNGKeyArray, first: Array, count: int, n: int, batch: int) -> Array:
+    def one(epoch: Array) -> Array:
+        order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
+        return jnp.pad(jax.random.permutation(order_key, n).astype(jnp.int32), (0, -n % batch))
+
+    return jax.lax.map(one, first + jnp.arange(count, dtype=jnp.int32)).reshape(-1)
 
 
 def measure_key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
@@ -30,7 +38,7 @@ def measure_key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
 
 @functools.lru_cache(maxsize=16)
 def compiled_loop(trainer: Trainer, batch: int, n: int) -> Callable[..., Any]:
-    """A compiled loop over the batches first … stop - 1 of an epoch over n data, for any first and stop.
+    """A compiled loop over the batches first … stop - 1 of some epochs over n data, one after another, for any first and stop.
 
     It maps (state, sums, data, weights, order, first, stop) to the new state, the sums with every update's figures added in order, and
     the first batch whose update met a NaN or an infinity in the energies, the gradient or the new parameters (-1: none did).
@@ -46,7 +54,7 @@ def compiled_loop(trainer: Trainer, batch: int, n: int) -> Callable[..., Any]:
 
         def update(i: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
             rows = jax.lax.dynamic_slice(order, (i * batch,), (batch,))
-            present = i * batch + jnp.arange(batch, dtype=jnp.int32) < n
+            present = i % -(-n // batch) * batch + jnp.arange(batch, dtype=jnp.int32) < n
             w, scale = None, None
             if weights is not None:
                 w = jnp.where(present, weights[rows], 0)

@@ -79,7 +79,9 @@ class Trainer:
     def figures(self, energy: Energy) -> tuple[str, ...]:
         """The names of the figures that an update of this energy gives: see `step`."""
         gap = () if isinstance(self.negative_phase, ExactPhase) else ("energy_gap",)
-        return ("energy", *gap, *self.negative_phase.figures(energy), "gradient_norm", "disagreement")
+        seen = self.negative_phase.figures(energy)
+        likelihood = ("log_likelihood",) if "log_z" in seen else ()
+        return ("energy", *gap, *seen, *likelihood, "gradient_norm", "disagreement")
 
     def init(self, energy: Any, key: PRNGKeyArray, *, batch_size: int) -> TrainState:
         """The state before the first update. `batch_size` sets the number of persistent chains where that is not given.
@@ -118,8 +120,9 @@ class Trainer:
         Returns:
             The new state and figures: `energy`, mean F of the data, in nats; `energy_gap`, that less the mean F of the model's states
             (absent in the exact phase); of persistent chains of two layers `flips`, the share of hidden units that the last sweep changed
-            (near 0: the chains are stuck); of Langevin moves `acceptance`; `gradient_norm`, ‖positive - negative‖; `disagreement`, that
-            norm over ‖positive‖ + ‖negative‖, from 0 (the phases cancel) to 1.
+            (near 0: the chains are stuck); of Langevin moves `acceptance`; those that the negative phase lists under its name;
+            where it gives `log_z`, the running `log_likelihood` of the batch, -`energy` - `log_z`, in nats per datum;
+            `gradient_norm`, ‖positive - negative‖; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the phases cancel) to 1.
 
         Raises:
             ValueError: for data of another shape, or weights that are not finite, negative or all zero.
@@ -157,6 +160,8 @@ class Trainer:
             states, state_weights, chains, seen = phase.draw(energy, state.negative, data, weights, key)
             model_energy, negative = mean_and_gradient(energy, states, state_weights)
             figures |= {"energy_gap": data_energy - model_energy, **seen}
+            if "log_z" in seen:
+                figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
         descent = jax.tree.map(jnp.subtract, negative, positive)
         norm, size = _norm(descent), _norm(positive) + _norm(negative)
         figures |= {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}

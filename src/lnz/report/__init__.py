@@ -8,3 +8,6 @@ from .pictures import curves as curves
 from .pictures import filters as filters
 from .pictures import moments as moments
 from .pictures import samples as samples
+from .segmentation import losses as losses
+from .segmentation import segmentation_page as segmentation_page
+from .segmentation import segmentations as segmentations

@@ -81,12 +81,10 @@ def page(
         for name in ("curves", "samples", "moments", "filters")
         if name in pictures
     )
-    body = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escaped(title)} · lnz</title><style>{CSS}</style></head><body><main>
-<h1>{escaped(title)}</h1>
+    body = f"""<h1>{escaped(title)}</h1>
 <p class="quiet">{escaped(_upper(results["model"]))}, trained on {escaped(results["data"])}.</p>
 {_cards(results)}
+{_alarms(results.get("alarms"))}
 <h2>Log-likelihood</h2>
 {_likelihoods(results)}
 <p class="quiet">The error of log Z is shared by all data; the error of the data is that of their mean as a sample. The factorised model
@@ -95,10 +93,20 @@ has the same means and no dependence between variables.</p>
 {_log_z(results)}
 {figures}
 <h2>Settings</h2>
-{_settings(config)}
-</main></body></html>
-"""
-    write_atomic(path, lambda file: file.write(body.encode()))
+{_settings(config)}"""
+    write_atomic(path, lambda file: file.write(document(title, body).encode()))
+
+
+def _alarms(alarms: list[dict[str, Any]] | None) -> str:
+    """What went wrong on the way, in words. Nothing where nothing did, or nobody looked."""
+    if not alarms:
+        return ""
+    rows = "".join(
+        f'<tr><td class="number">{alarm["step"]:,}</td><td>{escaped(_upper(alarm["seen"]))}.</td><td>{escaped(alarm["remedy"])}.</td></tr>'
+        for alarm in alarms
+    )
+    head = '<tr><th class="number">update</th><th>what was seen</th><th>what to do</th></tr>'
+    return f'<h2>Alarms</h2><table class="alarms">{head}{rows}</table>'
 
 
 def _cards(results: dict[str, Any]) -> str:
@@ -174,17 +182,12 @@ def _log_z(results: dict[str, Any]) -> str:
         )
     )
     rows.append(("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"))
-    return _facts(rows)
+    return fact_table(rows)
 
 
 def _picture(name: str, png: bytes, results: dict[str, Any]) -> str:
     title, caption = _CAPTIONS[name]
-    source = base64.b64encode(png).decode()
-    caption = escaped(caption.format(samples=results["samples"]))
-    return (
-        f'<h2>{escaped(title)}</h2><figure><img alt="{escaped(title)}" src="data:image/png;base64,{source}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    return figure(title, caption.format(samples=results["samples"]), png)
 
 
 def _settings(config: dict[str, Any]) -> str:
@@ -198,12 +201,13 @@ def _settings(config: dict[str, Any]) -> str:
     made = [("begun", config["begun"]), ("command", " ".join(config["command"])), *config["versions"].items()]
     shown = [(str(name).replace("_", " "), _plain(value)) for name, value in facts if value is not None]
     return (
-        f"<details open><summary>The run</summary>{_facts(shown, code=True)}</details>"
-        f"<details><summary>Where and with what</summary>{_facts([(n, _plain(v)) for n, v in made], code=True)}</details>"
+        f"<details open><summary>The run</summary>{fact_table(shown, code=True)}</details>"
+        f"<details><summary>Where and with what</summary>{fact_table([(n, _plain(v)) for n, v in made], code=True)}</details>"
     )
 
 
-def _facts(rows: list[tuple[str, str]], *, code: bool = False) -> str:
+def fact_table(rows: list[tuple[str, str]], *, code: bool = False) -> str:
+    """Names and facts as a table."""
     tag = ("<code>", "</code>") if code else ("", "")
     inner = "".join(
         f'<tr><td class="name">{escaped(name)}</td><td>{tag[0]}{escaped(fact)}{tag[1]}</td></tr>' for name, fact in rows
@@ -237,5 +241,25 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def figure(title: str, caption: str, png: bytes) -> str:
+    """A picture under its title."""
+    source = base64.b64encode(png).decode()
+    return (
+        f'<h2>{escaped(title)}</h2><figure><img alt="{escaped(title)}" src="data:image/png;base64,{source}">'
+        f"<figcaption>{escaped(caption)}</figcaption></figure>"
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs no other file."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escaped(title)} · lnz</title><style>{CSS}</style></head><body><main>
+{body}
+</main></body></html>
+"""
+
+
 def escaped(value: Any) -> str:
+    """Text that is safe in HTML."""
     return html.escape(str(value))

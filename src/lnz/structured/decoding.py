@@ -5,26 +5,36 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lnz.bounds.belief_propagation import BeliefPropagation
+from lnz.bounds.parallel_propagation import decoded
 from lnz.energies.chain import LinearChain
+from lnz.energies.field import RandomField
+from lnz.energies.semi_markov import SemiMarkovChain
+from lnz.energies.structures import Chain
 from lnz.energy import as_energy
 from lnz.exact.chain_paths import best_path, best_paths, sampled_paths
 from lnz.exact.elimination import Elimination
 from lnz.exact.forward_backward import chain_log_z
+from lnz.exact.semi_markov import SemiMarkov
+from lnz.frozen import is_traced
 from lnz.route import Route
 from lnz.spaces import State
 from lnz.structured.queries import marginals, refuse_impossible
 
 
-def map_state(energy: Any, *, route: Elimination | None = None) -> State:
-    """The most probable state of a discrete model with factors, exactly: argmax_x p(x), latent variables included.
+def map_state(energy: Any, *, route: Elimination | BeliefPropagation | None = None) -> State:
+    """The most probable state of a discrete model with factors: argmax_x p(x), latent variables included; exactly, unless the route is not.
 
     Args:
-        energy: a `LinearChain` (by Viterbi's algorithm, also under jit and vmap), or any model with factors.
-        route: for models other than chains, how they are summed.
+        energy: a `LinearChain` or `SemiMarkovChain` (by Viterbi's algorithm), or any model with factors; under jit and vmap, too.
+        route: for models other than chains, how they are summed. Of a `RandomField` also `lnz.BeliefPropagation(schedule="parallel", …)`:
+            max-product with its damping and sweeps, in JAX, exact on a forest if there are sweeps enough. Elsewhere its labels are approximate:
+            a labelling that no change of a single label betters.
 
     Returns:
         A state of the energy's space (one of them, where several are equally probable): of a chain whole numbers (T,), 0 at masked nodes.
@@ -39,8 +49,18 @@ def map_state(energy: Any, *, route: Elimination | None = None) -> State:
         [1, 1, 1]
     """
     energy = as_energy(energy)
-    if not isinstance(energy, LinearChain) or route is not None:
-        return (route or Elimination()).map_state(energy)
+    if isinstance(route, BeliefPropagation):
+        route.require(energy, None)
+        if route.schedule != "parallel" or not isinstance(energy, RandomField):
+            raise ValueError('max-product takes a RandomField and lnz.BeliefPropagation(schedule="parallel", …)')
+        labels, weight = _by_max_product(energy, route)
+        if not is_traced(weight) and weight == -jnp.inf:
+            raise ValueError(
+                "max-product found no possible labelling: damp it more, or decode exactly by lnz.Elimination()"
+            )
+        return labels
+    if not _is_chain(energy) or route is not None:
+        return _solver(energy, route).map_state(energy)
     labels, score = _best(energy)
     refuse_impossible(score)
     return labels
@@ -77,7 +97,7 @@ def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
     """The n most probable states of a discrete model with factors, exactly, latent variables included, all of them different.
 
     Which of several states of one weight come first, and which are left out at the end, is arbitrary. Where fewer than n are possible, a chain
-    gives rows of weight -inf, so that it works under jit (n being static) and vmap; other models give fewer rows.
+    gives rows of weight -inf, and so does any model under jit (n being static) and vmap; otherwise there are fewer rows.
 
     Args:
         energy: a `LinearChain`, or any model with factors.
@@ -99,8 +119,8 @@ def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
         [[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]
     """
     energy = as_energy(energy)
-    if not isinstance(energy, LinearChain) or route is not None:
-        return NBest(*(route or Elimination()).n_best(energy, n))
+    if not _is_chain(energy) or route is not None:
+        return NBest(*_solver(energy, route).n_best(energy, n))
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
     labels, scores = _several(energy, n)
@@ -112,7 +132,7 @@ def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination 
     """n independent exact samples of a discrete model with factors, latent variables included: states of `energy.space` along axis 0.
 
     Args:
-        energy: a `LinearChain` (also under jit and vmap), or any model with factors.
+        energy: a `LinearChain`, a `SemiMarkovChain`, or any model with factors; under jit and vmap, too.
         key: a random key.
         n: the number of samples.
         route: for models other than chains, how they are summed.
@@ -121,24 +141,39 @@ def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination 
         ValueError: where no state is possible, or the model has no factors or is too dear: see `Elimination`.
     """
     energy = as_energy(energy)
-    if not isinstance(energy, LinearChain) or route is not None:
-        return (route or Elimination()).sample(energy, key, n)
+    if not _is_chain(energy) or route is not None:
+        return _solver(energy, route).sample(energy, key, n)
     labels, log_z = _samples(energy, key, n)
     refuse_impossible(log_z)
     return labels
 
 
+def _is_chain(energy: Any) -> bool:
+    """Whether an energy has a chain's `potentials()`."""
+    return isinstance(energy, LinearChain) or (isinstance(energy, RandomField) and isinstance(energy.structure, Chain))
+
+
+def _solver(energy: Any, route: Any) -> Any:
+    """What decodes and samples a model that is no chain of labels."""
+    return route or (SemiMarkov() if isinstance(energy, SemiMarkovChain) else Elimination())
+
+
+@eqx.filter_jit
+def _by_max_product(field: RandomField, route: BeliefPropagation) -> tuple[Array, Array]:
+    return decoded(field, damping=route.damping, max_sweeps=route.max_sweeps, tolerance=route.tolerance)
+
+
 @jax.jit
-def _best(chain: LinearChain) -> tuple[Array, Array]:
+def _best(chain: LinearChain | RandomField) -> tuple[Array, Array]:
     return best_path(chain.potentials())
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _several(chain: LinearChain, n: int) -> tuple[Array, Array]:
+def _several(chain: LinearChain | RandomField, n: int) -> tuple[Array, Array]:
     return best_paths(chain.potentials(), n)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _samples(chain: LinearChain, key: PRNGKeyArray, n: int) -> tuple[Array, Array]:
+def _samples(chain: LinearChain | RandomField, key: PRNGKeyArray, n: int) -> tuple[Array, Array]:
     p = chain.potentials()
     return sampled_paths(p, key, n), chain_log_z(p)

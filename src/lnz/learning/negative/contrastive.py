@@ -1,0 +1,53 @@
+"""Contrastive divergence: chains from the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energy import Energy
+from lnz.learning.negative.protocol import NegativePhase, at_least_one, kernel_refusal
+from lnz.random import fast_key
+from lnz.sampling.kernels import Kernel, default_kernel, moved_chains
+from lnz.spaces import State
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveDivergence(NegativePhase):
+    """CD-k: chains start at the data of every update and take k steps (T11).
+
+    It cannot see, and so cannot raise the energy of, modes far from the data.
+
+    Attributes:
+        steps: k.
+        kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
+
+    Source: Hinton 2002, "Training products of experts by minimizing contrastive divergence".
+    """
+
+    steps: int = 1
+    kernel: Kernel | None = None
+
+    def __post_init__(self) -> None:
+        at_least_one("steps", self.steps)
+
+    def refusal(self, energy: Energy) -> str | None:
+        return kernel_refusal(self.kernel, energy)
+
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        return ()
+
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
+        kernel = self.kernel or default_kernel(energy)
+        states, figures = moved_chains(energy, kernel, fast_key(key), data, self.steps)
+        return states, weights, (), figures
+
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return float(self.steps * batch_size)
+
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        return (self.kernel or default_kernel(energy)).figures

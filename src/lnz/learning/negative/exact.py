@@ -1,0 +1,47 @@
+"""The exact negative phase: no chains."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energy import Energy
+from lnz.learning.negative.protocol import NegativePhase
+from lnz.route import Route
+from lnz.spaces import State
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactPhase(NegativePhase):
+    """The exact negative phase, ∇ log Z by an exact route such as `Enumeration()`: learning without sampling noise.
+
+    Attributes:
+        route: the route; by default `lnz.choose(energy)`, which must be exact.
+    """
+
+    route: Route | None = None
+
+    def refusal(self, energy: Energy) -> str | None:
+        route = self.chosen(energy)
+        if route.random:
+            return f"{type(route).__name__} is not exact: name an affordable exact route, or use PersistentChains"
+        return route.refusal(energy)
+
+    def chosen(self, energy: Energy) -> Route:
+        """The route that serves this energy."""
+        from lnz.route import choose
+
+        return self.route or choose(energy).route
+
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        return ()
+
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
+        raise TypeError("the exact negative phase draws no states: its gradient is route.mean_gradient")
+
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        return self.chosen(energy).cost(energy)

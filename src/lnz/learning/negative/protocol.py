@@ -1,0 +1,76 @@
+"""What a negative phase is, and what all of them need."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz.energy import Energy
+from lnz.learning.phases import cast, parameter_dtype
+from lnz.sampling.kernels import Kernel, default_kernel
+from lnz.spaces import State
+
+
+class NegativePhase(abc.ABC):
+    """How learning takes E_{v ~ p_θ}[-∂F]. Static: a frozen dataclass; what must survive from one update to the next is its state."""
+
+    def refusal(self, energy: Energy) -> str | None:
+        """Why this negative phase cannot serve the energy, in words, or None."""
+        return None
+
+    @abc.abstractmethod
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        """The state before the first update: a pytree of arrays (empty where there is none)."""
+
+    @abc.abstractmethod
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
+        """States (m, *shape) that stand for p_θ in this update, their weights (None: all equal), the state for the next update, and figures.
+
+        `data` and `weights` are the batch that the update learns from. The figures' names are `figures(energy)`.
+        """
+
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        """The names of the figures that the chains give of themselves."""
+        return ()
+
+    @abc.abstractmethod
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        """What an update costs, in moves of one state."""
+
+    def positions(self, energy: Energy, state: Any) -> State | None:
+        """The observed states (n, *shape) of the chains that go on from one update to the next, each in its place; None without such chains."""
+        return None
+
+
+def base_samples(energy: Energy, key: PRNGKeyArray, n: int) -> State:
+    """Exact samples (n, *shape) of an energy's base, in the dtype of the energy's parameters: where chains start."""
+    dtype = parameter_dtype(energy)
+    base = jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, energy.base())
+    return cast(energy, base.sample(key, n))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def kernel_refusal(kernel: Kernel | None, energy: Energy) -> str | None:
+    """Why a kernel (None: the default one) cannot serve the energy, in words, or None."""
+    try:
+        return (kernel or default_kernel(energy)).refusal(energy)
+    except ValueError as error:
+        return str(error)
+
+
+def at_least_one(name: str, n: Any) -> None:
+    """Raise ValueError unless n is a whole number of at least 1."""
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
+
+
+def between(name: str, x: Any, low: float, high: float) -> None:
+    """Raise ValueError unless low < x ≤ high."""
+    if not isinstance(x, int | float | np.floating) or not low < x <= high:
+        raise ValueError(f"{name} must be above {low:g} and at most {high:g}, but is {x!r}")

@@ -1,0 +1,1 @@
+"""Semantic segmentation by conditional random fields with neural potentials."""
