@@ -30,6 +30,7 @@ HOUSE = [
     "bounds",
     "annealing",
     "identity",
+    "suite",
     "structured",
     "tagging",
     "learning",

@@ -55,6 +55,8 @@ from .exact.torus import Torus as Torus
 from .exact.transfer import TransferMatrix as TransferMatrix
 from .identity import expectation as expectation
 from .identity import log_partition as log_partition
+from .learning.comparison import Comparison as Comparison
+from .learning.comparison import compare as compare
 from .learning.fit import Diverged as Diverged
 from .learning.fit import Fitted as Fitted
 from .learning.fit import Interrupted as Interrupted
@@ -147,6 +149,11 @@ from .structured.queries import marginals as marginals
 from .structured.queries import negative_log_likelihood as negative_log_likelihood
 from .structured.queries import partial_labels as partial_labels
 from .structured.queries import partial_log_probability as partial_log_probability
+from .suite.models import ReferenceModel as ReferenceModel
+from .suite.models import reference_models as reference_models
+from .suite.score import Score as Score
+from .suite.score import Scores as Scores
+from .suite.score import score_route as score_route
 from .tagging.metrics import ChunkScore as ChunkScore
 from .tagging.metrics import chunk_score as chunk_score
 from .tagging.tagger import Tagged as Tagged

@@ -62,21 +62,29 @@ def lower_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) ->
 def upper_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
     """An upper limit of log Z that holds if the weights' upper half looks normal in the log, or their mean is already settled.
 
-    The larger of two: the normal limit of the mean weight, and that of the log-normal law fitted to the median and the upper quartile of
-    log w. The second guards against a mean that rests on weights not yet seen. Neither knows of modes that no chain has reached.
+    The larger of two: the normal limit of the mean weight, and that of a log-normal law whose median and spread s are those of the upper half
+    of log w, which guards against a mean that rests on weights not yet seen:
+
+        median + s²/2 + √(t² (π/2) s²/n + (s²/2)² (ν/χ²_ν - 1)²),   s² = mean of (log w - median)² over the upper half,   ν = n/2.
+
+    Neither knows of modes that no chain has reached.
+
+    Source: Zou, Huo & Taleban 2009, "Simple confidence intervals for lognormal means and their differences", with the upper half's median and
+    spread in the place of all weights' mean and variance.
     """
-    from scipy.special import stdtrit
+    from scipy.special import chdtri, stdtrit
 
     n = log_weights.size
-    z = float(stdtrit(max(n - 1, 1), confidence))  # Student's t: the spread is itself estimated from n weights
+    t = float(stdtrit(max(n - 1, 1), confidence))  # Student's t: the spread is itself estimated from n weights
     top = jnp.max(log_weights)
     relative = log_weights - jnp.where(jnp.isfinite(top), top, 0)
     weights = jnp.exp(relative)
     mean, sd = jnp.mean(weights), jnp.std(weights, ddof=1) if n > 1 else jnp.asarray(jnp.inf, weights.dtype)
-    settled = jnp.log(mean) + jnp.log1p(z * sd / (mean * math.sqrt(n)))
-    median, upper = jnp.quantile(relative, 0.5), jnp.quantile(relative, 0.75)
-    spread = (upper - median) / 0.6744897501960817
-    fitted = median + 0.5 * spread**2 + z * jnp.sqrt(spread**2 * 1.5708 / n + 2.5 * spread**4 / n)
+    settled = jnp.log(mean) + jnp.log1p(t * sd / (mean * math.sqrt(n)))
+    median, upper = jnp.quantile(relative, 0.5), max(n / 2, 1.0)
+    half = jnp.sum(jnp.square(jnp.maximum(relative - median, 0))) / upper / 2
+    excess = upper / float(chdtri(upper, confidence)) - 1
+    fitted = median + half + jnp.sqrt(t**2 * math.pi * half / n + jnp.square(half * excess))
     return jnp.where(
         jnp.isfinite(top), top + jnp.maximum(settled, jnp.where(jnp.isfinite(fitted), fitted, settled)), jnp.inf
     )

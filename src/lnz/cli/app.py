@@ -27,6 +27,10 @@ All likelihoods are in nats per datum, and say how log Z is known.""",
 
 app.add_typer(segment_commands, name="segment")
 app.add_typer(tag_commands, name="tag")
+reference_commands = typer.Typer(
+    no_args_is_help=True, help="Models whose log Z is known exactly: list them, or see how a route does on them."
+)
+app.add_typer(reference_commands, name="reference")
 
 
 class Model(enum.StrEnum):
@@ -63,6 +67,9 @@ class RouteKind(enum.StrEnum):
     auto = "auto"
     exact = "exact"
     ais = "ais"
+    smc = "smc"
+    tempering = "tempering"
+    bidirectional = "bidirectional"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -390,17 +397,17 @@ def logz(
     max_seconds: Annotated[
         float | None,
         typer.Option(
-            help="Sum exactly what is predicted to take no longer, otherwise tighten limits for so long. [3600, and 60 of limits]",
-            rich_help_panel=_GRAPH,
+            help="Sum a graphical model exactly that is predicted to take no longer, otherwise tighten limits, or sample, for so long. "
+            "[3600, and 60 of limits or sampling]",
         ),
     ] = None,
     within: Annotated[
         float | None,
-        typer.Option(metavar="NATS", help="Limits that near are good enough. [0.1]", rich_help_panel=_GRAPH),
+        typer.Option(metavar="NATS", help="Limits that near are good enough: work grows until they are. [0.1]"),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw the plan of the sum there (.png).", rich_help_panel=_GRAPH, show_default=False),
+        typer.Option(help="Draw there (.png) the plan of the sum, or what annealed chains saw.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -414,14 +421,15 @@ def logz(
 
     - lnz logz runs/digits
     - lnz logz ising.lnz --route ais --temperatures 5000 --json
+    - lnz logz ising.lnz --route ais --within 0.1 --plot path.png
     - lnz logz grid.uai --evidence grid.uai.evid --marginals grid.MAR --map --max-memory 8G
     """
     max_seconds, within = _positive("--max-seconds", max_seconds), _positive("--within", within)
     from . import graphical, output
 
     if graphical.is_uai(run):
-        if route == RouteKind.ais:
-            raise BadInput("--route ais: a graphical model is summed exactly. Leave it out")
+        if route not in (RouteKind.auto, RouteKind.exact):
+            raise BadInput(f"--route {route}: a graphical model is summed exactly. Leave it out")
         _refuse_given(ctx, ("temperatures", "chains", "confidence"), "is for a run or a saved energy. Leave it out")
         found = graphical.log_z(
             run,
@@ -441,7 +449,7 @@ def logz(
         return
     _refuse_given(
         ctx,
-        ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory", "max_seconds", "within", "plot"),
+        ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory"),
         "is for a graphical model (.uai). Leave it out",
     )
     effort = _effort(temperatures, chains, confidence, route)
@@ -451,7 +459,7 @@ def logz(
     from . import evaluate as room
     from . import show
 
-    found, sentence = room.log_z(run, effort, seed=seed)
+    found, sentence = room.log_z(run, effort, seed=seed, within=within, max_seconds=max_seconds, plot=plot)
     show.log_z(found, sentence, as_json=json)
 
 
@@ -493,6 +501,42 @@ def audit(
     show.audit(found, as_json=json)
     if not found.passed:
         raise typer.Exit(1)
+
+
+@reference_commands.command("list")
+def reference_list(json: Json = False) -> None:
+    """The models, with log Z in nats, whether ∇ log Z is known too, and the source."""
+    from .process import prepare_jax
+
+    prepare_jax()
+    from . import reference, show
+
+    show.reference_models(reference.listed(), as_json=json)
+
+
+@reference_commands.command("run")
+def reference_run(
+    route: Kind = RouteKind.auto,
+    models: Annotated[str | None, typer.Option(metavar="NAME,…", help="Which. [all]", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Of the random numbers.")] = 0,
+    json: Json = False,
+) -> None:
+    """Take log Z of the models by a route, and compare with the truth: error, claimed error, interval, time.
+
+    A model that the route cannot serve is listed with the reason. The routes have their default sizes. Your own estimator is scored in
+    Python: lnz.score_route(function).
+
+    Examples:
+
+    - lnz reference run --route ais --models torus-8x8-critical,funnel-10
+    - lnz reference run --route tempering --seed 1 --json
+    """
+    from .process import prepare_jax
+
+    prepare_jax()
+    from . import reference, show
+
+    show.scores(reference.run(str(route), [] if models is None else models.split(","), seed), as_json=json)
 
 
 def _refuse_given(ctx: typer.Context, names: tuple[str, ...], why: str) -> None:

@@ -94,14 +94,44 @@ def evaluate(path: Path, file: Path | None, effort: Effort, *, array: str | None
     return found_json | {"seconds": time.perf_counter() - began}
 
 
-def log_z(path: Path, effort: Effort, *, seed: int | None) -> tuple[dict[str, Any], str]:
-    """log Z of a run's model or a saved energy, and the same as a sentence."""
+def log_z(
+    path: Path, effort: Effort, *, seed: int | None, within: float | None, max_seconds: float | None, plot: Path | None
+) -> tuple[dict[str, Any], str]:
+    """log Z of a run's model or a saved energy, and the same as a sentence.
+
+    Args:
+        within: with a route that draws samples, the width of the interval, in nats, to work for; None for one run of the effort's size.
+        max_seconds: to stop at, likewise.
+        plot: where a picture of the annealing path goes, a .png file.
+    """
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise BadInput(f"--plot: {plot} is no .png file. Give a name that ends in .png")
     target = open_target(path)
+    key = target.key(seed, 2)
     with refusing():
         route = measuring.choose_route(target.energy, target.base, effort)
-        route.require(target.energy, target.key(seed, 2))
-    estimate = lnz.log_partition(target.energy, route=route, key=target.key(seed, 2))
-    return measuring.estimate_json(estimate), str(estimate)
+        route.require(target.energy, key)
+    if plot is not None and not isinstance(route, lnz.AnnealedImportanceSampling | lnz.BidirectionalAIS):
+        raise BadInput(
+            "--plot draws an annealing path, and none is walked here: add --route ais or --route bidirectional"
+        )
+    if (within, max_seconds) != (None, None) and route.random and not getattr(route, "unbiased", False):
+        raise BadInput(
+            "--within and --max-seconds add up runs whose weights have mean Z: take --route ais or smc, or leave them out"
+        )
+    aim: dict[str, Any] = {"within": within, "max_seconds": max_seconds} if route.random else {}
+    estimate = lnz.log_partition(target.energy, route=route, key=key, **aim)
+    found = measuring.estimate_json(estimate)
+    if plot is not None:
+        from lnz.annealing.along import along_path
+        from lnz.report.pictures import annealing_path
+
+        chosen: Any = route
+        size = {"temperatures": chosen.temperatures, "chains": chosen.chains, "base": chosen.base}
+        seen = along_path(target.energy, lnz.AnnealedImportanceSampling(**size), jax.random.fold_in(key, 1))
+        annealing_path(plot, seen, estimate)
+        found["plot"] = str(plot)
+    return found, str(estimate)
 
 
 def sample(

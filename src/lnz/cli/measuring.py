@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,10 +12,21 @@ import numpy as np
 
 import lnz
 from lnz.energy import Energy
+from lnz.frozen import Frozen
 from lnz.route import Route
 
 from .errors import BadInput
 from .settings import LARGE
+
+ROUTES: dict[str, Callable[..., Any]] = {
+    "ais": lnz.AnnealedImportanceSampling,
+    "smc": lnz.SequentialMonteCarlo,
+    "tempering": lnz.ParallelTempering,
+    "bidirectional": lnz.BidirectionalAIS,
+}
+"""The routes with samples, by the names they have on the command line."""
+
+_ANNEALED = ("auto", "exact", "ais", "bidirectional")  # routes of temperatures and chains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +37,7 @@ class Effort:
         temperatures: of annealing, where no exact route is affordable; None for a number that fits the model.
         chains: of annealing, likewise.
         confidence: of the limits.
-        route: `auto`, `exact` or `ais`.
+        route: `auto`, `exact`, or one of `ROUTES`.
     """
 
     temperatures: int | None = None
@@ -44,13 +56,17 @@ def choose_route(energy: Energy, base: Energy | None, effort: Effort) -> Route:
     large = size(energy) > LARGE
     temperatures = effort.temperatures or (4_000 if large else 10_000)
     chains = effort.chains or (256 if large else 512)
-    annealing = lnz.AnnealedImportanceSampling.from_base(
-        energy.base() if base is None else base,
-        temperatures=temperatures,
-        chains=chains,
-        confidence=effort.confidence,
-    )
-    if effort.route == "ais":
+    if effort.route not in _ANNEALED and (effort.temperatures or effort.chains):
+        raise BadInput(
+            f"--temperatures and --chains are of --route ais and bidirectional, not {effort.route}: leave them out"
+        )
+    frozen = None if base is None else Frozen(base)
+    options: dict[str, Any] = {"base": frozen, "confidence": effort.confidence}
+    if effort.route in ROUTES and effort.route not in _ANNEALED:
+        return ROUTES[effort.route](**options)
+    named = ROUTES[effort.route if effort.route in ROUTES else "ais"]
+    annealing = named(temperatures=temperatures, chains=chains, **options)
+    if effort.route in ROUTES:
         return annealing
     budget = lnz.Budget(evaluations=2.0**32) if effort.route == "exact" else lnz.Budget()
     choice = lnz.choose(energy, budget)
@@ -72,6 +88,7 @@ def estimate_json(estimate: lnz.Estimate) -> dict[str, Any]:
         "confidence": estimate.confidence,
         "assumption": estimate.assumption,
         "effective_sample_size": diagnostics.get("effective_sample_size"),
+        "warnings": estimate.warnings,
     }
 
 

@@ -107,6 +107,34 @@ def log_z(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
         emit(sentence)
 
 
+def reference_models(models: list[dict[str, Any]], *, as_json: bool) -> None:
+    """The models whose log Z is known."""
+    if as_json:
+        emit_json({"models": models})
+        return
+    from rich.table import Table
+
+    table = Table(box=_box(), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("log Z", justify="right", no_wrap=True)
+    for name in ("∇", "what it is", "known by"):
+        table.add_column(name)
+    for model in models:
+        known = "yes" if model["gradient"] else ""
+        table.add_row(model["name"], f"{model['log_z']:.9g}", known, model["title"], model["source"])
+    emit(table)
+
+
+def scores(found: Any, *, as_json: bool) -> None:
+    """How a route did on them."""
+    if as_json:
+        emit_json({"scores": [score._asdict() | {"error": score.error} for score in found]})
+    else:
+        from rich.markup import escape
+
+        emit(escape(str(found)))
+
+
 def audit(found: Any, *, as_json: bool) -> None:
     """The checklist of an audit."""
     if as_json:

@@ -1,7 +1,7 @@
 """Models whose log Z is known exactly, computed without the rest of the library: ground truth for tests and users.
 
 Only NumPy and SciPy, float64 and Python integers; natural logarithms; p ∝ exp(-E). `VALUES` lists known figures with
-the functions that compute them.
+the functions that compute them; `lnz.reference_models` has the models as energies.
 
 Example:
     >>> from lnz import reference
@@ -41,8 +41,16 @@ from lnz.reference.lattice import ising_grid_log_z as ising_grid_log_z
 from lnz.reference.lattice import potts_critical_beta as potts_critical_beta
 from lnz.reference.lattice import potts_grid_log_z as potts_grid_log_z
 from lnz.reference.lattice import potts_torus_log_z as potts_torus_log_z
+from lnz.reference.normalised import funnel_log_density as funnel_log_density
+from lnz.reference.normalised import gaussian_mixture_log_density as gaussian_mixture_log_density
+from lnz.reference.normalised import mixture_means as mixture_means
+from lnz.reference.normalised import student_mixture_log_density as student_mixture_log_density
 from lnz.reference.planar import bimodal_couplings as bimodal_couplings
 from lnz.reference.planar import kac_ward_log_z as kac_ward_log_z
+from lnz.reference.sums import complete_graph_sum as complete_graph_sum
+from lnz.reference.sums import ising_sum as ising_sum
+from lnz.reference.sums import rbm_sum as rbm_sum
+from lnz.reference.sums import ring_sum as ring_sum
 from lnz.reference.values import VALUES as VALUES
 from lnz.reference.values import ReferenceValue as ReferenceValue
 from lnz.reference.values import named as named

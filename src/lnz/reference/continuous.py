@@ -1,8 +1,8 @@
 """Continuous targets with known log Z: each as the log of a density in plain NumPy and its integral, in nats.
 
-`*_log_density(x)` takes points (..., dimension) and returns an unnormalised log density (...); `*_log_z` is the
-logarithm of its integral over all of R^d. A target with a uniform prior includes the prior's density and is -inf
-outside its box, so log Z is the log evidence.
+`*_log_density(x)` takes points (..., dimension), as NumPy's or JAX's array, and returns an unnormalised log density
+(...) of the same kind; `*_log_z` is the logarithm of its integral over all of R^d. A target with a uniform prior
+includes the prior's density and is -inf outside its box, so log Z is the log evidence.
 """
 
 import math
@@ -24,10 +24,11 @@ def many_well_log_density(x: Points, *, a: float = -0.5, b: float = -6.0, c: flo
 
     Source: Noé, Olsson, Köhler and Wu, Science 365 (2019), for the pair; Midgley and others, ICLR 2023, for 16 of them.
     """
+    xp = x.__array_namespace__()
     if x.shape[-1] % 2:
         raise ValueError(f"Many wells come in pairs of coordinates, got {x.shape[-1]} coordinates.")
     u, v = x[..., 0::2], x[..., 1::2]
-    return -np.sum(a * u + b * u**2 + c * u**4 + 0.5 * v**2, axis=-1)
+    return -xp.sum(a * u + b * u**2 + c * u**4 + 0.5 * v**2, axis=-1)
 
 
 def double_well_log_z(*, a: float = -0.5, b: float = -6.0, c: float = 1.0) -> float:
@@ -54,15 +55,16 @@ def gaussian_shells_log_density(x: Points) -> Values:
 
     Source: Feroz, Hobson and Bridges, Monthly Notices of the Royal Astronomical Society 398, 1601 (2009).
     """
-    rest = np.sum(x[..., 1:] ** 2, axis=-1)
+    xp = x.__array_namespace__()
+    rest = xp.sum(x[..., 1:] ** 2, axis=-1)
     parts = []
     for centre in (-_SHELL_OFFSET, _SHELL_OFFSET):
-        deviation = (np.sqrt((x[..., 0] - centre) ** 2 + rest) - _SHELL_RADIUS) / _SHELL_WIDTH
+        deviation = (xp.sqrt((x[..., 0] - centre) ** 2 + rest) - _SHELL_RADIUS) / _SHELL_WIDTH
         parts.append(-0.5 * deviation**2 - math.log(_SHELL_WIDTH) - 0.5 * _LOG_2PI)
-    outside = np.any(np.abs(x) > _SHELL_BOX, axis=-1)
+    outside = xp.any(abs(x) > _SHELL_BOX, axis=-1)
     with np.errstate(invalid="ignore"):  # NaN in, NaN out
-        value = np.logaddexp(*parts) - x.shape[-1] * math.log(2 * _SHELL_BOX)
-    return np.where(outside, -np.inf, value)
+        value = xp.logaddexp(*parts) - x.shape[-1] * math.log(2 * _SHELL_BOX)
+    return xp.where(outside, -np.inf, value)
 
 
 def gaussian_shells_log_z(dimension: int, *, clipped: bool = True) -> float:
@@ -107,10 +109,11 @@ def eggbox_log_density(x: Points) -> Values:
 
     Source: Feroz, Hobson and Bridges, Monthly Notices of the Royal Astronomical Society 398, 1601 (2009).
     """
+    xp = x.__array_namespace__()
     side = 10 * math.pi
-    outside = np.any((x < 0) | (x > side), axis=-1)
-    value = (2 + np.cos(x[..., 0] / 2) * np.cos(x[..., 1] / 2)) ** 5 - 2 * math.log(side)
-    return np.where(outside, -np.inf, value)
+    outside = xp.any((x < 0) | (x > side), axis=-1)
+    value = (2 + xp.cos(x[..., 0] / 2) * xp.cos(x[..., 1] / 2)) ** 5 - 2 * math.log(side)
+    return xp.where(outside, -np.inf, value)
 
 
 def eggbox_log_z() -> float:
@@ -130,11 +133,12 @@ def rosenbrock_log_density(x: Points, *, half_width: float | None = None) -> Val
 
     Source: Rosenbrock, The Computer Journal 3, 175 (1960).
     """
+    xp = x.__array_namespace__()
     value = -(100 * (x[..., 1] - x[..., 0] ** 2) ** 2 + (1 - x[..., 0]) ** 2)
     if half_width is None:
         return value
-    outside = np.any(np.abs(x) > half_width, axis=-1)
-    return np.where(outside, -np.inf, value - 2 * math.log(2 * half_width))
+    outside = xp.any(abs(x) > half_width, axis=-1)
+    return xp.where(outside, -np.inf, value - 2 * math.log(2 * half_width))
 
 
 def rosenbrock_log_z(*, half_width: float | None = None) -> float:
@@ -166,13 +170,14 @@ def product_binomial_log_density(x: Points, *, trials: int = 100, successes: int
 
     Source: the unidentifiable example of Pigeons (Surjanovic and others, 2023).
     """
-    outside = np.any((x < 0) | (x > 1), axis=-1)
-    p = np.where(outside, 0.5, x[..., 0] * x[..., 1])
+    xp = x.__array_namespace__()
+    outside = xp.any((x < 0) | (x > 1), axis=-1)
+    p = xp.where(outside, 0.5, x[..., 0] * x[..., 1])
     choose = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
     with np.errstate(divide="ignore"):
-        hit = successes * np.log(p) if successes else 0.0
-        miss = (trials - successes) * np.log1p(-p) if successes < trials else 0.0
-    return np.where(outside, -np.inf, choose + hit + miss)
+        hit = successes * xp.log(p) if successes else 0.0
+        miss = (trials - successes) * xp.log1p(-p) if successes < trials else 0.0
+    return xp.where(outside, -np.inf, choose + hit + miss)
 
 
 def product_binomial_log_z(*, trials: int = 100, successes: int = 50) -> float:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lnz.annealing.along import AlongPath
 from lnz.energy import Energy
+from lnz.estimate import Estimate
 
 from .style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas
 
@@ -49,6 +51,55 @@ def curves(
             panels[1].axhline(0, color=QUIET, linewidth=0.8)
         _series(panels[2], records, "disagreement", "Disagreement of the phases", "in one update", ORANGE)
         panels[2].set_ylim(bottom=0)
+
+
+def annealing_path(path: Path, seen: AlongPath, estimate: Estimate) -> None:
+    """What annealed chains saw: energies along β, the effective sample size, and the works of both directions with their crossing.
+
+    Args:
+        path: a PNG.
+        seen: from `lnz.annealing.along.along_path`.
+        estimate: of log Z, whose interval is marked.
+    """
+    betas, mean, sd = (np.asarray(x, float) for x in (seen.betas, seen.mean, seen.sd))
+    with Canvas(path, width=11.4, height=3.2) as figure:
+        energies, effective, works = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
+        energies.set_title("Energy along the path")
+        energies.set_ylabel("base less model, nats")
+        energies.fill_between(betas, mean - sd, mean + sd, color=BLUE, alpha=0.18, linewidth=0, label="± their spread")
+        energies.plot(betas, mean, color=BLUE, linewidth=1.2, label="mean of the chains")
+        energies.legend(loc="best")
+        effective.set_title("Effective sample size")
+        effective.set_ylabel("share of the chains")
+        effective.plot(betas, np.asarray(seen.effective), color=GREEN, linewidth=1.2)
+        effective.set_ylim(0, 1.05)
+        for axes in (energies, effective):
+            axes.set_xlabel("inverse temperature β")
+        _works_panel(works, seen, estimate)
+
+
+def _works_panel(axes: Any, seen: AlongPath, estimate: Estimate) -> None:
+    forward, reverse = (np.asarray(x, float) for x in (seen.forward, seen.reverse))
+    forward, reverse = forward[np.isfinite(forward)], reverse[np.isfinite(reverse)]
+    both, value = np.concatenate([forward, reverse]), float(estimate.value)
+    axes.set_title("Log weights, whose laws cross at log Z")
+    axes.set_xlabel("nats")
+    axes.set_ylabel("density")
+    if both.size:
+        low, high = np.quantile(both, [0.002, 0.998])
+        room = 0.03 * (high - low) + 1e-6
+        bins = np.linspace(min(low, value) - room, max(high, value) + room, 31)
+        start = "exact samples" if seen.exact else "the forward ends"
+        for x, colour, label in ((forward, BLUE, "forward"), (reverse, ORANGE, f"reverse, from {start}")):
+            axes.hist(x, bins=bins, density=True, histtype="stepfilled", color=colour, alpha=0.25)
+            axes.hist(x, bins=bins, density=True, histtype="step", color=colour, linewidth=1.2, label=label)
+    lower, upper = float(estimate.lower), float(estimate.upper)
+    if math.isfinite(lower) and math.isfinite(upper):
+        axes.axvspan(
+            lower, upper, color=QUIET, alpha=0.25, linewidth=0, label=f"{100 * estimate.confidence:g} % interval"
+        )
+    axes.axvline(value, color=INK, linewidth=1.2, label="log Z, estimated")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _likelihood_panel(
