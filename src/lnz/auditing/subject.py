@@ -101,6 +101,7 @@ class Subject:
         shifts = steps[:, :, None, None] * np.asarray([1.0, -1.0])[:, None] * self.directions[:, None, None]
         theta = np.asarray(self.theta)
         places = np.concatenate([theta[None], theta + shifts.reshape(2 * steps.size, theta.size)])
+        assert self.route is not None, "log Z is asked for where a route serves"
         value, error = (np.asarray(x) for x in log_partitions(self.route, self.energy, jnp.asarray(places)))
         around = {"value": value[1:].reshape(*steps.shape, 2), "error": error[1:].reshape(*steps.shape, 2)}
         return {"centre": value[0], "centre_error": error[0]} | around
