@@ -179,7 +179,7 @@ def scene(folder: Path, only: str) -> Iterable[list[str]]:
 
 # Snakes: grids of many shapes, padded to one. 3 x 3 windows of colours; unaries and ordered pairwise tables from small networks.
 
-CLASSES, SIDE, COLOURS = 11, (10, 11), 6
+CLASSES, SIDE, COLOURS = 11, (11, 11), 6
 STEPS, BATCH = 400, 20
 
 
@@ -189,32 +189,55 @@ def bethe(max_sweeps: int = 40, tolerance: float = 1e-4) -> Any:
     return lnz.BeliefPropagation(schedule="parallel", damping=0.3, max_sweeps=max_sweeps, tolerance=tolerance)
 
 
-def snake_images(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows of colours (n, 10, 11, 54), labels, and masks, padded."""
+def pictures(folder: Path, part: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Colours and labels of every grid. 1 is background; snakes go down in cells of colour 2, left in 3, up in 4, right in 5."""
     data = np.load(folder / "snakes" / "snakes.npz")
-    _, colours = np.unique(data["X_train"] @ np.array([4, 2, 1]), return_inverse=True)
-    codes = data[f"X_{part}"] @ np.array([4, 2, 1])
-    colours = np.searchsorted(np.unique(data["X_train"] @ np.array([4, 2, 1])), codes) + 1
-    shapes = data[f"shape_{part}"].astype(int)
+    numbers = np.unique(data["X_train"] @ np.array([4, 2, 1]))
+    colours = np.searchsorted(numbers, data[f"X_{part}"] @ np.array([4, 2, 1])) + 1
+    labels, shapes = data[f"Y_{part}"].astype(int), data[f"shape_{part}"].astype(int)
     ends = np.cumsum(shapes.prod(1))
-    x = np.zeros((len(shapes), *SIDE, 9 * COLOURS), np.float32)
-    y, mask = np.zeros((len(shapes), *SIDE), np.int32), np.zeros((len(shapes), *SIDE), bool)
-    for i, ((h, w), end) in enumerate(zip(shapes, ends, strict=True)):
-        picture = np.pad(colours[end - h * w : end].reshape(h, w), 1)
-        windows = np.lib.stride_tricks.sliding_window_view(picture, (3, 3)).reshape(h, w, 9)
+    return [
+        (colours[end - h * w : end].reshape(h, w), labels[end - h * w : end].reshape(h, w))
+        for (h, w), end in zip(shapes, ends, strict=True)
+    ]
+
+
+def mirrored(picture: tuple[np.ndarray, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A grid under the eight symmetries of the square, whose directions, and so colours, change along."""
+    found = [picture]
+    for turn, swapped in (
+        (np.fliplr, [0, 1, 2, 5, 4, 3]),
+        (np.flipud, [0, 1, 4, 3, 2, 5]),
+        (np.transpose, [0, 1, 5, 4, 3, 2]),
+    ):
+        found += [(np.array(swapped)[turn(colours)], turn(labels)) for colours, labels in found]
+    return found
+
+
+def padded(pictures: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows of colours (n, 11, 11, 54), labels, and masks."""
+    n = len(pictures)
+    x = np.zeros((n, *SIDE, 9 * COLOURS), np.float32)
+    y, mask = np.zeros((n, *SIDE), np.int32), np.zeros((n, *SIDE), bool)
+    for i, (colours, labels) in enumerate(pictures):
+        h, w = labels.shape
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(colours, 1), (3, 3)).reshape(h, w, 9)
         x[i, :h, :w] = np.eye(COLOURS, dtype=np.float32)[windows].reshape(h, w, -1)
-        y[i, :h, :w] = data[f"Y_{part}"][end - h * w : end].reshape(h, w)
-        mask[i, :h, :w] = True
+        y[i, :h, :w], mask[i, :h, :w] = labels, True
     return x, y, mask
 
 
 class Snakes:
     """The data and the model: two heads on the windows."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, held_out: bool = False):
         import lnz
 
-        self.train, self.test = (snake_images(folder, part) for part in ("train", "test"))
+        train, test = (pictures(folder, part) for part in ("train", "test"))
+        held = [picture for i, picture in enumerate(train) if held_out and i % 5 == 0]
+        used = [picture for i, picture in enumerate(train) if not held_out or i % 5]
+        self.train = padded([turned for picture in used for turned in mirrored(picture)])
+        self.test = padded(held or test)
         self.structure = lnz.Grid(SIDE)
 
     def field(self, heads: Any, x: Any, mask: Any) -> Any:
