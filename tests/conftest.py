@@ -1,6 +1,7 @@
 """Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices, a quick compiler."""
 
 import os
+import resource
 from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -25,6 +26,14 @@ def pytest_configure(config):
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Compiled programs of files that are done are let go where a process has grown beyond 2 GB."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 2 * 2**20:  # in units of 1024 bytes, on Linux
+        jax.clear_caches()
 
 
 @pytest.fixture

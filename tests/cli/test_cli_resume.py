@@ -13,7 +13,7 @@ from cli_cases import call, start
 
 from lnz.formats.checkpoint import load_arrays
 
-EPOCHS = 240
+EPOCHS = 600
 
 
 def options(bits, out):
