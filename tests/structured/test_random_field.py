@@ -238,6 +238,18 @@ def test_a_field_with_no_node_left_and_one_with_no_labelling():
             asked(never)
 
 
+def test_traced_labels_out_of_range_are_not_taken_for_others():
+    tables = np.array([[0.5, -np.inf], [-np.inf, 0.25]])
+
+    def nats(unary, y):
+        field = lnz.RandomField(lnz.Chain(3), unary, tables)
+        return lnz.negative_log_likelihood(field, y, route=lnz.Elimination())
+
+    value, slope = jax.jit(jax.value_and_grad(nats))(jnp.zeros((3, 2)), jnp.asarray([0, 5, 1]))
+    assert np.isnan(value)
+    assert np.isnan(slope).any()
+
+
 def test_in_float32_an_unlikely_labelling_keeps_its_digits():
     rng = np.random.default_rng(0)
     unary, tables = 30 * rng.normal(size=(12, 2, K)), 5 * rng.normal(size=(2, K, K))

@@ -220,8 +220,11 @@ class RandomField(Energy):
         """The field less the score of a labelling, so that log Z becomes -log P(y|x) and keeps its digits; and whether that is impossible."""
         field: RandomField = widen(self)
         nodes, edges, higher = field.scores(labels)
-        forbidden = functools.reduce(jnp.logical_or, (jnp.any(s == -jnp.inf) for s in (nodes, edges, *higher)))
-        nodes, edges, *more = (jnp.where(s == -jnp.inf, jnp.zeros_like(s), s) for s in (nodes, edges, *higher))
+        parts = (nodes, edges, *higher)
+        forbidden = functools.reduce(jnp.logical_or, (jnp.any(s == -jnp.inf) for s in parts)) & ~jnp.any(
+            jnp.isnan(nodes)
+        )
+        nodes, edges, *more = (jnp.where(s == -jnp.inf, jnp.zeros_like(s), s) for s in parts)
         level = nodes + field.structure.collected(edges, jnp.zeros_like(edges))
         for scopes, s in zip(field.structure.scopes_by_arity, more, strict=True):
             level = level.at[scopes[:, 0]].add(s)

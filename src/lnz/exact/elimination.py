@@ -299,7 +299,8 @@ def _gathered(graph: FactorGraph, beliefs: Sequence[np.ndarray]) -> np.ndarray:
     total = [np.zeros((*shape, members)) for shape in graph.shapes]
     for t, belief in zip(graph.table_of, beliefs, strict=False):
         total[t] += belief
-    return np.concatenate([np.zeros((0, members)), *(table.reshape(-1, members) for table in total)]).T
+    flat = [table.reshape(math.prod(table.shape[:-1]), members) for table in total]
+    return np.concatenate([np.zeros((0, members)), *flat]).T
 
 
 def _summed(graph: FactorGraph, rows: np.ndarray, limits: Limits, *, means: bool) -> batch.Summed:
