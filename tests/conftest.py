@@ -2,10 +2,16 @@
 
 import os
 import resource
+import signal
 from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a shell's background, and passed on to processes that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest

@@ -13,7 +13,7 @@ from cli_cases import call, start
 
 from lnz.formats.checkpoint import load_arrays
 
-EPOCHS = 600
+EPOCHS = 240
 
 
 def options(bits, out):

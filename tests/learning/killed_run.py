@@ -55,7 +55,7 @@ if __name__ == "__main__":
         files._create = lambda path: SlowFile(io.FileIO(path, "x+"))
     print("ready", flush=True)
     try:
-        fitted = run(checkpoint, records, pause=0.4 if slow else 0.0)
+        fitted = run(checkpoint, records, pause=0.15 if slow else 0.0)
     except lnz.Interrupted as error:
         sys.exit(f"Interrupted: {error}")
     save_tree(Path(end), (fitted.state, fitted.best), {"best_step": fitted.best_step})
