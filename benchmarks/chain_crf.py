@@ -2,7 +2,7 @@
 
     python benchmarks/chain_crf.py [--repeats 7] [--sizes 100,20,32 512,50,64 40,100,32] [--memory]
 
-Peers that can be imported take part: pytorch-crf, torch-struct, SynJax (not in the package index; from its repository), and python-crfsuite,
+Peers that can be imported take part: pytorch-crf, torch-struct, SynJax (from its repository), and python-crfsuite,
 which is timed by a pass of its training on data with a feature for every label's emission. The C kernel is compiled here with
 `cc -O3 -march=native`: it has no masks and no guard against underflow. Goals at T=100, K=20, B=32: at least 15 times as fast as
 pytorch-crf, 5 times as SynJax, within 3 of the C kernel. `--memory`: the peak at T=100,000, K=50, B=1 beside the log-potentials (20 MB, as
