@@ -22,7 +22,30 @@ Unaries = Literal["apart", "inside", "shared"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Piecewise(Objective):
+class PieceObjective(Objective):
+    """A sum over pieces of the model, each with small normalisers of its own; `nats` says which."""
+
+    unaries: Unaries = "apart"
+
+    def __post_init__(self) -> None:
+        _check(self.unaries)
+
+    def nats(self, piece: Pieces, y: Int[Array, " nodes"]) -> Float[Array, " factors"]:
+        """What each factor of a piece costs at the labels y."""
+        raise NotImplementedError
+
+    def loss(
+        self, field: RandomField | LinearChain, labels: Int[Array, "*nodes"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, ""]:
+        model, y = labelled(field, labels)
+        total = jnp.zeros((), model.unary.dtype)
+        for piece in _pieces(model, self.unaries):
+            total += jnp.sum(jnp.where(piece.exists, self.nats(piece, y.reshape(-1)), 0))
+        return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Piecewise(PieceObjective):
     """-Σ_a log P_a(y_a|x): every piece a of the model is normalised by itself, as if the others were not there.
 
     Attributes:
@@ -47,27 +70,15 @@ class Piecewise(Objective):
         8.6
     """
 
-    unaries: Unaries = "apart"
-
-    def __post_init__(self) -> None:
-        _check(self.unaries)
-
-    def loss(
-        self, field: RandomField | LinearChain, labels: Int[Array, "*nodes"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, ""]:
-        model, y = labelled(field, labels)
-        total = jnp.zeros((), model.unary.dtype)
-        for piece in _pieces(model, self.unaries):
-            chosen = jnp.zeros(len(piece.scopes), jnp.int32)
-            for nodes in piece.scopes.T:
-                chosen = chosen * np.int32(model.unary.shape[-1]) + y.reshape(-1)[nodes]
-            nats = softmax_nats(_flat(piece.tables), chosen)
-            total += jnp.sum(jnp.where(piece.exists, nats, 0))
-        return total
+    def nats(self, piece: Pieces, y: Int[Array, " nodes"]) -> Float[Array, " factors"]:
+        chosen = jnp.zeros(len(piece.scopes), jnp.int32)
+        for nodes in piece.scopes.T:
+            chosen = chosen * np.int32(piece.tables.shape[-1]) + y[nodes]
+        return softmax_nats(_flat(piece.tables), chosen)
 
 
 @dataclasses.dataclass(frozen=True)
-class PiecewisePseudoLikelihood(Objective):
+class PiecewisePseudoLikelihood(PieceObjective):
     """-Σ_a Σ_{i in a} log P_a(y_i | the other labels of a, x): pseudo-likelihood within every piece. Linear in K, where a piece has K² states.
 
     Attributes:
@@ -82,23 +93,13 @@ class PiecewisePseudoLikelihood(Objective):
         12.806
     """
 
-    unaries: Unaries = "apart"
-
-    def __post_init__(self) -> None:
-        _check(self.unaries)
-
-    def loss(
-        self, field: RandomField | LinearChain, labels: Int[Array, "*nodes"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, ""]:
-        model, labels = labelled(field, labels)
-        y, total = labels.reshape(-1), jnp.zeros((), model.unary.dtype)
-        for piece in _pieces(model, self.unaries):
-            arity = piece.scopes.shape[1]
-            for axis in range(arity):
-                others = [y[piece.scopes[:, a]] for a in range(arity) if a != axis]
-                rows = jnp.moveaxis(piece.tables, axis + 1, -1)[(np.arange(len(piece.scopes)), *others)]
-                nats = softmax_nats(rows, y[piece.scopes[:, axis]])
-                total += jnp.sum(jnp.where(piece.exists, nats, 0))
+    def nats(self, piece: Pieces, y: Int[Array, " nodes"]) -> Float[Array, " factors"]:
+        arity = piece.scopes.shape[1]
+        total = jnp.zeros(len(piece.scopes), piece.tables.dtype)
+        for axis in range(arity):
+            others = [y[piece.scopes[:, a]] for a in range(arity) if a != axis]
+            rows = jnp.moveaxis(piece.tables, axis + 1, -1)[(np.arange(len(piece.scopes)), *others)]
+            total += softmax_nats(rows, y[piece.scopes[:, axis]])
         return total
 
 
