@@ -19,6 +19,7 @@ from .bounds.parallel_mean_field import mean_field_steps as mean_field_steps
 from .bounds.structured import StructuredMeanField as StructuredMeanField
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.chain import LinearChain as LinearChain
+from .energies.deep import DeepBoltzmannMachine as DeepBoltzmannMachine
 from .energies.field import RandomField as RandomField
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies.independent import Gaussian, Independent
-from lnz.energies.rbm import TwoLayers
+from lnz.energies.layers import TwoLayers
 from lnz.energy import Energy
 from lnz.sampling.kernels import Gibbs, Kernel, Langevin, compact, langevin_step
 from lnz.spaces import Real, Space, State
