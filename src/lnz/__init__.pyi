@@ -80,6 +80,10 @@ from .learning.negative import TemperedChains as TemperedChains
 from .learning.negative import TrajectoryTempered as TrajectoryTempered
 from .learning.phases import Phases as Phases
 from .learning.phases import phases as phases
+from .learning.positive import ClampedChains as ClampedChains
+from .learning.positive import ExactPosterior as ExactPosterior
+from .learning.positive import MeanFieldPhase as MeanFieldPhase
+from .learning.positive import PositivePhase as PositivePhase
 from .learning.trainer import Trainer as Trainer
 from .learning.trainer import TrainState as TrainState
 from .random import fast_key as fast_key

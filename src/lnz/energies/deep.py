@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from lnz.frozen import is_traced
 from lnz.mathematics import softplus
 from lnz.spaces import Binary, Space
 
-_ITERATIONS, _TOLERANCE = 500, 1e-5  # of mean field, where nobody says otherwise
+_ITERATIONS, _TOLERANCE = 200, 1e-4  # of mean field, where nobody says otherwise
 
 
 class DeepBoltzmannMachine(BilinearLayers):
@@ -85,7 +86,7 @@ class DeepBoltzmannMachine(BilinearLayers):
         matrices, vectors = tuple(map(as_float, weights)), tuple(map(as_float, biases))
         shapes = [w.shape for w in matrices], [b.shape for b in vectors]
         sizes = [b.size for b in vectors]
-        wanted = list(zip(sizes[:-1], sizes[1:], strict=True)), [(n,) for n in sizes]
+        wanted = list(itertools.pairwise(sizes)), [(n,) for n in sizes]
         if len(vectors) < 2 or shapes != wanted or 0 in sizes:
             raise ValueError(
                 "a deep Boltzmann machine needs weights (units below, units above) of every pair of neighbouring layers and biases (units,) of every "
@@ -210,12 +211,12 @@ class DeepBoltzmannMachine(BilinearLayers):
         """
         if len(self.sizes) == 2:
             return (jax.nn.sigmoid(self.hidden_potentials(v[None])[0]),)
-        means = self._fixed_point(v, iterations, tolerance)
+        means = self.fixed_point(v, iterations=iterations, tolerance=tolerance)
         law: Any = self.given(v)
         return law.split(jax.nn.sigmoid(law.visible_potentials(means[None])[0]), means)
 
-    def _fixed_point(self, v: Array, iterations: int, tolerance: float) -> Array:
-        """The means of x_2, x_4, … side by side at the fixed point of mean field, without a derivative."""
+    def fixed_point(self, v: Array, *, iterations: int = _ITERATIONS, tolerance: float = _TOLERANCE) -> Array:
+        """The means of x_2, x_4, … side by side where mean field settles, without a derivative; of two hidden layers and more."""
         dbm, v = jax.lax.stop_gradient((self, v.astype(self.dtype)))
         law: Any = dbm.given(v)
         even, odd = law.biases()
@@ -247,7 +248,7 @@ class DeepBoltzmannMachine(BilinearLayers):
         """
         if len(self.sizes) == 2:
             return self.free_energy(v)
-        return self.limit(v, self._fixed_point(v, iterations, tolerance))
+        return self.limit(v, self.fixed_point(v, iterations=iterations, tolerance=tolerance))
 
     def limit(self, v: Array, means: Array) -> Array:
         """E_q[E(v, h)] - H(q) of one datum, in nats: x_2, x_4, … have the given means, side by side; x_1, x_3, … are the best for these."""
@@ -262,9 +263,12 @@ class DeepBoltzmannMachine(BilinearLayers):
     def completed(self, key: PRNGKeyArray, v: Array) -> Array:
         if len(self.sizes) == 2:
             return v
-        means = jax.vmap(lambda v: self._fixed_point(v, _ITERATIONS, _TOLERANCE))(v)
-        drawn = jax.random.uniform(key, means.shape, means.dtype) < means
-        return jnp.concatenate([v, drawn.astype(v.dtype)], axis=1)
+        return self.drawn(key, v, jax.vmap(self.fixed_point)(v))
+
+    def drawn(self, key: PRNGKeyArray, v: Array, means: Array) -> Array:
+        """Even states (n, even units): x_0 as in the data, x_2, x_4, … drawn with these means (n, units), side by side."""
+        bits = jax.random.uniform(key, means.shape, means.dtype) < means
+        return jnp.concatenate([v, bits.astype(v.dtype)], axis=1)
 
     def gibbs_given(self, key: PRNGKeyArray, x: Array) -> Array:
         """One sweep of block Gibbs over the hidden layers of a batch of even states (n, even units), with x_0 held."""
