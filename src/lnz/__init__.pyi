@@ -84,6 +84,7 @@ from .learning.positive import ClampedChains as ClampedChains
 from .learning.positive import ExactPosterior as ExactPosterior
 from .learning.positive import MeanFieldPhase as MeanFieldPhase
 from .learning.positive import PositivePhase as PositivePhase
+from .learning.pretraining import pretrained as pretrained
 from .learning.trainer import Trainer as Trainer
 from .learning.trainer import TrainState as TrainState
 from .random import fast_key as fast_key
