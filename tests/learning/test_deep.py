@@ -38,7 +38,9 @@ def log_weights(energy):
     """-E of every state, in NumPy: (visible states, hidden states)."""
     x = all_layers(energy.sizes)
     total = sum(part @ np.asarray(b) for part, b in zip(x, energy.layer_biases, strict=True))
-    total = total + sum(np.sum((a @ np.asarray(w)) * b, axis=1) for w, (a, b) in zip(energy.weights, itertools.pairwise(x), strict=True))
+    total = total + sum(
+        np.sum((a @ np.asarray(w)) * b, axis=1) for w, (a, b) in zip(energy.weights, itertools.pairwise(x), strict=True)
+    )
     return total.reshape(2 ** energy.sizes[0], -1)
 
 
@@ -86,7 +88,9 @@ class TestTheMachine:
         np.testing.assert_array_equal(flat(rbm), flat(deep))
         v = jnp.asarray(rows(), jnp.float32)
         assert deep.observed == deep.data_space == rbm.observed
-        both = [jax.jit(lambda e: (e.gibbs(KEY, v), jax.vmap(e.data_energy)(v), e.hidden_mean(v)))(e) for e in (rbm, deep)]
+        both = [
+            jax.jit(lambda e: (e.gibbs(KEY, v), jax.vmap(e.data_energy)(v), e.hidden_mean(v)))(e) for e in (rbm, deep)
+        ]
         for one, other in zip(*both, strict=True):
             np.testing.assert_array_equal(one, other)
         np.testing.assert_allclose(deep.mean_field(v[0])[0], rbm.hidden_mean(v)[0], rtol=1e-6)
@@ -112,7 +116,11 @@ class TestTheMachine:
             assert f"Binary({sum(sizes[1::2]) if sizes[0] == 5 else 5})" in enumerated.route
             assert lnz.log_partition(energy, route=lnz.Elimination()).value == pytest.approx(exact, abs=1e-10)
         x = listed(10)[123]
-        assert float(energy.factors()(jnp.asarray(x[[0, 1, 2, 3, 4, 7, 8, 9, 10 - 5, 6]]).astype(jnp.int32)[:0])) if False else True
+        assert (
+            float(energy.factors()(jnp.asarray(x[[0, 1, 2, 3, 4, 7, 8, 9, 10 - 5, 6]]).astype(jnp.int32)[:0]))
+            if False
+            else True
+        )
 
     def test_annealing_and_tempering_cover_the_sum(self):
         energy, data = machine(scale=2.0), rows()
@@ -122,7 +130,9 @@ class TestTheMachine:
         np.testing.assert_allclose(jax.nn.sigmoid(base.potentials[:4]), (data.sum(0) + 1) / 25)
         routes = [
             lnz.AnnealedImportanceSampling.from_base(base, temperatures=100, chains=400, confidence=0.9999),
-            lnz.ParallelTempering.from_base(base, rungs=6, steps=400, ladders=8, confidence=0.9999) if False else lnz.AnnealedImportanceSampling(temperatures=100, chains=400, confidence=0.9999),
+            lnz.ParallelTempering.from_base(base, rungs=6, steps=400, ladders=8, confidence=0.9999)
+            if False
+            else lnz.AnnealedImportanceSampling(temperatures=100, chains=400, confidence=0.9999),
         ]
         for route in routes:
             found = lnz.log_partition(energy, route=route, key=KEY)
@@ -148,13 +158,17 @@ class TestADatum:
         for means, inputs in zip(mu[1:], pull, strict=True):
             np.testing.assert_allclose(means, 1 / (1 + np.exp(-inputs)), atol=1e-12)
         entropy = -sum(np.sum(m * np.log(m) + (1 - m) * np.log1p(-m)) for m in mu[1:])
-        energy_mean = -sum(m @ bias for m, bias in zip(mu, b, strict=True)) - sum(mu[i] @ w[i] @ mu[i + 1] for i in range(3))
+        energy_mean = -sum(m @ bias for m, bias in zip(mu, b, strict=True)) - sum(
+            mu[i] @ w[i] @ mu[i + 1] for i in range(3)
+        )
         found = energy.data_energy(v, iterations=1000, tolerance=1e-14)
         assert float(found) == pytest.approx(energy_mean - entropy, abs=1e-12)
 
     def test_without_weights_between_hidden_layers_it_is_exact(self):
         energy = machine((4, 3, 2))
-        energy = lnz.DeepBoltzmannMachine.from_parameters([energy.weights[0], 0 * energy.weights[1]], energy.layer_biases)
+        energy = lnz.DeepBoltzmannMachine.from_parameters(
+            [energy.weights[0], 0 * energy.weights[1]], energy.layer_biases
+        )
         found = jax.jit(jax.vmap(energy.data_energy))(jnp.asarray(listed(4)))
         np.testing.assert_allclose(found, -np.logaddexp.reduce(log_weights(energy), axis=1), atol=1e-10)
 
@@ -214,7 +228,9 @@ class TestLearning:
         trainer = lnz.Trainer(optax.sgd(1.0), lnz.ExactPhase(), lnz.ExactPosterior())
         state, info = trainer.step(trainer.init(energy, KEY, batch_size=23), data)
         np.testing.assert_allclose(flat(state.energy) - flat(energy), gradient(energy, data), atol=1e-10)
-        assert float(info["energy"]) == pytest.approx(-np.logaddexp.reduce(log_weights(energy), axis=1)[numbers(data)].mean())
+        assert float(info["energy"]) == pytest.approx(
+            -np.logaddexp.reduce(log_weights(energy), axis=1)[numbers(data)].mean()
+        )
 
     def test_clamped_chains_come_near_it_and_mean_field_climbs_its_limit(self):
         energy, data, few = machine(), np.repeat(rows(), 400, axis=0), rows()
@@ -238,7 +254,10 @@ class TestLearning:
 
     @pytest.mark.parametrize("name", NEGATIVE_PHASES)
     def test_every_negative_phase_raises_the_likelihood(self, name):
-        start, data = lnz.DeepBoltzmannMachine.from_data(PATTERNS, (4, 3), key=KEY, scale=0.3, dtype=np.float64), PATTERNS
+        start, data = (
+            lnz.DeepBoltzmannMachine.from_data(PATTERNS, (4, 3), key=KEY, scale=0.3, dtype=np.float64),
+            PATTERNS,
+        )
         options = {} if name in ("exact", "cd") else {"chains": 100}
         phase = NEGATIVE_PHASES[name](**options)
         fitted = lnz.fit(
@@ -251,11 +270,18 @@ class TestLearning:
 
     def test_fit_measures_the_limit_and_goes_on_from_a_file(self, tmp_path):
         start = lnz.DeepBoltzmannMachine.from_data(PATTERNS, (4, 3), key=KEY, scale=0.3)
-        options = {"positive_phase": lnz.MeanFieldPhase(iterations=5), "batch_size": 2, "validation": PATTERNS, "key": KEY}
+        options = {
+            "positive_phase": lnz.MeanFieldPhase(iterations=5),
+            "batch_size": 2,
+            "validation": PATTERNS,
+            "key": KEY,
+        }
         file = tmp_path / "run"
         lnz.fit(start, PATTERNS, epochs=2, checkpoint=file, **options)
         resumed = lnz.fit(start, PATTERNS, epochs=4, checkpoint=file, **options)
-        straight = lnz.fit(start, PATTERNS, epochs=4, monitor=lnz.Monitor(share=0.5, chains=8, temperatures=2), **options)
+        straight = lnz.fit(
+            start, PATTERNS, epochs=4, monitor=lnz.Monitor(share=0.5, chains=8, temperatures=2), **options
+        )
         np.testing.assert_array_equal(flat(resumed.energy), flat(straight.energy))
         assert resumed.history[-1].validation.is_limit
         with pytest.raises(lnz.formats.CheckpointError, match="its positive phase is MeanFieldPhase"):
@@ -271,7 +297,12 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match="numbers of units"):
             make(visible, hidden, key=KEY)
     w, b = np.ones((4, 3)), [np.zeros(4), np.zeros(3)]
-    for weights, biases in (([w.T], b), ([w], [*b, np.zeros(2)]), ([], [b[0]]), ([w, np.ones((2, 2))], [*b, np.zeros(2)])):
+    for weights, biases in (
+        ([w.T], b),
+        ([w], [*b, np.zeros(2)]),
+        ([], [b[0]]),
+        ([w, np.ones((2, 2))], [*b, np.zeros(2)]),
+    ):
         with pytest.raises(ValueError, match="of every pair of neighbouring layers"):
             make.from_parameters(weights, biases)
     with pytest.raises(ValueError, match="the weights hold NaN"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,17 +111,26 @@ def pretrained(
     rows, learned = data, []
     for i, weights in enumerate(machine.weights):
         low = Independent.from_data(rows, Binary(weights.shape[0])).potentials.astype(dtype)
-        layers = TwinLayers(weights, low, machine.layer_biases[i + 1], 1 if depth == 1 or i == depth - 1 else 2, 1 if i == 0 else 2)
+        layers = TwinLayers(
+            weights, low, machine.layer_biases[i + 1], 1 if depth == 1 or i == depth - 1 else 2, 1 if i == 0 else 2
+        )
         fit_key, draw_key = jax.random.split(jax.random.fold_in(key, i))
         seen = np.concatenate([np.asarray(rows)] * layers.below, axis=1)
         layers = fit(
-            layers, seen, negative_phase=phase, optimizer=optimizer, epochs=lengths[i], batch_size=batch_size, evaluate_every=lengths[i], key=fit_key
+            layers,
+            seen,
+            negative_phase=phase,
+            optimizer=optimizer,
+            epochs=lengths[i],
+            batch_size=batch_size,
+            evaluate_every=lengths[i],
+            key=fit_key,
         ).energy
         learned.append(layers)
         if i < depth - 1:
             rows = _drawn(layers, seen, draw_key)
     biases = [learned[0].visible_bias]
-    biases += [(lower.hidden_bias + upper.visible_bias) / 2 for lower, upper in zip(learned[:-1], learned[1:], strict=True)]
+    biases += [(lower.hidden_bias + upper.visible_bias) / 2 for lower, upper in itertools.pairwise(learned)]
     biases.append(learned[-1].hidden_bias)
     return DeepBoltzmannMachine.from_parameters([layers.weights for layers in learned], biases)
 
@@ -129,7 +139,9 @@ def _drawn(layers: Any, rows: np.ndarray, key: PRNGKeyArray) -> np.ndarray:
     """Hidden units (n, hidden) drawn given every row, one copy of them."""
     draw = eqx.filter_jit(lambda layers, key, v: layers.sample_hidden(key, v))
     parts = [
-        np.asarray(draw(layers, jax.random.fold_in(key, start), jnp.asarray(rows[start : start + _ROWS]).astype(layers.dtype)))
+        np.asarray(
+            draw(layers, jax.random.fold_in(key, start), jnp.asarray(rows[start : start + _ROWS]).astype(layers.dtype))
+        )
         for start in range(0, len(rows), _ROWS)
     ]
     return np.concatenate(parts)[:, : layers.hidden_bias.size]

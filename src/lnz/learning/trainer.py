@@ -137,7 +137,8 @@ class Trainer:
         Returns:
             The new state and figures: `energy`, mean F of the data, in nats (or its limit, see `positive_phase`); `energy_gap`, that less the
             mean F of the model's states (absent in the exact phase, and where data show a part of a state alone: the two are not alike); of
-            persistent chains of two layers `flips`, the share of hidden units that the last sweep changed (near 0: the chains are stuck); of Langevin moves `acceptance`; those that the negative phase lists under its name;
+            persistent chains of two layers `flips`, the share of hidden units that the last sweep changed (near 0: the chains are stuck);
+            of Langevin moves `acceptance`; those that the negative phase lists under its name;
             where it gives `log_z`, the running `log_likelihood` of the batch, -`energy` - `log_z`, in nats per datum;
             `gradient_norm`, ‖positive - negative‖; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the phases cancel) to 1.
 
