@@ -19,6 +19,7 @@ from .bounds.parallel_mean_field import mean_field_steps as mean_field_steps
 from .bounds.structured import StructuredMeanField as StructuredMeanField
 from .bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from .energies.chain import LinearChain as LinearChain
+from .energies.deep import DeepBoltzmannMachine as DeepBoltzmannMachine
 from .energies.field import RandomField as RandomField
 from .energies.graph import FactorGraph as FactorGraph
 from .energies.independent import Gaussian as Gaussian
@@ -79,6 +80,11 @@ from .learning.negative import TemperedChains as TemperedChains
 from .learning.negative import TrajectoryTempered as TrajectoryTempered
 from .learning.phases import Phases as Phases
 from .learning.phases import phases as phases
+from .learning.positive import ClampedChains as ClampedChains
+from .learning.positive import ExactPosterior as ExactPosterior
+from .learning.positive import MeanFieldPhase as MeanFieldPhase
+from .learning.positive import PositivePhase as PositivePhase
+from .learning.pretraining import pretrained as pretrained
 from .learning.trainer import Trainer as Trainer
 from .learning.trainer import TrainState as TrainState
 from .random import fast_key as fast_key

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from lnz.frozen import Frozen
 from lnz.spaces import Box, Space, State
@@ -27,6 +27,8 @@ class Energy(eqx.Module):
 
     - `free_energy(v)` and `observed`, where latent variables are summed out in closed form (T6): the marginal of the observed part is
       p(v) = exp(-F(v)) / Z with the same Z.
+    - `data_space`, `data_energy(v)`, `completed(key, v)` and `shown(x)`, where data show a part of the observed state alone, and the rest has
+      no closed sum (deep Boltzmann machines).
     - `collapsed()`: another energy with the same Z for every θ, on the smallest space that is at hand.
     - `factors()`: for discrete models, a `FactorGraph` over the entries of the space, its tables differentiable functions of θ.
     - `log_normaliser()`: log Z in closed form; `sample(key, n)`: exact samples.
@@ -49,12 +51,29 @@ class Energy(eqx.Module):
 
     @property
     def observed(self) -> Space:
-        """Where the data live: the space without the latent variables."""
+        """Where chains live, and the data: the space without the latent variables that have a closed sum."""
         return self.space
 
     def free_energy(self, v: State) -> Array:
         """F_θ(v) = -log Σ_h exp(-E_θ(v, h)) of one observed state, in nats. Without latent variables, E itself."""
         return self(v)
+
+    @property
+    def data_space(self) -> Space:
+        """Where the data live: the observed space, or the part of it that data show."""
+        return self.observed
+
+    def data_energy(self, v: State) -> Array:
+        """-log Σ exp(-E) over all that one datum does not show, in nats, or an upper limit of it. Where data show the observed state, F_θ(v)."""
+        return self.free_energy(v)
+
+    def completed(self, key: PRNGKeyArray, v: State) -> State:
+        """Observed states that show the data (n, *shape): what the data leave open is drawn, by an approximation of its law."""
+        return v
+
+    def shown(self, x: State) -> State:
+        """The part of observed states (*batch, *shape) that data show."""
+        return x
 
     def collapsed(self) -> Energy:
         """An energy on the smallest space at hand with the same Z(θ) for every θ."""

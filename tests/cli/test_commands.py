@@ -157,6 +157,33 @@ def test_a_constant_column_is_a_note(tmp_path):
     assert (tmp_path / "run" / "config.json").read_text() != before
 
 
+def test_a_deep_machine(bits, tmp_path):
+    run, drawn = tmp_path / "run", tmp_path / "drawn.npy"
+    options = ("--epochs", 3, "--evaluate-every", 3, "--validation", 0.2, "--no-monitor", "--out", run)
+    outcome = call("train", bits, "--hidden", "4,3", *options, "--positive-phase", "chains")
+    assert outcome.code == 0, outcome.err
+    assert "deep Boltzmann machine, 6 binary visible units and layers of 4 and 3 hidden units" in outcome.out
+    settings = json.loads((run / "config.json").read_text())["settings"]
+    assert (settings["model"], settings["hidden"], settings["positive_phase"]) == ("dbm", [4, 3], "chains")
+    found = json.loads((run / "results.json").read_text())["splits"]["validation"]
+    assert found["is_limit"]
+    assert found["upper"] is None
+    said = call("evaluate", run).out
+    assert f"validation log-likelihood at least −{-found['log_likelihood']:.2f}"[:-1] in said
+    assert call("sample", run, "-n", 30, "--out", drawn).code == 0
+    assert np.load(drawn).shape == (30, 6)
+
+
+@pytest.mark.slow
+def test_a_pretrained_deep_machine_resumes(bits, tmp_path):
+    run = tmp_path / "run"
+    options = ("--epochs", 4, "--evaluate-every", 2, "--pretraining", 2, "--batch-size", 16)
+    assert call("train", bits, "--hidden", "4,3,2", *options, "--out", run).code == 0
+    before = (run / "model.lnz").read_bytes()
+    assert call("train", "--resume", run).code == 0
+    assert (run / "model.lnz").read_bytes() == before
+
+
 @pytest.mark.parametrize("model", ["gaussian-rbm", "potts-rbm", "ising", "potts"])
 def test_every_model(model, tmp_path):
     generator = np.random.default_rng(1)

@@ -181,6 +181,23 @@ def rbm(name: str, visible: lnz.Space, hidden: int, **about: Any) -> Case:
     return Case(name, build, log_weight, **about)
 
 
+def deep_boltzmann_machine() -> Case:
+    """Four layers: the even ones, 0 and 2, are observed states, and the odd ones, 1 and 3, latent."""
+    name, sizes = "deep boltzmann machine", (2, 3, 2, 1)
+    rng = draws(name)
+
+    def log_weight(leaves: Leaves, even: np.ndarray, odd: np.ndarray) -> np.ndarray:
+        x = even[:, :2], odd[:, :3], even[:, 2:], odd[:, 3:]
+        total = sum(part @ bias for part, bias in zip(x, leaves[3:], strict=True))
+        return total + sum(np.sum((x[i] @ leaves[i]) * x[i + 1], axis=1) for i in range(3))
+
+    def build() -> lnz.Energy:
+        weights = [rng.normal(size=pair) * 1.6 for pair in itertools.pairwise(sizes)]
+        return lnz.DeepBoltzmannMachine.from_parameters(weights, [rng.normal(size=n) for n in sizes])
+
+    return Case(name, build, log_weight)
+
+
 def gaussian_rbm() -> Case:
     rng = draws("gaussian rbm")
 
@@ -585,6 +602,7 @@ CASES = [
     rbm("rbm with many hidden units", lnz.Binary(2), 4),
     rbm("rbm of spins", lnz.Spin(4), 3),
     rbm("rbm of categories", lnz.Categorical(3, k=3), 3),
+    deep_boltzmann_machine(),
     gaussian_rbm(),
     ising_dense(),
     ising_sparse("ising sparse", EDGES, 5),

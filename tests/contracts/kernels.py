@@ -34,6 +34,7 @@ def function_of_categories() -> Case:
 GIBBS = [
     named("rbm"),
     named("rbm of spins"),
+    named("deep boltzmann machine"),
     rbm("small rbm of categories", lnz.Categorical(2, k=3), 3),
     named("ising dense"),
     named("ising sparse"),

@@ -36,6 +36,7 @@ ENERGIES = {
     "rbm": lambda: lnz.RBM(visible=4, hidden=3, key=KEY),
     "rbm of spins, float64": lambda: lnz.RBM(visible=lnz.Spin(4), hidden=3, key=KEY, dtype=jnp.float64),
     "rbm of categories": lambda: lnz.RBM(visible=lnz.Categorical(2, k=3), hidden=3, key=KEY),
+    "deep boltzmann machine": lambda: lnz.DeepBoltzmannMachine(4, (3, 2, 5), key=KEY),
     "gaussian rbm": lambda: lnz.GaussianRBM(visible=2, hidden=3, key=KEY),
     "random field on a graph": lambda: lnz.RandomField(
         lnz.Graph(3, [(0, 1), (2, 1)], [(2, 0, 1)], groups=[1, 1]), np.ones((3, 2)), FIELDS.reshape(1, 2, 2).repeat(2, 0), factors=[np.ones((2,) * 3)]

@@ -35,6 +35,7 @@ app.add_typer(reference_commands, name="reference")
 
 class Model(enum.StrEnum):
     rbm = "rbm"
+    dbm = "dbm"
     gaussian_rbm = "gaussian-rbm"
     potts_rbm = "potts-rbm"
     ising = "ising"
@@ -49,6 +50,11 @@ class Phase(enum.StrEnum):
     tempered = "tempered"
     trajectory = "trajectory"
     jarzynski = "jarzynski"
+
+
+class Posterior(enum.StrEnum):
+    mean_field = "mean-field"
+    chains = "chains"
 
 
 class Optimizer(enum.StrEnum):
@@ -109,8 +115,13 @@ def train(
     ] = None,
     model: Annotated[Model, typer.Option(rich_help_panel=_MODEL, help="What to train.")] = Model.rbm,
     hidden: Annotated[
-        int | None,
-        typer.Option(min=1, rich_help_panel=_MODEL, help="Hidden units. [twice the visible ones, 16 to 500]"),
+        str | None,
+        typer.Option(
+            rich_help_panel=_MODEL,
+            metavar="N[,N…]",
+            help="Hidden units. Several layers, as in 500,1000, make a deep Boltzmann machine (dbm). [twice the visible ones, 16 to 500]",
+            show_default=False,
+        ),
     ] = None,
     categories: Annotated[
         int | None,
@@ -156,6 +167,23 @@ def train(
             help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
             "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), or no chains (exact). "
             "[persistent]",
+            show_default=False,
+        ),
+    ] = None,
+    positive_phase: Annotated[
+        Posterior | None,
+        typer.Option(
+            rich_help_panel=_LEARNING,
+            help="The hidden units of a dbm given the data: by mean field, or by chains with the data held. [mean-field]",
+            show_default=False,
+        ),
+    ] = None,
+    pretraining: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LEARNING,
+            metavar="EPOCHS",
+            help="Of a dbm: layer by layer, before it learns as a whole. [0]",
             show_default=False,
         ),
     ] = None,
@@ -251,6 +279,7 @@ def train(
 
     - lnz train digits
     - lnz train images.npz --hidden 500 --epochs 20 --out runs/mine
+    - lnz train digits --hidden 128,64 --pretraining 20
     - lnz train measurements.csv --model gaussian-rbm --split 0.8,0.2,0
     - lnz train votes.csv --model ising --negative-phase exact
     - lnz train --resume runs/mine
@@ -266,9 +295,11 @@ def train(
         "split": _fractions(ctx, split, validation),
         "split_seed": split_seed,
         "model": str(model),
-        "hidden": hidden,
+        "hidden": _layers(hidden),
         "categories": categories,
         "negative_phase": negative_phase and str(negative_phase),
+        "positive_phase": positive_phase and str(positive_phase),
+        "pretraining": _not_negative("--pretraining", pretraining),
         "sweeps": sweeps,
         "chains": chains,
         "rungs": rungs,
@@ -570,6 +601,17 @@ def _fractions(ctx: typer.Context, split: str, validation: float | None) -> tupl
     if len(parts) != 3 or not all(0 <= part <= 1 for part in parts) or abs(sum(parts) - 1) > 1e-6:
         raise BadInput(f"--split: {split!r} are not three fractions that add up to 1. Give, for example, 0.7,0.1,0.2")
     return parts  # pyright: ignore[reportReturnType]
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    found = tuple(int(part) if part.strip().isdigit() else 0 for part in text.split(","))
+    if not all(found):
+        raise BadInput(
+            f"--hidden: {text!r} is no number of units. Give one such as 500, or several for a deep machine, such as 500,1000"
+        )
+    return found
 
 
 def _positive(name: str, value: float | None) -> float | None:

@@ -14,7 +14,14 @@ from lnz.spaces import Binary, Categorical, Real, Space, Spin
 
 from .errors import BadInput
 
-_KINDS = {"rbm": "binary", "gaussian-rbm": "real", "potts-rbm": "categorical", "ising": "spin", "potts": "categorical"}
+_KINDS = {
+    "rbm": "binary",
+    "dbm": "binary",
+    "gaussian-rbm": "real",
+    "potts-rbm": "categorical",
+    "ising": "spin",
+    "potts": "categorical",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,6 +101,7 @@ def likelihood_json(found: lnz.LogLikelihood, *, split: str | None) -> dict[str,
         "standard_error": found.standard_error,
         "lower": found.lower,
         "upper": found.upper,
+        "is_limit": found.is_limit,
         "known": found.known,
         "route": log_z["route"],
         "n": found.n,
@@ -126,9 +127,12 @@ def agreement(energy: Energy, train: np.ndarray, states: np.ndarray, route: Rout
     positive, negative, gap = (_norm(tree) for tree in (halves.positive, halves.negative, halves.gradient))
     from lnz.learning.likelihood import free_energies
 
+    apart = None  # where data show a part of a state alone, F is another's
+    if energy.data_space == energy.observed:
+        apart = float(free_energies(energy, seen).mean() - free_energies(energy, states).mean())
     return {
         "disagreement": gap / max(positive + negative, 1e-300),
-        "energy_gap": float(free_energies(energy, seen).mean() - free_energies(energy, states).mean()),
+        "energy_gap": apart,
         "states": len(states),
         "negative_phase": "exact" if exact else "model samples",
     }

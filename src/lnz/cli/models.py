@@ -12,6 +12,7 @@ import numpy as np
 import lnz
 from lnz.energy import Energy
 from lnz.learning.negative import NegativePhase
+from lnz.learning.positive import PositivePhase
 from lnz.spaces import Space
 
 from .dataset import Coding, Dataset
@@ -21,16 +22,39 @@ from .settings import Settings
 def build(settings: Settings, dataset: Dataset, key: Any) -> Energy:
     """The model that learning starts from: small random weights or no couplings, and biases fitted to the training data."""
     space, train = dataset.coding.space, dataset.train
+    if settings.model == "dbm":
+        return lnz.DeepBoltzmannMachine.from_data(train, settings.layers, key=key)
     if settings.model in ("rbm", "potts-rbm"):
-        return lnz.RBM.from_data(train, settings.hidden or 1, key=key, visible=space)
+        return lnz.RBM.from_data(train, settings.layers[0], key=key, visible=space)
     if settings.model == "gaussian-rbm":
-        return lnz.GaussianRBM(visible=dataset.coding.columns, hidden=settings.hidden or 1, key=key)
+        return lnz.GaussianRBM(visible=dataset.coding.columns, hidden=settings.layers[0], key=key)
     fields = lnz.Independent.from_data(train, space).potentials.astype(jnp.float32)
     n = dataset.coding.columns
     if settings.model == "ising":
         return lnz.Ising(jnp.zeros((n, n), jnp.float32), fields)
     q = dataset.coding.categories or 1
     return lnz.Potts(jnp.zeros((n, q, n, q), jnp.float32), fields, q=q)
+
+
+def started(settings: Settings, dataset: Dataset, key: Any) -> Energy:
+    """The model that learning starts from, a deep machine after its layers' pretraining."""
+    if not settings.pretraining:
+        return build(settings, dataset, key)
+    return lnz.pretrained(
+        dataset.train, settings.layers, epochs=settings.pretraining, batch_size=settings.batch_size, key=key
+    )
+
+
+def annealing_base(energy: Energy, base: Energy, train: np.ndarray) -> Energy:
+    """Where chains are annealed from: the independent units, for a deep machine those of its upper layers too."""
+    return base if energy.data_space == energy.observed else lnz.fitted_base(energy, train)
+
+
+def positive_phase(settings: Settings) -> PositivePhase | None:
+    """The positive phase of a deep machine; None where the hidden units have a closed sum."""
+    if settings.model != "dbm" or len(settings.layers) == 1:
+        return None
+    return lnz.ClampedChains() if settings.positive_phase == "chains" else lnz.MeanFieldPhase()
 
 
 def factorised(space: Space, train: np.ndarray) -> Energy:
@@ -116,16 +140,18 @@ def optimiser(settings: Settings, updates: int) -> Any:
 
 def _interactions(parameters: Any) -> Any:
     named = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), parameters)
-    return jax.tree.map(lambda name: name.endswith((".weights", ".strength")), named)
+    return jax.tree.map(lambda name: name.endswith((".weights", ".strength")) or ".weights[" in name, named)
 
 
 def words(settings: Settings, coding: Coding) -> str:
     """The model in words."""
     n = coding.columns
+    hidden = " and ".join(f"{units:,}" for units in settings.layers)
     kinds = {
-        "rbm": f"restricted Boltzmann machine, {n:,} binary visible and {settings.hidden or 0:,} hidden units",
-        "gaussian-rbm": f"Gaussian-Bernoulli restricted Boltzmann machine, {n:,} visible and {settings.hidden or 0:,} hidden units",
-        "potts-rbm": f"restricted Boltzmann machine, {n:,} visible units of {coding.categories} categories and {settings.hidden or 0:,} hidden units",
+        "rbm": f"restricted Boltzmann machine, {n:,} binary visible and {hidden} hidden units",
+        "dbm": f"deep Boltzmann machine, {n:,} binary visible units and layers of {hidden} hidden units",
+        "gaussian-rbm": f"Gaussian-Bernoulli restricted Boltzmann machine, {n:,} visible and {hidden} hidden units",
+        "potts-rbm": f"restricted Boltzmann machine, {n:,} visible units of {coding.categories} categories and {hidden} hidden units",
         "ising": f"Ising model, {n:,} spins, all pairs coupled",
         "potts": f"Potts model, {n:,} sites of {coding.categories} states, all pairs coupled by tables",
     }

@@ -46,7 +46,11 @@ class TrainingProgress:
     def record(self, record: dict[str, Any]) -> None:
         """After a look at the held-out data."""
         look = record["validation"]
-        self._held_out = "" if look is None else f"held-out {look['log_likelihood']:.2f} nats/{self._unit}"
+        self._held_out = (
+            ""
+            if look is None
+            else f"held-out {'≥ ' if look.get('is_limit') else ''}{look['log_likelihood']:.2f} nats/{self._unit}"
+        )
         gap = record["figures"].get("energy_gap")
         self._gap = "" if gap is None else f"energy gap {gap:+.2f}"
         if self._bar is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 from lnz.learning.check import plan_updates
 
 from .errors import BadInput
 
-MODELS = ("rbm", "gaussian-rbm", "potts-rbm", "ising", "potts")
+MODELS = ("rbm", "dbm", "gaussian-rbm", "potts-rbm", "ising", "potts")
 UPDATES = 20_000  # in a run, where the epochs are not given
 LOOKS = 20  # at the held-out data in a run, where evaluate_every is not given
 _LOOK_SHARE = 0.05  # of a run's work that those looks may take, but for
@@ -28,7 +29,7 @@ class Settings:
     split: tuple[float, float, float]
     split_seed: int
     model: str
-    hidden: int | None
+    hidden: int | tuple[int, ...] | None
     categories: int | None
     negative_phase: str
     sweeps: int
@@ -44,6 +45,13 @@ class Settings:
     batch_size: int
     evaluate_every: float
     seed: int
+    positive_phase: str = "mean-field"
+    pretraining: float = 0.0
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of hidden units, from below."""
+        return () if self.hidden is None else (self.hidden,) if isinstance(self.hidden, int) else self.hidden
 
     def updates(self, n: int) -> int:
         """The number of updates on n training data."""
@@ -52,8 +60,14 @@ class Settings:
     @classmethod
     def from_json(cls, found: Any) -> Settings:
         """The settings of a `config.json`. Raises KeyError or TypeError where it is none."""
-        values: dict[str, Any] = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {
+            field.name: found[field.name]
+            if field.default is dataclasses.MISSING
+            else found.get(field.name, field.default)
+            for field in dataclasses.fields(cls)
+        }
         values["split"] = tuple(values["split"])
+        values["hidden"] = tuple(values["hidden"]) if isinstance(values["hidden"], list) else values["hidden"]
         return cls(**values)
 
 
@@ -70,11 +84,19 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
         categories: the number of values a variable takes, for categorical data.
     """
     model, optimizer = given["model"], given["optimizer"] or ("adam" if given["model"] == "gaussian-rbm" else "sgd")
-    is_rbm = model.endswith("rbm")
+    given = given | {"model": (model := _deep(model, given["hidden"]))}
+    has_hidden, deep = model.endswith(("rbm", "dbm")), model == "dbm"
     recipe = given["data"] == "digits" and model == "rbm" and optimizer == "sgd"
-    if not is_rbm and given["hidden"] is not None:
+    if not has_hidden and given["hidden"] is not None:
         raise BadInput(f"--hidden: the model {model} has no hidden units. Leave it out, or choose --model rbm")
+    for name in ("positive_phase", "pretraining"):
+        if not deep and given[name] is not None:
+            raise BadInput(
+                f"--{name.replace('_', '-')}: is for a deep machine alone. Leave it out, or give several --hidden layers"
+            )
     features = columns * (categories or 1)
+    usual = min(500, max(16, 2 * features))
+    hidden = given["hidden"] or ((usual, usual) if deep else (usual,))
     negative_phase = given["negative_phase"] or "persistent"
     for name in ("chains", "sweeps"):
         if negative_phase == "exact" and given[name] is not None:
@@ -91,7 +113,7 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
         **(
             given
             | {
-                "hidden": (given["hidden"] or min(500, max(16, 2 * features))) if is_rbm else None,
+                "hidden": (hidden if deep else hidden[0]) if has_hidden else None,
                 "categories": categories,
                 "negative_phase": negative_phase,
                 "sweeps": given["sweeps"] or (5 if recipe else 1),
@@ -105,14 +127,26 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
                 "epochs": given["epochs"] or max(1, round(UPDATES / per_epoch)),
                 "batch_size": batch_size,
                 "evaluate_every": given["evaluate_every"] or 1.0,
+                "positive_phase": given["positive_phase"] or "mean-field",
+                "pretraining": given["pretraining"] or 0.0,
             }
         )
     )
     if given["evaluate_every"] is None:
-        parameters = features * (settings.hidden or features)
+        sizes = (features, *(settings.layers or (features,)))
+        parameters = sum(below * above for below, above in itertools.pairwise(sizes))
         looks = LOOKS if parameters <= LARGE else _looks(settings, settings.updates(rows))
         settings = dataclasses.replace(settings, evaluate_every=settings.epochs / looks)
     return settings
+
+
+def _deep(model: str, hidden: tuple[int, ...] | None) -> str:
+    """The model: several layers make a deep one of an RBM over bits."""
+    if hidden is None or len(hidden) == 1:
+        return model
+    if model.endswith("-rbm"):
+        raise BadInput(f"--hidden: the model {model} has one layer of hidden units. Give one number")
+    return "dbm" if model == "rbm" else model
 
 
 def _looks(settings: Settings, updates: int) -> int:

@@ -20,6 +20,11 @@ def number(value: float | None, error: float | None = None, *, least: int = 2, m
     return f"{value:.{max(least, min(most, digits))}f}".replace("-", "−")
 
 
+def at_least(row: dict[str, Any]) -> str:
+    """A sign before a log-likelihood that is known from below alone."""
+    return "≥ " if row.get("is_limit") else ""
+
+
 def log_z_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """log Z, its interval, and how it is known, as rows of a table."""
     exact = found["known"] == "exact"
@@ -49,7 +54,7 @@ def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None
         table.add_column(name, justify="left" if name.startswith("log-l") else "right")
     for row in rows:
         error = row["standard_error"]
-        value = number(row["log_likelihood"], error or row["data_standard_error"], most=4)
+        value = at_least(row) + number(row["log_likelihood"], error or row["data_standard_error"], most=4)
         table.add_row(
             row["name"],
             f"[bold]{value}[/bold]" if row.get("strong") else value,
@@ -74,8 +79,8 @@ def training(results: dict[str, Any], *, as_json: bool) -> None:
         *log_z_lines(results["log_z_estimate"]),
         (
             "two phases",
-            f"differ by {phases['disagreement']:.3f} of their size (negative phase: {phases['negative_phase']}); "
-            f"energy gap {signed(phases['energy_gap'])} nats",
+            f"differ by {phases['disagreement']:.3f} of their size (negative phase: {phases['negative_phase']})"
+            + ("" if phases["energy_gap"] is None else f"; energy gap {signed(phases['energy_gap'])} nats"),
         ),
         ("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"),
         ("time", f"{seconds['training']:.0f} s training, {seconds['measuring']:.0f} s measuring and drawing"),
@@ -93,7 +98,14 @@ def likelihood(found: dict[str, Any], *, unit: str, name: str, as_json: bool) ->
         return
     low, high = found["lower"], found["upper"]
     facts = log_z_lines(estimate_of(found))
-    if found["known"] != "exact":
+    if found["is_limit"]:
+        value = number(found["log_likelihood"], found["standard_error"] or found["data_standard_error"], most=4)
+        emit(
+            f"{name} log-likelihood at least {value} nats per {unit}: the hidden layers are summed by mean field, which can only be too low"
+        )
+    if found["known"] != "exact" and found["is_limit"]:
+        facts.insert(0, ("log-likelihood", f"at least {number(low, found['standard_error'])} with the error of log Z"))
+    elif found["known"] != "exact":
         limits = f"{number(low, found['standard_error'])} to {number(high, found['standard_error'])}, from log Z"
         facts.insert(0, ("log-likelihood", limits))
     emit(likelihood_table([found | {"name": name, "strong": True}], unit=unit), fact_table(facts))

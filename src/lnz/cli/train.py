@@ -121,7 +121,9 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     folder, settings, data = run.folder, run.settings, run.dataset
     began = time.perf_counter()
     again = f"Go on with: lnz train --resume {folder.path}"
-    energy = models.build(settings, data, run.keys["init"])
+    fresh = not folder["checkpoint.safetensors"].is_file()
+    with Step("pretraining the layers" if settings.pretraining else "building the model", shown=shown):
+        energy = (models.started if fresh else models.build)(settings, data, run.keys["init"])
     rows, updates = data.train, settings.updates(len(data.train))
     standard, unit = run.standard, data.coding.unit
     metrics, looks = Metrics(folder), Metrics(folder, "looks.jsonl")
@@ -144,6 +146,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
                 energy,
                 standard.data(rows),
                 negative_phase=models.negative_phase(settings),
+                positive_phase=models.positive_phase(settings),
                 optimizer=models.optimiser(settings, updates),
                 epochs=settings.epochs,
                 batch_size=settings.batch_size,
@@ -160,13 +163,14 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
         trained = time.perf_counter()
         with Step("measuring the likelihood", shown=shown):
             model = standard.model(fitted.best)
-            lnz.save_energy(folder["base.lnz"], run.base)
+            base = models.annealing_base(model, run.base, rows)
+            lnz.save_energy(folder["base.lnz"], base)
             lnz.save_energy(folder["model.lnz"], model)
-            results = _measure(run, model)
+            results = _measure(run, model, base)
         with Step("drawing samples and the report", shown=shown):
             results |= {"best_step": fitted.best_step, "updates": updates}
             results["alarms"] = [alarm for look in looks.records for alarm in look["alarms"]]
-            _illustrate(run, model, results, metrics.records)
+            _illustrate(run, model, base, results, metrics.records)
     except Interrupted:
         step = int(load_arrays(folder["checkpoint.safetensors"])[1]["step"])
         raise Interrupted(f"interrupted after update {step:,} of {updates:,}; the state is saved. {again}") from None
@@ -183,7 +187,7 @@ def _look_route(energy: Energy, run: Run) -> Any:
     """How log Z is taken at each look at the held-out data: quickly."""
     budget = lnz.Budget(evaluations=2.0**16)
     choice = lnz.choose(energy, budget)
-    base = run.base
+    base = models.annealing_base(energy, run.base, run.dataset.train)
     if run.standard.real:
         base = lnz.Gaussian(np.zeros(energy.observed.shape), np.ones(energy.observed.shape))
     if not choice.route.random:
@@ -209,14 +213,15 @@ def _record_json(record: Record, earlier: float, log_volume: float) -> dict[str,
             "data_standard_error": look.data_standard_error,
             "log_z": float(look.log_z.value),
             "known": look.known,
+            "is_limit": look.is_limit,
             "n": look.n,
         },
     }
 
 
-def _measure(run: Run, model: Energy) -> dict[str, Any]:
+def _measure(run: Run, model: Energy, base: Energy) -> dict[str, Any]:
     """Log Z, and the log-likelihood of every part of the data, under the model and under independent units."""
-    route = measuring.choose_route(model, run.base, measuring.Effort())
+    route = measuring.choose_route(model, base, measuring.Effort())
     log_z = lnz.log_partition(model, route=route, key=run.keys["log_z"])
     parts = run.dataset.parts()
     splits = {
@@ -237,14 +242,15 @@ def _measure(run: Run, model: Energy) -> dict[str, Any]:
     }
 
 
-def _illustrate(run: Run, model: Energy, results: dict[str, Any], records: list[dict[str, Any]]) -> None:
+def _illustrate(run: Run, model: Energy, base: Energy, results: dict[str, Any], records: list[dict[str, Any]]) -> None:
     """Samples, the two phases on the whole of the training data, and the pictures."""
     data, image_shape = run.dataset, run.dataset.coding.image_shape
     large = measuring.size(model) > LARGE
     n, temperatures = (256, 500) if large else (1000, 1000)
-    samples, how = draw(model, run.base, n, run.keys["samples"], temperatures=temperatures)
-    route = measuring.choose_route(model, run.base, measuring.Effort())
-    results["phases"] = measuring.agreement(model, data.train, samples, route)
+    states, how = draw(model, base, n, run.keys["samples"], temperatures=temperatures)
+    samples = model.shown(states)
+    route = measuring.choose_route(model, base, measuring.Effort())
+    results["phases"] = measuring.agreement(model, data.train, states, route)
     results["samples"] = how
     folder = run.folder
     lnz.formats.write_atomic(folder["samples.npy"], lambda file: np.save(file, samples, allow_pickle=False))

@@ -1,8 +1,7 @@
-"""Restricted Boltzmann machines: binary or categorical visibles, Gaussian visibles, and the path from independent visibles to them."""
+"""Restricted Boltzmann machines: binary or categorical visibles, and Gaussian visibles."""
 
 from __future__ import annotations
 
-import abc
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,29 +15,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lnz.energies import units
 from lnz.energies.graph import FactorGraph, pairwise_graph
 from lnz.energies.independent import Gaussian, Independent, as_float
+from lnz.energies.layers import BilinearLayers, TwoLayers
 from lnz.energy import Energy
 from lnz.mathematics import softplus
 from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
 
 
-class TwoLayers(Energy):
-    """An energy of two layers, observed v and hidden h, each of independent units given the other."""
-
-    @abc.abstractmethod
-    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
-        """h ~ p(h|v) of a batch of observed states (n, *visible): booleans (n, hidden)."""
-
-    @abc.abstractmethod
-    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
-        """v ~ p(v|h) of a batch of hidden states (n, hidden)."""
-
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One sweep of block Gibbs on a batch of observed states: h ~ p(h|v), then v ~ p(v|h)."""
-        hidden_key, visible_key = jax.random.split(key)
-        return self.sample_visible(visible_key, self.sample_hidden(hidden_key, v)).astype(v.dtype)
-
-
-class RBM(TwoLayers):
+class RBM(BilinearLayers):
     """A restricted Boltzmann machine with binary hidden units: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h.
 
     φ(v) is v for binary or spin visibles and the flattened indicator onehot(v) for categorical ones (Potts visibles). The hidden units
@@ -122,49 +105,17 @@ class RBM(TwoLayers):
         return eqx.tree_at(lambda r: r.visible_bias, rbm, bias)
 
     @property
-    def space(self) -> Space:
-        return Product(self.visible, Binary(self.hidden_bias.size))
-
-    @property
     def observed(self) -> Space:
         return self.visible
 
-    def _features(self, v: Array) -> Array:
-        """φ(v), flattened: shape (*batch, features)."""
-        batch = v.shape[: v.ndim - len(self.visible.shape)]
-        return units.features(self.visible, v, self.weights.dtype).reshape(*batch, self.visible_bias.size)
+    def biases(self) -> tuple[Array, Array]:
+        return self.visible_bias, self.hidden_bias
 
-    def __call__(self, x: State) -> Array:
-        v, h = x
-        phi, h = self._features(v), h.astype(self.weights.dtype)
-        return -jnp.dot(phi, self.visible_bias) - jnp.dot(h, self.hidden_bias) - jnp.dot(phi @ self.weights, h)
+    def up(self, phi: Array) -> Array:
+        return phi @ self.weights
 
-    def free_energy(self, v: State) -> Array:
-        return self.feature_energy(self._features(v))
-
-    def feature_energy(self, phi: Array) -> Array:
-        """F of the features φ(v), flattened or not, which need not be those of a state."""
-        phi = phi.reshape(-1)
-        return -jnp.dot(phi, self.visible_bias) - jnp.sum(softplus(self.hidden_bias + phi @ self.weights))
-
-    def hidden_mean(self, v: Array) -> Array:
-        """E[h | v] of a batch of states (n, *visible): shape (n, hidden)."""
-        return jax.nn.sigmoid(self.hidden_bias[None] + self._features(v) @ self.weights)
-
-    def visible_mean(self, h: Array) -> Array:
-        """E[φ(v) | h] of a batch (n, hidden): shape (n, *feature shape)."""
-        return units.mean(self.visible, self._visible_potentials(h))
-
-    def _visible_potentials(self, h: Array) -> Array:
-        potentials = self.visible_bias[None] + h.astype(self.weights.dtype) @ self.weights.T
-        return potentials.reshape(h.shape[0], *units.feature_shape(self.visible))
-
-    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
-        potentials = self.hidden_bias[None] + self._features(v) @ self.weights
-        return units.sample(Binary(self.hidden_bias.size), key, potentials)
-
-    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
-        return units.sample(self.visible, key, self._visible_potentials(h))
+    def down(self, h: Array) -> Array:
+        return h @ self.weights.T
 
     @property
     def least_width(self) -> int:
@@ -189,62 +140,6 @@ class RBM(TwoLayers):
         features_log_size = self.visible.log_size
         return HiddenEnergy(self) if self.hidden_bias.size * math.log(2) < features_log_size else super().collapsed()
 
-    def base(self) -> Energy:
-        shape = units.feature_shape(self.visible)
-        return Independent(jnp.reshape(self.visible_bias, shape) * 0, self.visible)
-
-    def tempered(self, base: Energy, beta: Array) -> Energy:
-        if isinstance(base, Independent):
-            return TemperedRBM(
-                self, base.potentials.reshape(-1).astype(self.weights.dtype), jnp.asarray(beta, self.weights.dtype)
-            )
-        return super().tempered(base, beta)
-
-
-class TemperedRBM(TwoLayers):
-    """An RBM at inverse temperature β, on the geometric path of the joint energy from independent visibles with log-potentials η.
-
-    E_β(v, h) = -((1 - β) η + β b) · φ(v) - β (c · h + φ(v)ᵀ W h); the hidden units have the closed form at every β. Scaling after the
-    matrix product lets the compiler share the product between temperatures.
-
-    Source: Salakhutdinov & Murray 2008, "On the quantitative analysis of deep belief networks".
-    """
-
-    rbm: RBM
-    start: Float[Array, " features"]
-    beta: Array
-
-    @property
-    def space(self) -> Space:
-        return self.rbm.visible
-
-    @property
-    def log_latent_volume(self) -> float:
-        return self.rbm.hidden_bias.size * math.log(2)
-
-    def _bias(self) -> Array:
-        return (1 - self.beta) * self.start + self.beta * self.rbm.visible_bias
-
-    def __call__(self, x: State) -> Array:
-        return self.feature_energy(self.rbm._features(x))
-
-    def feature_energy(self, phi: Array) -> Array:
-        """E_β of the features φ(v), flattened or not."""
-        phi = phi.reshape(-1)
-        return -jnp.dot(phi, self._bias()) - jnp.sum(
-            softplus(self.beta * (self.rbm.hidden_bias + phi @ self.rbm.weights))
-        )
-
-    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
-        rbm = self.rbm
-        potentials = self.beta * (rbm.hidden_bias[None] + rbm._features(v) @ rbm.weights)
-        return units.sample(Binary(rbm.hidden_bias.size), key, potentials)
-
-    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
-        rbm = self.rbm
-        potentials = self._bias()[None] + self.beta * (h.astype(rbm.weights.dtype) @ rbm.weights.T)
-        return units.sample(rbm.visible, key, potentials.reshape(h.shape[0], *units.feature_shape(rbm.visible)))
-
 
 class HiddenEnergy(Energy):
     """The marginal of an RBM's hidden layer: E(h) = -c · h - Σ_i log Σ_{v_i} exp((b + W h)_i · φ(v_i)). The same Z as the machine's."""
@@ -257,7 +152,7 @@ class HiddenEnergy(Energy):
 
     def __call__(self, x: State) -> Array:
         h = x.astype(self.rbm.weights.dtype)
-        potentials = self.rbm._visible_potentials(h[None])[0]
+        potentials = self.rbm.visible_potentials(h[None])[0]
         return -jnp.dot(h, self.rbm.hidden_bias) - jnp.sum(units.log_partition(self.rbm.visible, potentials))
 
     def block_energies(self, size: int) -> Callable[[Array], Array]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnz.energies import chain, field, graph, independent, pairwise, rbm, semi_markov
+from lnz.energies import chain, deep, field, graph, independent, pairwise, rbm, semi_markov
 from lnz.energies.structures import Chain, Graph, Grid, Structure, Tree
 from lnz.energy import Energy
 from lnz.formats.checkpoint import CheckpointError, load_arrays, save_tree
@@ -26,6 +26,7 @@ _CLASSES = {
         semi_markov.SemiMarkovChain,
         rbm.RBM,
         rbm.GaussianRBM,
+        deep.DeepBoltzmannMachine,
         pairwise.Ising,
         pairwise.Potts,
         pairwise.DenseCouplings,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PRNGKeyArray
 
-from lnz.energies.rbm import TwoLayers
+from lnz.energies.layers import TwoLayers
 from lnz.energy import Energy
 from lnz.exact.elimination import Elimination
 from lnz.exact.enumeration import Enumeration

@@ -41,7 +41,7 @@ def plan_updates(n: int, batch_size: int, epochs: float, evaluate_every: float) 
 def checked_data(energy: Energy, data: State, weights: Any) -> tuple[State, Array | None, int]:
     """The data as arrays, their weights with mean 1, and their number; data of weight zero are left out."""
     data = as_arrays(energy, data)
-    energy.observed.validate(data, batch=True)
+    energy.data_space.validate(data, batch=True)
     n = jax.tree.leaves(data)[0].shape[0]
     if weights is not None:
         scaled = np.asarray(as_weights(weights, n), np.float64)
@@ -66,7 +66,7 @@ def checked_validation(
     if validation is None:
         return None, None
     validation = as_arrays(energy, validation)
-    energy.observed.validate(validation, batch=True)
+    energy.data_space.validate(validation, batch=True)
     if jax.tree.leaves(validation)[0].shape[0] == 0:
         raise ValueError("the validation data have no rows: pass some, or leave validation out")
     route = choose(energy).route if route is None else route

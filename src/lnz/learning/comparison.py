@@ -10,7 +10,7 @@ import numpy as np
 
 from lnz.energy import as_energy
 from lnz.estimate import Known, decimals
-from lnz.learning.likelihood import LogLikelihood, free_energies, log_likelihood
+from lnz.learning.likelihood import LogLikelihood, data_energies, log_likelihood
 from lnz.learning.phases import as_arrays
 from lnz.route import Route
 from lnz.spaces import State
@@ -69,6 +69,8 @@ def compare(
 ) -> Comparison:
     """mean_i [log p_a(v_i) - log p_b(v_i)], in nats per datum, with the errors of both log Z and that of the data apart.
 
+    Where a model's likelihood is known from below alone (a deep Boltzmann machine's), so is its side of the difference.
+
     The data's own error is that of the paired differences: what makes both models better or worse at a datum cancels.
 
     Args:
@@ -91,9 +93,9 @@ def compare(
         0.64
     """
     a, b = as_energy(a), as_energy(b)
-    if a.observed != b.observed:
+    if a.data_space != b.data_space:
         raise ValueError(
-            f"log-likelihoods on {a.observed} and on {b.observed} cannot be compared: give two models of the same data"
+            f"log-likelihoods on {a.data_space} and on {b.data_space} cannot be compared: give two models of the same data"
         )
     if route is not None and routes is not None:
         raise ValueError("route is for both models, routes one for each: give one of them")
@@ -103,7 +105,7 @@ def compare(
     found_b = log_likelihood(b, data, route=second, key=keys[1])
     arrays = as_arrays(a, data)
     with np.errstate(invalid="ignore"):
-        gain = free_energies(b, arrays) - free_energies(a, arrays)
+        gain = data_energies(b, arrays) - data_energies(a, arrays)
     if np.isnan(gain).any():
         raise ValueError(f"datum {int(np.argmax(np.isnan(gain)))} is impossible under both models: leave it out")
     n, z_a, z_b = len(gain), found_a.log_z, found_b.log_z
@@ -111,8 +113,8 @@ def compare(
     return Comparison(
         value=mean - float(z_a.value) + float(z_b.value),
         standard_error=math.hypot(float(z_a.standard_error), float(z_b.standard_error)),
-        lower=mean - float(z_a.upper) + float(z_b.lower),
-        upper=mean - float(z_a.lower) + float(z_b.upper),
+        lower=-math.inf if found_b.is_limit else mean - float(z_a.upper) + float(z_b.lower),
+        upper=math.inf if found_a.is_limit else mean - float(z_a.lower) + float(z_b.upper),
         confidence=z_a.confidence + z_b.confidence - 1,
         data_standard_error=float(gain.std(ddof=1) / math.sqrt(n)) if n > 1 and math.isfinite(mean) else math.inf,
         a=found_a,

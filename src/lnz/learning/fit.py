@@ -19,6 +19,7 @@ from lnz.learning.likelihood import LogLikelihood, log_likelihood
 from lnz.learning.loop import compiled_loop, measure_key, orders
 from lnz.learning.monitor import Look, Monitor, Watch
 from lnz.learning.negative import NegativePhase, PersistentChains
+from lnz.learning.positive import PositivePhase
 from lnz.learning.resume import Best, Keeper, Progress, describe, digest
 from lnz.learning.trainer import Trainer, TrainState
 from lnz.route import Route
@@ -83,6 +84,7 @@ def fit(
     data: State,
     *,
     negative_phase: NegativePhase | None = None,
+    positive_phase: PositivePhase | None = None,
     optimizer: optax.GradientTransformation | None = None,
     epochs: float = 10,
     batch_size: int = 100,
@@ -107,6 +109,8 @@ def fit(
         energy: an `Energy`, or any callable with a `space`; its float arrays are where learning starts.
         data: observed states (n, *shape), n ≥ 2, of any numeric dtype; batches are cast to the parameters' as they are used.
         negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
+        positive_phase: how the data's is, where they leave units open that have no closed sum (deep Boltzmann machines): by default
+            `MeanFieldPhase()`.
         optimizer: any optax gradient transformation; by default `optax.sgd(0.01)`.
         epochs: passes over the data in all, those of a resumed state included; a fraction is rounded up to whole updates.
         batch_size: data an update; the last batch of an epoch may be smaller, and no bias comes from it.
@@ -142,7 +146,7 @@ def fit(
         4
     """
     energy = as_energy(energy) if state is None else state.energy
-    trainer = Trainer(optimizer, PersistentChains() if negative_phase is None else negative_phase)
+    trainer = Trainer(optimizer, PersistentChains() if negative_phase is None else negative_phase, positive_phase)
     data, weights, n = checked_data(energy, data, weights)
     validation, route = checked_validation(energy, validation, route, key)
     plan = plan_updates(n, batch_size, epochs, evaluate_every)
@@ -157,6 +161,8 @@ def fit(
             "batch size": plan.batch,
             "negative phase": repr(trainer.negative_phase),
         }
+        if positive_phase is not None:
+            keeper.settings["positive phase"] = repr(positive_phase)
     state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
     sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
     step = int(state.step)

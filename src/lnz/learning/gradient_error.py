@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 from lnz.energy import as_energy
 from lnz.learning.negative import ExactPhase, NegativePhase
 from lnz.learning.negative.protocol import at_least_one
-from lnz.learning.phases import as_arrays, cast, mean_and_gradient
+from lnz.learning.phases import as_arrays, cast, data_mean_and_gradient, mean_and_gradient
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -126,7 +126,7 @@ def gradient_error(
         if reason is not None:
             raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
     data = as_arrays(energy, data)
-    energy.observed.validate(data, batch=True)
+    energy.data_space.validate(data, batch=True)
     data = cast(energy, data)
     size = batch_size or jax.tree.leaves(data)[0].shape[0]
     exact, found = _gradients(
@@ -143,7 +143,7 @@ def _gradients(
     energy: Any, data: State, route: Route, phase: NegativePhase, size: int, draws: int, keys: PRNGKeyArray
 ) -> Any:
     """The exact gradient (p,), and the phase's in every repeat after every draw (repeats, draws, p)."""
-    positive = mean_and_gradient(energy, data, None)[1]
+    positive = data_mean_and_gradient(energy, data, None)[1]
 
     def row(negative: Any) -> Any:
         leaves = jax.tree.leaves(jax.tree.map(jnp.subtract, positive, negative))

@@ -193,7 +193,10 @@ class Watch:
         spread = np.asarray(fresh_free, np.float64) - figures["energy_fresh"]
         errors["energy"] = math.sqrt(float((w**2 * spread**2).sum()))
         if drawn is not None and isinstance(energy.observed, Binary | Spin | Categorical):
-            flat = [np.asarray(v).reshape(len(v), -1) for v in (drawn[0], fresh_states, cast(energy, self.rows))]
+            flat = [
+                np.asarray(v).reshape(len(v), -1)
+                for v in (*map(energy.shown, (drawn[0], fresh_states)), cast(energy, self.rows))
+            ]
             near, far = (nearest_distances(states, flat[2]) for states in flat[:2])
             shares = np.asarray(drawn[1], np.float64)
             beyond = [float((w * (far > d)).sum() - (shares * (near > d)).sum()) for d in np.unique(near)]
@@ -232,7 +235,7 @@ def _probe(
     greatest mean activity of every hidden unit over the data."""
     energy, phase = state.energy, trainer.negative_phase
     rows, batch = cast(energy, rows), cast(energy, batch)
-    data_energy = jnp.mean(jax.vmap(energy.free_energy)(rows))
+    data_energy = jnp.mean(jax.vmap(energy.data_energy)(rows))
     drawn = fresh = activity = None
     if not isinstance(phase, ExactPhase):
         states, weights, _, _ = phase.draw(energy, state.negative, batch, None, key)
@@ -244,7 +247,7 @@ def _probe(
         v = cast(energy, v)
         fresh = log_weights, v, jax.vmap(energy.free_energy)(v)
     if hasattr(energy, "hidden_mean"):
-        means = energy.hidden_mean(rows)  # pyright: ignore[reportAttributeAccessIssue]
+        means = energy.hidden_mean(energy.completed(jax.random.fold_in(key, 2), rows))  # pyright: ignore[reportAttributeAccessIssue]
         activity = jnp.min(means, axis=0), jnp.max(means, axis=0)
     return data_energy, drawn, fresh, activity
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -33,6 +34,8 @@ def phases(
 ) -> Phases:
     """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.
 
+    Where data show a part of the observed state (a deep Boltzmann machine), the positive phase is that of `energy.data_energy`, by mean field.
+
     Args:
         energy: an `Energy`, or any callable with a `space`. Latent variables are summed out in closed form (T6).
         data: observed states (n, *shape).
@@ -54,15 +57,20 @@ def phases(
     if energy.observed.moving:
         raise ValueError("the limits of this energy's box are parameters: the two phases miss the boundary term (T4)")
     data = as_arrays(energy, data)
-    energy.observed.validate(data, batch=True)
+    energy.data_space.validate(data, batch=True)
     weights = None if weights is None else as_weights(weights, jax.tree.leaves(data)[0].shape[0])
-    positive = _mean_gradient(energy, data, weights)
+    positive = _data_gradient(energy, data, weights)
     if isinstance(negative, Route):
         negative.require(energy, key)
         return Phases(positive, _route_gradient(negative, energy, key))
     negative = as_arrays(energy, negative)
     energy.observed.validate(negative, batch=True)
     return Phases(positive, _mean_gradient(energy, negative, None))
+
+
+@eqx.filter_jit
+def _data_gradient(energy: Energy, v: State, weights: Array | None) -> Any:
+    return data_mean_and_gradient(energy, cast(energy, v), weights)[1]
 
 
 @eqx.filter_jit
@@ -75,22 +83,43 @@ def _route_gradient(route: Route, energy: Energy, key: PRNGKeyArray | None) -> A
     return route.mean_gradient(energy, key)
 
 
-def mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
-    """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ F_θ(v), by one reverse pass."""
-    mean, gradient = eqx.filter_value_and_grad(lambda e: mean_free_energy(e, v, weights))(energy)
+Term = Callable[[Any], Callable[[State], Array]]
+
+
+def mean_and_gradient(
+    energy: Energy, v: State, weights: Array | None, *, term: Term = lambda energy: energy.free_energy
+) -> tuple[Array, Any]:
+    """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ F_θ(v), by one reverse pass.
+
+    `term` names what takes the place of F: it maps an energy to a function of one state.
+    """
+    mean, gradient = eqx.filter_value_and_grad(lambda e: mean_free_energy(e, v, weights, term=term))(energy)
     return mean, jax.tree.map(jnp.negative, gradient)
 
 
-def mean_free_energy(energy: Energy, v: State, weights: Array | None) -> Array:
+def data_mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
+    """The same of a batch of data, which may show a part of the observed state alone, by `energy.data_energy`."""
+    return mean_and_gradient(energy, v, weights, term=lambda energy: energy.data_energy)
+
+
+def mean_free_energy(
+    energy: Energy, v: State, weights: Array | None, *, term: Term = lambda energy: energy.free_energy
+) -> Array:
     """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats. A weight of zero leaves a state out altogether, even where its energy is infinite."""
+    if weights is not None:
+        # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
+        kept, first = weights > 0, jnp.argmax(weights > 0)
+        shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
+        v = jax.tree.map(shown, v)
+    return weighted_mean(jax.vmap(term(energy))(v), weights)
+
+
+def weighted_mean(values: Array, weights: Array | None) -> Array:
+    """Σ_i w_i x_i / Σ_i w_i; without weights, the mean."""
     if weights is None:
-        return jnp.mean(jax.vmap(energy.free_energy)(v))
-    # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
-    kept, first = weights > 0, jnp.argmax(weights > 0)
-    shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
-    free = jax.vmap(energy.free_energy)(jax.tree.map(shown, v))
-    weights = weights.astype(free.dtype)
-    return jnp.sum(weights * free) / jnp.sum(weights)
+        return jnp.mean(values)
+    weights = weights.astype(values.dtype)
+    return jnp.sum(weights * values) / jnp.sum(weights)
 
 
 def as_arrays(energy: Energy, v: State) -> State:

@@ -13,10 +13,14 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from lnz.energy import Energy, as_energy
 from lnz.learning.negative import ExactPhase, NegativePhase, PersistentChains
 from lnz.learning.phases import as_arrays, as_weights, cast, mean_and_gradient
+from lnz.learning.positive import PositivePhase, default_positive_phase
 from lnz.spaces import State
 
 if TYPE_CHECKING:
     import optax
+
+
+_POSITIVE = 0x706F7369  # folded into an update's key for the positive phase
 
 
 class TrainState(eqx.Module):
@@ -45,6 +49,8 @@ class Trainer:
         optimizer: any optax gradient transformation that needs gradients and parameters alone; by default plain gradient ascent,
             `optax.sgd(0.01)`.
         negative_phase: how the model's expectation is taken.
+        positive_phase: how the data's expectation is taken where they leave units open that have no closed sum (deep Boltzmann machines);
+            by default the closed sum, or else `MeanFieldPhase()`.
 
     Raises:
         TypeError: where these are something else, such as a name.
@@ -60,6 +66,7 @@ class Trainer:
 
     optimizer: optax.GradientTransformation | None = None
     negative_phase: NegativePhase = dataclasses.field(default_factory=PersistentChains)
+    positive_phase: PositivePhase | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
@@ -71,6 +78,12 @@ class Trainer:
                 f"negative_phase must be one such as lnz.PersistentChains(sweeps=1), but is {self.negative_phase!r}"
             )
 
+        if not isinstance(self.positive_phase, PositivePhase | None):
+            raise TypeError(f"positive_phase must be one such as lnz.MeanFieldPhase(), but is {self.positive_phase!r}")
+
+    def _positive_phase(self, energy: Energy) -> PositivePhase:
+        return default_positive_phase(energy) if self.positive_phase is None else self.positive_phase
+
     def _optimizer(self) -> optax.GradientTransformation:
         import optax
 
@@ -78,7 +91,8 @@ class Trainer:
 
     def figures(self, energy: Energy) -> tuple[str, ...]:
         """The names of the figures that an update of this energy gives: see `step`."""
-        gap = () if isinstance(self.negative_phase, ExactPhase) else ("energy_gap",)
+        no_gap = isinstance(self.negative_phase, ExactPhase) or energy.data_space != energy.observed
+        gap = () if no_gap else ("energy_gap",)
         seen = self.negative_phase.figures(energy)
         likelihood = ("log_likelihood",) if "log_z" in seen else ()
         return ("energy", *gap, *seen, *likelihood, "gradient_norm", "disagreement")
@@ -100,6 +114,9 @@ class Trainer:
         reason = self.negative_phase.refusal(energy)
         if reason is not None:
             raise ValueError(f"{type(self.negative_phase).__name__} cannot serve {type(energy).__name__}: {reason}")
+        reason = self._positive_phase(energy).refusal(energy)
+        if reason is not None:
+            raise ValueError(f"{type(self.positive_phase).__name__} cannot serve {type(energy).__name__}: {reason}")
         run_key, start_key = jax.random.split(key)
         negative = self.negative_phase.init(energy, start_key, batch_size)
         return TrainState(energy, self._optimizer().init(parameters), negative, jnp.zeros((), jnp.int32), run_key)
@@ -118,9 +135,10 @@ class Trainer:
                 weight of all data, the updates' expectation is the gradient of all data, as in `fit`.
 
         Returns:
-            The new state and figures: `energy`, mean F of the data, in nats; `energy_gap`, that less the mean F of the model's states
-            (absent in the exact phase); of persistent chains of two layers `flips`, the share of hidden units that the last sweep changed
-            (near 0: the chains are stuck); of Langevin moves `acceptance`; those that the negative phase lists under its name;
+            The new state and figures: `energy`, mean F of the data, in nats (or its limit, see `positive_phase`); `energy_gap`, that less the
+            mean F of the model's states (absent in the exact phase, and where data show a part of a state alone: the two are not alike); of
+            persistent chains of two layers `flips`, the share of hidden units that the last sweep changed (near 0: the chains are stuck);
+            of Langevin moves `acceptance`; those that the negative phase lists under its name;
             where it gives `log_z`, the running `log_likelihood` of the batch, -`energy` - `log_z`, in nats per datum;
             `gradient_norm`, ‖positive - negative‖; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the phases cancel) to 1.
 
@@ -128,7 +146,7 @@ class Trainer:
             ValueError: for data of another shape, or weights that are not finite, negative or all zero.
         """
         data = as_arrays(state.energy, data)
-        wanted = jax.tree.map(lambda struct: struct.shape, state.energy.observed.struct, is_leaf=_is_struct)
+        wanted = jax.tree.map(lambda struct: struct.shape, state.energy.data_space.struct, is_leaf=_is_struct)
         found = jax.tree.map(lambda leaf: leaf.shape[1:], data)
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
         if found != wanted or len(sizes) > 1 or sizes & {(), (0,)}:
@@ -152,14 +170,17 @@ class Trainer:
         energy, phase = state.energy, self.negative_phase
         data = cast(energy, data)
         key = jax.random.fold_in(state.key, state.step)
-        data_energy, positive = mean_and_gradient(energy, data, weights)
+        positive_key = jax.random.fold_in(key, _POSITIVE)
+        data_energy, positive = self._positive_phase(energy).mean_and_gradient(energy, data, weights, positive_key)
         figures = {"energy": data_energy}
         if isinstance(phase, ExactPhase):
             negative, chains = phase.chosen(energy).mean_gradient(energy, key), state.negative
         else:
             states, state_weights, chains, seen = phase.draw(energy, state.negative, data, weights, key)
             model_energy, negative = mean_and_gradient(energy, states, state_weights)
-            figures |= {"energy_gap": data_energy - model_energy, **seen}
+            figures |= seen
+            if energy.data_space == energy.observed:
+                figures["energy_gap"] = data_energy - model_energy
             if "log_z" in seen:
                 figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
         descent = jax.tree.map(jnp.subtract, negative, positive)

@@ -177,8 +177,7 @@ def _log_z(results: dict[str, Any]) -> str:
         (
             "two phases",
             f"‖positive − negative‖ is {phases['disagreement']:.3f} of ‖positive‖ + ‖negative‖ on the training data "
-            f"(negative phase: {phases['negative_phase']}); the data's mean free energy less the model's is "
-            f"{_number(phases['energy_gap'], 0.1, sign=True)} nats",
+            f"(negative phase: {phases['negative_phase']})" + _gap(phases["energy_gap"]),
         )
     )
     rows.append(("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"))
@@ -221,9 +220,17 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _gap(gap: float | None) -> str:
+    return (
+        "" if gap is None else f"; the data's mean free energy less the model's is {_number(gap, 0.1, sign=True)} nats"
+    )
+
+
 def _likelihood(found: dict[str, Any]) -> str:
     """With the decimals that the error of log Z deserves, or, where that is exact, the error of the data."""
-    return _number(found["log_likelihood"], found["standard_error"] or found["data_standard_error"] or 0.01)
+    return ("≥ " if found.get("is_limit") else "") + _number(
+        found["log_likelihood"], found["standard_error"] or found["data_standard_error"] or 0.01
+    )
 
 
 def _number(value: float, error: float, *, sign: bool = False) -> str:

@@ -132,7 +132,9 @@ def _series(axes: Any, records: list[dict[str, Any]], name: str, title: str, lab
         steps = [r["step"] for r in records]
         axes.plot(steps, [r["figures"][name] for r in records], color=colour, marker="o", markersize=2.5, linewidth=1.2)
     else:
-        axes.text(0.5, 0.5, "none in the exact phase", ha="center", va="center", transform=axes.transAxes, color=QUIET)
+        axes.text(
+            0.5, 0.5, "none for this model or phase", ha="center", va="center", transform=axes.transAxes, color=QUIET
+        )
         axes.set_xticks([])
         axes.set_yticks([])
 
@@ -189,6 +191,7 @@ def filters(path: Path, energy: Energy, image_shape: tuple[int, int] | None, *, 
     weights = getattr(energy, "weights", None)
     if weights is None:
         return _couplings(path, energy)
+    weights = weights[0] if isinstance(weights, tuple) else weights  # of a deep machine, those at the data
     weights = np.asarray(weights, float) if units is None else np.asarray(weights, float) / units[1][:, None]
     if image_shape is None or weights.shape[0] != math.prod(image_shape):
         order = np.argsort(-np.linalg.norm(weights, axis=0))

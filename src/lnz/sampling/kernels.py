@@ -241,7 +241,7 @@ def moved_chains(
 
 
 def has_layers(energy: Energy) -> bool:
-    """Whether the energy samples its observed and its hidden layer, each given the other (`energies.rbm.TwoLayers`)."""
+    """Whether the energy samples its observed and its hidden layer, each given the other (`energies.layers.TwoLayers`)."""
     return hasattr(energy, "sample_hidden") and hasattr(energy, "sample_visible")
 
 

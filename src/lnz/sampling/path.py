@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies.independent import Gaussian, Independent
-from lnz.energies.rbm import TwoLayers
+from lnz.energies.layers import TwoLayers
 from lnz.energy import Energy
 from lnz.sampling.kernels import Gibbs, Kernel, Langevin, compact, langevin_step
 from lnz.spaces import Real, Space, State
+
+_ROWS = 4096  # of the data, from which a base takes the means of what they leave open
 
 
 class Path(eqx.Module):
@@ -81,11 +83,12 @@ class Path(eqx.Module):
         return jnp.where(cold == jnp.inf, -jnp.inf, warm - cold)
 
 
-def fitted_base(space: Space, data: Any) -> Energy:
+def fitted_base(space: Space | Energy, data: Any) -> Energy:
     """A base from data: independent units with the data's means (and, of real entries, their variances).
 
     Args:
-        space: where the data live: `Binary`, `Spin`, `Categorical` or `Real`.
+        space: where the data live: `Binary`, `Spin`, `Categorical` or `Real`; or an energy. Where data show a part of its states alone (a deep
+            Boltzmann machine), the rest is drawn for some of them, by `energy.completed`, and its means are part of the base.
         data: observed states (n, *shape).
 
     Raises:
@@ -97,6 +100,12 @@ def fitted_base(space: Space, data: Any) -> Energy:
         >>> [round(float(p), 3) for p in base.potentials]  # log odds, with one count added to each value
         [-0.405, 1.386]
     """
+    if isinstance(space, Energy):
+        space.data_space.validate(data, batch=True)
+        if space.data_space != space.observed:
+            rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS)).astype(np.int64)
+            data = _completed(space, jnp.asarray(np.asarray(data)[rows]))
+        space = space.observed
     if not isinstance(space, Real):
         return Independent.from_data(data, space)
     space.validate(data, batch=True)
@@ -107,6 +116,11 @@ def fitted_base(space: Space, data: Any) -> Energy:
         )
     dtype = jnp.result_type(float)
     return Gaussian(values.mean(axis=0).astype(dtype), (1 / values.var(axis=0)).astype(dtype))
+
+
+@eqx.filter_jit
+def _completed(energy: Energy, v: Array) -> Array:
+    return energy.completed(jax.random.key(0), v.astype(energy.observed.struct.dtype))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # ----------------------------------------------------------------------------------------------------------- how chains move

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
@@ -16,7 +17,7 @@ from lnz.spaces import State
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveDivergence(NegativePhase):
-    """CD-k: chains start at the data of every update and take k steps (T11).
+    """CD-k: chains start at the data of every update and take k steps (T11). What data leave open is drawn first, by `energy.completed`.
 
     It cannot see, and so cannot raise the energy of, modes far from the data.
 
@@ -43,7 +44,9 @@ class ContrastiveDivergence(NegativePhase):
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         kernel = self.kernel or default_kernel(energy)
-        states, figures = moved_chains(energy, kernel, fast_key(key), data, self.steps)
+        start_key, key = jax.random.split(key) if energy.data_space != energy.observed else (key, key)
+        start = energy.completed(start_key, data)
+        states, figures = moved_chains(energy, kernel, fast_key(key), start, self.steps)
         return states, weights, (), figures
 
     def moves(self, energy: Energy, batch_size: int) -> float:

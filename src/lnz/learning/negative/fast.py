@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
 from lnz.learning.negative.protocol import NegativePhase, at_least_one, base_samples, between, kernel_refusal
-from lnz.learning.phases import cast, mean_and_gradient
+from lnz.learning.phases import cast, data_mean_and_gradient, mean_and_gradient
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, compact, default_kernel, moved_chains
 from lnz.spaces import State
@@ -73,7 +73,7 @@ class FastWeights(NegativePhase):
         v, figures = moved_chains(pushed, kernel, fast_key(key), state.observed, self.sweeps)
         states = cast(energy, v)
         # The trainer takes the same two gradients; compiled together they are computed once.
-        positive = mean_and_gradient(energy, data, weights)[1]
+        positive = data_mean_and_gradient(energy, data, weights)[1]
         negative = mean_and_gradient(energy, states, None)[1]
         fast = jax.tree.map(
             lambda f, p, n: jnp.asarray(self.decay, f.dtype) * f + jnp.asarray(self.fast_rate, f.dtype) * (p - n),
