@@ -25,6 +25,7 @@ from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
 from .energies.independent import Mixture as Mixture
 from .energies.independent import Uniform as Uniform
+from .energies.normalised import SelfNormalised as SelfNormalised
 from .energies.pairwise import Ising as Ising
 from .energies.pairwise import Potts as Potts
 from .energies.rbm import RBM as RBM
@@ -77,8 +78,15 @@ from .learning.negative import NegativePhase as NegativePhase
 from .learning.negative import PersistentChains as PersistentChains
 from .learning.negative import TemperedChains as TemperedChains
 from .learning.negative import TrajectoryTempered as TrajectoryTempered
+from .learning.objectives import DenoisingScoreMatching as DenoisingScoreMatching
+from .learning.objectives import EnergyDiscrepancy as EnergyDiscrepancy
+from .learning.objectives import NoiseContrastive as NoiseContrastive
+from .learning.objectives import RatioMatching as RatioMatching
+from .learning.objectives import ScoreMatching as ScoreMatching
+from .learning.objectives import SlicedScoreMatching as SlicedScoreMatching
 from .learning.phases import Phases as Phases
 from .learning.phases import phases as phases
+from .learning.stabilisers import Stabilisers as Stabilisers
 from .learning.trainer import Trainer as Trainer
 from .learning.trainer import TrainState as TrainState
 from .random import fast_key as fast_key

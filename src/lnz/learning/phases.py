@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -75,22 +76,35 @@ def _route_gradient(route: Route, energy: Energy, key: PRNGKeyArray | None) -> A
     return route.mean_gradient(energy, key)
 
 
-def mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
-    """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ F_θ(v), by one reverse pass."""
-    mean, gradient = eqx.filter_value_and_grad(lambda e: mean_free_energy(e, v, weights))(energy)
-    return mean, jax.tree.map(jnp.negative, gradient)
+def mean_and_gradient(energy: Energy, v: State, weights: Array | None, *, penalty: float = 0.0) -> tuple[Array, Any]:
+    """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ (F_θ(v) + penalty F_θ(v)²), by one reverse pass."""
+
+    def mean(energy: Energy) -> tuple[Array, Array]:
+        free = mean_free_energy(energy, v, weights)
+        if not penalty:
+            return free, free
+        square = weighted_mean(lambda v: jnp.square(jax.vmap(energy.free_energy)(v)), v, weights)
+        return free + penalty * square, free
+
+    (_, free), gradient = eqx.filter_value_and_grad(mean, has_aux=True)(energy)
+    return free, jax.tree.map(jnp.negative, gradient)
 
 
 def mean_free_energy(energy: Energy, v: State, weights: Array | None) -> Array:
-    """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats. A weight of zero leaves a state out altogether, even where its energy is infinite."""
+    """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats."""
+    return weighted_mean(lambda v: jax.vmap(energy.free_energy)(v), v, weights)
+
+
+def weighted_mean(of_batch: Callable[[State], Array], v: State, weights: Array | None) -> Array:
+    """Σ_i w_i f_i / Σ_i w_i of the numbers f (n,) that a function makes of a batch. A weight of zero leaves a state out altogether, even where f is infinite."""
     if weights is None:
-        return jnp.mean(jax.vmap(energy.free_energy)(v))
+        return jnp.mean(of_batch(v))
     # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
     kept, first = weights > 0, jnp.argmax(weights > 0)
     shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
-    free = jax.vmap(energy.free_energy)(jax.tree.map(shown, v))
-    weights = weights.astype(free.dtype)
-    return jnp.sum(weights * free) / jnp.sum(weights)
+    values = of_batch(jax.tree.map(shown, v))
+    weights = weights.astype(values.dtype)
+    return jnp.sum(weights * values) / jnp.sum(weights)
 
 
 def as_arrays(energy: Energy, v: State) -> State:
