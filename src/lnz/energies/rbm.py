@@ -20,7 +20,6 @@ from lnz.energy import Energy
 from lnz.mathematics import softplus
 from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
 
-
 _UNITS = 64  # whose conditionals are taken at once
 
 

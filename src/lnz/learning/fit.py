@@ -86,7 +86,7 @@ def fit(
     *,
     negative_phase: NegativePhase | None = None,
     objective: Objective | None = None,
-    stabilisers: Stabilisers = Stabilisers(),
+    stabilisers: Stabilisers | None = None,
     optimizer: optax.GradientTransformation | None = None,
     epochs: float = 10,
     batch_size: int = 100,
@@ -148,7 +148,7 @@ def fit(
         4
     """
     energy = as_energy(energy) if state is None else state.energy
-    trainer = Trainer(optimizer, negative_phase, objective, stabilisers)
+    trainer = Trainer(optimizer, negative_phase, objective, stabilisers or Stabilisers())
     data, weights, n = checked_data(energy, data, weights)
     validation, route = checked_validation(energy, validation, route, key)
     plan = plan_updates(n, batch_size, epochs, evaluate_every)
@@ -165,8 +165,8 @@ def fit(
         }
         if objective is not None:
             keeper.settings["objective"] = repr(objective)
-        if stabilisers != Stabilisers():
-            keeper.settings["stabilisers"] = repr(stabilisers)
+        if trainer.stabilisers != Stabilisers():
+            keeper.settings["stabilisers"] = repr(trainer.stabilisers)
     state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
     sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
     step = int(state.step)

@@ -96,7 +96,10 @@ def mean_free_energy(energy: Energy, v: State, weights: Array | None) -> Array:
 
 
 def weighted_mean(of_batch: Callable[[State], Array], v: State, weights: Array | None) -> Array:
-    """Σ_i w_i f_i / Σ_i w_i of the numbers f (n,) that a function makes of a batch. A weight of zero leaves a state out altogether, even where f is infinite."""
+    """Σ_i w_i f_i / Σ_i w_i of the numbers f (n,) that a function makes of a batch.
+
+    A weight of zero leaves a state out altogether, even where its f is infinite.
+    """
     if weights is None:
         return jnp.mean(of_batch(v))
     # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.

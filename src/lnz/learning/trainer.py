@@ -69,7 +69,7 @@ class Trainer:
     optimizer: optax.GradientTransformation | None = None
     negative_phase: NegativePhase | None = None
     objective: Objective | None = None
-    stabilisers: Stabilisers = Stabilisers()
+    stabilisers: Stabilisers = dataclasses.field(default_factory=Stabilisers)
 
     def __post_init__(self) -> None:
         if self.negative_phase is not None and self.objective is not None:
@@ -85,7 +85,9 @@ class Trainer:
         if not isinstance(self.stabilisers, Stabilisers):
             raise TypeError(f"stabilisers must be lnz.Stabilisers(…), but is {self.stabilisers!r}")
         if self.stabilisers.energy_penalty and not self.draws:
-            raise ValueError("energy_penalty is on the energies of data and chains: it needs a negative phase that draws states")
+            raise ValueError(
+                "energy_penalty is on the energies of data and chains: it needs a negative phase that draws states"
+            )
         if self.objective is None and not isinstance(self.negative_phase, NegativePhase):
             raise TypeError(
                 f"negative_phase must be one such as lnz.PersistentChains(sweeps=1), but is {self.negative_phase!r}"
@@ -206,7 +208,6 @@ class Trainer:
                 ) from None
         energy = eqx.apply_updates(energy, _like(updates, parameters))
         return TrainState(energy, _like(optimizer, state.optimizer), chains, state.step + 1, state.key), figures
-
 
     def _phases(
         self, energy: Energy, chains: Any, data: State, weights: Array | None, key: PRNGKeyArray
