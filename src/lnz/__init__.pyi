@@ -40,6 +40,7 @@ from .energies.structures import Tree as Tree
 from .energies.tables import gaussian_tables as gaussian_tables
 from .energies.tables import low_rank_tables as low_rank_tables
 from .energies.tables import potts_tables as potts_tables
+from .energies.tilted import Tilted as Tilted
 from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
@@ -76,6 +77,7 @@ from .learning.negative import FastWeights as FastWeights
 from .learning.negative import JarzynskiWalkers as JarzynskiWalkers
 from .learning.negative import NegativePhase as NegativePhase
 from .learning.negative import PersistentChains as PersistentChains
+from .learning.negative import ReplayBuffer as ReplayBuffer
 from .learning.negative import TemperedChains as TemperedChains
 from .learning.negative import TrajectoryTempered as TrajectoryTempered
 from .learning.objectives import DenoisingScoreMatching as DenoisingScoreMatching
