@@ -1,11 +1,11 @@
-"""Sweeps a second of discrete chains, against other packages and tuned loops: one thread, one run, process time.
+"""Sweeps a second of discrete chains, and leapfrogs a second, against other packages and tuned loops: one thread, one run, process time.
 
-    python benchmarks/sampling.py [--repeats 5] [--only torus64 torus1024 graph potts build]
+    python benchmarks/sampling.py [--repeats 5] [--only torus64 torus1024 graph potts hmc build]
 
 Jobs: an Ising torus 64x64 (1 and 32 chains; thrml), a torus 1024x1024 (PyTorch on two sublattices), a random 3-regular graph of
-10,000 spins with 64 chains (PyTorch, colour classes), a Potts model of 50 sites, 21 states and 1,000 chains (adabmDCA's compiled loop), and
-what it takes to build and compile a sweep. Peers that are not installed are left out. lnz is timed with its default random bits
-(Threefry-20, those of stock JAX) and with `fast_key(key, bits="hash")`.
+10,000 spins with 64 chains (PyTorch, colour classes), a Potts model of 50 sites, 21 states and 1,000 chains (adabmDCA's compiled loop),
+Hamiltonian Monte Carlo on a perceptron in the plane (torchebm, ebmkit), and what it takes to build and compile a sweep. Peers that are
+not installed are left out. lnz is timed with its default random bits (Threefry-20, those of stock JAX) and with `fast_key(key, bits="hash")`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import networkx
@@ -25,7 +26,7 @@ import numpy as np
 import lnz
 from timing import measure, one_thread
 
-WITH = {name: importlib.util.find_spec(name) is not None for name in ("thrml", "torch", "adabmDCA")}
+WITH = {name: importlib.util.find_spec(name) is not None for name in ("thrml", "torch", "adabmDCA", "torchebm", "ebm")}
 
 
 def ours(energy: lnz.Energy, v: Any, sweeps: int) -> dict[str, Callable[[], Any]]:
@@ -165,6 +166,80 @@ def potts(repeats: int) -> None:
     report(measure(jobs, repeats=repeats, title="Potts, L = 50, q = 21, 1,000 chains, 10 sweeps"), 10 * 1000 * n)
 
 
+def hmc(repeats: int) -> None:
+    """2-128-128-1 units of SiLU and a normal law around them, 10 leapfrogs a move. Every package's own network with the same weights."""
+    network = eqx.nn.MLP(2, "scalar", 128, 2, activation=jax.nn.silu, key=jax.random.key(0))
+    energy = lnz.Tilted(network, lnz.Gaussian(np.zeros(2), np.ones(2)))
+    kernel, leapfrogs, step = lnz.HamiltonianMonteCarlo(0.1, 10), 10, 0.1
+    run = jax.jit(lnz.run_chains, static_argnums=(1, 4))
+    for chains, moves in ((64, 100), (1024, 20)):
+        x = np.random.default_rng(0).normal(size=(chains, 2)).astype(np.float32)
+        jobs: dict[str, Callable[[], Any]] = {
+            "lnz": partial(run, energy, kernel, lnz.fast_key(0), jnp.asarray(x), moves)
+        }
+        if WITH["torchebm"] or WITH["ebm"]:
+            jobs |= torch_hmc(network, x, step, leapfrogs, moves)
+        seconds = measure(
+            jobs,
+            repeats=repeats,
+            title=f"HMC on a network in the plane, {chains} chains, {moves} moves of 10 leapfrogs",
+        )
+        for name, time_ in seconds.items():
+            each = 1e6 * time_ / (moves * leapfrogs)
+            print(
+                f"  {name:24}{each:8.1f} µs a leapfrog of all chains, lnz is {time_ / seconds['lnz']:6.2f} times as fast"
+            )
+
+
+def torch_hmc(
+    network: eqx.nn.MLP, x: np.ndarray, step: float, leapfrogs: int, moves: int
+) -> dict[str, Callable[[], Any]]:
+    import torch
+
+    layers: list[torch.nn.Module] = []
+    for layer in network.layers:
+        linear = torch.nn.Linear(layer.in_features if layer.in_features != "scalar" else 1, np.size(layer.bias))
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor(np.asarray(layer.weight).reshape(linear.weight.shape)))
+            linear.bias.copy_(torch.tensor(np.asarray(layer.bias).reshape(-1)))
+        layers += [linear, torch.nn.SiLU()]
+    stack, start = torch.nn.Sequential(*layers[:-1]), torch.tensor(x)
+
+    def value(y: Any) -> Any:
+        return stack(y).squeeze(-1) + 0.5 * (y * y).sum(-1)
+
+    jobs: dict[str, Callable[[], Any]] = {}
+    if WITH["torchebm"]:
+        from torchebm.core import BaseModel
+        from torchebm.samplers import HamiltonianMonteCarlo
+
+        class Model(BaseModel):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stack = stack
+
+            def forward(self, y: Any) -> Any:
+                return value(y)
+
+        sampler = HamiltonianMonteCarlo(Model(), step_size=step, n_leapfrog_steps=leapfrogs)
+        jobs["torchebm"] = lambda: sampler.sample(x=start, n_steps=moves)
+    if WITH["ebm"]:
+        import ebm
+
+        class Plain(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stack = stack
+
+            def forward(self, y: Any) -> Any:
+                return value(y)
+
+        chain = ebm.HMC(step_size=step, leapfrog_steps=leapfrogs, steps=moves)
+        plain = Plain()
+        jobs["ebmkit"] = lambda: chain.sample(plain, start)
+    return jobs
+
+
 def build(repeats: int) -> None:
     """Process time from the model to the first state: graph colouring, tracing and compiling."""
     edges, strength = regular_graph()
@@ -184,7 +259,7 @@ def main() -> None:
     one_thread()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    jobs = {"build": build, "torus64": torus64, "torus1024": torus1024, "graph": graph, "potts": potts}
+    jobs = {"build": build, "torus64": torus64, "torus1024": torus1024, "graph": graph, "potts": potts, "hmc": hmc}
     parser.add_argument("--only", nargs="*", choices=jobs, default=list(jobs))
     options = parser.parse_args()
     for name in options.only:

@@ -26,6 +26,7 @@ from .energies.independent import Gaussian as Gaussian
 from .energies.independent import Independent as Independent
 from .energies.independent import Mixture as Mixture
 from .energies.independent import Uniform as Uniform
+from .energies.normalised import SelfNormalised as SelfNormalised
 from .energies.pairwise import Ising as Ising
 from .energies.pairwise import Potts as Potts
 from .energies.rbm import RBM as RBM
@@ -40,6 +41,7 @@ from .energies.structures import Tree as Tree
 from .energies.tables import gaussian_tables as gaussian_tables
 from .energies.tables import low_rank_tables as low_rank_tables
 from .energies.tables import potts_tables as potts_tables
+from .energies.tilted import Tilted as Tilted
 from .energy import Energy as Energy
 from .energy import FunctionEnergy as FunctionEnergy
 from .estimate import Estimate as Estimate
@@ -76,8 +78,15 @@ from .learning.negative import FastWeights as FastWeights
 from .learning.negative import JarzynskiWalkers as JarzynskiWalkers
 from .learning.negative import NegativePhase as NegativePhase
 from .learning.negative import PersistentChains as PersistentChains
+from .learning.negative import ReplayBuffer as ReplayBuffer
 from .learning.negative import TemperedChains as TemperedChains
 from .learning.negative import TrajectoryTempered as TrajectoryTempered
+from .learning.objectives import DenoisingScoreMatching as DenoisingScoreMatching
+from .learning.objectives import EnergyDiscrepancy as EnergyDiscrepancy
+from .learning.objectives import NoiseContrastive as NoiseContrastive
+from .learning.objectives import RatioMatching as RatioMatching
+from .learning.objectives import ScoreMatching as ScoreMatching
+from .learning.objectives import SlicedScoreMatching as SlicedScoreMatching
 from .learning.phases import Phases as Phases
 from .learning.phases import phases as phases
 from .learning.positive import ClampedChains as ClampedChains
@@ -85,6 +94,7 @@ from .learning.positive import ExactPosterior as ExactPosterior
 from .learning.positive import MeanFieldPhase as MeanFieldPhase
 from .learning.positive import PositivePhase as PositivePhase
 from .learning.pretraining import pretrained as pretrained
+from .learning.stabilisers import Stabilisers as Stabilisers
 from .learning.trainer import Trainer as Trainer
 from .learning.trainer import TrainState as TrainState
 from .random import fast_key as fast_key

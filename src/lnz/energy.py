@@ -35,6 +35,7 @@ class Energy(eqx.Module):
     - `gibbs(key, v)`: one sweep of Gibbs moves on a batch of observed states. `gibbs_sweep(blocks)`: the same as an `energies.sweeps.Sweep`
       in a layout of its own, over given blocks or its own; `interactions()` then lists the pairs of sites that no block may hold.
     - `feature_energy(phi)`: for discrete models, the (free) energy as a smooth function of the units' features, for kernels that need slopes.
+    - `conditionals(v)`: for discrete units, log p(v_i | the rest) of every unit and value, up to a constant a unit, shape (units, values).
     - `block_energies(size)`: for binary or spin states, a function of the first state of an aligned block of `size` = 2^k consecutive states
       to the energies of all of them, cheaper than one by one.
     - `base()`: a reference with a closed form and exact samples; `tempered(base, beta)`: the geometric path from it, as an energy.
@@ -220,7 +221,7 @@ def _thaw(leaf: Any) -> Any:
 
 def check_scalar(energy: Energy) -> None:
     """Raise ValueError unless the energy maps one state to one real scalar (seen without computing it)."""
-    out = jax.eval_shape(lambda e, x: e(x), energy, energy.space.struct)
+    out = eqx.filter_eval_shape(lambda e, x: e(x), energy, energy.space.struct)
     if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         got = f"shape {out.shape}, dtype {out.dtype}" if isinstance(out, jax.ShapeDtypeStruct) else type(out).__name__
         raise ValueError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -62,3 +65,13 @@ def peak_of(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """The largest finite entry, 0 where there is none, as a constant: scales cancel."""
     top = jnp.max(x, axis, initial=-jnp.inf)
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
+
+
+def hangs_on(f: Callable[[Any], Array], x: Any, *, or_constants: bool = False) -> bool:
+    """Whether the program of f leads from x, or from the arrays that f holds, to its output. If not, f is one and the same for every x."""
+    closed = jax.make_jaxpr(f)(x)
+    known = set(closed.jaxpr.invars) | (set(closed.jaxpr.constvars) if or_constants else set())
+    for equation in closed.jaxpr.eqns:
+        if any(v in known for v in equation.invars if not hasattr(v, "val")):
+            known.update(equation.outvars)
+    return any(v in known for v in closed.jaxpr.outvars if not hasattr(v, "val"))

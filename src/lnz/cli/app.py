@@ -50,6 +50,7 @@ class Phase(enum.StrEnum):
     tempered = "tempered"
     trajectory = "trajectory"
     jarzynski = "jarzynski"
+    replay = "replay"
 
 
 class Posterior(enum.StrEnum):
@@ -165,7 +166,8 @@ def train(
         typer.Option(
             rich_help_panel=_LEARNING,
             help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
-            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), or no chains (exact). "
+            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), a buffer of chains "
+            "(replay), or no chains (exact). "
             "[persistent]",
             show_default=False,
         ),
@@ -190,7 +192,11 @@ def train(
     sweeps: Annotated[
         int | None,
         typer.Option(
-            "--sweeps", "--steps", min=1, rich_help_panel=_LEARNING, help="Gibbs sweeps an update. [1; digits 5]"
+            "--sweeps",
+            "--steps",
+            min=1,
+            rich_help_panel=_LEARNING,
+            help="Gibbs sweeps an update. [1; digits 5; replay 60]",
         ),
     ] = None,
     chains: Annotated[

@@ -115,6 +115,7 @@ def negative_phase(settings: Settings) -> NegativePhase:
         "tempered": lambda: lnz.TemperedChains(sweeps=sweeps, chains=chains, temperatures=rungs),
         "trajectory": lambda: lnz.TrajectoryTempered(sweeps=sweeps, chains=chains, checkpoints=rungs),
         "jarzynski": lambda: lnz.JarzynskiWalkers(sweeps=sweeps, chains=chains),
+        "replay": lambda: lnz.ReplayBuffer(sweeps=sweeps, chains=chains, size=max(10_000, chains)),
     }
     return makers[settings.negative_phase]()
 

@@ -116,7 +116,7 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
                 "hidden": (hidden if deep else hidden[0]) if has_hidden else None,
                 "categories": categories,
                 "negative_phase": negative_phase,
-                "sweeps": given["sweeps"] or (5 if recipe else 1),
+                "sweeps": given["sweeps"] or (60 if negative_phase == "replay" else 5 if recipe else 1),
                 "chains": given["chains"] or 100,
                 "rungs": given["rungs"] or 10,
                 "fast_rate": _or(given["fast_rate"], 0.05),

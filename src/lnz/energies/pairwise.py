@@ -248,6 +248,13 @@ class Pairwise(Energy):
         """E of the features φ(x) of shape `fields.shape`, which need not be those of a state."""
         return -jnp.sum(phi * (0.5 * self.couplings.local_field(phi) + self.fields))
 
+    def conditionals(self, x: State) -> Array:
+        """log p(x_i | the other sites) of every site and value, up to a constant a site: shape (sites, values)."""
+        pull = self.couplings.local_field(self._features(x)) + self.fields
+        if isinstance(self.space, Categorical):
+            return pull.reshape(-1, self.space.k)
+        return jnp.stack([-pull.reshape(-1), pull.reshape(-1)], axis=1)
+
     @property
     def least_width(self) -> int:
         if isinstance(self.couplings, DenseCouplings):

@@ -20,6 +20,8 @@ from lnz.energy import Energy
 from lnz.mathematics import softplus
 from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
 
+_UNITS = 64  # whose conditionals are taken at once
+
 
 class RBM(BilinearLayers):
     """A restricted Boltzmann machine with binary hidden units: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h.
@@ -117,6 +119,29 @@ class RBM(BilinearLayers):
     def down(self, h: Array) -> Array:
         return h @ self.weights.T
 
+    def conditionals(self, v: Array) -> Float[Array, "units values"]:
+        """log p(v_i | the other visible units) of every unit and value, up to a constant a unit: one product φ(v)ᵀ W for all of them."""
+        own, inputs = self._features(v), self.hidden_bias + self._features(v) @ self.weights
+        bias, rows = self._unit_potentials()
+        own = own.reshape(len(rows), -1)
+        if not isinstance(self.visible, Categorical):
+            own = jax.nn.one_hot((own[:, 0] > 0).astype(jnp.int32), 2, dtype=own.dtype)
+
+        @jax.checkpoint
+        def of_unit(unit: tuple[Array, Array, Array]) -> Array:
+            own, bias, rows = unit
+            return bias + jnp.sum(softplus((inputs - own @ rows)[None] + rows), axis=1)
+
+        return jax.lax.map(of_unit, (own, bias, rows), batch_size=min(_UNITS, len(rows)))
+
+    def _unit_potentials(self) -> tuple[Array, Array]:
+        """What every value of every visible unit adds: to the score (units, values), and to the hidden inputs (units, values, hidden)."""
+        n, hidden = math.prod(self.visible.shape), self.hidden_bias.size
+        if isinstance(self.visible, Categorical):
+            return self.visible_bias.reshape(n, -1), self.weights.reshape(n, -1, hidden)
+        values = jnp.asarray([0, 1] if isinstance(self.visible, Binary) else [-1, 1], self.weights.dtype)
+        return self.visible_bias[:, None] * values[None], self.weights[:, None, :] * values[None, :, None]
+
     @property
     def least_width(self) -> int:
         return min(math.prod(self.visible.shape), self.hidden_bias.size)
@@ -125,13 +150,8 @@ class RBM(BilinearLayers):
         """One factor φ(v_i) W_ij h_j for every pair of units, and one for every unit: the visible ones first."""
         hidden, dtype = self.hidden_bias.size, self.weights.dtype
         on = jnp.asarray([0, 1], dtype)
-        if isinstance(self.visible, Categorical):
-            k, n = self.visible.k, math.prod(self.visible.shape)
-            weights, bias = self.weights.reshape(n, k, hidden), self.visible_bias.reshape(n, k)
-        else:
-            k, n = 2, math.prod(self.visible.shape)
-            phi = on if isinstance(self.visible, Binary) else 2 * on - 1
-            weights, bias = self.weights[:, None, :] * phi[None, :, None], self.visible_bias[:, None] * phi[None]
+        bias, weights = self._unit_potentials()
+        n, k = bias.shape
         pairs = (weights.transpose(0, 2, 1)[..., None] * on[None, None, None]).reshape(n * hidden, k, 2)
         edges = np.indices((n, hidden)).reshape(2, -1).T + np.array([0, n])
         return pairwise_graph([k] * n + [2] * hidden, edges, pairs, [bias, self.hidden_bias[:, None] * on[None]])

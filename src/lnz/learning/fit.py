@@ -18,12 +18,14 @@ from lnz.learning.check import Plan, checked_data, checked_validation, plan_upda
 from lnz.learning.likelihood import LogLikelihood, log_likelihood
 from lnz.learning.loop import compiled_loop, measure_key, orders
 from lnz.learning.monitor import Look, Monitor, Watch
-from lnz.learning.negative import NegativePhase, PersistentChains
+from lnz.learning.negative import NegativePhase
 from lnz.learning.positive import PositivePhase
 from lnz.learning.resume import Best, Keeper, Progress, describe, digest
+from lnz.learning.stabilisers import Stabilisers
 from lnz.learning.trainer import Trainer, TrainState
 from lnz.route import Route
 from lnz.spaces import State
+from lnz.structured.objectives import Objective
 
 if TYPE_CHECKING:
     import optax
@@ -85,6 +87,8 @@ def fit(
     *,
     negative_phase: NegativePhase | None = None,
     positive_phase: PositivePhase | None = None,
+    objective: Objective | None = None,
+    stabilisers: Stabilisers | None = None,
     optimizer: optax.GradientTransformation | None = None,
     epochs: float = 10,
     batch_size: int = 100,
@@ -100,7 +104,7 @@ def fit(
     on_record: Callable[[Record], None] | None = None,
     on_look: Callable[[Look], None] | None = None,
 ) -> Fitted:
-    """Fit an energy to data by maximum likelihood, θ moving along E_data[-∂F] - E_{p_θ}[-∂F].
+    """Fit an energy to data by maximum likelihood, θ moving along E_data[-∂F] - E_{p_θ}[-∂F], or by an objective without Z.
 
     Every epoch visits the data once in a random order of its own. Update number t depends only on the state, the data, the options and t,
     so that a run that is killed and resumed is bit for bit the run that was never killed.
@@ -111,6 +115,8 @@ def fit(
         negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
         positive_phase: how the data's is, where they leave units open that have no closed sum (deep Boltzmann machines): by default
             `MeanFieldPhase()`.
+        objective: instead of that, an objective such as `lnz.PseudoLikelihood()` or `lnz.ScoreMatching()`.
+        stabilisers: known departures from the textbook, for neural energies, such as `lnz.Stabilisers(data_noise=0.02)`; by default none.
         optimizer: any optax gradient transformation; by default `optax.sgd(0.01)`.
         epochs: passes over the data in all, those of a resumed state included; a fraction is rounded up to whole updates.
         batch_size: data an update; the last batch of an epoch may be smaller, and no bias comes from it.
@@ -123,7 +129,7 @@ def fit(
         key: random key of the whole run.
         checkpoint: a file. The state is written there, atomically, before the first update, at every record and at the end; if the file
             exists, the run resumes from it (`<name>.best` beside it holds the best model so far). A file of another model, key, batch
-            size, negative phase or other data is refused; the optimiser's numbers are not seen.
+            size, negative phase, objective, stabilisers or other data is refused; the optimiser's numbers are not seen.
         state: a state to go on from, instead of `energy` and `key`.
         on_progress: called with (updates made, updates in all) about twice a second.
         on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record may come twice, but never not
@@ -146,7 +152,7 @@ def fit(
         4
     """
     energy = as_energy(energy) if state is None else state.energy
-    trainer = Trainer(optimizer, PersistentChains() if negative_phase is None else negative_phase, positive_phase)
+    trainer = Trainer(optimizer, negative_phase, positive_phase, objective, stabilisers or Stabilisers())
     data, weights, n = checked_data(energy, data, weights)
     validation, route = checked_validation(energy, validation, route, key)
     plan = plan_updates(n, batch_size, epochs, evaluate_every)
@@ -163,6 +169,10 @@ def fit(
         }
         if positive_phase is not None:
             keeper.settings["positive phase"] = repr(positive_phase)
+        if objective is not None:
+            keeper.settings["objective"] = repr(objective)
+        if trainer.stabilisers != Stabilisers():
+            keeper.settings["stabilisers"] = repr(trainer.stabilisers)
     state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
     sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
     step = int(state.step)

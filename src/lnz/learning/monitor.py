@@ -15,8 +15,7 @@ from lnz.annealing.ais import AnnealedImportanceSampling
 from lnz.energy import Energy
 from lnz.learning.loop import measure_key
 from lnz.learning.mixing import autocorrelation_time, nearest_distances, split_r_hat
-from lnz.learning.negative import ExactPhase
-from lnz.learning.negative.protocol import between
+from lnz.learning.negative.protocol import NegativePhase, between
 from lnz.learning.phases import cast
 from lnz.learning.trainer import Trainer, TrainState
 from lnz.mathematics import log_mean_exp
@@ -100,13 +99,14 @@ class Monitor:
         if self.chains < 8:
             raise ValueError(f"a monitor needs at least 8 chains, but got {self.chains}")
 
-    def every(self, energy: Energy, phase: Any, batch: int) -> int:
+    def every(self, energy: Energy, phase: NegativePhase | None, batch: int) -> int:
         """The updates between two looks: as many as make the looks' predicted time the share asked for, a multiple of 8."""
         weights = sum(leaf.size for leaf in jax.tree.leaves(energy) if eqx.is_inexact_array(leaf))
         bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
         move = _PER_WEIGHT * weights + _PER_BIT * bits
-        update = _PER_UPDATE + move * (2 * batch + phase.moves(energy, batch))
-        look = _FIXED + move * (2.5 * self.chains * self.temperatures + phase.moves(energy, batch))
+        moves = 0 if phase is None else phase.moves(energy, batch)
+        update = _PER_UPDATE + move * (2 * batch + moves)
+        look = _FIXED + move * (2.5 * self.chains * self.temperatures + moves)
         return _SNAPSHOTS * math.ceil(look / update / self.share / _SNAPSHOTS)
 
 
@@ -142,7 +142,8 @@ class Watch:
         end = -(-step // self.every) * self.every
         if step not in self._stops(end):
             return None
-        chains = self.trainer.negative_phase.positions(state.energy, state.negative)
+        phase = self.trainer.negative_phase
+        chains = None if phase is None else phase.positions(state.energy, state.negative)
         if chains is not None:
             kept = jax.tree.map(lambda leaf: np.asarray(leaf[:_CHAINS]), chains)
             self.snapshots.append((step, kept))
@@ -237,7 +238,8 @@ def _probe(
     rows, batch = cast(energy, rows), cast(energy, batch)
     data_energy = jnp.mean(jax.vmap(energy.data_energy)(rows))
     drawn = fresh = activity = None
-    if not isinstance(phase, ExactPhase):
+    if trainer.draws:
+        assert phase is not None
         states, weights, _, _ = phase.draw(energy, state.negative, batch, None, key)
         free = jax.vmap(energy.free_energy)(states)
         weights = jnp.ones_like(free) if weights is None else weights.astype(free.dtype)

@@ -87,14 +87,27 @@ Term = Callable[[Any], Callable[[State], Array]]
 
 
 def mean_and_gradient(
-    energy: Energy, v: State, weights: Array | None, *, term: Term = lambda energy: energy.free_energy
+    energy: Energy,
+    v: State,
+    weights: Array | None,
+    *,
+    term: Term = lambda energy: energy.free_energy,
+    penalty: float = 0.0,
 ) -> tuple[Array, Any]:
-    """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ F_θ(v), by one reverse pass.
+    """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ (F_θ(v) + penalty F_θ(v)²), by one reverse pass.
 
     `term` names what takes the place of F: it maps an energy to a function of one state.
     """
-    mean, gradient = eqx.filter_value_and_grad(lambda e: mean_free_energy(e, v, weights, term=term))(energy)
-    return mean, jax.tree.map(jnp.negative, gradient)
+
+    def mean(energy: Energy) -> tuple[Array, Array]:
+        free = mean_free_energy(energy, v, weights, term=term)
+        if not penalty:
+            return free, free
+        square = weighted_mean(lambda v: jnp.square(jax.vmap(term(energy))(v)), v, weights)
+        return free + penalty * square, free
+
+    (_, free), gradient = eqx.filter_value_and_grad(mean, has_aux=True)(energy)
+    return free, jax.tree.map(jnp.negative, gradient)
 
 
 def data_mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
@@ -105,19 +118,21 @@ def data_mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> t
 def mean_free_energy(
     energy: Energy, v: State, weights: Array | None, *, term: Term = lambda energy: energy.free_energy
 ) -> Array:
-    """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats. A weight of zero leaves a state out altogether, even where its energy is infinite."""
-    if weights is not None:
-        # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
-        kept, first = weights > 0, jnp.argmax(weights > 0)
-        shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
-        v = jax.tree.map(shown, v)
-    return weighted_mean(jax.vmap(term(energy))(v), weights)
+    """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats."""
+    return weighted_mean(lambda v: jax.vmap(term(energy))(v), v, weights)
 
 
-def weighted_mean(values: Array, weights: Array | None) -> Array:
-    """Σ_i w_i x_i / Σ_i w_i; without weights, the mean."""
+def weighted_mean(of_batch: Callable[[State], Array], v: State, weights: Array | None) -> Array:
+    """Σ_i w_i f_i / Σ_i w_i of the numbers f (n,) that a function makes of a batch.
+
+    A weight of zero leaves a state out altogether, even where its f is infinite.
+    """
     if weights is None:
-        return jnp.mean(values)
+        return jnp.mean(of_batch(v))
+    # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
+    kept, first = weights > 0, jnp.argmax(weights > 0)
+    shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
+    values = of_batch(jax.tree.map(shown, v))
     weights = weights.astype(values.dtype)
     return jnp.sum(weights * values) / jnp.sum(weights)
 

@@ -105,7 +105,7 @@ class ClampedChains(PositivePhase):
         x = jax.lax.scan(
             lambda x, key: (energy.gibbs_given(key, x), None), x, jax.random.split(chain_key, self.sweeps)
         )[0]
-        return weighted_mean(limits, weights), mean_and_gradient(energy, x, weights)[1]
+        return weighted_mean(lambda x: x, limits, weights), mean_and_gradient(energy, x, weights)[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,17 +10,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lnz.energy import Energy, as_energy
+from lnz.energy import Energy, as_energy, check_scalar
 from lnz.learning.negative import ExactPhase, NegativePhase, PersistentChains
-from lnz.learning.phases import as_arrays, as_weights, cast, mean_and_gradient
+from lnz.learning.phases import as_arrays, as_weights, cast, mean_and_gradient, weighted_mean
 from lnz.learning.positive import PositivePhase, default_positive_phase
+from lnz.learning.stabilisers import Stabilisers
+from lnz.random import fast_key
 from lnz.spaces import State
+from lnz.structured.objectives import Objective
 
 if TYPE_CHECKING:
     import optax
 
-
-_POSITIVE = 0x706F7369  # folded into an update's key for the positive phase
+# Folded into an update's key: for the noise on the data, and for the positive phase.
+_NOISE, _POSITIVE = 0x6E6F6973, 0x706F7369
 
 
 class TrainState(eqx.Module):
@@ -43,17 +46,20 @@ class TrainState(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Maximum likelihood by the two phases: θ moves along E_data[-∂F] - E_{p_θ}[-∂F].
+    """Maximum likelihood by the two phases, θ moving along E_data[-∂F] - E_{p_θ}[-∂F]; or an objective without Z, moving against E_data[∂loss].
 
     Attributes:
         optimizer: any optax gradient transformation that needs gradients and parameters alone; by default plain gradient ascent,
             `optax.sgd(0.01)`.
-        negative_phase: how the model's expectation is taken.
+        negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
         positive_phase: how the data's expectation is taken where they leave units open that have no closed sum (deep Boltzmann machines);
             by default the closed sum, or else `MeanFieldPhase()`.
+        objective: instead of phases, an objective such as `lnz.ScoreMatching()`.
+        stabilisers: known departures from the textbook, for neural energies; by default none.
 
     Raises:
         TypeError: where these are something else, such as a name.
+        ValueError: where there are both a negative phase and an objective, or a penalty on the energies of states that are never drawn.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -65,15 +71,29 @@ class Trainer:
     """
 
     optimizer: optax.GradientTransformation | None = None
-    negative_phase: NegativePhase = dataclasses.field(default_factory=PersistentChains)
+    negative_phase: NegativePhase | None = None
     positive_phase: PositivePhase | None = None
+    objective: Objective | None = None
+    stabilisers: Stabilisers = dataclasses.field(default_factory=Stabilisers)
 
     def __post_init__(self) -> None:
+        if self.objective is not None and (self.negative_phase is not None or self.positive_phase is not None):
+            raise ValueError("an objective without Z has no phases: give one of the two")
+        if self.objective is None and self.negative_phase is None:
+            object.__setattr__(self, "negative_phase", PersistentChains())
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
             raise TypeError(
                 f"optimizer must be an optax gradient transformation, such as optax.adam(1e-3), but is {self.optimizer!r}"
             )
-        if not isinstance(self.negative_phase, NegativePhase):
+        if self.objective is not None and not isinstance(self.objective, Objective):
+            raise TypeError(f"objective must be one such as lnz.PseudoLikelihood(), but is {self.objective!r}")
+        if not isinstance(self.stabilisers, Stabilisers):
+            raise TypeError(f"stabilisers must be lnz.Stabilisers(…), but is {self.stabilisers!r}")
+        if self.stabilisers.energy_penalty and not self.draws:
+            raise ValueError(
+                "energy_penalty is on the energies of data and chains: it needs a negative phase that draws states"
+            )
+        if self.objective is None and not isinstance(self.negative_phase, NegativePhase):
             raise TypeError(
                 f"negative_phase must be one such as lnz.PersistentChains(sweeps=1), but is {self.negative_phase!r}"
             )
@@ -89,10 +109,16 @@ class Trainer:
 
         return optax.sgd(0.01) if self.optimizer is None else self.optimizer
 
+    @property
+    def draws(self) -> bool:
+        """Whether updates draw states that stand for the model."""
+        return self.negative_phase is not None and not isinstance(self.negative_phase, ExactPhase)
+
     def figures(self, energy: Energy) -> tuple[str, ...]:
         """The names of the figures that an update of this energy gives: see `step`."""
-        no_gap = isinstance(self.negative_phase, ExactPhase) or energy.data_space != energy.observed
-        gap = () if no_gap else ("energy_gap",)
+        if self.negative_phase is None:
+            return ("objective", "gradient_norm")
+        gap = ("energy_gap",) if self.draws and energy.data_space == energy.observed else ()
         seen = self.negative_phase.figures(energy)
         likelihood = ("log_likelihood",) if "log_z" in seen else ()
         return ("energy", *gap, *seen, *likelihood, "gradient_norm", "disagreement")
@@ -111,14 +137,18 @@ class Trainer:
                 "the limits of this energy's box are parameters: the two phases miss the boundary term (T4). Give the box constant limits, or "
                 "climb lnz.log_partition's own derivative"
             )
-        reason = self.negative_phase.refusal(energy)
-        if reason is not None:
-            raise ValueError(f"{type(self.negative_phase).__name__} cannot serve {type(energy).__name__}: {reason}")
-        reason = self._positive_phase(energy).refusal(energy)
-        if reason is not None:
-            raise ValueError(f"{type(self.positive_phase).__name__} cannot serve {type(energy).__name__}: {reason}")
+        check_scalar(energy)
+        positive = None if self.objective is not None else self._positive_phase(energy)
+        for part in (self.negative_phase, positive, self.objective, self.stabilisers):
+            reason = None if part is None else part.refusal(energy)
+            if reason is not None:
+                raise ValueError(f"{type(part).__name__} cannot serve {type(energy).__name__}: {reason}")
+        if self.objective is not None and energy.data_space != energy.observed:
+            raise ValueError(
+                f"{type(self.objective).__name__} cannot serve {type(energy).__name__}: its data leave units open. Learn by phases."
+            )
         run_key, start_key = jax.random.split(key)
-        negative = self.negative_phase.init(energy, start_key, batch_size)
+        negative = () if self.negative_phase is None else self.negative_phase.init(energy, start_key, batch_size)
         return TrainState(energy, self._optimizer().init(parameters), negative, jnp.zeros((), jnp.int32), run_key)
 
     def step(
@@ -140,7 +170,8 @@ class Trainer:
             persistent chains of two layers `flips`, the share of hidden units that the last sweep changed (near 0: the chains are stuck);
             of Langevin moves `acceptance`; those that the negative phase lists under its name;
             where it gives `log_z`, the running `log_likelihood` of the batch, -`energy` - `log_z`, in nats per datum;
-            `gradient_norm`, ‖positive - negative‖; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the phases cancel) to 1.
+            `gradient_norm`, ‖positive - negative‖ before any clipping; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the
+            phases cancel) to 1. With an objective in place of the phases: `objective`, its mean over the batch, and `gradient_norm`.
 
         Raises:
             ValueError: for data of another shape, or weights that are not finite, negative or all zero.
@@ -167,25 +198,15 @@ class Trainer:
         self, state: TrainState, data: State, weights: Array | None = None, scale: Array | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """`step` without compilation and checks, to be called inside a loop of your own."""
-        energy, phase = state.energy, self.negative_phase
-        data = cast(energy, data)
+        energy = state.energy
         key = jax.random.fold_in(state.key, state.step)
-        positive_key = jax.random.fold_in(key, _POSITIVE)
-        data_energy, positive = self._positive_phase(energy).mean_and_gradient(energy, data, weights, positive_key)
-        figures = {"energy": data_energy}
-        if isinstance(phase, ExactPhase):
-            negative, chains = phase.chosen(energy).mean_gradient(energy, key), state.negative
+        data = self.stabilisers.noisy(cast(energy, data), jax.random.fold_in(key, _NOISE))
+        if self.objective is not None:
+            loss, descent = _objective_gradient(self.objective, energy, data, weights, key)
+            chains, figures = state.negative, {"objective": loss, "gradient_norm": _norm(descent)}
         else:
-            states, state_weights, chains, seen = phase.draw(energy, state.negative, data, weights, key)
-            model_energy, negative = mean_and_gradient(energy, states, state_weights)
-            figures |= seen
-            if energy.data_space == energy.observed:
-                figures["energy_gap"] = data_energy - model_energy
-            if "log_z" in seen:
-                figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
-        descent = jax.tree.map(jnp.subtract, negative, positive)
-        norm, size = _norm(descent), _norm(positive) + _norm(negative)
-        figures |= {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}
+            descent, chains, figures = self._phases(energy, state.negative, data, weights, key)
+        descent = self.stabilisers.clipped(descent, figures["gradient_norm"])
         if scale is not None:
             descent = jax.tree.map(lambda g: g * scale.astype(g.dtype), descent)
         parameters = eqx.filter(energy, eqx.is_inexact_array)
@@ -204,6 +225,46 @@ class Trainer:
                 ) from None
         energy = eqx.apply_updates(energy, _like(updates, parameters))
         return TrainState(energy, _like(optimizer, state.optimizer), chains, state.step + 1, state.key), figures
+
+    def _phases(
+        self, energy: Energy, chains: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Any, Any, dict[str, Array]]:
+        """Negative less positive phase, the state of the negative phase for the next update, and figures."""
+        phase, penalty = self.negative_phase, self.stabilisers.energy_penalty
+        if penalty:
+            data_energy, positive = mean_and_gradient(energy, data, weights, penalty=penalty)
+        else:
+            positive_key = jax.random.fold_in(key, _POSITIVE)
+            data_energy, positive = self._positive_phase(energy).mean_and_gradient(energy, data, weights, positive_key)
+        figures = {"energy": data_energy}
+        if isinstance(phase, ExactPhase):
+            negative = phase.chosen(energy).mean_gradient(energy, key)
+        else:
+            assert phase is not None
+            states, state_weights, chains, seen = phase.draw(energy, chains, data, weights, key)
+            model_energy, negative = mean_and_gradient(energy, states, state_weights, penalty=-penalty)
+            figures |= seen
+            if energy.data_space == energy.observed:
+                figures["energy_gap"] = data_energy - model_energy
+            if "log_z" in seen:
+                figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
+        descent = jax.tree.map(jnp.subtract, negative, positive)
+        norm, size = _norm(descent), _norm(positive) + _norm(negative)
+        return descent, chains, figures | {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}
+
+
+def _objective_gradient(
+    objective: Objective, energy: Energy, data: State, weights: Array | None, key: PRNGKeyArray
+) -> tuple[Array, Any]:
+    """The objective's weighted mean over a batch, and its gradient; every row has a key of its own."""
+    n = jax.tree.leaves(data)[0].shape[0]
+    keys = jax.random.split(fast_key(key), n)
+
+    def mean(energy: Energy) -> Array:
+        each = jax.vmap(lambda v, key: objective.loss(energy, v, key=key))
+        return weighted_mean(lambda v: each(v, keys), data, weights)
+
+    return eqx.filter_value_and_grad(mean)(energy)
 
 
 def _is_struct(x: Any) -> bool:

@@ -121,29 +121,35 @@ class NUTS(Hamiltonian):
 
 @dataclasses.dataclass(frozen=True)
 class UnadjustedLangevin(Kernel):
-    """Langevin moves without a correction (ULA): v' = v - ε ∇F(v) + √(2ε) ξ.
+    """Langevin moves without a correction (ULA): v' = v - ε ∇F(v) + √(2εT) ξ.
 
     The law that the chain has in the end is not p: it differs by an amount of order ε (for a normal law of precision λ its variance is
     1 / (λ (1 - ελ/2))), and where ε is too large for the curvature the chain runs away. `Langevin` has the correction.
 
+    With a temperature T below 1, as networks are often trained, the law in the end is p^(1/T): the energy that is learned is then T times too flat.
+
     Attributes:
         step_size: ε.
+        temperature: T; 1 for p itself.
 
     Source: Roberts & Tweedie 1996, "Exponential convergence of Langevin distributions and their discrete approximations".
     """
 
     step_size: float = 0.01
+    temperature: float = 1.0
 
     def refusal(self, energy: Energy) -> str | None:
         if isinstance(energy.observed, Box):
             return "unadjusted Langevin moves leave a Box: use Langevin, HamiltonianMonteCarlo or NUTS"
+        if not 0 < self.temperature < float("inf"):
+            return f"the temperature must be above 0 and finite, but is {self.temperature}"
         return continuous_refusal(energy) or step_size_problem(self.step_size)
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
         slope = jax.vmap(jax.grad(energy.free_energy))(v)
         epsilon = jnp.asarray(self.step_size, v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         noise = jax.random.normal(key, v.shape, v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
-        return v - epsilon * slope + jnp.sqrt(2 * epsilon) * noise, {}
+        return v - epsilon * slope + jnp.sqrt(2 * self.temperature * epsilon) * noise, {}
 
 
 def continuous_refusal(energy: Energy) -> str | None:

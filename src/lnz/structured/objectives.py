@@ -1,4 +1,4 @@
-"""Objectives for conditional models: one gradient, <μ - onehot(y), ∂log-potentials>, with different ways of taking μ."""
+"""What an objective is, and those for conditional models: one gradient, <μ - onehot(y), ∂log-potentials>, with different ways of taking μ."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.energies.chain import LinearChain
+from lnz.energies.changes import single_changes, units_refusal
 from lnz.energies.field import RandomField
 from lnz.energies.structures import Chain
 from lnz.energy import widen
@@ -23,27 +24,33 @@ from lnz.structured.queries import negative_log_likelihood, require_labels
 
 
 class Objective(abc.ABC):
-    """What a conditional model is trained to make small. Static: a frozen dataclass; one line of a training loop chooses it.
+    """What a model is trained to make small, state by state. Static: a frozen dataclass; one line chooses it.
 
-    Its gradient is <μ - onehot(y), ∂log-potentials>, where μ are the marginals of the model (T1) or of what the objective puts in its place.
-    The value is a sum over the nodes, edges and factors of one input, in nats. A batch goes through `jax.vmap`, and `jit` and `grad` around it.
-    Masked nodes and their edges add nothing, and -inf log-potentials have no gradient.
+    `lnz.fit(energy, data, objective=…)` takes the mean over data. A loop of your own puts `jax.vmap` around `loss` for a batch, with a key a
+    state, and `jit` and `grad` around that.
+
+    For conditional models the gradient is <μ - onehot(y), ∂log-potentials>, where μ are the marginals of the model (T1) or of what the objective
+    puts in its place. The value is a sum over the nodes, edges and factors of one input, in nats. Masked nodes and their edges add nothing, and
+    -inf log-potentials have no gradient.
     """
 
     @abc.abstractmethod
-    def loss(
-        self, field: RandomField | LinearChain, labels: Int[Array, "*nodes"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, ""]:
-        """The objective of one labelling, in nats; +inf where it is impossible.
+    def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """The objective of one state, in nats unless the objective says otherwise; +inf where the state is impossible.
 
         Args:
-            field: the log-potentials of one input: a field, or a chain.
-            labels: whole numbers; what stands at masked nodes is not looked at.
+            energy: an `Energy`; for conditional models, the log-potentials of one input: a field, or a chain.
+            state: one observed state; for conditional models a labelling in whole numbers, and what stands at masked nodes is not looked at.
             key: a random key, for an objective that samples.
 
         Raises:
-            ValueError: for labels of the wrong shape or out of range. Where they are traced, such labels give NaN.
+            ValueError: for labels of the wrong shape or out of range (where they are traced, such labels give NaN), and where an objective that
+                samples gets no key.
         """
+
+    def refusal(self, energy: Any) -> str | None:
+        """Why this objective cannot serve the energy, in words, or None."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +87,12 @@ class Likelihood(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLikelihood(Objective):
-    """-Σ_i log P(y_i | y_-i, x): every node given the true labels of its neighbours. No sum over labellings, and exact in the limit of much data
-    of a model that is right.
+    """-Σ_i log P(x_i | x_-i): every unit given the true values of the others, in nats. No sum over states, and consistent: exact in the limit of
+    much data from a model of the family.
 
-    With strong pairwise terms it learns to copy the neighbours' true labels, which are not there when it predicts.
+    For any energy of bits, spins or categories (latent units are summed out), and for conditional models, where x are the labels of an input.
+    Energies that offer `conditionals` need about one evaluation a state; others one a unit and value. Of a conditional model with strong
+    pairwise terms it learns to copy the neighbours' true labels, which are not there when it predicts.
 
     Source: Besag 1975, "Statistical analysis of non-lattice data".
 
@@ -92,13 +101,20 @@ class PseudoLikelihood(Objective):
         >>> field = lnz.RandomField(lnz.Grid((2, 2)), jnp.zeros((2, 2, 3)), jnp.eye(3))
         >>> round(float(lnz.PseudoLikelihood().loss(field, jnp.asarray([[0, 0], [1, 1]]))), 3)
         3.448
+        >>> ring = lnz.Ising.lattice((4,), 0.5, periodic=True)
+        >>> round(float(lnz.PseudoLikelihood().loss(ring, jnp.ones(4))), 3)  # 4 log(1 + e^-2)
+        0.508
     """
 
-    def loss(
-        self, field: RandomField | LinearChain, labels: Int[Array, "*nodes"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, ""]:
-        model, y = labelled(field, labels)
-        return jnp.sum(softmax_nats(model.conditionals(y), y.reshape(-1)))
+    def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        if isinstance(energy, RandomField | LinearChain):
+            model, y = labelled(energy, state)
+            return jnp.sum(softmax_nats(model.conditionals(y), y.reshape(-1)))
+        gains = single_changes(energy, state)
+        return jnp.sum(log_sum_exp(jnp.concatenate([jnp.zeros_like(gains[:, :1]), gains], axis=1), axis=1))
+
+    def refusal(self, energy: Any) -> str | None:
+        return None if isinstance(energy, RandomField | LinearChain) else units_refusal(energy)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from lnz.learning.negative.fast import FastWeights
 from lnz.learning.negative.jarzynski import JarzynskiWalkers
 from lnz.learning.negative.persistent import Layers, PersistentChains
 from lnz.learning.negative.protocol import NegativePhase
+from lnz.learning.negative.replay import ReplayBuffer
 from lnz.learning.negative.tempered import TemperedChains
 from lnz.learning.negative.trajectory import TrajectoryTempered
 
@@ -17,6 +18,7 @@ NEGATIVE_PHASES: dict[str, type[NegativePhase]] = {
     "tempered": TemperedChains,
     "trajectory": TrajectoryTempered,
     "jarzynski": JarzynskiWalkers,
+    "replay": ReplayBuffer,
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Layers",
     "NegativePhase",
     "PersistentChains",
+    "ReplayBuffer",
     "TemperedChains",
     "TrajectoryTempered",
 ]
