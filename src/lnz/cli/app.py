@@ -49,6 +49,7 @@ class Phase(enum.StrEnum):
     tempered = "tempered"
     trajectory = "trajectory"
     jarzynski = "jarzynski"
+    coupled = "coupled"
 
 
 class Optimizer(enum.StrEnum):
@@ -154,7 +155,8 @@ def train(
         typer.Option(
             rich_help_panel=_LEARNING,
             help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
-            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), or no chains (exact). "
+            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), pairs of chains whose gradient has no bias (coupled), or no "
+            "chains (exact). "
             "[persistent]",
             show_default=False,
         ),

@@ -91,6 +91,7 @@ def negative_phase(settings: Settings) -> NegativePhase:
         "tempered": lambda: lnz.TemperedChains(sweeps=sweeps, chains=chains, temperatures=rungs),
         "trajectory": lambda: lnz.TrajectoryTempered(sweeps=sweeps, chains=chains, checkpoints=rungs),
         "jarzynski": lambda: lnz.JarzynskiWalkers(sweeps=sweeps, chains=chains),
+        "coupled": lambda: lnz.CoupledChains(burn_in=sweeps, start="chains", chains=chains, max_moves=100_000),
     }
     return makers[settings.negative_phase]()
 

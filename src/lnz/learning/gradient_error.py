@@ -153,8 +153,8 @@ def _gradients(
         start, go = jax.random.split(key)
 
         def draw(state: Any, key: PRNGKeyArray) -> Any:
-            states, weights, state, _ = phase.draw(energy, state, data, None, key)
-            return state, row(mean_and_gradient(energy, states, weights)[1])
+            _, negative, state, _ = phase.gradient(energy, state, data, None, key)
+            return state, row(negative)
 
         return jax.lax.scan(draw, phase.init(energy, start, size), jax.random.split(go, draws))[1]
 

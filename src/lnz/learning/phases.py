@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,6 +14,9 @@ from lnz.energy import Energy, as_energy
 from lnz.frozen import is_traced
 from lnz.route import Route
 from lnz.spaces import Product, State
+
+if TYPE_CHECKING:
+    from lnz.learning.negative import NegativePhase
 
 
 class Phases(NamedTuple):
@@ -29,19 +32,21 @@ class Phases(NamedTuple):
 
 
 def phases(
-    energy: Any, data: State, negative: Route | State, *, weights: Any = None, key: PRNGKeyArray | None = None
+    energy: Any, data: State, negative: Route | NegativePhase | State, *, weights: Any = None, key: PRNGKeyArray | None = None
 ) -> Phases:
     """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.
 
     Args:
         energy: an `Energy`, or any callable with a `space`. Latent variables are summed out in closed form (T6).
         data: observed states (n, *shape).
-        negative: a route, such as `lnz.Enumeration()`, or states of chains (m, *shape) that stand for the model.
+        negative: a route, such as `lnz.Enumeration()`, states of chains (m, *shape) that stand for the model, or a negative phase, such as
+            `lnz.CoupledChains()`, of which one update is drawn from a fresh start.
         weights: of the data, shape (n,), not negative; by default all equal.
-        key: for a route that draws samples.
+        key: for a route that draws samples, and for a negative phase.
 
     Raises:
-        ValueError: if the data or the chains are outside the energy's observed space, or the weights are not finite, negative or all zero.
+        NotMet: where coupled chains have not met.
+        ValueError: if the route or the negative phase cannot serve the energy or lacks a key, the data or the chains are outside the energy's observed space, or the weights are not finite, negative or all zero.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -60,6 +65,10 @@ def phases(
     if isinstance(negative, Route):
         negative.require(energy, key)
         return Phases(positive, _route_gradient(negative, energy, key))
+    from lnz.learning.negative import NegativePhase
+
+    if isinstance(negative, NegativePhase):
+        return Phases(positive, _phase_gradient(negative, energy, data, weights, key))
     negative = as_arrays(energy, negative)
     energy.observed.validate(negative, batch=True)
     return Phases(positive, _mean_gradient(energy, negative, None))
@@ -75,6 +84,31 @@ def _route_gradient(route: Route, energy: Energy, key: PRNGKeyArray | None) -> A
     return route.mean_gradient(energy, key)
 
 
+def _phase_gradient(phase: NegativePhase, energy: Energy, data: State, weights: Array | None, key: Any) -> Any:
+    """E_{p_θ}[-∂F] by one update of a phase from a fresh start."""
+    from lnz.sampling.coupled import NotMet
+
+    if key is None:
+        raise ValueError(f"{type(phase).__name__} draws samples: pass key=jax.random.key(0), or any other")
+    reason = phase.refusal(energy)
+    if reason is not None:
+        raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
+    gradient, figures = _drawn_gradient(phase, energy, data, weights, key)
+    problem = phase.problem(figures)
+    if problem is not None:
+        raise NotMet(problem)
+    return gradient
+
+
+@eqx.filter_jit
+def _drawn_gradient(phase: NegativePhase, energy: Energy, data: State, weights: Array | None, key: PRNGKeyArray) -> Any:
+    start_key, key = jax.random.split(key)
+    data = cast(energy, data)
+    state = phase.init(energy, start_key, jax.tree.leaves(data)[0].shape[0])
+    _, gradient, _, figures = phase.gradient(energy, state, data, weights, key)
+    return gradient, figures
+
+
 def mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
     """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ F_θ(v), by one reverse pass."""
     mean, gradient = eqx.filter_value_and_grad(lambda e: mean_free_energy(e, v, weights))(energy)
@@ -85,12 +119,17 @@ def mean_free_energy(energy: Energy, v: State, weights: Array | None) -> Array:
     """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats. A weight of zero leaves a state out altogether, even where its energy is infinite."""
     if weights is None:
         return jnp.mean(jax.vmap(energy.free_energy)(v))
+    total = weighted_free_energy(energy, v, weights)
+    return total / jnp.sum(weights.astype(total.dtype))
+
+
+def weighted_free_energy(energy: Energy, v: State, weights: Array) -> Array:
+    """Σ_i w_i F_θ(v_i), in nats, for weights of either sign. A weight of zero leaves a state out altogether."""
     # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
-    kept, first = weights > 0, jnp.argmax(weights > 0)
+    kept, first = weights != 0, jnp.argmax(weights != 0)
     shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
     free = jax.vmap(energy.free_energy)(jax.tree.map(shown, v))
-    weights = weights.astype(free.dtype)
-    return jnp.sum(weights * free) / jnp.sum(weights)
+    return jnp.sum(weights.astype(free.dtype) * free)
 
 
 def as_arrays(energy: Energy, v: State) -> State:

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz.energy import Energy, as_energy
+from lnz.frozen import is_traced
 from lnz.learning.negative import ExactPhase, NegativePhase, PersistentChains
 from lnz.learning.phases import as_arrays, as_weights, cast, mean_and_gradient
+from lnz.sampling.coupled import NotMet
 from lnz.spaces import State
 
 if TYPE_CHECKING:
@@ -126,6 +128,7 @@ class Trainer:
 
         Raises:
             ValueError: for data of another shape, or weights that are not finite, negative or all zero.
+            NotMet: where coupled chains have not met.
         """
         data = as_arrays(state.energy, data)
         wanted = jax.tree.map(lambda struct: struct.shape, state.energy.observed.struct, is_leaf=_is_struct)
@@ -137,7 +140,11 @@ class Trainer:
                 f"{jax.tree.map(lambda leaf: leaf.shape, data)}"
             )
         weights = None if weights is None else as_weights(weights, sizes.pop()[0])
-        return self._step(state, data, weights, None if scale is None else jnp.asarray(scale))
+        state, figures = self._step(state, data, weights, None if scale is None else jnp.asarray(scale))
+        problem = None if is_traced(figures["energy"]) else self.negative_phase.problem(figures)
+        if problem is not None:
+            raise NotMet(problem)
+        return state, figures
 
     @eqx.filter_jit
     def _step(
@@ -154,14 +161,12 @@ class Trainer:
         key = jax.random.fold_in(state.key, state.step)
         data_energy, positive = mean_and_gradient(energy, data, weights)
         figures = {"energy": data_energy}
-        if isinstance(phase, ExactPhase):
-            negative, chains = phase.chosen(energy).mean_gradient(energy, key), state.negative
-        else:
-            states, state_weights, chains, seen = phase.draw(energy, state.negative, data, weights, key)
-            model_energy, negative = mean_and_gradient(energy, states, state_weights)
-            figures |= {"energy_gap": data_energy - model_energy, **seen}
-            if "log_z" in seen:
-                figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
+        model_energy, negative, chains, seen = phase.gradient(energy, state.negative, data, weights, key)
+        if model_energy is not None:
+            figures["energy_gap"] = data_energy - model_energy
+        figures |= seen
+        if "log_z" in seen:
+            figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
         descent = jax.tree.map(jnp.subtract, negative, positive)
         norm, size = _norm(descent), _norm(positive) + _norm(negative)
         figures |= {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}

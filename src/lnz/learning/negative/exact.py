@@ -43,5 +43,10 @@ class ExactPhase(NegativePhase):
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         raise TypeError("the exact negative phase draws no states: its gradient is route.mean_gradient")
 
+    def gradient(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Array | None, Any, Any, dict[str, Array]]:
+        return None, self.chosen(energy).mean_gradient(energy, key), state, {}
+
     def moves(self, energy: Energy, batch_size: int) -> float:
         return self.chosen(energy).cost(energy)

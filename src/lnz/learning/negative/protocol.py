@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
-from lnz.learning.phases import cast, parameter_dtype
+from lnz.learning.phases import cast, mean_and_gradient, parameter_dtype
 from lnz.sampling.kernels import Kernel, default_kernel
 from lnz.spaces import State
 
@@ -35,6 +36,17 @@ class NegativePhase(abc.ABC):
 
         `data` and `weights` are the batch that the update learns from. The figures' names are `figures(energy)`.
         """
+
+    def gradient(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Array | None, Any, Any, dict[str, Array]]:
+        """Mean F under p_θ (None where it is not taken), E_{p_θ}[-∂F] by the states of `draw`, the state for the next update, and figures."""
+        states, state_weights, state, figures = self.draw(energy, state, data, weights, key)
+        return *mean_and_gradient(energy, states, state_weights), state, figures
+
+    def problem(self, figures: Mapping[str, Array]) -> str | None:
+        """What the figures, of one update or summed over several, say has failed so that learning must not go on, in words, or None."""
+        return None
 
     def figures(self, energy: Energy) -> tuple[str, ...]:
         """The names of the figures that the chains give of themselves."""
