@@ -51,6 +51,7 @@ class Phase(enum.StrEnum):
     trajectory = "trajectory"
     jarzynski = "jarzynski"
     replay = "replay"
+    coupled = "coupled"
 
 
 class Posterior(enum.StrEnum):
@@ -167,7 +168,7 @@ def train(
             rich_help_panel=_LEARNING,
             help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
             "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), a buffer of chains "
-            "(replay), or no chains (exact). "
+            "(replay), pairs of chains whose gradient has no bias (coupled), or no chains (exact). "
             "[persistent]",
             show_default=False,
         ),

@@ -116,6 +116,7 @@ def negative_phase(settings: Settings) -> NegativePhase:
         "trajectory": lambda: lnz.TrajectoryTempered(sweeps=sweeps, chains=chains, checkpoints=rungs),
         "jarzynski": lambda: lnz.JarzynskiWalkers(sweeps=sweeps, chains=chains),
         "replay": lambda: lnz.ReplayBuffer(sweeps=sweeps, chains=chains, size=max(10_000, chains)),
+        "coupled": lambda: lnz.CoupledChains(burn_in=sweeps, start="chains", chains=chains, max_moves=100_000),
     }
     return makers[settings.negative_phase]()
 

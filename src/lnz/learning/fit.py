@@ -17,13 +17,14 @@ from lnz.energy import Energy, as_energy
 from lnz.learning.check import Plan, checked_data, checked_validation, plan_updates
 from lnz.learning.likelihood import LogLikelihood, log_likelihood
 from lnz.learning.loop import compiled_loop, measure_key, orders
-from lnz.learning.monitor import Look, Monitor, Watch
+from lnz.learning.monitor import WATCHED, Look, Monitor, Watch
 from lnz.learning.negative import NegativePhase
 from lnz.learning.positive import PositivePhase
 from lnz.learning.resume import Best, Keeper, Progress, describe, digest
 from lnz.learning.stabilisers import Stabilisers
 from lnz.learning.trainer import Trainer, TrainState
 from lnz.route import Route
+from lnz.sampling.coupled import NotMet
 from lnz.spaces import State
 from lnz.structured.objectives import Objective
 
@@ -142,6 +143,7 @@ def fit(
         CheckpointError: for a checkpoint that is damaged, or of another run.
         WriteError: where a checkpoint cannot be written (a full disk, no such folder).
         Diverged: on a NaN or infinite energy, gradient or parameter, with the step and the last good checkpoint.
+        NotMet: where coupled chains have not met in the moves that they were given.
         Interrupted: on Ctrl-C, after saving the state.
 
     Example:
@@ -224,7 +226,7 @@ class _Run:
     ):  # fmt: skip
         self.plan, self.keeper, self.progress = plan, keeper, progress
         self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
-        self.loop = compiled_loop(trainer, plan.batch, plan.n)
+        self.loop, self.problem = compiled_loop(trainer, plan.batch, plan.n), trainer.problem
         # Many small epochs make one stretch: a call of the compiled loop costs as much as some updates of a small model.
         self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
         self.order, self.order_block, self.chunk = None, -1, 1
@@ -255,6 +257,11 @@ class _Run:
                 f"the energies, gradients or parameters became NaN or infinite at step {block * length + int(bad)}; "
                 f"{self.keeper}. Lower the learning rate, or check the data's scale."
             )
+        problem = self.problem(sums)
+        if problem is not None:
+            raise NotMet(f"before step {block * length + stop}, {problem}; {self.keeper}")
+        if self.watch is not None:
+            self.watch.note({name: float(sums[name]) - float(progress.sums[name]) for name in WATCHED if name in sums})
         self.progress = dataclasses.replace(progress, state=state, sums=sums, since=progress.since + stop - first)
         spent = time.perf_counter() - tick
         if spent < _CHUNK_SECONDS / 2:

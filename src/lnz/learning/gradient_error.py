@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 from lnz.energy import as_energy
 from lnz.learning.negative import ExactPhase, NegativePhase
 from lnz.learning.negative.protocol import at_least_one
-from lnz.learning.phases import as_arrays, cast, data_mean_and_gradient, mean_and_gradient
+from lnz.learning.phases import as_arrays, cast, data_mean_and_gradient
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -153,8 +153,8 @@ def _gradients(
         start, go = jax.random.split(key)
 
         def draw(state: Any, key: PRNGKeyArray) -> Any:
-            states, weights, state, _ = phase.draw(energy, state, data, None, key)
-            return state, row(mean_and_gradient(energy, states, weights)[1])
+            _, negative, state, _ = phase.gradient(energy, state, data, None, key)
+            return state, row(negative)
 
         return jax.lax.scan(draw, phase.init(energy, start, size), jax.random.split(go, draws))[1]
 

@@ -21,6 +21,7 @@ from lnz.learning.trainer import Trainer, TrainState
 from lnz.mathematics import log_mean_exp
 from lnz.spaces import Binary, Categorical, Space, Spin, State
 
+WATCHED = ("unmet",)  # the figures of updates that a look has the mean of
 _SNAPSHOTS = 8  # at equal distances between two looks
 _CHAINS = 128  # of which snapshots are kept
 _SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
@@ -71,6 +72,7 @@ class Monitor:
     - `lag`, the nats by which the log-probabilities of the chains' states change while they mix once: the standard deviation of
       F_θ(t) - F_θ(t-τ) over the chains. It is step size × |∇| × τ (T12), in units that do not depend on the model; above 1 the chains stand
       for a model of the past;
+    - `unmet`, of coupled chains that may be cut: the share of pairs that had not met, in all updates since the last look;
     - `dead`, the share of hidden units that are the same for every datum.
 
     Looks come at fixed updates, set by a prediction of what they and the updates cost, and by nothing else: a run and its repetition look
@@ -126,6 +128,7 @@ class Watch:
         self.snapshots: list[tuple[int, Any]] = []
         self.models: dict[int, Energy] = {step: energy}
         self.best, self.active = -math.inf, set[str]()
+        self.sums: dict[str, float] = {}
 
     def next_stop(self, step: int) -> int:
         """The next update, after this one, whose state `see` wants."""
@@ -136,6 +139,10 @@ class Watch:
         """Snapshots at equal distances up to a look, and closer ones just before it."""
         fine = {end - 2**k for k in range(20) if 2**k < self.gap}
         return sorted({end - self.gap * k for k in range(_SNAPSHOTS)} | fine)
+
+    def note(self, sums: dict[str, float]) -> None:
+        """Take in the sums of figures over the updates since the last call."""
+        self.sums = {name: self.sums.get(name, 0.0) + total for name, total in sums.items()}
 
     def see(self, state: TrainState, step: int) -> Look | None:
         """Take a snapshot after this update, and have a look if one is due."""
@@ -158,6 +165,8 @@ class Watch:
     def _look(self, state: TrainState, step: int) -> Look:
         figures, errors = self._measured(state, step)
         figures |= self._mixing(state.energy, step)
+        figures |= {name: total / self.every for name, total in self.sums.items()}
+        self.sums = {}
         found = _alarms(step, figures, errors, self.best, type(self.trainer.negative_phase).__name__)
         likelihood = figures.get("log_likelihood", -math.inf)
         if math.isfinite(likelihood) and errors["log_z"] < 0.5:
@@ -319,6 +328,12 @@ def _alarms(step: int, figures: dict[str, float], errors: dict[str, float], best
             "likelihood",
             f"the log-likelihood of the training data has fallen to about {figures['log_likelihood']:.2f} nats per datum, from {best:.2f}",
             "Go back to the best model; lower the learning rate or raise sweeps",
+        )
+    if figures.get("unmet", 0) > 0:
+        alarm(
+            "unmet",
+            f"{100 * figures['unmet']:.2g} % of the pairs of coupled chains were cut before they met: the gradient has a bias",
+            "Allow more by max_moves, lower the learning rate, or use TemperedChains",
         )
     if figures.get("dead", 0) > 0.1:
         alarm(

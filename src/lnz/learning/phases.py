@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,9 @@ from lnz.energy import Energy, as_energy
 from lnz.frozen import is_traced
 from lnz.route import Route
 from lnz.spaces import Product, State
+
+if TYPE_CHECKING:
+    from lnz.learning.negative import NegativePhase
 
 
 class Phases(NamedTuple):
@@ -30,7 +33,12 @@ class Phases(NamedTuple):
 
 
 def phases(
-    energy: Any, data: State, negative: Route | State, *, weights: Any = None, key: PRNGKeyArray | None = None
+    energy: Any,
+    data: State,
+    negative: Route | NegativePhase | State,
+    *,
+    weights: Any = None,
+    key: PRNGKeyArray | None = None,
 ) -> Phases:
     """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.
 
@@ -39,12 +47,15 @@ def phases(
     Args:
         energy: an `Energy`, or any callable with a `space`. Latent variables are summed out in closed form (T6).
         data: observed states (n, *shape).
-        negative: a route, such as `lnz.Enumeration()`, or states of chains (m, *shape) that stand for the model.
+        negative: a route, such as `lnz.Enumeration()`, states of chains (m, *shape) that stand for the model, or a negative phase, such as
+            `lnz.CoupledChains()`, of which one update is drawn from a fresh start.
         weights: of the data, shape (n,), not negative; by default all equal.
-        key: for a route that draws samples.
+        key: for a route that draws samples, and for a negative phase.
 
     Raises:
-        ValueError: if the data or the chains are outside the energy's observed space, or the weights are not finite, negative or all zero.
+        NotMet: where coupled chains have not met.
+        ValueError: if the route or the negative phase cannot serve the energy or lacks a key, the data or the chains are outside the energy's
+            observed space, or the weights are not finite, negative or all zero.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -63,6 +74,10 @@ def phases(
     if isinstance(negative, Route):
         negative.require(energy, key)
         return Phases(positive, _route_gradient(negative, energy, key))
+    from lnz.learning.negative import NegativePhase
+
+    if isinstance(negative, NegativePhase):
+        return Phases(positive, _phase_gradient(negative, energy, data, weights, key))
     negative = as_arrays(energy, negative)
     energy.observed.validate(negative, batch=True)
     return Phases(positive, _mean_gradient(energy, negative, None))
@@ -81,6 +96,31 @@ def _mean_gradient(energy: Energy, v: State, weights: Array | None) -> Any:
 @eqx.filter_jit
 def _route_gradient(route: Route, energy: Energy, key: PRNGKeyArray | None) -> Any:
     return route.mean_gradient(energy, key)
+
+
+def _phase_gradient(phase: NegativePhase, energy: Energy, data: State, weights: Array | None, key: Any) -> Any:
+    """E_{p_θ}[-∂F] by one update of a phase from a fresh start."""
+    from lnz.sampling.coupled import NotMet
+
+    if key is None:
+        raise ValueError(f"{type(phase).__name__} draws samples: pass key=jax.random.key(0), or any other")
+    reason = phase.refusal(energy)
+    if reason is not None:
+        raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
+    gradient, figures = _drawn_gradient(phase, energy, data, weights, key)
+    problem = phase.problem(figures)
+    if problem is not None:
+        raise NotMet(problem)
+    return gradient
+
+
+@eqx.filter_jit
+def _drawn_gradient(phase: NegativePhase, energy: Energy, data: State, weights: Array | None, key: PRNGKeyArray) -> Any:
+    start_key, key = jax.random.split(key)
+    data = cast(energy, data)
+    state = phase.init(energy, start_key, jax.tree.leaves(data)[0].shape[0])
+    _, gradient, _, figures = phase.gradient(energy, state, data, weights, key)
+    return gradient, figures
 
 
 Term = Callable[[Any], Callable[[State], Array]]
@@ -123,18 +163,20 @@ def mean_free_energy(
 
 
 def weighted_mean(of_batch: Callable[[State], Array], v: State, weights: Array | None) -> Array:
-    """Σ_i w_i f_i / Σ_i w_i of the numbers f (n,) that a function makes of a batch.
-
-    A weight of zero leaves a state out altogether, even where its f is infinite.
-    """
+    """Σ_i w_i f_i / Σ_i w_i of the numbers f (n,) that a function makes of a batch; without weights, their mean."""
     if weights is None:
         return jnp.mean(of_batch(v))
+    total = weighted_sum(of_batch, v, weights)
+    return total / jnp.sum(weights.astype(total.dtype))
+
+
+def weighted_sum(of_batch: Callable[[State], Array], v: State, weights: Array) -> Array:
+    """Σ_i w_i f_i for weights of either sign. A weight of zero leaves a state out altogether, even where its f is infinite."""
     # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
-    kept, first = weights > 0, jnp.argmax(weights > 0)
+    kept, first = weights != 0, jnp.argmax(weights != 0)
     shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
     values = of_batch(jax.tree.map(shown, v))
-    weights = weights.astype(values.dtype)
-    return jnp.sum(weights * values) / jnp.sum(weights)
+    return jnp.sum(weights.astype(values.dtype) * values)
 
 
 def as_arrays(energy: Energy, v: State) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz.energy import Energy, as_energy, check_scalar
+from lnz.frozen import is_traced
 from lnz.learning.negative import ExactPhase, NegativePhase, PersistentChains
 from lnz.learning.phases import as_arrays, as_weights, cast, mean_and_gradient, weighted_mean
 from lnz.learning.positive import PositivePhase, default_positive_phase
 from lnz.learning.stabilisers import Stabilisers
 from lnz.random import fast_key
+from lnz.sampling.coupled import NotMet
 from lnz.spaces import State
 from lnz.structured.objectives import Objective
 
@@ -89,7 +92,7 @@ class Trainer:
             raise TypeError(f"objective must be one such as lnz.PseudoLikelihood(), but is {self.objective!r}")
         if not isinstance(self.stabilisers, Stabilisers):
             raise TypeError(f"stabilisers must be lnz.Stabilisers(…), but is {self.stabilisers!r}")
-        if self.stabilisers.energy_penalty and not self.draws:
+        if self.stabilisers.energy_penalty and (self.negative_phase is None or not self.negative_phase.by_states):
             raise ValueError(
                 "energy_penalty is on the energies of data and chains: it needs a negative phase that draws states"
             )
@@ -97,7 +100,6 @@ class Trainer:
             raise TypeError(
                 f"negative_phase must be one such as lnz.PersistentChains(sweeps=1), but is {self.negative_phase!r}"
             )
-
         if not isinstance(self.positive_phase, PositivePhase | None):
             raise TypeError(f"positive_phase must be one such as lnz.MeanFieldPhase(), but is {self.positive_phase!r}")
 
@@ -122,6 +124,10 @@ class Trainer:
         seen = self.negative_phase.figures(energy)
         likelihood = ("log_likelihood",) if "log_z" in seen else ()
         return ("energy", *gap, *seen, *likelihood, "gradient_norm", "disagreement")
+
+    def problem(self, figures: Mapping[str, Array]) -> str | None:
+        """What the figures of updates say has failed so that learning must not go on, in words, or None."""
+        return None if self.negative_phase is None else self.negative_phase.problem(figures)
 
     def init(self, energy: Any, key: PRNGKeyArray, *, batch_size: int) -> TrainState:
         """The state before the first update. `batch_size` sets the number of persistent chains where that is not given.
@@ -175,6 +181,7 @@ class Trainer:
 
         Raises:
             ValueError: for data of another shape, or weights that are not finite, negative or all zero.
+            NotMet: where coupled chains have not met.
         """
         data = as_arrays(state.energy, data)
         wanted = jax.tree.map(lambda struct: struct.shape, state.energy.data_space.struct, is_leaf=_is_struct)
@@ -186,7 +193,11 @@ class Trainer:
                 f"{jax.tree.map(lambda leaf: leaf.shape, data)}"
             )
         weights = None if weights is None else as_weights(weights, sizes.pop()[0])
-        return self._step(state, data, weights, None if scale is None else jnp.asarray(scale))
+        state, figures = self._step(state, data, weights, None if scale is None else jnp.asarray(scale))
+        problem = None if is_traced(figures["energy"]) else self.problem(figures)
+        if problem is not None:
+            raise NotMet(problem)
+        return state, figures
 
     @eqx.filter_jit
     def _step(
@@ -231,23 +242,20 @@ class Trainer:
     ) -> tuple[Any, Any, dict[str, Array]]:
         """Negative less positive phase, the state of the negative phase for the next update, and figures."""
         phase, penalty = self.negative_phase, self.stabilisers.energy_penalty
+        assert phase is not None
         if penalty:
             data_energy, positive = mean_and_gradient(energy, data, weights, penalty=penalty)
+            states, state_weights, chains, seen = phase.draw(energy, chains, data, weights, key)
+            model_energy, negative = mean_and_gradient(energy, states, state_weights, penalty=-penalty)
         else:
             positive_key = jax.random.fold_in(key, _POSITIVE)
             data_energy, positive = self._positive_phase(energy).mean_and_gradient(energy, data, weights, positive_key)
-        figures = {"energy": data_energy}
-        if isinstance(phase, ExactPhase):
-            negative = phase.chosen(energy).mean_gradient(energy, key)
-        else:
-            assert phase is not None
-            states, state_weights, chains, seen = phase.draw(energy, chains, data, weights, key)
-            model_energy, negative = mean_and_gradient(energy, states, state_weights, penalty=-penalty)
-            figures |= seen
-            if energy.data_space == energy.observed:
-                figures["energy_gap"] = data_energy - model_energy
-            if "log_z" in seen:
-                figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
+            model_energy, negative, chains, seen = phase.gradient(energy, chains, data, weights, key)
+        figures = {"energy": data_energy, **seen}
+        if model_energy is not None and energy.data_space == energy.observed:
+            figures["energy_gap"] = data_energy - model_energy
+        if "log_z" in seen:
+            figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
         descent = jax.tree.map(jnp.subtract, negative, positive)
         norm, size = _norm(descent), _norm(positive) + _norm(negative)
         return descent, chains, figures | {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}

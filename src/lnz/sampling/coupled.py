@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,11 @@ from lnz.spaces import State
 
 class NotMet(RuntimeError):
     """Some pairs of coupled chains did not meet in the moves they were given."""
+
+
+def not_met(max_moves: int, pairs: str = "some pairs of coupled chains") -> str:
+    """What to say where pairs of chains have not met."""
+    return f"{pairs} had not met after {max_moves:,} moves: allow more by max_moves, take a kernel that mixes faster"
 
 
 def coupling_refusal(kernel: Kernel, energy: Energy) -> str | None:
@@ -41,7 +46,9 @@ def coupled_step(energy: Energy, kernel: Kernel, key: PRNGKeyArray, x: State, y:
     proposals are coupled maximally by reflection, and accepted by the same uniform.
     """
     if energy.observed.discrete:
-        return kernel.step(energy, key, x)[0], kernel.step(energy, key, y)[0]
+        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), x, y)
+        moved = jax.vmap(lambda v: kernel.step(energy, key, v)[0])(both)
+        return jax.tree.map(lambda leaf: leaf[0], moved), jax.tree.map(lambda leaf: leaf[1], moved)
     assert isinstance(kernel, Langevin)
     step = jnp.asarray(kernel.step_size, x.dtype)  # pyright: ignore[reportAttributeAccessIssue]
     move = lambda key, x, y: _reflected_langevin(energy, key, x, y, step)  # noqa: E731
@@ -86,6 +93,99 @@ def _reflected_langevin(
     return moved_x, jnp.where(jnp.all(x == y), moved_x, moved_y)
 
 
+class Run(NamedTuple):
+    """What n pairs of coupled chains leave.
+
+    Attributes:
+        total: what `add` made of all states and their weights.
+        last: X after the last move, states (n, *shape).
+        met: (n,), whether the pair met.
+        times: (n,), the meeting times τ; `max_moves` where a pair did not meet.
+        moves: of every X; Y made `lag` fewer.
+    """
+
+    total: Any
+    last: State
+    met: Bool[Array, " n"]
+    times: Int[Array, " n"]
+    moves: Int[Array, ""]
+
+
+def run_coupled(
+    energy: Energy,
+    kernel: Kernel,
+    key: PRNGKeyArray,
+    x: State,
+    y: State,
+    *,
+    burn_in: int,
+    length: int,
+    lag: int,
+    max_moves: int,
+    total: Any,
+    add: Callable[[Any, State, Float[Array, " 2n"]], Any],
+) -> Run:
+    """Coupled chains from x and y, X `lag` moves ahead, until all pairs have met: states with signed weights that stand for p without bias.
+
+    With k = `burn_in`, m = k + `length` - 1 and L = `lag`, pairs meet at τ = min {t ≥ L: X_t = Y_{t-L}}, and
+
+        H = 1/(m-k+1) { Σ_{t=k}^{m} f(X_t) + Σ_{t=k+L}^{τ-1} v_t [f(X_t) - f(Y_{t-L})] },   v_t = ⌊(t-k)/L⌋ - ⌈max(L, t-m)/L⌉ + 1
+
+    has mean E_p[f] wherever the chains start, as long as x and y have one law, or are the same states.
+
+    Args:
+        x, y: states (n, *shape).
+        total: what `add` begins with.
+        add: maps (total, states (2n, *shape), weights (2n,)) to total + Σ weight · f(state); X's states first, then Y's. It is not called
+            where all weights are 0.
+
+    Source: Jacob, O'Leary & Atchadé 2020; the lag is that of Biswas, Jacob & Vanetti 2019, "Estimating convergence of Markov chains with L-lag
+    couplings".
+    """
+    n, last = jax.tree.leaves(x)[0].shape[0], burn_in + length - 1
+
+    def put(total: Any, t: Array, x: State, y: State, met: Array) -> Any:
+        averaged = jnp.where((t >= burn_in) & (t <= last), 1 / length, 0.0)
+        times = (t - burn_in) // lag + jnp.minimum(-lag, last - t) // lag + 1  # -⌈a/L⌉ = ⌊-a/L⌋
+        paid = jnp.where(met | (t < burn_in + lag), 0.0, times / length)
+        weights = jnp.concatenate([averaged + paid, -paid])
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, y)
+        return jax.lax.cond(jnp.any(weights != 0), lambda: add(total, both, weights), lambda: total)
+
+    def going(state: Any) -> Array:
+        t, _, _, met, _, _ = state
+        return ((t < last) | ~jnp.all(met)) & (t < max_moves)
+
+    def move(state: Any) -> Any:
+        """From X_t, Y_{t-L} to X_{t+1}, Y_{t+1-L}; Y waits while t < L."""
+        t, x, y, met, times, total = state
+        new_x, new_y = coupled_step(energy, kernel, jax.random.fold_in(key, t), x, y)
+        t = t + 1
+        # A pair that has met goes on as one, whatever rounding says.
+        new_y = jax.tree.map(
+            lambda a, b, old: jnp.where(t <= lag, old, jnp.where(met.reshape(n, *(1,) * (a.ndim - 1)), a, b)), new_x, new_y, y
+        )  # fmt: skip
+        now = _equal(new_x, new_y) & (t >= lag)
+        times, met = jnp.where(now & ~met, t, times), met | now
+        return t, new_x, new_y, met, times, put(total, t, new_x, new_y, met)
+
+    none = jnp.zeros((n,), bool)
+    zero = jnp.zeros((), jnp.int32)
+    if burn_in == 0:
+        total = put(total, zero, x, y, none)
+    state = (zero, x, y, none, jnp.full((n,), max_moves, jnp.int32), total)
+    t, x, _, met, times, total = jax.lax.while_loop(going, move, state)
+    return Run(total, x, met, times, t)
+
+
+def _equal(x: State, y: State) -> Bool[Array, " n"]:
+    """Whether the states of two chains are the same, in every entry."""
+    same = [
+        jnp.all((a == b).reshape(a.shape[0], -1), axis=1) for a, b in zip(*map(jax.tree.leaves, (x, y)), strict=True)
+    ]
+    return jnp.all(jnp.stack(same), axis=0)
+
+
 def unbiased_expectation(
     energy: Energy,
     f: Callable[[State], Any],
@@ -94,6 +194,7 @@ def unbiased_expectation(
     kernel: Kernel | None = None,
     burn_in: int = 10,
     length: int = 20,
+    lag: int = 1,
     estimates: int = 1000,
     batch: int = 1000,
     max_moves: int = 10_000,
@@ -101,18 +202,16 @@ def unbiased_expectation(
 ) -> Estimate:
     """E_p[f(v)] from coupled chains, without the bias of chains that have not yet converged.
 
-    X and Y start independently at the energy's base, X one move ahead; they meet at τ, when X_t = Y_{t-1}. With k = `burn_in` and
-    m = k + `length` - 1, each pair gives
-
-        H = 1/(m-k+1) Σ_{t=k}^{m} f(X_t) + Σ_{t=k+1}^{τ-1} min(1, (t-k)/(m-k+1)) [f(X_t) - f(Y_{t-1})],   E[H] = E_p[f].
-
-    The value is the mean of the H of independent pairs, and its standard error comes from their spread. With f(v) = -∂F(v) it is ∇ log Z.
+    X and Y start independently at the energy's base, X `lag` moves ahead, and meet at τ. The states of X from move `burn_in` on are averaged,
+    and what their bias was is made up for by the differences of X and Y until τ: `run_coupled` has the formula. The value is the mean over
+    independent pairs, and its standard error comes from their spread. With f(v) = -∂F(v) it is ∇ log Z.
 
     Args:
         f: of one observed state, to a pytree of numbers.
         kernel: by default Gibbs sweeps, or Langevin moves for continuous states; see `coupled_step` for those that can be coupled.
         burn_in: k. It costs moves and spares variance: no choice of it makes a bias.
         length: m - k + 1, the states that are averaged; likewise.
+        lag: L, the moves by which X is ahead. A larger one makes the differences fewer, and takes more moves.
         estimates: independent pairs of chains, at least 2.
         batch: pairs at a time.
         max_moves: a pair that has not met by then is an error.
@@ -138,31 +237,31 @@ def unbiased_expectation(
     for name, n, least in (
         ("burn_in", burn_in, 0),
         ("length", length, 1),
+        ("lag", lag, 1),
         ("estimates", estimates, 2),
         ("batch", batch, 1),
     ):
         if not isinstance(n, int | np.integer) or n < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, but is {n!r}")
     last = burn_in + length - 1
-    if max_moves < last:
-        raise ValueError(f"max_moves must be at least burn_in + length - 1 = {last}, but is {max_moves}")
+    if max_moves < max(last, lag):
+        raise ValueError(f"max_moves must be at least burn_in + length - 1 = {last}, and lag, but is {max_moves}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, but is {confidence}")
     kernel = kernel or default_kernel(energy)
     reason = coupling_refusal(kernel, energy)
     if reason is not None:
         raise ValueError(reason)
-    run = _pairs(f, kernel, int(burn_in), int(length), int(max_moves), min(int(batch), int(estimates)))
+    run = _pairs(f, kernel, int(burn_in), int(length), int(lag), int(max_moves), min(int(batch), int(estimates)))
     keys = jax.random.split(fast_key(key), -(-estimates // batch))
     times, total, square, count, moves = [], None, None, 0, 0
     for key in keys:
         take = min(batch, estimates - count)
-        found, met, at, reached = run(energy, key)
+        found, _, met, at, reached = run(energy, key)
         if not np.asarray(met)[:take].all():
             waiting = int((~np.asarray(met)[:take]).sum())
             raise NotMet(
-                f"{waiting} of {take} pairs of chains had not met after {max_moves} moves: allow more by max_moves, or take a kernel that mixes "
-                "faster"
+                not_met(max_moves, f"{waiting:,} of {take:,} pairs of chains") + ", or ask for a smaller batch"
             )
         found = jax.tree.map(lambda h, take=take: np.asarray(h, np.float64)[:take], found)
         if not all(np.isfinite(h).all() for h in jax.tree.leaves(found)):
@@ -173,7 +272,7 @@ def unbiased_expectation(
         total = sums[0] if total is None else jax.tree.map(np.add, total, sums[0])
         square = sums[1] if square is None else jax.tree.map(np.add, square, sums[1])
         times.append(np.asarray(at)[:take])
-        moves += take * (2 * int(reached) - 1)
+        moves += take * (2 * int(reached) - lag)
         count += take
     mean = jax.tree.map(lambda s: s / count, total)
     error = jax.tree.map(lambda q, m: np.sqrt(np.maximum(q / count - m**2, 0) / (count - 1)), square, mean)
@@ -194,10 +293,9 @@ def unbiased_expectation(
 
 
 def _pairs(
-    f: Callable[[State], Any], kernel: Kernel, k: int, length: int, max_moves: int, n: int
-) -> Callable[[Energy, PRNGKeyArray], tuple[Any, Bool[Array, " n"], Int[Array, " n"], Array]]:
-    """A compiled batch of n pairs: H, whether they met, their meeting times, and the moves until all had met."""
-    last = k + length - 1
+    f: Callable[[State], Any], kernel: Kernel, k: int, length: int, lag: int, max_moves: int, n: int
+) -> Callable[[Energy, PRNGKeyArray], Run]:
+    """A compiled batch of n pairs, whose total is H."""
 
     @jax.jit
     def run(energy: Energy, key: PRNGKeyArray) -> Any:
@@ -205,63 +303,22 @@ def _pairs(
         start: Any = energy.base()
         x, y = start.sample(x_key, n), start.sample(y_key, n)
         x, y = jax.tree.map(lambda leaf, s: leaf.astype(s.dtype), (x, y), (energy.observed.struct,) * 2)
-        many = jax.vmap(f)
 
         def values(v: State) -> Any:
-            return jax.tree.map(
-                lambda h: h.astype(jnp.result_type(float)) if not jnp.issubdtype(h.dtype, jnp.inexact) else h, many(v)
-            )
+            inexact = lambda h: h if jnp.issubdtype(h.dtype, jnp.inexact) else h.astype(jnp.result_type(float))  # noqa: E731
+            return jax.tree.map(inexact, jax.vmap(f)(v))
 
-        def added(total: Any, part: Any, weight: Array) -> Any:
-            """total + weight · part, where a weight of zero leaves its part out, be it infinite; one weight a pair or one for all."""
-
+        def add(total: Any, v: State, weights: Array) -> Any:
             def leaf(t: Array, h: Array) -> Array:
-                w = jnp.broadcast_to(weight, (n,)).astype(h.dtype).reshape(n, *(1,) * (h.ndim - 1))
-                return t + jnp.where(w > 0, w * jnp.where(w > 0, h, 0), 0)
+                h = h.reshape(2, *t.shape)
+                w = weights.astype(h.dtype).reshape(2, n, *(1,) * (t.ndim - 1))
+                return t + jnp.sum(jnp.where(w == 0, 0, w * h), axis=0)  # what has no weight may be infinite
 
-            return jax.tree.map(leaf, total, part)
+            return jax.tree.map(leaf, total, values(v))
 
-        def equal(x: State, y: State) -> Array:
-            same = [
-                jnp.all((a == b).reshape(n, -1), axis=1)
-                for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-            ]
-            return jnp.all(jnp.stack(same), axis=0)
-
-        def averaged(t: Array) -> Array:
-            return jnp.where((t >= k) & (t <= last), 1 / length, 0.0)
-
-        def going(state: Any) -> Array:
-            t, _, _, met, _, _ = state
-            return ((t < last) | ~jnp.all(met)) & (t < max_moves)
-
-        def move(state: Any) -> Any:
-            """From X_t, Y_{t-1} to X_{t+1}, Y_t."""
-            t, x, y, met, time, total = state
-            new_x, new_y = coupled_step(energy, kernel, jax.random.fold_in(key, t), x, y)
-            t = t + 1
-            # A pair that has met goes on as one, whatever rounding says.
-            new_y = jax.tree.map(lambda a, b: jnp.where(met.reshape(n, *(1,) * (a.ndim - 1)), a, b), new_x, new_y)
-            now = equal(new_x, new_y)
-            time = jnp.where(now & ~met, t, time)
-            met = met | now
-            h = values(new_x)
-            total = added(total, h, averaged(t))
-            weight = jnp.where(met | (t <= k), 0.0, jnp.minimum(1.0, (t - k) / length))
-            difference = jax.tree.map(jnp.subtract, h, values(new_y))
-            return t, new_x, new_y, met, time, added(total, difference, weight)
-
-        h = values(x)
-        total = added(jax.tree.map(jnp.zeros_like, h), h, averaged(jnp.asarray(0)))
-        # X alone makes the first move; t = 1 then compares X_1 with Y_0.
-        first = coupled_step(energy, kernel, jax.random.fold_in(key, max_moves), x, x)[0]
-        met = equal(first, y)
-        total = added(total, values(first), averaged(jnp.asarray(1)))
-        weight = jnp.where(met | (k >= 1), 0.0, jnp.minimum(1.0, (1 - k) / length))
-        total = added(total, jax.tree.map(jnp.subtract, values(first), values(y)), weight)
-        one = jnp.asarray(1, jnp.int32)
-        state = (one, first, y, met, jnp.where(met, one, max_moves).astype(jnp.int32), total)
-        t, _, _, met, time, total = jax.lax.while_loop(going, move, state)
-        return total, met, time, t
+        nothing = jax.tree.map(lambda h: jnp.zeros(h.shape, h.dtype), jax.eval_shape(values, x))
+        return run_coupled(
+            energy, kernel, key, x, y, burn_in=k, length=length, lag=lag, max_moves=max_moves, total=nothing, add=add
+        )
 
     return run

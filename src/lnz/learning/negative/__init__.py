@@ -1,6 +1,7 @@
 """Negative phases: how learning draws from p_θ. `NEGATIVE_PHASES` is the list that the command line and the tests read."""
 
 from lnz.learning.negative.contrastive import ContrastiveDivergence
+from lnz.learning.negative.coupled import CoupledChains
 from lnz.learning.negative.exact import ExactPhase
 from lnz.learning.negative.fast import FastWeights
 from lnz.learning.negative.jarzynski import JarzynskiWalkers
@@ -19,11 +20,13 @@ NEGATIVE_PHASES: dict[str, type[NegativePhase]] = {
     "trajectory": TrajectoryTempered,
     "jarzynski": JarzynskiWalkers,
     "replay": ReplayBuffer,
+    "coupled": CoupledChains,
 }
 
 __all__ = [
     "NEGATIVE_PHASES",
     "ContrastiveDivergence",
+    "CoupledChains",
     "ExactPhase",
     "FastWeights",
     "JarzynskiWalkers",

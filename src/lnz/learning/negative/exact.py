@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array, PRNGKeyArray
 
@@ -22,6 +22,8 @@ class ExactPhase(NegativePhase):
     """
 
     route: Route | None = None
+
+    by_states: ClassVar[bool] = False
 
     def refusal(self, energy: Energy) -> str | None:
         route = self.chosen(energy)
@@ -42,6 +44,11 @@ class ExactPhase(NegativePhase):
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         raise TypeError("the exact negative phase draws no states: its gradient is route.mean_gradient")
+
+    def gradient(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Array | None, Any, Any, dict[str, Array]]:
+        return None, self.chosen(energy).mean_gradient(energy, key), state, {}
 
     def moves(self, energy: Energy, batch_size: int) -> float:
         return self.chosen(energy).cost(energy)

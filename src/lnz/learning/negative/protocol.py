@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,13 +12,18 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
-from lnz.learning.phases import cast, parameter_dtype
+from lnz.learning.phases import cast, mean_and_gradient, parameter_dtype
 from lnz.sampling.kernels import Kernel, default_kernel
 from lnz.spaces import State
 
 
 class NegativePhase(abc.ABC):
-    """How learning takes E_{v ~ p_θ}[-∂F]. Static: a frozen dataclass; what must survive from one update to the next is its state."""
+    """How learning takes E_{v ~ p_θ}[-∂F]. Static: a frozen dataclass; what must survive from one update to the next is its state.
+
+    `by_states` says whether `gradient` is the mean over the states of `draw`.
+    """
+
+    by_states: ClassVar[bool] = True
 
     def refusal(self, energy: Energy) -> str | None:
         """Why this negative phase cannot serve the energy, in words, or None."""
@@ -35,6 +41,17 @@ class NegativePhase(abc.ABC):
 
         `data` and `weights` are the batch that the update learns from. The figures' names are `figures(energy)`.
         """
+
+    def gradient(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Array | None, Any, Any, dict[str, Array]]:
+        """Mean F under p_θ (None where it is not taken), E_{p_θ}[-∂F] by the states of `draw`, the state for the next update, and figures."""
+        states, state_weights, state, figures = self.draw(energy, state, data, weights, key)
+        return *mean_and_gradient(energy, states, state_weights), state, figures
+
+    def problem(self, figures: Mapping[str, Array]) -> str | None:
+        """What the figures, of one update or summed over several, say has failed so that learning must not go on, in words, or None."""
+        return None
 
     def figures(self, energy: Energy) -> tuple[str, ...]:
         """The names of the figures that the chains give of themselves."""
