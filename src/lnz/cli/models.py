@@ -92,6 +92,7 @@ def negative_phase(settings: Settings) -> NegativePhase:
         "trajectory": lambda: lnz.TrajectoryTempered(sweeps=sweeps, chains=chains, checkpoints=rungs),
         "jarzynski": lambda: lnz.JarzynskiWalkers(sweeps=sweeps, chains=chains),
         "coupled": lambda: lnz.CoupledChains(burn_in=sweeps, start="chains", chains=chains, max_moves=100_000),
+        "coupled-annealing": lambda: lnz.CoupledAnnealing(chains=chains),
     }
     return makers[settings.negative_phase]()
 
