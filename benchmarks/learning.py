@@ -24,6 +24,7 @@ TITLES = {
     "tempered": "tempered",
     "trajectory": "trajectory",
     "jarzynski": "Jarzynski",
+    "coupled": "coupled",
 }
 
 
@@ -59,6 +60,7 @@ def settings() -> dict[str, Setting]:
         "tempered": Setting(lnz.TemperedChains(chains=50, temperatures=8), 0.2),
         "trajectory": Setting(lnz.TrajectoryTempered(chains=50, checkpoints=12, sweeps=3), 0.1),
         "jarzynski": Setting(lnz.JarzynskiWalkers(chains=1000), 0.2),
+        "coupled": Setting(lnz.CoupledAnnealing(chains=64), 0.2),
     }
 
 
@@ -93,12 +95,12 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     """The curves of all runs, with the first alarm of each as a cross."""
     from lnz.report.style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas
 
-    colours = dict(zip(TITLES, (ORANGE, INK, BLUE, GREEN, "#8a5a9e"), strict=True))
+    colours = dict(zip(TITLES, (ORANGE, INK, BLUE, GREEN, "#8a5a9e", "#b0455f"), strict=True))
     with Canvas(path, width=9.2, height=3.8) as figure:
         panels = figure.subplots(1, 2)
         for axes, names, title in (
             (panels[0], ("cd", "persistent"), "Constant rate: rise and fall; the first alarm is a cross"),
-            (panels[1], ("tempered", "trajectory", "jarzynski"), "Falling rate: chains that mix, or pay"),
+            (panels[1], ("tempered", "trajectory", "jarzynski", "coupled"), "Falling rate: chains that mix, or pay"),
         ):
             for name in names:
                 for found in (found for found in results if found["phase"] == name):
@@ -119,8 +121,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     one_thread()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--phases", default="cd,persistent,tempered,trajectory,jarzynski")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--phases", default=",".join(TITLES))
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--looks", type=int, default=50)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)

@@ -73,6 +73,7 @@ from .learning.monitor import Alarm as Alarm
 from .learning.monitor import Look as Look
 from .learning.monitor import Monitor as Monitor
 from .learning.negative import ContrastiveDivergence as ContrastiveDivergence
+from .learning.negative import CoupledAnnealing as CoupledAnnealing
 from .learning.negative import CoupledChains as CoupledChains
 from .learning.negative import ExactPhase as ExactPhase
 from .learning.negative import FastWeights as FastWeights

@@ -52,6 +52,7 @@ class Phase(enum.StrEnum):
     jarzynski = "jarzynski"
     replay = "replay"
     coupled = "coupled"
+    coupled_annealing = "coupled-annealing"
 
 
 class Posterior(enum.StrEnum):
@@ -168,7 +169,8 @@ def train(
             rich_help_panel=_LEARNING,
             help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
             "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), a buffer of chains "
-            "(replay), pairs of chains whose gradient has no bias (coupled), or no chains (exact). "
+            "(replay), pairs of chains, or of annealed populations, whose gradient has no bias (coupled, coupled-annealing), or no "
+            "chains (exact). "
             "[persistent]",
             show_default=False,
         ),

@@ -117,6 +117,7 @@ def negative_phase(settings: Settings) -> NegativePhase:
         "jarzynski": lambda: lnz.JarzynskiWalkers(sweeps=sweeps, chains=chains),
         "replay": lambda: lnz.ReplayBuffer(sweeps=sweeps, chains=chains, size=max(10_000, chains)),
         "coupled": lambda: lnz.CoupledChains(burn_in=sweeps, start="chains", chains=chains, max_moves=100_000),
+        "coupled-annealing": lambda: lnz.CoupledAnnealing(chains=chains),
     }
     return makers[settings.negative_phase]()
 

@@ -2,6 +2,7 @@
 
 from lnz.learning.negative.contrastive import ContrastiveDivergence
 from lnz.learning.negative.coupled import CoupledChains
+from lnz.learning.negative.coupled_annealing import CoupledAnnealing
 from lnz.learning.negative.exact import ExactPhase
 from lnz.learning.negative.fast import FastWeights
 from lnz.learning.negative.jarzynski import JarzynskiWalkers
@@ -21,11 +22,13 @@ NEGATIVE_PHASES: dict[str, type[NegativePhase]] = {
     "jarzynski": JarzynskiWalkers,
     "replay": ReplayBuffer,
     "coupled": CoupledChains,
+    "coupled-annealing": CoupledAnnealing,
 }
 
 __all__ = [
     "NEGATIVE_PHASES",
     "ContrastiveDivergence",
+    "CoupledAnnealing",
     "CoupledChains",
     "ExactPhase",
     "FastWeights",
