@@ -9,6 +9,8 @@ from .annealing.bridge import bar as bar
 from .annealing.bridge import mbar as mbar
 from .annealing.parallel_tempering import ParallelTempering as ParallelTempering
 from .annealing.smc import SequentialMonteCarlo as SequentialMonteCarlo
+from .annealing.subgraph import SubgraphBase as SubgraphBase
+from .annealing.subgraph import subgraph_base as subgraph_base
 from .auditing.audit import audit as audit
 from .auditing.report import AuditReport as AuditReport
 from .auditing.report import Check as Check

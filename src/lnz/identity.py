@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -27,6 +29,8 @@ def log_partition(
     key: PRNGKeyArray | None = None,
     within: float | None = None,
     max_seconds: float | None = None,
+    resume: str | Path | None = None,
+    progress: Callable[[int, Estimate], None] | None = None,
 ) -> Estimate:
     """log Z(θ) = log Σ_x exp(-E_θ(x)), or the integral, in nats, with its error and how it is known.
 
@@ -41,6 +45,8 @@ def log_partition(
             stochastic route: run it again and again until its interval is so narrow (see `lnz.annealing.until.log_partition_until`).
         max_seconds: with `within`: the time to stop at; 60 by default. Both run on the host, outside `jit`, `vmap` and `grad`: see
             `lnz.bounds.within.log_partition_within`.
+        resume: with `within` and a stochastic route: a file that keeps its runs, so that a job that was stopped goes on.
+        progress: likewise, a callable that is told the number of runs and the estimate so far.
 
     Returns:
         An `Estimate` with a scalar value in nats.
@@ -55,11 +61,15 @@ def log_partition(
         2.0794...
     """
     energy, route = as_energy(energy), _checked(route)
+    joined = isinstance(route, AnnealingRoute) and (within, max_seconds) != (None, None)
+    if not joined and (resume, progress) != (None, None):
+        raise ValueError("resume and progress are of the runs that within= joins: give within and a stochastic route")
     if within is not None or max_seconds is not None:
         given: dict[str, Any] = {"within": within, "max_seconds": max_seconds}
         given = {name: x for name, x in given.items() if x is not None}
         if isinstance(route, AnnealingRoute):
             route.require(energy, key)
+            given |= {"resume": resume, "progress": progress}
             estimate = log_partition_until(energy, route, key, **given)  # pyright: ignore[reportArgumentType]
         elif route is not None:
             raise ValueError(

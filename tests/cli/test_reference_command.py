@@ -47,6 +47,13 @@ def test_rounds_and_a_picture(machine, tmp_path):
     assert found["warnings"] == []
     assert found["plot"] == str(picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
+    rounds = ("logz", machine, *options[:-2], "--resume", tmp_path / "runs", "--json")
+    first, again = (json.loads(call(*rounds).out) for _ in range(2))
+    assert first == again
+    assert first["lower"] == found["lower"]
+    refused = call(*rounds[:-1], "--seed", 7)
+    assert refused.code == 2
+    assert "take the settings it was made with" in refused.error
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,7 @@ def test_rounds_and_a_picture(machine, tmp_path):
         (("logz", "FILE", "--plot", "path.pdf"), "is no .png file"),
         (("logz", "FILE", "--route", "tempering", "--within", 1), "take --route ais or smc, or leave them out"),
         (("logz", "FILE", "--within", 0), "--within: 0 is not above 0"),
+        (("logz", "FILE", "--resume", "runs"), "--resume keeps the runs that --within adds up"),
     ],
 )
 def test_what_cannot_be_done(args, message, machine):

@@ -15,7 +15,7 @@ from lnz.energy import Energy
 from lnz.frozen import Frozen
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, default_kernel
-from lnz.sampling.path import Path, has_step, move
+from lnz.sampling.path import Path, has_step, walk
 from lnz.spaces import State
 
 _ASSUMPTION = "the annealed chains reach every mode; the lower limit alone is certified"
@@ -103,22 +103,34 @@ def planned(
 
 
 def annealed(
-    path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, betas: Array, log_steps: Array, *, sweeps: int
+    path: Path,
+    kernel: Kernel,
+    key: PRNGKeyArray,
+    v: State,
+    betas: Array,
+    log_steps: Array,
+    *,
+    sweeps: int,
+    reverse: bool = False,
 ) -> tuple[Float[Array, " n"], State, Array]:
-    """Chains taken from the law at betas[0] to that at betas[-1], whichever is which: their log weights, states and mean acceptance."""
-    dtype = jnp.result_type(float)
+    """Chains taken from the law at betas[0] to that at betas[-1], whichever is which: their log weights, states and mean acceptance.
 
-    def step(carry: tuple[State, Array, Array], inputs: Any) -> tuple[tuple[State, Array, Array], Array]:
-        v, log_w, lost = carry
+    With `reverse`, by moves of the kernel's reversal: such a run back is what Crooks's relation pairs with a run forth.
+    """
+    dtype, going = jnp.result_type(float), walk(path, kernel, sweeps=sweeps, reverse=reverse)
+
+    def step(carry: tuple[Any, Array, Array], inputs: Any) -> tuple[tuple[Any, Array, Array], Array]:
+        x, log_w, lost = carry
         before, beta, log_step, key = inputs
-        gain = path.gain(v, before, beta) - lost
+        gain = going.gain(x, before, beta) - lost
         # A chain of weight zero stays so: where p̃ = 0 at both temperatures, the gain would be ∞ - ∞.
         total = jnp.where(log_w == -jnp.inf, -jnp.inf, log_w + gain)
         lost = jnp.where(jnp.isfinite(total), (total - log_w) - gain, 0)  # Kahan: a thousand small float32 gains
-        v, acceptance = move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps)
-        return (v, total, lost), acceptance
+        x, acceptance = going.move(key, beta, x, log_step)
+        return (x, total, lost), acceptance
 
     zero = jnp.zeros(jax.tree.leaves(v)[0].shape[:1], dtype)
     inputs = (betas[:-1], betas[1:], log_steps[1:], jax.random.split(key, betas.size - 1))
-    (v, log_w, _), acceptance = jax.lax.scan(step, (v, zero, zero), inputs)
-    return log_w, v, jnp.mean(acceptance)
+    (x, log_w, _), acceptance = jax.lax.scan(step, (going.pack(v), zero, zero), inputs)
+    last = jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), v)
+    return log_w, last, jnp.mean(acceptance)

@@ -82,7 +82,9 @@ def _walk(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> tuple[
         end = jax.tree.map(lambda x: x[chosen], v)
     else:
         end = path.compact(sampler.draw(sample_key, route.chains))
-    back, _, _ = annealed(path, kernel, reverse_key, end, betas[::-1], log_steps[::-1], sweeps=route.sweeps)
+    back, _, _ = annealed(
+        path, kernel, reverse_key, end, betas[::-1], log_steps[::-1], sweeps=route.sweeps, reverse=True
+    )
     mean, sd, effective = (jnp.concatenate([a[None], b]) for a, b in zip(first, seen, strict=True))
     log_z0 = path.log_z0()
     return betas[::per_stop], mean, sd, effective, log_w + log_z0, log_z0 - back

@@ -40,8 +40,9 @@ class BidirectionalAIS(AnnealingRoute):
     long chains, all is conditional on their having reached the model; where both directions then disagree beyond their errors, `warnings` says
     so and the interval holds both.
 
-    The value is Bennett's acceptance ratio between the works of both directions where every move is its own reversal (block Gibbs moves of two
-    layers, Langevin moves), with an error by bootstrap over chains; otherwise, or where they disagree, that of the direction with less error.
+    The value is Bennett's acceptance ratio between the works of both directions, with an error by bootstrap over chains. Reverse chains make
+    the reversal of every move: sweeps go through sites or colour classes the other way round, block Gibbs moves of two layers and Langevin
+    moves are their own. Where an energy's moves have no known reversal, or the directions disagree, it is that of the one with less error.
 
     Attributes:
         temperatures: K, the number of steps between the base and the model.
@@ -167,7 +168,9 @@ class BidirectionalAIS(AnnealingRoute):
         start = path.start(start_key, self.chains)
         forward, v, acceptance = annealed(path, kernel, forward_key, start, betas, log_steps, sweeps=self.sweeps)
         samples = path.compact(jax.tree.map(lambda x, s: x.astype(s.dtype), samples, path.public(start)))
-        reverse, _, _ = annealed(path, kernel, reverse_key, samples, betas[::-1], log_steps[::-1], sweeps=self.sweeps)
+        reverse, _, _ = annealed(
+            path, kernel, reverse_key, samples, betas[::-1], log_steps[::-1], sweeps=self.sweeps, reverse=True
+        )
         figures = {"acceptance": acceptance} if has_step(kernel) else {}
         return forward + log_z0, reverse - log_z0, path.public(v), figures
 

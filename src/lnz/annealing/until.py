@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz.annealing.rounds import Rounds, mark_of
 from lnz.annealing.weighted import AnnealingRoute, from_weights
 from lnz.energy import Energy
 from lnz.estimate import Estimate
@@ -21,7 +23,14 @@ from lnz.mathematics import log_mean_exp
 
 
 def log_partition_until(
-    energy: Energy, route: AnnealingRoute, key: PRNGKeyArray, *, within: float = 0.1, max_seconds: float = 60.0
+    energy: Energy,
+    route: AnnealingRoute,
+    key: PRNGKeyArray,
+    *,
+    within: float = 0.1,
+    max_seconds: float = 60.0,
+    resume: str | Path | None = None,
+    progress: Callable[[int, Estimate], None] | None = None,
 ) -> Estimate:
     """log Z in nats by as many runs of the route as make the interval `within` wide, and one weighing of all their chains.
 
@@ -35,9 +44,13 @@ def log_partition_until(
         key: a random key.
         within: the width of the interval to stop at, in nats.
         max_seconds: the time to stop at; the run that has begun is finished.
+        resume: a file to keep the runs in, each as it ends. Where it exists, the work goes on from there: the answer is that of a job that was
+            never stopped, unless `max_seconds` stopped either.
+        progress: is told, at every look and after every run, how many runs there are and the estimate of the last look.
 
     Raises:
         ValueError: for another route, under `jit`, `vmap` or `grad`, or where `within` or `max_seconds` is not above 0.
+        CheckpointError: for a file of another model, route or key.
     """
     if not route.unbiased:
         raise ValueError(
@@ -50,26 +63,36 @@ def log_partition_until(
         )
     if not (within > 0 and max_seconds > 0):
         raise ValueError(f"within and max_seconds must be above 0, but are {within} and {max_seconds}")
-    begun, runs, name, wide = time.perf_counter(), 0, "", True
-    parts: list[np.ndarray] = []
-    raised: dict[str, Any] = {}
+    file, rounds, mark = None if resume is None else Path(resume), Rounds(), ""
+    if file is not None:
+        mark = mark_of(energy, route, key)
+        rounds = Rounds.load(file, mark) if file.exists() else rounds
+    begun = time.perf_counter() - rounds.seconds
+    parts, estimate = rounds.log_weights, None
+    looking = 1 << (max(1, len(parts)) - 1).bit_length()  # looks are at 1, 2, 4, … runs
     while True:
-        for run in range(runs, max(1, 2 * runs)):
-            if parts and time.perf_counter() - begun > max_seconds:
-                break
-            log_weights, once = _run(route, energy, jax.random.fold_in(key, run))
-            parts.append(np.asarray(log_weights))
-            raised = {words: flag | raised.get(words, False) for words, flag in once.flags.items()}
-            name = once.route
-        runs = len(parts)
+        while len(parts) < looking and not (parts and time.perf_counter() - begun > max_seconds):
+            log_weights, once = _run(route, energy, jax.random.fold_in(key, len(parts)))
+            rounds.add(log_weights, once.flags, once.route)
+            rounds.seconds = time.perf_counter() - begun
+            if file is not None:
+                rounds.save(file, mark)
+            if progress is not None and estimate is not None:
+                progress(len(parts), estimate)
         estimate = _weighed(jnp.asarray(np.concatenate(parts)), route.confidence)
+        if progress is not None:
+            progress(len(parts), estimate)
         spent = time.perf_counter() - begun
         wide = not float(estimate.upper - estimate.lower) <= within
         if not wide or spent > max_seconds or math.isnan(float(estimate.value)):
             break
+        looking *= 2
+    raised = {words: jnp.asarray(flag) for words, flag in rounds.raised.items()}
     flags = raised | estimate.flags | {_WIDE: jnp.asarray(wide)}  # of the same words, those of all runs together count
-    diagnostics = estimate.diagnostics | {"runs": jnp.asarray(runs), "seconds": jnp.asarray(spent)}
-    return dataclasses.replace(estimate, route=f"{runs:,} runs of {name}", flags=flags, diagnostics=diagnostics)
+    diagnostics = estimate.diagnostics | {"runs": jnp.asarray(len(parts)), "seconds": jnp.asarray(spent)}
+    return dataclasses.replace(
+        estimate, route=f"{len(parts):,} runs of {rounds.name}", flags=flags, diagnostics=diagnostics
+    )
 
 
 _WIDE = "time ran out before the interval was as narrow as asked: give more max_seconds, or a route with longer runs"

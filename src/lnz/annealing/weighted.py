@@ -174,7 +174,7 @@ def from_weights(
 
 def path_flags(path: Path, v: State) -> dict[str, Bool[Array, ""]]:
     """What is wrong with the path, seen from states at its end: a base that does not cover the model; a model whose Z looks infinite."""
-    uncovered = jnp.any(jax.vmap(path.base.free_energy)(v) == jnp.inf)
+    uncovered = jnp.any(jax.vmap(path.origin.free_energy)(v) == jnp.inf)
     flags = {
         "the model reaches states that the base excludes, so log Z is too low: give a base whose support covers the model's": uncovered
     }

@@ -445,6 +445,14 @@ def logz(
         float | None,
         typer.Option(metavar="NATS", help="Limits that near are good enough: work grows until they are. [0.1]"),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep there what --within has drawn by --route ais or smc, and go on from it where the file exists.",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw there (.png) the plan of the sum, or what annealed chains saw.", show_default=False),
@@ -462,6 +470,7 @@ def logz(
     - lnz logz runs/digits
     - lnz logz ising.lnz --route ais --temperatures 5000 --json
     - lnz logz ising.lnz --route ais --within 0.1 --plot path.png
+    - lnz logz ising.lnz --route smc --within 0.02 --max-seconds 36000 --resume ising.runs
     - lnz logz grid.uai --evidence grid.uai.evid --marginals grid.MAR --map --max-memory 8G
     """
     max_seconds, within = _positive("--max-seconds", max_seconds), _positive("--within", within)
@@ -470,7 +479,9 @@ def logz(
     if graphical.is_uai(run):
         if route not in (RouteKind.auto, RouteKind.exact):
             raise BadInput(f"--route {route}: a graphical model is summed exactly. Leave it out")
-        _refuse_given(ctx, ("temperatures", "chains", "confidence"), "is for a run or a saved energy. Leave it out")
+        _refuse_given(
+            ctx, ("temperatures", "chains", "confidence", "resume"), "is for a run or a saved energy. Leave it out"
+        )
         found = graphical.log_z(
             run,
             evidence=evidence,
@@ -499,7 +510,9 @@ def logz(
     from . import evaluate as room
     from . import show
 
-    found, sentence = room.log_z(run, effort, seed=seed, within=within, max_seconds=max_seconds, plot=plot)
+    found, sentence = room.log_z(
+        run, effort, seed=seed, within=within, max_seconds=max_seconds, resume=resume, plot=plot, shown=not json
+    )
     show.log_z(found, sentence, as_json=json)
 
 

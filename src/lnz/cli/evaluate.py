@@ -18,6 +18,7 @@ from .draw import draw
 from .errors import BadInput, refusing
 from .folder import RunFolder
 from .measuring import Effort
+from .progress import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +96,24 @@ def evaluate(path: Path, file: Path | None, effort: Effort, *, array: str | None
 
 
 def log_z(
-    path: Path, effort: Effort, *, seed: int | None, within: float | None, max_seconds: float | None, plot: Path | None
+    path: Path,
+    effort: Effort,
+    *,
+    seed: int | None,
+    within: float | None,
+    max_seconds: float | None,
+    resume: Path | None,
+    plot: Path | None,
+    shown: bool = True,
 ) -> tuple[dict[str, Any], str]:
     """log Z of a run's model or a saved energy, and the same as a sentence.
 
     Args:
         within: with a route that draws samples, the width of the interval, in nats, to work for; None for one run of the effort's size.
         max_seconds: to stop at, likewise.
+        resume: the file that the runs for `within` are kept in, and taken up from where it exists.
         plot: where a picture of the annealing path goes, a .png file.
+        shown: whether progress is shown.
     """
     if plot is not None and plot.suffix.lower() != ".png":
         raise BadInput(f"--plot: {plot} is no .png file. Give a name that ends in .png")
@@ -119,8 +130,18 @@ def log_z(
         raise BadInput(
             "--within and --max-seconds add up runs whose weights have mean Z: take --route ais or smc, or leave them out"
         )
+    if resume is not None and not ((within or max_seconds) and route.random):
+        raise BadInput("--resume keeps the runs that --within adds up: add --within NATS and --route ais or smc")
     aim: dict[str, Any] = {"within": within, "max_seconds": max_seconds} if route.random else {}
-    estimate = lnz.log_partition(target.energy, route=route, key=key, **aim)
+    with Step("log Z", shown=shown) as step:
+        if aim and (within or max_seconds):
+
+            def tell(runs: int, so_far: lnz.Estimate) -> None:
+                near = f"log Z between {float(so_far.lower):.2f} and {float(so_far.upper):.2f}"
+                step.say(f"{runs:,} run{'s' if runs > 1 else ''}: {near}")
+
+            aim |= {"resume": resume, "progress": tell}
+        estimate = lnz.log_partition(target.energy, route=route, key=key, **aim)
     found = measuring.estimate_json(estimate)
     if plot is not None:
         from lnz.annealing.along import along_path

@@ -174,6 +174,12 @@ class LatticeCouplings(Couplings):
         edges, places = self._bonds()
         return edges, jnp.broadcast_to(self.strength, (len(self.shape), *self.shape)).reshape(-1)[places]
 
+    def at_bonds(self, values: np.ndarray, fill: Any) -> np.ndarray:
+        """Values of the bonds (m,), in the order of `pairs`, at the places of their strengths: (axes, *shape), and `fill` at the others."""
+        full = np.full(len(self.shape) * int(np.prod(self.shape)), fill)
+        full[self._bonds()[1]] = values
+        return full.reshape(len(self.shape), *self.shape)
+
     def scaled(self, factor: Array) -> Couplings:
         return LatticeCouplings(self.strength * factor, self.shape, self.periodic)
 
@@ -338,13 +344,16 @@ class Pairwise(Energy):
         def step(key: PRNGKeyArray, phi: Array) -> Array:
             return jax.lax.fori_loop(0, n, update, (key, phi))[1]
 
+        def back(key: PRNGKeyArray, phi: Array) -> Array:
+            return jax.lax.fori_loop(0, n, lambda i, carry: update(n - 1 - i, carry), (key, phi))[1]
+
         def pack(v: Array) -> Array:
             return jax.vmap(self._features)(v).reshape(v.shape[0], -1).T
 
         def unpack(phi: Array) -> Array:
             return jnp.argmax(phi.reshape(n, q, -1), axis=1).T if q else phi.T
 
-        return Sweep(pack, step, unpack)
+        return Sweep(pack, step, back, unpack)
 
     def base(self) -> Energy:
         return Independent(self.fields * 0, self.space)
@@ -354,11 +363,46 @@ class Pairwise(Energy):
         return True
 
     def tempered(self, base: Energy, beta: Array) -> Energy:
-        if not isinstance(base, Independent):
+        slope = self.slope(base)
+        if slope is None:
             return super().tempered(base, beta)
         beta = jnp.asarray(beta, self.fields.dtype)
-        fields = (1 - beta) * base.potentials.astype(self.fields.dtype) + beta * self.fields
-        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, (self.couplings.scaled(beta), fields))
+        start = base.potentials if isinstance(base, Independent) else base.fields  # pyright: ignore[reportAttributeAccessIssue]
+        couplings: Any = slope.couplings.scaled(beta)
+        if isinstance(base, Pairwise):
+            strength = _strengths(base.couplings).astype(couplings.strength.dtype) + couplings.strength
+            couplings = eqx.tree_at(lambda c: c.strength, couplings, strength)
+        fields = start.astype(self.fields.dtype) + beta * slope.fields
+        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, (couplings, fields))
+
+    def slope(self, base: Energy) -> Pairwise | None:
+        """E - E_base as a model of this kind; None for a base that is neither independent nor a model with the same bonds."""
+        if isinstance(base, Independent):
+            return eqx.tree_at(lambda e: e.fields, self, self.fields - base.potentials.astype(self.fields.dtype))
+        if type(base) is not type(self) or not _same_bonds(base.couplings, self.couplings):
+            return None
+        ends: Any = base
+        own, other = _strengths(self.couplings), _strengths(ends.couplings).astype(self.fields.dtype)
+        fields = self.fields - ends.fields.astype(self.fields.dtype)
+        return eqx.tree_at(lambda e: (e.couplings.strength, e.fields), self, (own - other, fields))
+
+
+def _strengths(couplings: Any) -> Array:
+    """One number a bond and axis also where a lattice has one for all."""
+    if isinstance(couplings, LatticeCouplings):
+        return jnp.broadcast_to(couplings.strength, (len(couplings.shape), *couplings.shape))
+    return couplings.strength
+
+
+def _same_bonds(a: Any, b: Any) -> bool:
+    """Whether both have the same bonds in the same order, so that their strengths can be added up."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, SparseCouplings):
+        same = a.n == b.n and a.edges == b.edges
+    else:
+        same = a.sites == b.sites and getattr(a, "closed", None) == getattr(b, "closed", None)
+    return same and _strengths(a).shape == _strengths(b).shape
 
 
 class Ising(Pairwise):

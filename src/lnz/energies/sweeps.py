@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,16 +21,25 @@ class Sweep(NamedTuple):
     Attributes:
         pack: states (n, *shape) to the layout, any pytree.
         step: a random key and packed states to packed states: every site once, from its conditional law.
+        back: the step with its classes in the opposite order. Drawing one class leaves the law in detailed balance, so this is the reversal
+            of `step`: p(x) P(x → y) = p(y) P_back(y → x).
         unpack: packed states to states (n, *shape), in a dtype of the sweep's own.
+        energy: packed states to energies (n,) in nats, where the layout makes that cheap.
     """
 
     pack: Callable[[Array], Any]
     step: Callable[[PRNGKeyArray, Any], Any]
+    back: Callable[[PRNGKeyArray, Any], Any]
     unpack: Callable[[Any], Array]
+    energy: Callable[[Any], Array] | None = None
 
     def once(self, key: PRNGKeyArray, v: Array) -> Array:
         """One sweep of states (n, *shape), in their dtype."""
         return self.unpack(self.step(key, self.pack(v))).astype(v.dtype)
+
+    def reversal(self) -> Sweep:
+        """The sweep whose step is `back`."""
+        return self._replace(step=self.back, back=self.step)
 
 
 class Layout(NamedTuple):
@@ -107,8 +117,9 @@ def class_sweep(space: Space, sites: Layout, potentials: Callable[[Array, Array]
         flat = v.reshape(v.shape[0], -1).T
         return (flat.astype(jnp.int32) if categorical else flat > 0)[source]
 
-    def step(key: PRNGKeyArray, x: Array) -> Array:
-        def update(c: Array, x: Array) -> Array:
+    def through(key: PRNGKeyArray, x: Array, *, last_first: bool) -> Array:
+        def update(i: Array, x: Array) -> Array:
+            c = classes - 1 - i if last_first else i
             site_key, pull = jax.random.fold_in(key, c), potentials(c, x)
             if categorical:
                 new = units.sample_first_axis(site_key, jnp.moveaxis(pull, -1, 0))
@@ -122,4 +133,5 @@ def class_sweep(space: Space, sites: Layout, potentials: Callable[[Array, Array]
         flat = x[sites.place].T.reshape(x.shape[1], *space.shape)
         return flat if categorical else jnp.where(flat, 1, -1).astype(jnp.int8)
 
-    return Sweep(pack, step, unpack)
+    step, back = (functools.partial(through, last_first=way) for way in (False, True))
+    return Sweep(pack, step, back, unpack)

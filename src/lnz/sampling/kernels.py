@@ -94,8 +94,17 @@ class Gibbs(Kernel):
         offered = getattr(energy, "gibbs", None)
         return (_single_site_sweep(energy, key, v) if offered is None else offered(key, v)), {}
 
+    def reversal(self, energy: Energy, key: PRNGKeyArray, v: State) -> State | None:
+        """One move of the sweep's reversal, all blocks in the opposite order; None for a `gibbs` of the energy's own, whose order is not known."""
+        sweep = self.sweep(energy)
+        if sweep is not None:
+            return sweep.reversal().once(key, v)
+        if has_layers(energy):  # from v by way of h to v: its own reversal
+            return energy.gibbs(key, v)  # pyright: ignore[reportAttributeAccessIssue]
+        return None if hasattr(energy, "gibbs") else _single_site_sweep(energy, key, v, last_first=True)
 
-def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array) -> Array:
+
+def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array, *, last_first: bool = False) -> Array:
     """Every site once, in order, from its exact conditional law: one energy evaluation a site and a value."""
     space: Any = energy.observed
     counts = np.broadcast_to(np.asarray(getattr(space, "cardinalities", space.categories)), (space.size,))
@@ -103,7 +112,9 @@ def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array) -> Array:
     choices, present = jnp.asarray(values).astype(v.dtype), jnp.asarray(np.arange(len(values)) < counts[:, None])
     flat = v.reshape(v.shape[0], space.size)
 
-    def update(site: Array, flat: Array) -> Array:
+    def update(i: Array, flat: Array) -> Array:
+        site = space.size - 1 - i if last_first else i
+
         def logit(choice: tuple[Array, Array]) -> Array:
             value, exists = choice
             changed = flat.at[:, site].set(value).reshape(v.shape)

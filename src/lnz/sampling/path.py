@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energies.independent import Gaussian, Independent
 from lnz.energies.layers import TwoLayers
+from lnz.energies.sweeps import Sweep
 from lnz.energy import Energy
 from lnz.sampling.kernels import Gibbs, Kernel, Langevin, compact, langevin_step
 from lnz.spaces import Real, Space, State
@@ -27,7 +29,7 @@ class Path(eqx.Module):
 
     Args:
         energy: the model, β = 1.
-        base: β = 0; by default the energy's own `base()`.
+        base: β = 0; by default the energy's own `base()`. One that wraps a model, to give it a closed form and samples, shows it as `model`.
     """
 
     energy: Energy
@@ -36,6 +38,11 @@ class Path(eqx.Module):
     def __init__(self, energy: Energy, base: Energy | None = None):
         self.energy = energy
         self.base = energy.base() if base is None else jax.tree.map(jnp.asarray, base)
+
+    @property
+    def origin(self) -> Energy:
+        """The base, or the model that it wraps."""
+        return getattr(self.base, "model", self.base)
 
     def refusal(self) -> str | None:
         """Why the path cannot be walked, in words, or None."""
@@ -48,7 +55,7 @@ class Path(eqx.Module):
 
     def at(self, beta: Any) -> Energy:
         """The law at β, as an energy."""
-        return self.energy.tempered(self.base, beta)
+        return self.energy.tempered(self.origin, beta)
 
     def log_z0(self) -> Array:
         """log Z at β = 0, in nats."""
@@ -76,7 +83,7 @@ class Path(eqx.Module):
         if (
             self.energy.tempers_free_energy
         ):  # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less
-            start, end = (jax.vmap(e.free_energy)(v).astype(dtype) for e in (self.base, self.energy))
+            start, end = (jax.vmap(e.free_energy)(v).astype(dtype) for e in (self.origin, self.energy))
             step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
             return jnp.where(step == 0, 0, step * (start - end))
         warm, cold = (jax.vmap(self.at(beta).free_energy)(v).astype(dtype) for beta in (before, after))
@@ -138,14 +145,25 @@ def has_step(kernel: Kernel) -> bool:
 
 
 def move(
-    kernel: Kernel, energy: Energy, key: PRNGKeyArray, v: State, log_step: Array, *, sweeps: int = 1
+    kernel: Kernel,
+    energy: Energy,
+    key: PRNGKeyArray,
+    v: State,
+    log_step: Array,
+    *,
+    sweeps: int = 1,
+    reverse: bool = False,
 ) -> tuple[State, Array]:
-    """`sweeps` moves that leave the energy's law as it is, and their mean acceptance (1 for kernels without a step size)."""
+    """`sweeps` moves that leave the energy's law as it is, and their mean acceptance (1 for kernels without a step size).
+
+    With `reverse`, moves of the kernel's reversal where that is known (see `reversible`).
+    """
     dtype = log_step.dtype
 
     def once(v: State, key: PRNGKeyArray) -> tuple[State, Array]:
         if not has_step(kernel):
-            return kernel.step(energy, key, v)[0], jnp.ones((), dtype)
+            moved = kernel.reversal(energy, key, v) if reverse and isinstance(kernel, Gibbs) else None
+            return (kernel.step(energy, key, v)[0] if moved is None else moved), jnp.ones((), dtype)
         moved, info = langevin_step(energy, key, v, jnp.exp(log_step).astype(v.dtype))
         return moved, info["acceptance"].astype(dtype)
 
@@ -155,14 +173,66 @@ def move(
     return v, jnp.mean(acceptance)
 
 
+class Walk(NamedTuple):
+    """How many chains go along a path, in the layout that is fastest: `pack`, any number of gains and moves, and `unpack`.
+
+    Attributes:
+        pack: states as `Path.start` gives them to the layout.
+        unpack: the way back, in a dtype of the layout's own.
+        gain: as `Path.gain`, of packed states.
+        move: from a key, the law's β, packed states and the logarithm of the step size to new states and the mean acceptance.
+    """
+
+    pack: Callable[[State], Any]
+    unpack: Callable[[Any], State]
+    gain: Callable[[Any, Any, Any], Array]
+    move: Callable[[PRNGKeyArray, Any, Any, Array], tuple[Any, Array]]
+
+
+def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) -> Walk:
+    """The walk of a kernel, or of its reversal, with `sweeps` moves at every β. Where sweeps have a layout that gives energies too, chains
+    stay in it."""
+
+    def step(key: PRNGKeyArray, beta: Any, v: State, log_step: Array) -> tuple[State, Array]:
+        return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps, reverse=reverse)
+
+    sweep, slope = _lattice(path, kernel)
+    if sweep is None or slope is None:
+        return Walk(lambda v: v, lambda v: v, path.gain, step)
+
+    def gain(x: Any, before: Any, after: Any) -> Array:
+        dtype = jnp.result_type(float)
+        return (jnp.asarray(before, dtype) - jnp.asarray(after, dtype)) * slope(x).astype(dtype)
+
+    def packed_step(key: PRNGKeyArray, beta: Any, x: Any, log_step: Array) -> tuple[Any, Array]:
+        at: Any = kernel.sweep(path.at(beta))  # pyright: ignore[reportAttributeAccessIssue]
+        once = at.back if reverse else at.step
+        if sweeps == 1:
+            return once(key, x), jnp.ones((), log_step.dtype)
+        keys = jax.random.split(key, sweeps)
+        return jax.lax.scan(lambda x, key: (once(key, x), None), x, keys)[0], jnp.ones((), log_step.dtype)
+
+    return Walk(sweep.pack, sweep.unpack, gain, packed_step)
+
+
+def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], Array] | None]:
+    """The layout of all the path's sweeps and the energy of its slope in it, of paths that have both."""
+    slope_of: Any = getattr(path.energy, "slope", None)
+    slope = None if slope_of is None else slope_of(path.origin)
+    if slope is None or not isinstance(kernel, Gibbs):
+        return None, None
+    sweep = kernel.sweep(slope)
+    return (None, None) if sweep is None else (sweep, sweep.energy)
+
+
 def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) -> Array:
     """The step size after a look at the acceptance of a move, on the way to 57 %, which is best for Langevin moves."""
     return log_step + rate * (acceptance - 0.574)
 
 
 def reversible(kernel: Kernel, path: Path) -> bool:
-    """Whether every move is known to be its own reversal (detailed balance): block Gibbs moves of two layers, and Langevin moves.
-
-    A sweep over sites or colour classes in order is not: its reversal goes through them the other way round.
-    """
-    return has_step(kernel) or (isinstance(kernel, Gibbs) and isinstance(path.at(jnp.zeros(())), TwoLayers))
+    """Whether the reversal of every move is known: Langevin moves and block Gibbs moves of two layers are their own, sweeps over sites or
+    colour classes are reversed by going through them the other way round. A `gibbs` of an energy's own may be anything."""
+    energy = path.at(jnp.zeros(()))
+    by_sites = hasattr(energy, "gibbs_sweep") or not hasattr(energy, "gibbs")
+    return has_step(kernel) or (isinstance(kernel, Gibbs) and (by_sites or isinstance(energy, TwoLayers)))
