@@ -31,6 +31,7 @@ from lnz.structured.objectives import Likelihood, PseudoLikelihood
 
 STAGES = ("unary", "context")
 _CLIP = 5.0  # the largest norm of a gradient
+_WARM = 0.1  # of a stage's updates, in which the learning rate rises
 
 
 class Look(NamedTuple):
@@ -175,8 +176,9 @@ class Training:
         return (self.settings.epochs, self.settings.context_epochs)[stage]
 
     def _rate(self, stage: int, step: int, batches: int) -> Array:
-        share = step / (self._epochs(stage) * batches)
-        return jnp.asarray(self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share)), jnp.float32)
+        share = (step + 1) / (self._epochs(stage) * batches)
+        rising = min(1.0, share / _WARM)
+        return jnp.asarray(self.settings.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share)), jnp.float32)
 
     def _next_stage(self, state: _State) -> _State:
         """Begin the next stage, from the best model of this one."""
