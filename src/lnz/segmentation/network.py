@@ -93,7 +93,9 @@ class Trunk(eqx.Module):
     stride: int = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
 
-    def __init__(self, key: PRNGKeyArray, *, stride: int, width: int, features: int, scales: Sequence[float], depth: int):
+    def __init__(
+        self, key: PRNGKeyArray, *, stride: int, width: int, features: int, scales: Sequence[float], depth: int
+    ):
         keys = iter(jax.random.split(key, 4 + len(scales)))
         self.stride, self.scales = stride, tuple(scales)
         if stride == 4:
@@ -119,7 +121,9 @@ class Trunk(eqx.Module):
             y = x if (r, c) == (rows, columns) else resized(x, r * self.stride, c * self.stride)
             for block in self.stem:
                 y = block(_folded(y) if self.stride > 1 else y)
-            depth = len(self.hourglass.up) + min(0, round(math.log2(scale)))  # the coarsest maps of all scales are alike
+            depth = len(self.hourglass.up) + min(
+                0, round(math.log2(scale))
+            )  # the coarsest maps of all scales are alike
             y = last(self.hourglass(y, max(0, depth)))
             maps.append(resized(y, rows, columns))
         whole = jnp.concatenate(maps, -1)

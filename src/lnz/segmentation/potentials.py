@@ -16,7 +16,6 @@ from lnz.formats.data import DataError
 from lnz.segmentation.network import RELATIONS, Relation, Trunk, relation_offsets, resized
 from lnz.structured.heads import PairwiseHead, UnaryHead
 
-
 _NODES = 20  # along the shorter side of a map, where the stride is chosen by the size of the images
 
 
@@ -126,7 +125,9 @@ class Potentials(eqx.Module):
     def __init__(self, architecture: Architecture, key: Any):
         a = architecture
         keys = jax.random.split(key, 2 + len(RELATIONS))
-        self.trunk = Trunk(keys[0], stride=a.stride, width=a.channels, features=a.features, scales=a.scales, depth=a.depth)
+        self.trunk = Trunk(
+            keys[0], stride=a.stride, width=a.channels, features=a.features, scales=a.scales, depth=a.depth
+        )
         unary = UnaryHead(a.features, a.classes, hidden=a.hidden, key=keys[1])
         pairs = tuple(PairwiseHead(a.features, a.classes, hidden=a.hidden, key=k) for k in keys[2:])
         self.unary, self.pairs = jax.tree.map(lambda x: x.astype(jnp.float32), (unary, pairs))

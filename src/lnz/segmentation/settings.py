@@ -45,13 +45,13 @@ class Settings(NetworkSettings):
     """
 
     objective: str = "piecewise"
-    epochs: int = 40
-    context_epochs: int = 10
+    epochs: int = 100
+    context_epochs: int = 6
     batch_size: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-3
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-2
     validation: float = 0.1
-    patience: int = 10
+    patience: int = 20
     vary: bool = True
     seed: int = 0
 
