@@ -16,7 +16,21 @@ from PIL import Image
 import lnz
 from lnz.cli import run as run_command
 
-SMALL = ("--stride", 2, "--channels", 8, "--scales", "1", "--no-vary", "--batch-size", 2, "--learning-rate", 0.01)
+SMALL = (
+    "--stride",
+    2,
+    "--channels",
+    8,
+    "--depth",
+    1,
+    "--scales",
+    "1",
+    "--no-vary",
+    "--batch-size",
+    4,
+    "--learning-rate",
+    0.02,
+)
 
 
 def made(n, seed):
@@ -51,7 +65,7 @@ def call(*args):
     return code, out.getvalue(), err.getvalue()
 
 
-OPTIONS = (*SMALL, "--epochs", 40, "--context-epochs", 3, "--patience", 40, "--validation", 0.2, "--json")
+OPTIONS = (*SMALL, "--epochs", 30, "--context-epochs", 3, "--patience", 40, "--validation", 0.2, "--json")
 COMMANDS = ("trained", "interrupted", "unfinished", "resumed", "evaluated", "applied")
 
 
@@ -64,7 +78,7 @@ def whole_path(path):
     epoch, done = Training.epoch, []
 
     def interrupted(self, state):
-        if len(done) == 41:  # in the second stage
+        if len(done) == 31:  # in the second stage
             raise KeyboardInterrupt
         done.append(None)
         return epoch(self, state)

@@ -1,5 +1,7 @@
 """Segmentation: potentials against their definitions, refusals, and the command line from training to labels on small made images."""
 
+import dataclasses
+import inspect
 import json
 
 import equinox as eqx
@@ -11,6 +13,7 @@ from houses import call, in_own_process, made, written
 from PIL import Image
 
 import lnz
+from lnz.cli.segment import train
 from lnz.formats import DataError
 from lnz.formats.checkpoint import load_arrays
 from lnz.segmentation.network import Relation, relation_offsets, sliding_maximum
@@ -92,20 +95,23 @@ def test_a_run_interrupted_and_resumed_continues_exactly(folder, printed):
         for run in ("run", "cut")
     ]
     assert lines[0] == lines[1]
-    assert len(lines[0]) == 43
+    assert len(lines[0]) == 33
     assert "Leave out --epochs" in refused("train", "--resume", folder / "cut", "--epochs", 3)
     assert "is finished" in refused("train", "--resume", folder / "cut")
 
 
 def test_training_that_is_refused_leaves_everything_as_it_was(folder, printed):
-    train, run = folder / "train", folder / "run"
+    data, run = folder / "train", folder / "run"
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     for args, message in [
         (("--out", run), "exists already"),
         (("--out", run, "--force", "--learning-rate", "nan"), "learning_rate must be a number above 0"),
         (("--out", run, "--force", "--stride", 3), "the stride is 1, 2 or 4"),
-        (("--out", run, "--force", "--range", 1.2), "is larger than the map of 4 x 5 nodes: use a smaller range"),
-        (("--out", run, "--force", "--range", 0.1), "holds no neighbours: use larger images"),
+        (
+            ("--out", run, "--force", "--stride", 4, "--range", 1.2),
+            "is larger than the map of 4 x 5 nodes: use a smaller range",
+        ),
+        (("--out", run, "--force", "--stride", 4, "--range", 0.1), "holds no neighbours: use larger images"),
         (("--out", run, "--force", "--validation", 0.01), "leave none to hold out"),
         (
             ("--out", run, "--force", "--objective", "exact", "--neighbours", 5, "--stride", 1),
@@ -114,7 +120,7 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, printed):
         (("--out", run, "--force", "--scales", "1,x"), "'1,x' are no numbers"),
         (("--out", run, "--force", "--classes", 2), "holds 2, but the classes are 0 … 1"),
     ]:
-        assert message in refused("train", train, *args)
+        assert message in refused("train", data, *args)
     assert "name the data and a run folder" in refused("train", train)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
@@ -156,6 +162,8 @@ def damage(folder, kind):
         Image.fromarray(np.zeros((15, 20, 3), np.uint8)).save(folder / "images/house02.png")
     elif kind == "truncated":
         image.write_bytes(image.read_bytes()[:200])
+    elif kind == "truncated mask":
+        mask.write_bytes(mask.read_bytes()[:60])
     elif kind == "no image":
         mask.write_text("hello")
     elif kind == "colour":
@@ -180,6 +188,7 @@ def damage(folder, kind):
         ("mask size", "house00.png is 21 x 16 pixels, but"),
         ("image size", "house02.png is 20 x 15 pixels, but"),
         ("truncated", "cannot be read as an image"),
+        ("truncated mask", "house00.png: cannot be read as an image"),
         ("no image", "cannot be read as an image"),
         ("colour", "is in colour, and a mask holds the numbers of classes"),
         ("one class", "needs two classes of pixels, but all are of class 0"),
@@ -188,7 +197,8 @@ def damage(folder, kind):
     ],
 )
 def test_folders_that_cannot_be_learned_from(tmp_path, kind, message):
-    assert message in refused("train", damage(tmp_path / "data", kind), "--out", tmp_path / "run", "--validation", 0)
+    folder = damage(tmp_path / "data", kind)
+    assert message in refused("train", folder, "--out", tmp_path / "run", "--validation", 0, "--stride", 4)
     assert not (tmp_path / "run").exists()
 
 
@@ -256,7 +266,18 @@ def test_a_sliding_maximum():
 @pytest.fixture(scope="module")
 def potentials():
     a = Architecture(
-        3, 16, 20, (100.0,) * 3, (50.0,) * 3, stride=4, channels=8, features=6, hidden=5, scales=(1.0,), reach=0.5
+        classes=3,
+        height=16,
+        width=20,
+        centre=(100.0,) * 3,
+        spread=(50.0,) * 3,
+        stride=4,
+        channels=8,
+        depth=0,
+        features=6,
+        hidden=5,
+        scales=(1.0,),
+        reach=0.5,
     )
     found = Potentials(a, jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -307,8 +328,32 @@ def test_types_of_pieces_are_trained_apart(potentials):
 
 @pytest.mark.parametrize(
     "options",
-    [{"objective": "likelihood"}, {"epochs": 0}, {"validation": 1.0}, {"weight_decay": -1.0}, {"learning_rate": 0.0}],
+    [
+        {"objective": "likelihood"},
+        {"epochs": 0},
+        {"depth": -1},
+        {"stride": 3},
+        {"validation": 1.0},
+        {"weight_decay": -1.0},
+        {"learning_rate": 0.0},
+    ],
 )
 def test_settings_that_cannot_serve(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Settings(**options)
+
+
+def test_the_command_and_the_library_have_the_same_defaults():
+    options = inspect.signature(train).parameters
+    for field in dataclasses.fields(Settings):
+        if field.name in options:
+            said = options[field.name].default
+            assert (tuple(map(float, said.split(","))) if field.name == "scales" else said) == field.default
+    assert {field.name for field in dataclasses.fields(Settings)} - set(options) == {"features", "hidden"}
+
+
+@pytest.mark.parametrize(("size", "stride"), [((32, 32), 1), ((64, 64), 2), ((90, 120), 4), ((16, 20), 1)])
+def test_the_stride_follows_the_size_of_the_images(size, stride):
+    data = made(2, 0)
+    images, labels = np.zeros((2, *size, 3), np.uint8), np.zeros((2, *size), np.int32)
+    assert Settings().architecture(dataclasses.replace(data, images=images, labels=labels)).stride == stride

@@ -64,11 +64,18 @@ def train(
         float,
         typer.Option(rich_help_panel=_DATA, help="The share of images that is held out, to stop and to choose by."),
     ] = 0.1,
-    stride: Annotated[int, typer.Option(rich_help_panel=_NETWORK, help="Pixels a node of the map: 1, 2 or 4.")] = 4,
+    stride: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_NETWORK,
+            help="Pixels a node of the map: 1, 2 or 4; 0 for the largest that leaves 20 nodes along the shorter side.",
+        ),
+    ] = 0,
     channels: Annotated[int, typer.Option(min=4, rich_help_panel=_NETWORK, help="Of the first convolution.")] = 24,
+    depth: Annotated[int, typer.Option(min=0, rich_help_panel=_NETWORK, help="How often the map is halved.")] = 3,
     scales: Annotated[
         str, typer.Option(rich_help_panel=_NETWORK, metavar="S,S,...", help="Of the image, that the trunk sees it at.")
-    ] = "1,0.5,0.25",
+    ] = "1,0.5",
     reach: Annotated[
         float,
         typer.Option(
@@ -81,16 +88,16 @@ def train(
     objective: Annotated[
         Objective, typer.Option(rich_help_panel=_LEARNING, help="That the pairwise potentials are trained by.")
     ] = Objective.piecewise,
-    epochs: Annotated[int, typer.Option(min=1, rich_help_panel=_LEARNING, help="Of trunk and unary net.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, rich_help_panel=_LEARNING, help="Of trunk and unary net.")] = 100,
     context_epochs: Annotated[
         int, typer.Option(min=0, rich_help_panel=_LEARNING, help="Of the objective; 0 for no context.")
-    ] = 10,
+    ] = 6,
     batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=_LEARNING, help="Images an update.")] = 8,
-    learning_rate: Annotated[float, typer.Option(rich_help_panel=_LEARNING, help="Of AdamW, at the start.")] = 3e-3,
-    weight_decay: Annotated[float, typer.Option(rich_help_panel=_LEARNING, help="Of AdamW.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(rich_help_panel=_LEARNING, help="Of AdamW, at its highest.")] = 5e-3,
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=_LEARNING, help="Of AdamW.")] = 1e-2,
     patience: Annotated[
         int, typer.Option(min=1, rich_help_panel=_LEARNING, help="Epochs without a better held-out loss.")
-    ] = 10,
+    ] = 20,
     vary: Annotated[
         bool, typer.Option(rich_help_panel=_LEARNING, help="Mirror, move, scale, turn and shade images at random.")
     ] = True,
@@ -112,7 +119,7 @@ def train(
     Examples:
 
     - lnz segment train street --out runs/street
-    - lnz segment train horses.npz --stride 1 --objective mean-field --out runs/horses
+    - lnz segment train horses.npz --stride 1 --objective piecewise-inside --out runs/horses
     - lnz segment train --resume runs/street
     """
     from .folder import RunFolder
@@ -143,6 +150,7 @@ def train(
             "seed": seed,
             "stride": stride,
             "channels": channels,
+            "depth": depth,
             "scales": _numbers(scales),
             "reach": reach,
             "neighbours": neighbours,
@@ -156,7 +164,7 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise BadInput(f"--scales: {text!r} are no numbers with commas between them, such as 1,0.5,0.25") from None
+        raise BadInput(f"--scales: {text!r} are no numbers with commas between them, such as 1,0.5") from None
 
 
 def _train(

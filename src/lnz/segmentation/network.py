@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -57,29 +58,53 @@ class Block(eqx.Module):
         return jax.nn.relu(x * self.gain[None, None, None] + self.shift[None, None, None])
 
 
+class Hourglass(eqx.Module):
+    """From fine to coarse and back: halved several times, and joined again with what was seen at every fineness on the way."""
+
+    down: tuple[tuple[Block, Block], ...]
+    up: tuple[Block, ...]
+
+    def __init__(self, key: PRNGKeyArray, width: int, depth: int):
+        widths = [width * 2 ** min(i, 2) for i in range(depth + 1)]
+        keys = iter(jax.random.split(key, 3 * depth))
+        pairs = list(itertools.pairwise(widths))
+        self.down = tuple((Block(next(keys), a, b), Block(next(keys), b, b)) for a, b in pairs)
+        self.up = tuple(Block(next(keys), a + b, a) for a, b in reversed(pairs))
+
+    def __call__(self, x: Float[Array, "n a b width"], depth: int) -> Float[Array, "n a b width"]:
+        passed = []
+        for first, second in self.down[:depth]:
+            passed.append(x)
+            x = first(_halved(x))
+            x = x + second(x)
+        for block in self.up[len(self.up) - depth :]:
+            finer = passed.pop()
+            x = block(jnp.concatenate([_doubled(x)[:, : finer.shape[1], : finer.shape[2]], finer], -1))
+        return x
+
+
 class Trunk(eqx.Module):
     """Images to a feature vector for every node of the coarse map: one node for stride x stride pixels."""
 
-    stem: Block
-    deeper: tuple[Block, ...]
+    stem: tuple[Block, ...]
+    hourglass: Hourglass
     last: tuple[Block, ...]
     mix: Block
     stride: int = eqx.field(static=True)
     scales: tuple[float, ...] = eqx.field(static=True)
 
-    def __init__(self, key: PRNGKeyArray, *, stride: int, width: int, features: int, scales: Sequence[float]):
-        halvings = stride.bit_length() - 1
+    def __init__(
+        self, key: PRNGKeyArray, *, stride: int, width: int, features: int, scales: Sequence[float], depth: int
+    ):
         keys = iter(jax.random.split(key, 4 + len(scales)))
-        first = min(stride, 2)
         self.stride, self.scales = stride, tuple(scales)
-        self.stem = Block(next(keys), 3 * first**2, width)
-        self.deeper = (
-            Block(next(keys), width * (4 if halvings > 1 else 1), 2 * width),
-            Block(next(keys), 2 * width, 2 * width),
-        )
-        if halvings > 2:
-            raise ValueError(f"the stride of the trunk is 1, 2 or 4, but is {stride}")
-        self.last = tuple(Block(next(keys), 2 * width, width) for _ in scales)
+        if stride == 4:
+            self.stem = (Block(next(keys), 12, width), Block(next(keys), 4 * width, 2 * width))
+            width = 2 * width
+        else:
+            self.stem = (Block(next(keys), 3 * stride**2, width),)
+        self.hourglass = Hourglass(next(keys), width, depth)
+        self.last = tuple(Block(next(keys), width, width) for _ in scales)
         self.mix = Block(next(keys), width * len(scales) * _LEVELS, features, 1)
 
     def map_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -94,9 +119,12 @@ class Trunk(eqx.Module):
         for scale, last in zip(self.scales, self.last, strict=True):
             r, c = (max(1, round(scale * m)) for m in (rows, columns))
             y = x if (r, c) == (rows, columns) else resized(x, r * self.stride, c * self.stride)
-            y = self.stem(_folded(y) if self.stride > 1 else y)
-            y = self.deeper[0](_folded(y) if self.stride > 2 else y)
-            y = last(y + self.deeper[1](y))
+            for block in self.stem:
+                y = block(_folded(y) if self.stride > 1 else y)
+            depth = len(self.hourglass.up) + min(
+                0, round(math.log2(scale))
+            )  # the coarsest maps of all scales are alike
+            y = last(self.hourglass(y, max(0, depth)))
             maps.append(resized(y, rows, columns))
         whole = jnp.concatenate(maps, -1)
         pyramid = [whole]
@@ -167,6 +195,19 @@ def _shifted(x: Array, step: int, axis: int) -> Array:
     margin, n = [(0, 0)] * x.ndim, x.shape[axis]
     margin[axis] = (max(0, -step), max(0, step))
     return jax.lax.slice_in_dim(jnp.pad(x, margin, constant_values=-jnp.inf), max(0, step), max(0, step) + n, axis=axis)
+
+
+def _halved(x: Array) -> Array:
+    """The maximum of every channel over 2 x 2 nodes."""
+    _, a, b, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (0, a % 2), (0, b % 2), (0, 0)), "edge")
+    x = _larger(x[:, ::2], x[:, 1::2])
+    return _larger(x[:, :, ::2], x[:, :, 1::2])
+
+
+def _doubled(x: Array) -> Array:
+    """Every node becomes 2 x 2 nodes."""
+    return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
 
 
 def _folded(x: Array) -> Array:

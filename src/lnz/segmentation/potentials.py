@@ -16,17 +16,17 @@ from lnz.formats.data import DataError
 from lnz.segmentation.network import RELATIONS, Relation, Trunk, relation_offsets, resized
 from lnz.structured.heads import PairwiseHead, UnaryHead
 
+_NODES = 20  # along the shorter side of a map, where the stride is chosen by the size of the images
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What a segmenter is made of: plain numbers, saved with it.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """What can be chosen of the networks, whatever the images.
 
     Attributes:
-        classes: K.
-        height, width: of the images.
-        centre, spread: mean and standard deviation of every colour, of 0 … 255.
-        stride: pixels a node of the coarse map, along each axis: 1, 2 or 4.
+        stride: pixels a node of the coarse map, along each axis: 1, 2 or 4; 0 for the largest that leaves 20 nodes along the shorter side.
         channels: of the first convolution.
+        depth: how often the trunk halves its map, on the way down.
         features: of a node.
         hidden: of the nets of nodes and pairs.
         scales: of the image, for the trunk.
@@ -34,35 +34,56 @@ class Architecture:
         neighbours: rows and columns that are kept of a range box.
     """
 
-    classes: int
-    height: int
-    width: int
-    centre: tuple[float, float, float]
-    spread: tuple[float, float, float]
-    stride: int = 4
+    stride: int = 0
     channels: int = 24
+    depth: int = 3
     features: int = 64
     hidden: int = 48
-    scales: tuple[float, ...] = (1.0, 0.5, 0.25)
+    scales: tuple[float, ...] = (1.0, 0.5)
     reach: float = 0.4
     neighbours: int = 3
 
     def __post_init__(self) -> None:
-        if self.stride not in (1, 2, 4):
+        if self.stride not in (0, 1, 2, 4):
             raise ValueError(f"the stride is 1, 2 or 4, but is {self.stride}")
-        if min(self.height, self.width) < 2 * self.stride:
-            raise DataError(
-                f"images of {self.width} x {self.height} pixels give no map at a stride of {self.stride}: use larger images or a smaller stride"
-            )
         if not 0 < self.reach < 2 or self.neighbours < 2:
             raise ValueError(
                 f"the range is a number above 0 and the neighbours are at least 2, but got {self.reach} and {self.neighbours}"
             )
         if not self.scales or not all(0 < scale <= 2 for scale in self.scales):
             raise ValueError(f"the scales of the image are numbers above 0 and at most 2, but are {self.scales}")
-        for name in ("classes", "channels", "features", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        for name, least in (("channels", 1), ("depth", 0), ("features", 1), ("hidden", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, but is {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(NetworkSettings):
+    """What a segmenter is made of: plain numbers, saved with it.
+
+    Attributes:
+        classes: K.
+        height, width: of the images.
+        centre, spread: mean and standard deviation of every colour, of 0 … 255.
+    """
+
+    classes: int
+    height: int
+    width: int
+    centre: tuple[float, float, float]
+    spread: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes < 1:
+            raise ValueError(f"classes must be at least 1, but is {self.classes}")
+        if not self.stride:
+            fits = [s for s in (4, 2) if min(self.height, self.width) > s * (_NODES - 1)]
+            object.__setattr__(self, "stride", fits[0] if fits else 1)
+        if min(self.height, self.width) < 2 * self.stride:
+            raise DataError(
+                f"images of {self.width} x {self.height} pixels give no map at a stride of {self.stride}: use larger images or a smaller stride"
+            )
         try:
             self.offsets  # noqa: B018
         except ValueError as error:
@@ -104,7 +125,9 @@ class Potentials(eqx.Module):
     def __init__(self, architecture: Architecture, key: Any):
         a = architecture
         keys = jax.random.split(key, 2 + len(RELATIONS))
-        self.trunk = Trunk(keys[0], stride=a.stride, width=a.channels, features=a.features, scales=a.scales)
+        self.trunk = Trunk(
+            keys[0], stride=a.stride, width=a.channels, features=a.features, scales=a.scales, depth=a.depth
+        )
         unary = UnaryHead(a.features, a.classes, hidden=a.hidden, key=keys[1])
         pairs = tuple(PairwiseHead(a.features, a.classes, hidden=a.hidden, key=k) for k in keys[2:])
         self.unary, self.pairs = jax.tree.map(lambda x: x.astype(jnp.float32), (unary, pairs))

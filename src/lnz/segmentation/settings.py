@@ -9,7 +9,7 @@ import numpy as np
 
 from lnz.bounds.belief_propagation import BeliefPropagation
 from lnz.exact.elimination import Elimination
-from lnz.segmentation.potentials import Architecture
+from lnz.segmentation.potentials import Architecture, NetworkSettings
 from lnz.segmentation.reading import LabelledImages
 from lnz.structured.objectives import Likelihood, Objective, PseudoLikelihood, UnrolledMeanField
 from lnz.structured.pieces import Piecewise
@@ -22,12 +22,11 @@ OBJECTIVES: dict[str, Objective] = {
     "mean-field": UnrolledMeanField(3),
     "exact": Likelihood(Elimination()),
 }
-_OF_NETWORK = ("stride", "channels", "features", "hidden", "scales", "reach", "neighbours")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """All that a training run depends on, apart from the data: plain numbers and words.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(NetworkSettings):
+    """All that a training run depends on, apart from the data: plain numbers and words; those of `NetworkSettings` too.
 
     Attributes:
         objective: one of `piecewise` (as published: every potential with a softmax of its own), `piecewise-inside` (pairs with their nodes'
@@ -36,35 +35,28 @@ class Settings:
         epochs: of the unary net and the trunk.
         context_epochs: of the nets of nodes and pairs, on the trunk that was found; 0 for no context.
         batch_size: images an update.
-        learning_rate: of Adam, at the start of each stage; it falls to 0 along a half cosine.
+        learning_rate: of Adam, at its highest in each stage; it rises for a tenth of the updates and falls to 0 along a half cosine.
         weight_decay: λ: weights are drawn to zero by λ times the learning rate (AdamW).
         validation: the share of the images that is held out: the best epoch of each stage is kept, and what is fitted after training is fitted
             there. 0 for none.
         patience: epochs without a better validation loss after which a stage ends.
         vary: whether training images are mirrored, moved, scaled, turned, and varied in brightness and contrast, at random.
         seed: of the first weights, the order of the images and the split.
-        stride, channels, features, hidden, scales, reach, neighbours: see `Architecture`.
     """
 
     objective: str = "piecewise"
-    epochs: int = 40
-    context_epochs: int = 10
+    epochs: int = 100
+    context_epochs: int = 6
     batch_size: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-3
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-2
     validation: float = 0.1
-    patience: int = 10
+    patience: int = 20
     vary: bool = True
     seed: int = 0
-    stride: int = 4
-    channels: int = 24
-    features: int = 64
-    hidden: int = 48
-    scales: tuple[float, ...] = (1.0, 0.5, 0.25)
-    reach: float = 0.4
-    neighbours: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise ValueError(f"the objective is one of {', '.join(OBJECTIVES)}, but is {self.objective!r}")
         for name, least in (("epochs", 1), ("context_epochs", 0), ("batch_size", 1), ("patience", 1), ("seed", 0)):
@@ -87,5 +79,5 @@ class Settings:
             width=data.images.shape[2],
             centre=tuple(float(x) for x in colours.mean(0, dtype=float)),  # pyright: ignore[reportArgumentType]
             spread=tuple(float(x) for x in spread),  # pyright: ignore[reportArgumentType]
-            **{name: getattr(self, name) for name in _OF_NETWORK},
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(NetworkSettings)},
         )

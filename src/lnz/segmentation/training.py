@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz.energies.field import RandomField
@@ -31,6 +32,7 @@ from lnz.structured.objectives import Likelihood, PseudoLikelihood
 
 STAGES = ("unary", "context")
 _CLIP = 5.0  # the largest norm of a gradient
+_WARM = 0.1  # of a stage's updates, in which the learning rate rises
 
 
 class Look(NamedTuple):
@@ -103,9 +105,8 @@ class Training:
         """The state before the first epoch."""
         model = Potentials(self.architecture, jax.random.fold_in(self.key, 0))
         zero = jnp.zeros((), jnp.int32)
-        arrays = eqx.filter(model, eqx.is_inexact_array)
-        first = self._optimizer.init(arrays)
-        return _State(model, first, model, jnp.asarray(jnp.inf, jnp.float32), zero, zero, zero, zero)
+        infinite = jnp.asarray(jnp.inf, jnp.float32)
+        return _State(model, self._moments(model), model, infinite, zero, zero, zero, zero)
 
     def finished(self, state: _State) -> bool:
         """Whether all stages are done."""
@@ -175,8 +176,9 @@ class Training:
         return (self.settings.epochs, self.settings.context_epochs)[stage]
 
     def _rate(self, stage: int, step: int, batches: int) -> Array:
-        share = step / (self._epochs(stage) * batches)
-        return jnp.asarray(self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share)), jnp.float32)
+        share = (step + 1) / (self._epochs(stage) * batches)
+        rising = min(1.0, share / _WARM)
+        return jnp.asarray(self.settings.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share)), jnp.float32)
 
     def _next_stage(self, state: _State) -> _State:
         """Begin the next stage, from the best model of this one."""
@@ -184,9 +186,12 @@ class Training:
         while stage < len(STAGES) and not self._epochs(stage):
             stage += 1
         zero = jnp.zeros((), jnp.int32)
-        first = self._optimizer.init(eqx.filter(state.best, eqx.is_inexact_array))
-        infinite = jnp.asarray(jnp.inf, jnp.float32)
-        return _State(state.best, first, state.best, infinite, jnp.asarray(stage, jnp.int32), zero, zero, zero)
+        infinite, stage = jnp.asarray(jnp.inf, jnp.float32), jnp.asarray(stage, jnp.int32)
+        return _State(state.best, self._moments(state.best), state.best, infinite, stage, zero, zero, zero)
+
+    def _moments(self, model: Potentials) -> Any:
+        """The optimiser's first state: all weights are one vector, which compiles much faster than a leaf at a time."""
+        return self._optimizer.init(ravel_pytree(eqx.filter(model, eqx.is_inexact_array))[0])
 
     def _refuse(self) -> None:
         """Raise where log Z cannot be taken on this map."""
@@ -351,22 +356,21 @@ def _update(
         return total / nodes
 
     loss, gradient = eqx.filter_value_and_grad(mean)(model)
-    arrays = eqx.filter(model, eqx.is_inexact_array)
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    weights, restored = ravel_pytree(arrays)
+    trained, _ = ravel_pytree(_trained(arrays, stage))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # which optax counts on
-        change, after = optimizer.update(gradient, moments, arrays)
+        change, after = optimizer.update(ravel_pytree(gradient)[0], moments, weights)
     moments = jax.tree.map(lambda new, old: new.astype(old.dtype), after, moments)
-    trained = eqx.tree_at(
-        lambda m: (m.trunk, m.unary, m.pairs, m.scales),
-        jax.tree.map(lambda _: False, arrays),
-        tuple(
-            jax.tree.map(lambda _, on=on: on, part)
-            for part, on in (
-                (arrays.trunk, stage == 0),
-                (arrays.unary, True),
-                (arrays.pairs, stage == 1),
-                (arrays.scales, False),
-            )
-        ),
+    weights = weights - (rate * trained * change).astype(weights.dtype)
+    return eqx.combine(restored(weights), rest), moments, loss.astype(jnp.float32)
+
+
+def _trained(arrays: Potentials, stage: int) -> Potentials:
+    """1 for a weight that is trained in a stage, 0 for one that is not."""
+    ones, zeros = (jax.tree.map(lambda x, of=of: jnp.full_like(x, of), arrays) for of in (1, 0))
+    return eqx.tree_at(
+        lambda m: (m.trunk, m.unary, m.pairs),
+        zeros,
+        (zeros.trunk if stage else ones.trunk, ones.unary, ones.pairs if stage else zeros.pairs),
     )
-    change = jax.tree.map(lambda d, on: (-rate * d).astype(d.dtype) if on else jnp.zeros_like(d), change, trained)
-    return eqx.apply_updates(model, change), moments, loss.astype(jnp.float32)
