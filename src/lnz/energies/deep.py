@@ -150,7 +150,7 @@ class DeepBoltzmannMachine(BilinearLayers):
 
     def _pull(self, others: list[Array], i: int) -> Array:
         """What the neighbours of layer i, among the layers of the other parity, add to its potentials."""
-        below, above = (i - 1) // 2, i // 2 if i % 2 == 0 else (i + 1) // 2
+        below, above = (i - 1) // 2, (i + 1) // 2
         terms = [others[below] @ self.weights[i - 1]] if i > 0 else []
         terms += [others[above] @ self.weights[i].T] if i + 1 < len(self.sizes) else []
         return sum(terms[1:], start=terms[0])
