@@ -300,7 +300,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=[*LAWS, "digits"], default=[*LAWS, "digits"])
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS[:2])
     parser.add_argument("--digit-updates", type=int, default=600)
     parser.add_argument("--folder", type=Path, help="for the pictures neural-planar.png and neural-digits.png")
     options = parser.parse_args()
