@@ -4,8 +4,8 @@
 
 Jobs: an Ising torus 64x64 (1 and 32 chains; thrml), a torus 1024x1024 (PyTorch on two sublattices), a random 3-regular graph of
 10,000 spins with 64 chains (PyTorch, colour classes), a Potts model of 50 sites, 21 states and 1,000 chains (adabmDCA's compiled loop),
-Hamiltonian Monte Carlo on a perceptron in the plane (torchebm, ebmkit), and what it takes to build and compile a sweep. Peers that are
-not installed are left out. lnz is timed with its default random bits (Threefry-20, those of stock JAX) and with `fast_key(key, bits="hash")`.
+Hamiltonian Monte Carlo on a perceptron in the plane (torchebm, ebmkit), and what it takes to build and compile a sweep. Peers that are not
+installed are left out. lnz is timed with its default random bits (Threefry-20, those of stock JAX) and with `fast_key(key, bits="hash")`.
 """
 
 from __future__ import annotations

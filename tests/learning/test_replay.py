@@ -227,3 +227,14 @@ def test_colder_langevin_moves():
     assert v.var() == pytest.approx(0.25 / (2 * 0.7), rel=4.5 * math.sqrt(2 / 20_000))
     with pytest.raises(ValueError, match="temperature must be"):
         lnz.run_chains(energy, lnz.UnadjustedLangevin(temperature=0.0), KEY, jnp.zeros((1, 1)), 1)
+
+
+def test_narrow_chains_in_a_wide_process():
+    """Networks are float32 where JAX is set to float64: their chains move all the same, to the same law."""
+    pull = jax.tree_util.Partial(lambda w, x: -jnp.dot(w, x.astype(w.dtype)), jnp.asarray([0.7], jnp.float32))
+    energy = lnz.Tilted(pull, lnz.Gaussian(np.zeros(1, np.float32), np.ones(1, np.float32)))
+    run = jax.jit(lambda v: lnz.run_chains(energy, lnz.Langevin(0.5), KEY, v, 20))
+    v = run(jnp.zeros((10_000, 1), jnp.float32))
+    assert v.dtype == jnp.float32
+    assert float(v.mean()) == pytest.approx(0.7, abs=4.5 / 100)
+    assert float(v.var()) == pytest.approx(1, abs=4.5 * math.sqrt(2) / 100)

@@ -32,8 +32,8 @@ class Tilted(Energy):
         >>> import equinox as eqx, jax, lnz
         >>> network = eqx.nn.MLP(2, "scalar", 32, 2, activation=jax.nn.silu, key=jax.random.key(0))
         >>> energy = lnz.Tilted(network, lnz.Gaussian([0.0, 0.0], [0.25, 0.25]))
-        >>> float(lnz.log_partition(energy, route=lnz.Quadrature(points=65)).value)  # doctest: +ELLIPSIS
-        3.1...
+        >>> round(float(lnz.log_partition(energy, route=lnz.Quadrature(points=65)).value), 1)
+        3.3
     """
 
     function: FunctionEnergy

@@ -156,20 +156,22 @@ def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array)
     """A Langevin move with a step size that may be traced."""
     import blackjax
 
+    # BlackJAX's noise has JAX's default dtype: a chain in a narrower one moves in that, and its energies stay in its own.
+    own, wide = v.dtype, max(v.dtype, jnp.result_type(float), key=lambda dtype: dtype.itemsize)
     low, high = energy.observed.limits  # pyright: ignore[reportAttributeAccessIssue]
-    low, high = jnp.asarray(low, v.dtype), jnp.asarray(high, v.dtype)
+    low, high = jnp.asarray(low, wide), jnp.asarray(high, wide)
 
     def log_density(x: Array) -> Array:
-        return jnp.where(jnp.all((x >= low) & (x <= high)), -energy.free_energy(x), -jnp.inf).astype(v.dtype)
+        return jnp.where(jnp.all((x >= low) & (x <= high)), -energy.free_energy(x.astype(own)), -jnp.inf).astype(wide)
 
     kernel: Any = blackjax.mcmc.mala.build_kernel()
 
     def move(key: PRNGKeyArray, x: Array) -> tuple[Array, Array, Array]:
         before = blackjax.mala.init(x, log_density)
-        after, info = kernel(key, before, log_density, step_size)
-        return after.position, info.acceptance_rate, before.logdensity > -jnp.inf
+        after, info = kernel(key, before, log_density, step_size.astype(wide))
+        return after.position.astype(own), info.acceptance_rate, before.logdensity > -jnp.inf
 
-    moved, acceptance, possible = jax.vmap(move)(jax.random.split(key, v.shape[0]), v)
+    moved, acceptance, possible = jax.vmap(move)(jax.random.split(key, v.shape[0]), v.astype(wide))
     # A chain at a point of zero probability (of weight zero, in annealing) says nothing about the step size.
     mean = jnp.sum(jnp.where(possible, acceptance, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(acceptance.dtype)
     return moved, {"acceptance": mean}
