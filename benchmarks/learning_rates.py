@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import numpy as np
+
 from learning import patterns
 from timing import one_thread
 

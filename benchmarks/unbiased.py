@@ -36,9 +36,7 @@ def models() -> dict[str, Any]:
             return lnz.Real(2)
 
         def __call__(self, x: Any) -> Any:
-            return -jax.nn.logsumexp(
-                self.levels - jnp.sum((x[None] - self.means) ** 2, axis=1) / (2 * self.scales**2)
-            )
+            return -jax.nn.logsumexp(self.levels - jnp.sum((x[None] - self.means) ** 2, axis=1) / (2 * self.scales**2))
 
         def base(self) -> Any:
             return lnz.Gaussian([0.0, 0.0], [0.5, 0.5])

@@ -1,5 +1,7 @@
 """Unbiased contrastive divergence: its mean is the exact gradient where CD's is not, for every kind of energy; and chains that do not meet."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +67,8 @@ def scores(energy, data, phase, repeats):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("ising", "potts", "continuous") else ()) for name in CASES]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("ising", "potts", "continuous") else ()) for name in CASES],
 )
 def test_the_mean_is_the_exact_gradient(name):
     make, data, phase = CASES[name]
@@ -125,9 +128,7 @@ def test_chains_that_do_not_meet_are_loud():
     cut = lnz.CoupledChains(max_moves=3, cut=True)
     monitor = lnz.Monitor(share=0.5, chains=8, temperatures=5)
     epochs = 2 * monitor.every(cold, cut, 8)
-    fitted = lnz.fit(
-        cold, data, negative_phase=cut, epochs=epochs, evaluate_every=epochs, monitor=monitor, **options
-    )
+    fitted = lnz.fit(cold, data, negative_phase=cut, epochs=epochs, evaluate_every=epochs, monitor=monitor, **options)
     assert 0 < fitted.history[-1].figures["unmet"] < 1
     assert fitted.looks[0].figures["unmet"] == pytest.approx(fitted.history[-1].figures["unmet"], rel=0.2)
     alarms = [alarm for look in fitted.looks for alarm in look.alarms if alarm.name == "unmet"]
@@ -157,3 +158,15 @@ def test_kernels_that_cannot_be_coupled():
     for kernel, words in ((lnz.HamiltonianMonteCarlo(), "never meet"), (lnz.Gibbs(), "Gibbs sweeps need")):
         with pytest.raises(ValueError, match=words):
             lnz.fit(energy, data, negative_phase=lnz.CoupledChains(kernel=kernel), key=KEY)
+
+
+def test_the_command_line_makes_every_phase():
+    from lnz.cli.models import negative_phase
+    from lnz.learning.negative import NEGATIVE_PHASES
+
+    given = {"sweeps": 2, "chains": 30, "rungs": 5, "fast_rate": 0.1}
+    for name, kind in NEGATIVE_PHASES.items():
+        phase = negative_phase(SimpleNamespace(negative_phase=name, **given))  # pyright: ignore[reportArgumentType]
+        assert type(phase) is kind
+    made = negative_phase(SimpleNamespace(negative_phase="coupled", **given))  # pyright: ignore[reportArgumentType]
+    assert (made.burn_in, made.chains, made.start) == (2, 30, "chains")

@@ -156,9 +156,8 @@ def train(
         typer.Option(
             rich_help_panel=_LEARNING,
             help="Chains from the data (cd), chains that go on (persistent; fast-weights: pushed on), replicas on a ladder of temperatures "
-            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), pairs of chains, or of annealed populations, whose gradient "
-            "has no bias (coupled, coupled-annealing), or no chains (exact). "
-            "[persistent]",
+            "(tempered) or of the run's own models (trajectory), weighted walkers that follow log Z (jarzynski), pairs of chains or of "
+            "annealed populations whose gradient has no bias (coupled, coupled-annealing), or no chains (exact). [persistent]",
             show_default=False,
         ),
     ] = None,

@@ -32,7 +32,12 @@ class Phases(NamedTuple):
 
 
 def phases(
-    energy: Any, data: State, negative: Route | NegativePhase | State, *, weights: Any = None, key: PRNGKeyArray | None = None
+    energy: Any,
+    data: State,
+    negative: Route | NegativePhase | State,
+    *,
+    weights: Any = None,
+    key: PRNGKeyArray | None = None,
 ) -> Phases:
     """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.
 
@@ -46,7 +51,8 @@ def phases(
 
     Raises:
         NotMet: where coupled chains have not met.
-        ValueError: if the route or the negative phase cannot serve the energy or lacks a key, the data or the chains are outside the energy's observed space, or the weights are not finite, negative or all zero.
+        ValueError: if the data or the chains are outside the energy's observed space, the weights are not finite, negative or all zero, or the
+            route or the negative phase cannot serve the energy or lacks a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz

@@ -180,7 +180,9 @@ def run_coupled(
 
 def _equal(x: State, y: State) -> Bool[Array, " n"]:
     """Whether the states of two chains are the same, in every entry."""
-    same = [jnp.all((a == b).reshape(a.shape[0], -1), axis=1) for a, b in zip(*map(jax.tree.leaves, (x, y)), strict=True)]
+    same = [
+        jnp.all((a == b).reshape(a.shape[0], -1), axis=1) for a, b in zip(*map(jax.tree.leaves, (x, y)), strict=True)
+    ]
     return jnp.all(jnp.stack(same), axis=0)
 
 
@@ -258,7 +260,9 @@ def unbiased_expectation(
         found, _, met, at, reached = run(energy, key)
         if not np.asarray(met)[:take].all():
             waiting = int((~np.asarray(met)[:take]).sum())
-            raise NotMet(not_met(max_moves, f"{waiting:,} of {take:,} pairs of chains") + ", or ask for a smaller batch")
+            raise NotMet(
+                not_met(max_moves, f"{waiting:,} of {take:,} pairs of chains") + ", or ask for a smaller batch"
+            )
         found = jax.tree.map(lambda h, take=take: np.asarray(h, np.float64)[:take], found)
         if not all(np.isfinite(h).all() for h in jax.tree.leaves(found)):
             raise FloatingPointError(

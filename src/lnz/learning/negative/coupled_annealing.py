@@ -84,7 +84,12 @@ class CoupledAnnealing(NegativePhase):
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         """One population and its weights, whose mean is a little biased: what is unbiased is `gradient`."""
         log_weights, v = self._annealed(energy, data, fast_key(key))
-        return v, jax.nn.softmax(log_weights) * log_weights.size, (), self.gradient(energy, state, data, weights, key)[3]
+        return (
+            v,
+            jax.nn.softmax(log_weights) * log_weights.size,
+            (),
+            self.gradient(energy, state, data, weights, key)[3],
+        )
 
     def gradient(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
