@@ -1,5 +1,7 @@
 """Unbiased contrastive divergence: its mean is the exact gradient where CD's is not, for every kind of energy; and chains that do not meet."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,3 +158,15 @@ def test_kernels_that_cannot_be_coupled():
     for kernel, words in ((lnz.HamiltonianMonteCarlo(), "never meet"), (lnz.Gibbs(), "Gibbs sweeps need")):
         with pytest.raises(ValueError, match=words):
             lnz.fit(energy, data, negative_phase=lnz.CoupledChains(kernel=kernel), key=KEY)
+
+
+def test_the_command_line_makes_every_phase():
+    from lnz.cli.models import negative_phase
+    from lnz.learning.negative import NEGATIVE_PHASES
+
+    given = {"sweeps": 2, "chains": 30, "rungs": 5, "fast_rate": 0.1}
+    for name, kind in NEGATIVE_PHASES.items():
+        phase = negative_phase(SimpleNamespace(negative_phase=name, **given))  # pyright: ignore[reportArgumentType]
+        assert type(phase) is kind
+    made = negative_phase(SimpleNamespace(negative_phase="coupled", **given))  # pyright: ignore[reportArgumentType]
+    assert (made.burn_in, made.chains, made.start) == (2, 30, "chains")

@@ -54,8 +54,8 @@ def phases(
 
     Raises:
         NotMet: where coupled chains have not met.
-        ValueError: if the route or the negative phase cannot serve the energy or lacks a key, the data or the chains are outside the energy's
-            observed space, or the weights are not finite, negative or all zero.
+        ValueError: if the data or the chains are outside the energy's observed space, the weights are not finite, negative or all zero, or the
+            route or the negative phase cannot serve the energy or lacks a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz

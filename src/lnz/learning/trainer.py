@@ -194,7 +194,7 @@ class Trainer:
             )
         weights = None if weights is None else as_weights(weights, sizes.pop()[0])
         state, figures = self._step(state, data, weights, None if scale is None else jnp.asarray(scale))
-        problem = None if is_traced(figures["energy"]) else self.problem(figures)
+        problem = None if is_traced(figures["gradient_norm"]) else self.problem(figures)
         if problem is not None:
             raise NotMet(problem)
         return state, figures
