@@ -48,7 +48,7 @@ def by_lnz(name: str) -> Callable[[int], Found]:
 
     particles, sweeps, conditional, scale = BUDGETS[name]
     energy = lnz.reference_models(name)[0].energy()
-    options: Any = dict(particles=particles, replicates=REPLICATES, conditional=conditional, sweeps=sweeps)
+    options: Any = {"particles": particles, "replicates": REPLICATES, "conditional": conditional, "sweeps": sweeps}
     route = lnz.SequentialMonteCarlo(**options)
     if scale is not None:
         base = lnz.Gaussian(np.zeros(2), np.full(2, scale**-2))
@@ -81,7 +81,8 @@ def by_blackjax(name: str) -> Callable[[int], Found]:
         return lambda x: jnp.where(jnp.all((x >= low) & (x <= high)), f(x), -jnp.inf)
 
     kernel = blackjax.mala.build_kernel()
-    algorithm = blackjax.adaptive_tempered_smc(
+    tempered: Any = blackjax.adaptive_tempered_smc
+    algorithm = tempered(
         inside(lambda x: -base(x)),
         lambda x: base(x) - energy(x),
         kernel,
@@ -115,21 +116,22 @@ def by_blackjax(name: str) -> Callable[[int], Found]:
 
 
 def by_dynesty(name: str) -> Callable[[int], Found]:
-    from dynesty import NestedSampler
+    from dynesty import NestedSampler  # pyright: ignore[reportMissingImports]
 
     from lnz import reference
 
     density, low, high, d = {
         "eggbox": (reference.eggbox_log_density, 0.0, 10 * math.pi, 2),
-        **{
-            f"shells-{d}": (reference.gaussian_shells_log_density, -6.0, 6.0, d) for d in (2, 5, 10)
-        },
+        **{f"shells-{d}": (reference.gaussian_shells_log_density, -6.0, 6.0, d) for d in (2, 5, 10)},
     }[name]
     volume = d * math.log(high - low)
 
     def once(seed: int) -> Found:
         sampler = NestedSampler(
-            lambda x: float(density(x)) + volume, lambda u: low + (high - low) * u, d, rstate=np.random.default_rng(seed)
+            lambda x: float(density(x)) + volume,
+            lambda u: low + (high - low) * u,
+            d,
+            rstate=np.random.default_rng(seed),
         )
         sampler.run_nested(print_progress=False)
         value, error = float(sampler.results.logz[-1]), float(sampler.results.logzerr[-1])

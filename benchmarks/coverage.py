@@ -89,9 +89,7 @@ def samples(model: lnz.ReferenceModel, energy: lnz.Energy, key: Any, n: int) -> 
     return None if sampler is None else sampler.draw(key, n)
 
 
-def measure(
-    model: lnz.ReferenceModel, route: lnz.Route, seeds: int, *, given: bool = False
-) -> dict[str, Any] | None:
+def measure(model: lnz.ReferenceModel, route: lnz.Route, seeds: int, *, given: bool = False) -> dict[str, Any] | None:
     """What `seeds` runs say, as plain numbers; None where the route refuses the model. Samples of the model may be given to it."""
     energy = model.energy()
     absent = samples(model, energy, jax.random.key(0), 1) is None if given else route.refusal(energy) is not None
@@ -213,7 +211,8 @@ def main() -> None:
     parser.add_argument("--table", help="print the rows of this file instead of running anything")
     options = parser.parse_args()
     if options.table:
-        return table(options.table)
+        table(options.table)
+        return
     jax.config.update("jax_enable_x64", True)
     models = lnz.reference_models(*options.models.split(","))
     print(HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |", sep="\n", flush=True)

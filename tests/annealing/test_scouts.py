@@ -1,6 +1,7 @@
 """Scouts warn where the annealed chains miss a mode, and not where they miss none; their weights have mean Z."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -72,14 +73,14 @@ def test_weights_from_a_scouts_own_base_have_mean_z(space):
 def test_far_modes_of_a_density(keys):
     (model,) = lnz.reference_models("apart-2")
     energy = model.energy()
-    value, lower, upper, warned = map(np.asarray, asked(energy, keys))
+    _, lower, upper, warned = map(np.asarray, asked(energy, keys))
     wrong = (model.log_z < lower) | (model.log_z > upper)
     assert warned.sum() > 30
     assert (wrong & ~warned).sum() <= 3
 
 
 def test_the_default_base_of_the_real_line_has_wide_tails_and_mass_one():
-    base = default_base(lnz.Real(2))
+    base: Any = default_base(lnz.Real(2))
     assert float(base.log_normaliser()) == pytest.approx(0, abs=1e-6)
     x = np.asarray(base.sample(jax.random.key(0), 4000))
     assert 0.01 < (np.abs(x).max(axis=1) > 15).mean() < 0.15

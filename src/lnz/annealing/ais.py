@@ -7,19 +7,20 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
-from lnz.annealing.scouts import can_scout, scouted
+from lnz.annealing.scouts import can_scout, checked_scouts, scouted
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.energy import Energy
+from lnz.estimate import Estimate
 from lnz.frozen import Frozen
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, default_kernel
 from lnz.sampling.path import Path, has_step, move
 from lnz.spaces import State
 
+SCOUTED = 50  # temperatures of the way back of scouts, for routes without a number of their own
 _ASSUMPTION = "the annealed chains reach every mode; the lower limit alone is certified"
 
 
@@ -64,8 +65,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
 
     def __post_init__(self) -> None:
         checked(self, "temperatures", "chains", "sweeps")
-        if not isinstance(self.scouts, int | np.integer) or self.scouts < 0:
-            raise ValueError(f"scouts must be a whole number of at least 0, but is {self.scouts!r}")
+        checked_scouts(self.scouts)
         object.__setattr__(self, "schedule", checked_schedule(self.schedule))
         if not isinstance(self.schedule, str):
             object.__setattr__(self, "temperatures", len(self.schedule) - 1)
@@ -84,23 +84,19 @@ class AnnealedImportanceSampling(AnnealingRoute):
             diagnostics=diagnostics,
             flags=path_flags(path, v),
         )
-        if self.scouts and can_scout(energy.observed):
-
-            def back(key: PRNGKeyArray, v: State) -> Array:
-                return annealed(path, kernel, key, v, betas[::-1], log_steps[::-1], sweeps=self.sweeps)[0]
-
-            scout_key = jax.random.fold_in(fast_key(key), 2)
-            sent, moves = min(self.scouts, self.chains), self.temperatures // 2
-            estimate = scouted(
-                estimate, path, kernel, scout_key, v, log_weights, back, log_step=log_steps[-1], scouts=sent, moves=moves
-            )
+        ends, sent = (v, log_weights), min(self.scouts, self.chains)
+        estimate = with_scouts(
+            estimate, path, kernel, fast_key(key), ends, betas, log_steps, scouts=sent, sweeps=self.sweeps
+        )
         return Weighted(estimate, v, log_weights[:, None])
 
     def anneal(self, energy: Energy, key: PRNGKeyArray) -> tuple[Array, State, dict[str, Array]]:
         """The chains: log weights (chains,) in nats whose mean of exp is unbiased for Z, the last states, and named figures."""
         return self._annealed(energy, fast_key(key))[:3]
 
-    def _annealed(self, energy: Energy, key: PRNGKeyArray) -> tuple[Array, State, dict[str, Array], tuple[Array, Array]]:
+    def _annealed(
+        self, energy: Energy, key: PRNGKeyArray
+    ) -> tuple[Array, State, dict[str, Array], tuple[Array, Array]]:
         main_key, pilot_key = jax.random.split(key)
         path, kernel = self.path(energy), default_kernel(energy)
         betas, log_steps = planned(path, kernel, pilot_key, self.schedule, self.temperatures, self.sweeps)
@@ -122,6 +118,35 @@ def planned(
     found = pilot(path, kernel, key, sweeps=sweeps)
     betas = found.placed(schedule, temperatures) if schedule in FITTED else fixed_betas(schedule, temperatures)  # pyright: ignore[reportArgumentType]
     return betas, found.log_steps(betas)
+
+
+def with_scouts(
+    estimate: Estimate,
+    path: Path,
+    kernel: Kernel,
+    key: PRNGKeyArray,
+    ends: tuple[State, Array],
+    betas: Array,
+    log_steps: Array,
+    *,
+    scouts: int,
+    sweeps: int,
+) -> Estimate:
+    """The estimate with what scouts found (`scouts.scouted`), if any are sent and the space is one that they know.
+
+    Args:
+        ends: states (n, *shape) that stand for the model by these log weights (n,).
+        betas: inverse temperatures from 0 to 1 for their way back; half as many moves are theirs elsewhere.
+        log_steps: the logarithms of the step sizes at these.
+    """
+    if scouts == 0 or not can_scout(path.energy.observed):
+        return estimate
+
+    def back(key: PRNGKeyArray, v: State) -> Array:
+        return annealed(path, kernel, key, v, betas[::-1], log_steps[::-1], sweeps=sweeps)[0]
+
+    key, moves = jax.random.fold_in(key, 2), betas.size // 2
+    return scouted(estimate, path, kernel, key, *ends, back, log_step=log_steps[-1], scouts=scouts, moves=moves)
 
 
 def annealed(

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.certificate import lower_limit, upper_limit
 from lnz.energies.independent import Gaussian, Independent
@@ -31,6 +32,12 @@ _MARGIN = 3.0  # nats
 def can_scout(space: Space) -> bool:
     """Whether scouts know how to start and what base to make: units of `Binary`, `Spin`, `Categorical`, or a vector of reals."""
     return isinstance(space, Binary | Spin | Categorical) or (isinstance(space, Real) and len(space.shape) == 1)
+
+
+def checked_scouts(scouts: Any) -> None:
+    """Raise ValueError unless this is a count."""
+    if not isinstance(scouts, int | np.integer) or scouts < 0:
+        raise ValueError(f"scouts must be a whole number of at least 0, but is {scouts!r}")
 
 
 def scouted(
@@ -106,7 +113,9 @@ def explored(
             fitted = _fitted(space, seen, log_step)
             base = jax.tree.map(lambda new, old: jnp.where(t == moves, new, old), fitted, base)
             own = Path(path.energy, base)
-            v = jax.tree.map(lambda new, old: jnp.where(t == moves, new.astype(old.dtype), old), own.start(draw_key, 1), v)
+            v = jax.tree.map(
+                lambda new, old: jnp.where(t == moves, new.astype(old.dtype), old), own.start(draw_key, 1), v
+            )
             gain = jnp.where(t < moves, 0, own.gain(v, before, after)[0])
             log_w = jnp.where(log_w == -jnp.inf, log_w, log_w + gain)
             v, _ = move(kernel, own.at(after), move_key, v, log_step)

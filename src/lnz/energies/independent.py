@@ -244,8 +244,8 @@ def default_base(space: Space) -> Energy:
     """A reference for any space: uniform where that exists; on the real line logistic units, most of scale 1, some three and ten times as wide.
 
     A model may reach farther than its middle says (a funnel, Student's law). From units of one scale it is then reached by few chains with
-    large weights, which short runs lack without a sign: intervals for Neal's funnel missed log Z in a fifth of them. The wide ones are a defence, as in
-    importance sampling (Hesterberg 1995).
+    large weights, which short runs lack without a sign: intervals for Neal's funnel missed log Z in a fifth of them. The wide ones are a
+    defence, as in importance sampling (Hesterberg 1995).
     """
     if isinstance(space, Binary | Spin | Categorical):
         return Independent(jnp.zeros(units.feature_shape(space), jnp.result_type(float)), space)
