@@ -1,6 +1,7 @@
 """Do the intervals of log Z hold? Many seeded runs of every stochastic route on models with known log Z, at two budgets.
 
-    python benchmarks/coverage.py [--seeds 1000] [--routes ais,smc,tempering,both] [--models NAME,…] [--json FILE]
+    python benchmarks/coverage.py [--seeds 1000] [--routes ais,scouts,samples,…] [--models NAME,…] [--budgets small,large] [--json FILE]
+    python benchmarks/coverage.py --table FILE                    print the rows of a file, in the order of the lists here
 
 For every model, route and budget: how many of the intervals hold the truth, below and above apart; the claimed standard error against the
 empirical one; and how many of the runs whose interval misses the truth carry a warning. Seeds go through one compiled program. Nothing here
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 
 import lnz
+from lnz.exact.samples import exact_sampler
 
 MODELS = (
     "torus-4x4-critical",
@@ -40,12 +42,23 @@ MODELS = (
     "rosenbrock",
     "funnel-10",
     "student-10",
+    "mixture-40",
 )
+# Built to fool: chains from the base do not come to most of the weight, and cannot know.
+FOOLING = ("rbm-hidden-mode-40x8", "apart-2", "needle-40")
 # Two budgets of each: about 1,600 and 12,800 moves of one chain.
 ROUTES: dict[str, tuple[lnz.Route, lnz.Route]] = {
     "ais": (
         lnz.AnnealedImportanceSampling(temperatures=50, chains=32),
         lnz.AnnealedImportanceSampling(temperatures=200, chains=64),
+    ),
+    "scouts": (
+        lnz.AnnealedImportanceSampling(temperatures=50, chains=32, scouts=32),
+        lnz.AnnealedImportanceSampling(temperatures=200, chains=64, scouts=32),
+    ),
+    "samples": (
+        lnz.BidirectionalAIS(temperatures=25, chains=32),
+        lnz.BidirectionalAIS(temperatures=100, chains=64),
     ),
     "smc": (
         lnz.SequentialMonteCarlo(particles=16, replicates=8, conditional=0.8),
@@ -63,26 +76,45 @@ ROUTES: dict[str, tuple[lnz.Route, lnz.Route]] = {
 _MOST_RELATIVE = 0.2  # of a claimed standard error
 
 
-def measure(model: lnz.ReferenceModel, route: lnz.Route, seeds: int) -> dict[str, Any] | None:
-    """What `seeds` runs say, as plain numbers; None where the route refuses the model."""
+def samples(model: lnz.ReferenceModel, energy: lnz.Energy, key: Any, n: int) -> Any:
+    """Samples of a model, as its user may have from elsewhere; None where nobody has any."""
+    pick, key = jax.random.split(key)
+    if model.name == "apart-2":
+        far = jax.random.bernoulli(pick, 0.5, (n, 1))
+        return jax.random.normal(key, (n, 2)) + jax.numpy.where(far, jax.numpy.asarray([30.0, 0.0]), 0.0)
+    if model.name == "needle-40":
+        found = jax.random.bernoulli(pick, math.exp(30 - model.log_z), (n, 1))
+        return jax.numpy.where(found, np.arange(40) % 2 == 1, jax.random.bernoulli(key, 0.5, (n, 40)))
+    sampler = exact_sampler(energy)
+    return None if sampler is None else sampler.draw(key, n)
+
+
+def measure(model: lnz.ReferenceModel, route: lnz.Route, seeds: int, *, given: bool = False) -> dict[str, Any] | None:
+    """What `seeds` runs say, as plain numbers; None where the route refuses the model. Samples of the model may be given to it."""
     energy = model.energy()
-    if route.refusal(energy) is not None:
+    absent = samples(model, energy, jax.random.key(0), 1) is None if given else route.refusal(energy) is not None
+    if absent:
         return None
     known: list[str] = []
 
     def one(key: Any) -> Any:
-        estimate = route.log_partition(energy, key)
+        if given:
+            key, sample_key = jax.random.split(key)
+            states: Any = samples(model, energy, sample_key, route.chains)  # pyright: ignore[reportAttributeAccessIssue]
+            estimate = route.between(energy, states, key, exact=False).estimate  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            estimate = route.log_partition(energy, key)
         known.append(estimate.known)
         flags = list(estimate.flags.values())
         warned = np.False_ if not flags else jax.numpy.any(jax.numpy.stack(flags))
         return estimate.value, estimate.standard_error, estimate.lower, estimate.upper, warned
 
     run = jax.jit(lambda keys: jax.lax.map(one, keys))
-    began = time.perf_counter()
+    began = time.process_time()
     found = run(jax.random.split(jax.random.key(2026), seeds))
     value, error, lower, upper, warned = map(np.asarray, found)
     return {
-        "seconds": time.perf_counter() - began,
+        "seconds": time.process_time() - began,
         "known": known[0],
     } | summary(model.log_z, value, error, lower, upper, warned)
 
@@ -157,21 +189,37 @@ def line(row: dict[str, Any]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
+def table(file: str) -> None:
+    """Print the rows of a file, one for every model, route and budget: the last one where there are several."""
+    with open(file, encoding="utf-8") as lines:
+        rows = {(row["budget"], row["route"], row["model"]): row for row in map(json.loads, lines)}
+    print(HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |", sep="\n")
+    for budget in ("small", "large"):
+        for route in ROUTES:
+            for model in (*MODELS, *FOOLING):
+                if (budget, route, model) in rows:
+                    print(line(rows[budget, route, model]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--routes", default=",".join(ROUTES))
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join((*MODELS, *FOOLING)))
     parser.add_argument("--budgets", default="small,large")
     parser.add_argument("--json", help="append every row to this file, one JSON object a line")
+    parser.add_argument("--table", help="print the rows of this file instead of running anything")
     options = parser.parse_args()
+    if options.table:
+        table(options.table)
+        return
     jax.config.update("jax_enable_x64", True)
     models = lnz.reference_models(*options.models.split(","))
     print(HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |", sep="\n", flush=True)
     for budget in options.budgets.split(","):
         for name in options.routes.split(","):
             for model in models:
-                found = measure(model, ROUTES[name][budget == "large"], options.seeds)
+                found = measure(model, ROUTES[name][budget == "large"], options.seeds, given=name == "samples")
                 if found is None:
                     continue
                 row = {"model": model.name, "route": name, "budget": budget} | found

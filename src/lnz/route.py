@@ -168,7 +168,7 @@ def _candidates(energy: Energy, budget: Budget) -> list[tuple[Route, Callable[[A
         *([lattice] if isinstance(energy, Pairwise) and not narrow else []),
         (Quadrature(), lambda route: f"{route.cost(energy):,.0f} points"),
         (
-            AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains),
+            AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains, scouts=32),
             lambda route: f"{route.temperatures:,} temperatures, {route.chains:,} chains; no exact route is affordable",
         ),
     ]

@@ -10,14 +10,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
+from lnz.annealing.scouts import can_scout, checked_scouts, scouted
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.energy import Energy
+from lnz.estimate import Estimate
 from lnz.frozen import Frozen
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, default_kernel
 from lnz.sampling.path import Path, has_step, walk
 from lnz.spaces import State
 
+SCOUTED = 50  # temperatures of the way back of scouts, for routes without a number of their own
 _ASSUMPTION = "the annealed chains reach every mode; the lower limit alone is certified"
 
 
@@ -44,6 +47,8 @@ class AnnealedImportanceSampling(AnnealingRoute):
             themselves, rising from 0 to 1 (`temperatures` is then their count less one).
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `AnnealedImportanceSampling.from_base` wraps it.
         confidence: of the limits.
+        scouts: chains that start far from the base and look for modes which the annealed chains miss (see `scouts.scouted`), at most as many
+            as these; each costs as many moves as two of them. 0 for none; 32 where `lnz.choose` takes the route.
 
     Source: Neal 2001, "Annealed importance sampling"; Salakhutdinov & Murray 2008 for RBMs; Zhou, Johansen & Aston 2016 (adaptive
     schedules); Syed et al. 2021 (the barrier).
@@ -56,38 +61,51 @@ class AnnealedImportanceSampling(AnnealingRoute):
     schedule: Schedule = "linear"
     base: Frozen | None = None
     confidence: float = 0.99
+    scouts: int = 0
 
     def __post_init__(self) -> None:
         checked(self, "temperatures", "chains", "sweeps")
+        checked_scouts(self.scouts)
         object.__setattr__(self, "schedule", checked_schedule(self.schedule))
         if not isinstance(self.schedule, str):
             object.__setattr__(self, "temperatures", len(self.schedule) - 1)
 
     def cost(self, energy: Energy) -> float:
-        return float(self.temperatures * self.sweeps * self.chains)
+        return float(self.temperatures * self.sweeps * (self.chains + 2 * min(self.scouts, self.chains)))
 
     def run(self, energy: Energy, key: Any) -> Weighted:
-        log_weights, v, diagnostics = self.anneal(energy, key)
+        log_weights, v, diagnostics, (betas, log_steps) = self._annealed(energy, fast_key(key))
+        path, kernel = self.path(energy), default_kernel(energy)
         estimate = from_weights(
             log_weights,
             confidence=self.confidence,
             route=f"annealed importance sampling ({self.temperatures:,} temperatures, {self.chains:,} chains)",
             assumption=_ASSUMPTION,
             diagnostics=diagnostics,
-            flags=path_flags(self.path(energy), v),
+            flags=path_flags(path, v),
+        )
+        ends, sent = (v, log_weights), min(self.scouts, self.chains)
+        estimate = with_scouts(
+            estimate, path, kernel, fast_key(key), ends, betas, log_steps, scouts=sent, sweeps=self.sweeps
         )
         return Weighted(estimate, v, log_weights[:, None])
 
     def anneal(self, energy: Energy, key: PRNGKeyArray) -> tuple[Array, State, dict[str, Array]]:
         """The chains: log weights (chains,) in nats whose mean of exp is unbiased for Z, the last states, and named figures."""
-        main_key, pilot_key = jax.random.split(fast_key(key))
+        return self._annealed(energy, fast_key(key))[:3]
+
+    def _annealed(
+        self, energy: Energy, key: PRNGKeyArray
+    ) -> tuple[Array, State, dict[str, Array], tuple[Array, Array]]:
+        main_key, pilot_key = jax.random.split(key)
         path, kernel = self.path(energy), default_kernel(energy)
         betas, log_steps = planned(path, kernel, pilot_key, self.schedule, self.temperatures, self.sweeps)
         start_key, chain_key = jax.random.split(main_key)
         log_weights, v, acceptance = annealed(
             path, kernel, chain_key, path.start(start_key, self.chains), betas, log_steps, sweeps=self.sweeps
         )
-        return log_weights + path.log_z0(), path.public(v), {"acceptance": acceptance} if has_step(kernel) else {}
+        figures = {"acceptance": acceptance} if has_step(kernel) else {}
+        return log_weights + path.log_z0(), path.public(v), figures, (betas, log_steps)
 
 
 def planned(
@@ -100,6 +118,35 @@ def planned(
     found = pilot(path, kernel, key, sweeps=sweeps)
     betas = found.placed(schedule, temperatures) if schedule in FITTED else fixed_betas(schedule, temperatures)  # pyright: ignore[reportArgumentType]
     return betas, found.log_steps(betas)
+
+
+def with_scouts(
+    estimate: Estimate,
+    path: Path,
+    kernel: Kernel,
+    key: PRNGKeyArray,
+    ends: tuple[State, Array],
+    betas: Array,
+    log_steps: Array,
+    *,
+    scouts: int,
+    sweeps: int,
+) -> Estimate:
+    """The estimate with what scouts found (`scouts.scouted`), if any are sent and the space is one that they know.
+
+    Args:
+        ends: states (n, *shape) that stand for the model by these log weights (n,).
+        betas: inverse temperatures from 0 to 1 for their way back; half as many moves are theirs elsewhere.
+        log_steps: the logarithms of the step sizes at these.
+    """
+    if scouts == 0 or not can_scout(path.energy.observed):
+        return estimate
+
+    def back(key: PRNGKeyArray, v: State) -> Array:
+        return annealed(path, kernel, key, v, betas[::-1], log_steps[::-1], sweeps=sweeps)[0]
+
+    key, moves = jax.random.fold_in(key, 2), betas.size // 2
+    return scouted(estimate, path, kernel, key, *ends, back, log_step=log_steps[-1], scouts=scouts, moves=moves)
 
 
 def annealed(

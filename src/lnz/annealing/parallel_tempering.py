@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz.annealing.ais import SCOUTED, with_scouts
 from lnz.annealing.bridge import bar, mbar, overlap
-from lnz.annealing.schedule import pilot
+from lnz.annealing.schedule import Pilot, pilot
+from lnz.annealing.scouts import checked_scouts
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, path_flags
 from lnz.energy import Energy
 from lnz.estimate import Estimate
@@ -53,6 +55,8 @@ class ParallelTempering(AnnealingRoute):
         estimator: which estimate is the value; all are in `diagnostics`.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `ParallelTempering.from_base` wraps it.
         confidence: of the limits.
+        scouts: chains that start far from the base and look for modes which the ladders miss (see `scouts.scouted`): each is moved 100 times. 0
+            for none.
 
     Source: Syed, Bouchard-Côté, Deligiannidis & Doucet 2022 (tempering); Xie, Lewis, Fan, Kuo & Chen 2011 (stepping stone); Bennett 1976.
 
@@ -72,8 +76,10 @@ class ParallelTempering(AnnealingRoute):
     estimator: Estimator = "bar"
     base: Frozen | None = None
     confidence: float = 0.99
+    scouts: int = 0
 
     def __post_init__(self) -> None:
+        checked_scouts(self.scouts)
         checked(self, "rungs", "iterations", "replicates", "sweeps")
         if self.rungs < 2 or self.iterations < 8:
             raise ValueError(
@@ -161,7 +167,20 @@ class ParallelTempering(AnnealingRoute):
             | ({"acceptance": jnp.mean(swaps.acceptance)} if has_step(kernel) else {}),
             flags=flags,
         )
-        return Weighted(estimate, states, jnp.zeros((self.replicates, _KEPT), value.dtype))
+        same = jnp.zeros((self.replicates, _KEPT), value.dtype)
+        betas = ladder.pilot.placed("barrier", SCOUTED)
+        estimate = with_scouts(
+            estimate,
+            path,
+            kernel,
+            fast_key(key),
+            (states, same.reshape(-1)),
+            betas,
+            ladder.pilot.log_steps(betas),
+            scouts=self.scouts,
+            sweeps=self.sweeps,
+        )
+        return Weighted(estimate, states, same)
 
     def _tempered(self, path: Path, kernel: Kernel, key: PRNGKeyArray) -> _Run:
         """Adaptation and the run proper, in one loop; what is returned is of the latter."""
@@ -204,7 +223,7 @@ class ParallelTempering(AnnealingRoute):
         times = jnp.arange(2 * half, dtype=jnp.int32)
         (state, *_, kept), seen = jax.lax.scan(step, begin, (times, jax.random.split(key, 2 * half)))
         swaps, everywhere = jax.tree.map(lambda x: x[half:], seen)
-        return _Run(swaps, everywhere, state.round_trips, kept)
+        return _Run(swaps, everywhere, state.round_trips, kept, found)
 
 
 class _Run(NamedTuple):
@@ -212,6 +231,7 @@ class _Run(NamedTuple):
     everywhere: Array  # (iterations, rungs, rungs, replicates) for `mbar`, otherwise empty
     round_trips: Array
     kept: State  # (kept, replicates, *shape)
+    pilot: Pilot
 
 
 class _Ratios(NamedTuple):

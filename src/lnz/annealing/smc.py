@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lnz.annealing.ais import SCOUTED, with_scouts
 from lnz.annealing.schedule import pilot, systematic
+from lnz.annealing.scouts import checked_scouts
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.energy import Energy
 from lnz.frozen import Frozen
@@ -40,6 +42,8 @@ class SequentialMonteCarlo(AnnealingRoute):
         resample_below: the effective sample size, as a share of the particles, below which a population is resampled.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `SequentialMonteCarlo.from_base` wraps it.
         confidence: of the limits.
+        scouts: chains that start far from the base and look for modes which the particles miss (see `scouts.scouted`): each is moved 100 times. 0
+            for none.
 
     Source: Del Moral, Doucet & Jasra 2006, "Sequential Monte Carlo samplers"; Zhou, Johansen & Aston 2016 (the schedule).
 
@@ -59,8 +63,10 @@ class SequentialMonteCarlo(AnnealingRoute):
     resample_below: float = 0.5
     base: Frozen | None = None
     confidence: float = 0.99
+    scouts: int = 0
 
     def __post_init__(self) -> None:
+        checked_scouts(self.scouts)
         checked(self, "particles", "replicates", "sweeps")
         if self.particles < 2:
             raise ValueError(
@@ -129,7 +135,19 @@ class SequentialMonteCarlo(AnnealingRoute):
             | ({"acceptance": accepted / found.steps.astype(dtype)} if has_step(kernel) else {}),
             flags=flags,
         )
-        return Weighted(estimate, v, log_z[:, None] + log_w)
+        log_weights, betas = log_z[:, None] + log_w, found.placed("adaptive", SCOUTED)
+        estimate = with_scouts(
+            estimate,
+            path,
+            kernel,
+            key,
+            (v, log_weights.reshape(-1)),
+            betas,
+            found.log_steps(betas),
+            scouts=self.scouts,
+            sweeps=self.sweeps,
+        )
+        return Weighted(estimate, v, log_weights)
 
 
 def _effective(log_w: Float[Array, " n"]) -> Float[Array, ""]:

@@ -238,6 +238,16 @@ def _two_modes() -> tuple[np.ndarray, ...]:
     return np.full((24, 6), 1.5), np.full(24, -4.5), np.full(6, -17.7)
 
 
+def _hidden_mode() -> tuple[np.ndarray, ...]:
+    """Units off with the larger entropy, or all on with the larger weight: from independent units no chain comes to the latter."""
+    return np.full((40, 8), 1.5), np.full(40, -2.28), np.full(8, -48.0)
+
+
+def _needle(x: Any) -> Any:
+    """-30 at the state 0101…, 0 at all others: nothing leads there."""
+    return jnp.where(jnp.all(x == jnp.arange(40, dtype=x.dtype) % 2), -30.0, jnp.zeros(()))
+
+
 # ---------------------------------------------------------------------------------------------------------- continuous
 
 
@@ -367,6 +377,18 @@ MODELS: tuple[ReferenceModel, ...] = (
     _rbm("rbm-30x8", "RBM, 30 visible and 8 hidden units, standard normal parameters", _generic),
     _rbm("rbm-patterns-24x6", "RBM, 24 visible and 6 hidden units that store patterns: 64 modes", _patterns),
     _rbm("rbm-two-modes-24x6", "RBM, 24 visible and 6 hidden units: all off, or all on", _two_modes),
+    _rbm(
+        "rbm-hidden-mode-40x8",
+        "RBM, 40 visible and 8 hidden units: two modes, and annealing finds the lighter one alone",
+        _hidden_mode,
+    ),
+    ReferenceModel(
+        "needle-40",
+        "one state of 2^40, 0101…, with energy -30, all others 0: most of the weight, and no way there",
+        "log(2^40 - 1 + e^30)",
+        lambda: FunctionEnergy(_needle, Binary(40)),
+        lambda: (math.log(2.0**40 - 1 + math.exp(30)), None),
+    ),
     _correlated(20),
     _field("field-free-64", 1.0, 0.0),
     _field("field-quartic-64", -1.0, 0.25),
@@ -424,6 +446,14 @@ MODELS: tuple[ReferenceModel, ...] = (
         functools.partial(
             reference.gaussian_mixture_log_density, means=reference.mixture_means(40, 2), scale=_SCALE_40
         ),
+        Real(2),
+        _known_zero,
+    ),
+    _density(
+        "apart-2",
+        "two Gaussians of equal weight in the plane, 30 standard deviations apart",
+        _EVERYWHERE,
+        functools.partial(reference.gaussian_mixture_log_density, means=np.array([[0.0, 0.0], [30.0, 0.0]])),
         Real(2),
         _known_zero,
     ),
