@@ -122,6 +122,7 @@ from .sampling.kernels import run_chains as run_chains
 from .sampling.local import DiscreteLangevin as DiscreteLangevin
 from .sampling.local import GibbsWithGradients as GibbsWithGradients
 from .sampling.local import PathAuxiliary as PathAuxiliary
+from .sampling.past import coupling_from_the_past as coupling_from_the_past
 from .sampling.path import fitted_base as fitted_base
 from .segmentation.dense import DenseCRF as DenseCRF
 from .segmentation.metrics import Confusion as Confusion

@@ -98,7 +98,7 @@ class BidirectionalAIS(AnnealingRoute):
         elif exact_sampler(energy) is None:
             return (
                 "no exact samples of it are at hand to anneal back from: pass BidirectionalAIS.from_samples(states, exact=…), for example from "
-                "long chains, or use lnz.AnnealedImportanceSampling"
+                "long chains, or (Ising models without negative couplings) lnz.coupling_from_the_past, or use lnz.AnnealedImportanceSampling"
             )
         return super().refusal(energy)
 
