@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from houses import call, in_own_process, made, written
+from houses import call, made, whole_path, written
 from PIL import Image
 
 import lnz
@@ -37,8 +37,21 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def printed(folder):
-    return in_own_process(folder)
+def path_and_models(folder):
+    return whole_path(folder)
+
+
+@pytest.fixture(scope="module")
+def printed(path_and_models):
+    return path_and_models[0]
+
+
+def test_each_stage_trains_its_own_networks(path_and_models):
+    first, second, later = path_and_models[1]
+    for a, b, moves in ((first, second, {"trunk", "unary"}), (second, later, {"unary", "pairs"})):
+        for name in ("trunk", "unary", "pairs", "scales"):
+            same = jax.tree.map(lambda x, y: bool((x == y).all()), getattr(a, name), getattr(b, name))
+            assert all(jax.tree.leaves(same)) == (name not in moves), name
 
 
 def test_a_run_trained_and_evaluated(folder, printed):
@@ -138,8 +151,8 @@ def test_runs_and_images_that_do_not_fit(folder, printed, tmp_path):
             *command
         )
     assert "there is no such run folder" in refused("evaluate", tmp_path / "none", folder / "test")
-    (tmp_path / "config.json").write_text('{"kind": "tagger"}')
-    assert "is no run of `lnz segment train`" in refused("evaluate", tmp_path, folder / "test")
+    (tmp_path / "config.json").write_text('{"kind": "tagger", "settings": {}}')
+    assert "is a run of `lnz tag train`, not of `lnz segment train`" in refused("evaluate", tmp_path, folder / "test")
     (tmp_path / "config.json").write_text("[")
     assert "cannot be read" in refused("evaluate", tmp_path, folder / "test")
 
