@@ -16,7 +16,7 @@ import lnz
 from lnz.cli.segment import train
 from lnz.formats import DataError
 from lnz.formats.checkpoint import load_arrays
-from lnz.segmentation.network import Relation, relation_offsets, sliding_maximum
+from lnz.segmentation.network import Hourglass, Relation, Trunk, relation_offsets, sliding_maximum
 from lnz.segmentation.potentials import Architecture, Potentials
 from lnz.segmentation.settings import Settings
 from lnz.segmentation.training import coarse_labels
@@ -274,6 +274,24 @@ def test_a_sliding_maximum():
     found = np.asarray(sliding_maximum(jnp.asarray(x)))
     for r, c in np.ndindex(6, 8):
         np.testing.assert_array_equal(found[0, r, c], x[0, max(0, r - 2) : r + 3, max(0, c - 2) : c + 3].max((0, 1)))
+
+
+@pytest.mark.parametrize(("stride", "depth", "scales"), [(1, 0, (1.0,)), (4, 3, (2.0, 0.7, 0.1))])
+def test_the_trunk_takes_images_of_any_size(stride, depth, scales):
+    trunk = Trunk(jax.random.key(0), stride=stride, width=8, features=6, scales=scales, depth=depth)
+    found = jax.eval_shape(trunk, jax.ShapeDtypeStruct((2, 9, 14, 3), jnp.float32))
+    assert found.shape == (2, *trunk.map_shape(9, 14), 6) == (2, -(-9 // stride), -(-14 // stride), 6)
+
+
+def test_an_hourglass_of_one_halving_is_its_definition():
+    hourglass = Hourglass(jax.random.key(0), 8, 1)
+    x = np.random.default_rng(0).normal(size=(1, 6, 4, 8)).astype(np.float32)
+    (first, second), up = hourglass.down[0], hourglass.up[0]
+    half = first(jnp.asarray(x.reshape(1, 3, 2, 2, 2, 8).max((2, 4))))
+    half = np.asarray(half + second(half)).repeat(2, 1).repeat(2, 2)
+    wanted = up(jnp.asarray(np.concatenate([half, x], -1)))
+    np.testing.assert_allclose(hourglass(jnp.asarray(x), 1), wanted, atol=1e-5)
+    np.testing.assert_array_equal(hourglass(jnp.asarray(x), 0), x)
 
 
 @pytest.fixture(scope="module")
