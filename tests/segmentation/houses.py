@@ -1,13 +1,7 @@
-"""Small made images, and the whole path on them: training, an interruption, resuming, measuring, labelling. A program of its own, so that the
-compiler can be asked to be quick."""
+"""Small made images, and the whole path on them: training, an interruption, resuming, measuring, labelling."""
 
 import contextlib
 import io
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +9,7 @@ from PIL import Image
 
 import lnz
 from lnz.cli import run as run_command
+from lnz.segmentation.training import Training
 
 SMALL = (
     "--stride",
@@ -66,21 +61,18 @@ def call(*args):
 
 
 OPTIONS = (*SMALL, "--epochs", 30, "--context-epochs", 3, "--patience", 40, "--validation", 0.2, "--json")
-COMMANDS = ("trained", "interrupted", "unfinished", "resumed", "evaluated", "applied")
 
 
 def whole_path(path):
-    """Run the commands in a folder; what each printed is in NAME.json."""
-    from lnz.segmentation.training import Training
-
+    """Run the commands in a folder: what each printed, by name; and the models at the start of the run, of its second stage, and an epoch later."""
     written(path / "train", made(30, 0))
     written(path / "test", made(20, 1))
-    epoch, done = Training.epoch, []
+    epoch, models, printed = Training.epoch, [], {}
 
     def interrupted(self, state):
-        if len(done) == 31:  # in the second stage
+        models.append(state.model)
+        if len(models) == 32:  # in the second stage
             raise KeyboardInterrupt
-        done.append(None)
         return epoch(self, state)
 
     for name, args in {
@@ -94,22 +86,7 @@ def whole_path(path):
         with pytest.MonkeyPatch.context() as patch:
             if name == "interrupted":
                 patch.setattr(Training, "epoch", interrupted)
-            (path / f"{name}.json").write_text(json.dumps(call(*args)))
+            printed[name] = call(*args)
     prediction = lnz.Segmenter.load(path / "run/segmenter.safetensors").predict(made(20, 1).images)
     np.savez(path / "prediction.npz", **prediction._asdict())
-
-
-def in_own_process(path):
-    """`whole_path`, with the strict settings of the suite."""
-    strict = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_NUMPY_RANK_PROMOTION": "raise"}
-    settings = os.environ | strict | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    settings["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(
-        [sys.executable, __file__, str(path)], env=settings, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return {name: json.loads((path / f"{name}.json").read_text()) for name in COMMANDS}
-
-
-if __name__ == "__main__":
-    whole_path(Path(sys.argv[1]))
+    return printed, [models[i] for i in (0, 30, 31)]

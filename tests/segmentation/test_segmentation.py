@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from houses import call, in_own_process, made, written
+from houses import call, made, whole_path, written
 from PIL import Image
 
 import lnz
 from lnz.cli.segment import train
 from lnz.formats import DataError
 from lnz.formats.checkpoint import load_arrays
-from lnz.segmentation.network import Relation, relation_offsets, sliding_maximum
+from lnz.segmentation.network import Hourglass, Relation, Trunk, relation_offsets, sliding_maximum
 from lnz.segmentation.potentials import Architecture, Potentials
 from lnz.segmentation.settings import Settings
 from lnz.segmentation.training import coarse_labels
@@ -37,8 +37,21 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def printed(folder):
-    return in_own_process(folder)
+def path_and_models(folder):
+    return whole_path(folder)
+
+
+@pytest.fixture(scope="module")
+def printed(path_and_models):
+    return path_and_models[0]
+
+
+def test_each_stage_trains_its_own_networks(path_and_models):
+    first, second, later = path_and_models[1]
+    for a, b, moves in ((first, second, {"trunk", "unary"}), (second, later, {"unary", "pairs"})):
+        for name in ("trunk", "unary", "pairs", "scales"):
+            same = jax.tree.map(lambda x, y: bool((x == y).all()), getattr(a, name), getattr(b, name))
+            assert all(jax.tree.leaves(same)) == (name not in moves), name
 
 
 def test_a_run_trained_and_evaluated(folder, printed):
@@ -138,8 +151,8 @@ def test_runs_and_images_that_do_not_fit(folder, printed, tmp_path):
             *command
         )
     assert "there is no such run folder" in refused("evaluate", tmp_path / "none", folder / "test")
-    (tmp_path / "config.json").write_text('{"kind": "tagger"}')
-    assert "is no run of `lnz segment train`" in refused("evaluate", tmp_path, folder / "test")
+    (tmp_path / "config.json").write_text('{"kind": "tagger", "settings": {}}')
+    assert "is a run of `lnz tag train`, not of `lnz segment train`" in refused("evaluate", tmp_path, folder / "test")
     (tmp_path / "config.json").write_text("[")
     assert "cannot be read" in refused("evaluate", tmp_path, folder / "test")
 
@@ -261,6 +274,24 @@ def test_a_sliding_maximum():
     found = np.asarray(sliding_maximum(jnp.asarray(x)))
     for r, c in np.ndindex(6, 8):
         np.testing.assert_array_equal(found[0, r, c], x[0, max(0, r - 2) : r + 3, max(0, c - 2) : c + 3].max((0, 1)))
+
+
+@pytest.mark.parametrize(("stride", "depth", "scales"), [(1, 0, (1.0,)), (4, 3, (2.0, 0.7, 0.1))])
+def test_the_trunk_takes_images_of_any_size(stride, depth, scales):
+    trunk = Trunk(jax.random.key(0), stride=stride, width=8, features=6, scales=scales, depth=depth)
+    found = jax.eval_shape(trunk, jax.ShapeDtypeStruct((2, 9, 14, 3), jnp.float32))
+    assert found.shape == (2, *trunk.map_shape(9, 14), 6) == (2, -(-9 // stride), -(-14 // stride), 6)
+
+
+def test_an_hourglass_of_one_halving_is_its_definition():
+    hourglass = Hourglass(jax.random.key(0), 8, 1)
+    x = np.random.default_rng(0).normal(size=(1, 6, 4, 8)).astype(np.float32)
+    (first, second), up = hourglass.down[0], hourglass.up[0]
+    half = first(jnp.asarray(x.reshape(1, 3, 2, 2, 2, 8).max((2, 4))))
+    half = np.asarray(half + second(half)).repeat(2, 1).repeat(2, 2)
+    wanted = up(jnp.asarray(np.concatenate([half, x], -1)))
+    np.testing.assert_allclose(hourglass(jnp.asarray(x), 1), wanted, atol=1e-5)
+    np.testing.assert_array_equal(hourglass(jnp.asarray(x), 0), x)
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,19 @@ class RunFolder:
             ) from None
         return found
 
+    def config_of(self, kind: str, *parts: str) -> dict[str, Any]:
+        """The configuration of a run of `lnz tag` or `lnz segment`: of the kind "tagger" or "segmenter", with these parts."""
+        try:
+            found = json.loads(self["config.json"].read_text())
+            made = found.get("kind")
+            _ = [found[part] for part in parts if made == kind]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise BadInput(f"{self['config.json']}: cannot be read ({type(error).__name__}). Train anew") from None
+        if made != kind:
+            by, wanted = (" ".join(["lnz", *filter(None, [_OTHERS.get(k)]), "train"]) for k in (made, kind))
+            raise BadInput(f"{self.path}: is a run of `{by}`, not of `{wanted}`. Use the commands of its kind")
+        return found
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a small file, whole or not at all."""
         text = json.dumps(strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -29,6 +29,7 @@ commands = typer.Typer(
 _MODEL, _STATE = "segmenter.safetensors", "checkpoint.safetensors"
 _DATA, _NETWORK, _LEARNING, _RUN = "Data", "Network", "Learning", "Run"
 _SHOWN = 6  # images in the report
+_PARTS = ("settings", "coding", "data")  # of config.json
 
 
 class Objective(enum.StrEnum):
@@ -127,7 +128,7 @@ def train(
 
     if resume is not None:
         refuse_with_resume(ctx, "folder")
-        config = _config(RunFolder.open(resume))
+        config = RunFolder.open(resume).config_of("segmenter", *_PARTS)
         if (resume / "results.json").is_file():
             raise BadInput(f"{resume}: is finished. Evaluate it, or train anew")
         source, settings, coding = Path(config["data"]), config["settings"], config["coding"]
@@ -310,7 +311,7 @@ def evaluate(
     from .progress import Step
 
     segmenter = _open(run)
-    coding = _config(RunFolder(run))["coding"]
+    coding = RunFolder(run).config_of("segmenter", *_PARTS)["coding"]
     data = lnz.read_segmentation(folder, classes=coding["classes"], void=coding["void"])
     _check_size(segmenter, data)
     began = time.perf_counter()
@@ -384,29 +385,13 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
     write_atomic(path, lambda file: file.write(content.getbuffer()))
 
 
-def _config(folder: RunFolder) -> dict[str, Any]:
-    """The configuration of a run of `lnz segment train`."""
-    import json
-
-    try:
-        found = json.loads(folder["config.json"].read_text())
-        kind = found.get("kind")
-        if kind == "segmenter":
-            _ = found["settings"]["objective"], found["coding"]["classes"], found["data"]
-    except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
-        raise BadInput(f"{folder['config.json']}: cannot be read ({type(error).__name__}). Train anew") from None
-    if kind != "segmenter":
-        raise BadInput(f"{folder.path}: is no run of `lnz segment train`. Use the commands of the kind it is")
-    return found
-
-
 def _open(path: Path) -> Segmenter:
     """The segmenter of a run."""
     from .folder import RunFolder
     from .process import prepare_jax
 
     folder = RunFolder.open(path)
-    _config(folder)
+    folder.config_of("segmenter", *_PARTS)
     if not folder[_MODEL].is_file():
         raise BadInput(f"{path}: is not finished. Go on with it by lnz segment train --resume {path}")
     prepare_jax()

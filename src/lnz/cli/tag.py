@@ -295,8 +295,6 @@ def _folder(path: Path) -> RunFolder:
 
 def _open(path: Path) -> Tagger:
     """The tagger of a run."""
-    import json
-
     from .process import prepare_jax
 
     prepare_jax()
@@ -306,14 +304,7 @@ def _open(path: Path) -> Tagger:
     from .output import note
 
     folder = RunFolder.open(path)
-    try:
-        kind = json.loads(folder["config.json"].read_text()).get("kind")
-    except (ValueError, AttributeError, OSError) as error:
-        raise BadInput(f"{folder['config.json']}: cannot be read ({type(error).__name__}). Train anew") from None
-    if kind != "tagger":
-        raise BadInput(
-            f"{path}: is a run of `lnz train`, not of `lnz tag train`. Use `lnz evaluate` and `lnz sample` for it"
-        )
+    folder.config_of("tagger")
     if not folder[_MODEL].is_file():
         raise BadInput(f"{path}: was interrupted before its first tagger was saved. Train anew")
     if not folder["results.json"].is_file():

@@ -89,6 +89,8 @@ def segmentation_page(
         settings: of the training.
         pictures: PNGs, by the names `segmentations` and `losses`.
     """
+    from lnz.segmentation.network import RELATIONS
+
     head = '<tr><th></th><th class="number">pixel accuracy</th><th class="number">mean IoU</th></tr>'
     rows = "".join(
         f'<tr class="{"strong" if stage == "refined" else ""}"><td>{escaped(words)}</td>'
@@ -99,9 +101,7 @@ def segmentation_page(
         + "</tr>"
         for stage, words in _STAGES.items()
     )
-    scales = ", ".join(
-        f"{name} {value:g}" for name, value in zip(("surrounding", "above/below"), results["scales"], strict=True)
-    )
+    scales = ", ".join(f"{name} {value:g}" for name, value in zip(RELATIONS, results["scales"], strict=True))
     chosen = [
         ("scales", scales),
         ("dense field", ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in results["dense"].items())),

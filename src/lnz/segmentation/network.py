@@ -59,7 +59,10 @@ class Block(eqx.Module):
 
 
 class Hourglass(eqx.Module):
-    """From fine to coarse and back: halved several times, and joined again with what was seen at every fineness on the way."""
+    """From fine to coarse and back: halved several times, and joined again with what was seen on the way down.
+
+    Source: Ronneberger, Fischer, Brox 2015, "U-Net: convolutional networks for biomedical image segmentation".
+    """
 
     down: tuple[tuple[Block, Block], ...]
     up: tuple[Block, ...]
@@ -121,10 +124,8 @@ class Trunk(eqx.Module):
             y = x if (r, c) == (rows, columns) else resized(x, r * self.stride, c * self.stride)
             for block in self.stem:
                 y = block(_folded(y) if self.stride > 1 else y)
-            depth = len(self.hourglass.up) + min(
-                0, round(math.log2(scale))
-            )  # the coarsest maps of all scales are alike
-            y = last(self.hourglass(y, max(0, depth)))
+            smaller = max(0, round(-math.log2(scale)))  # the coarsest maps of all scales are alike
+            y = last(self.hourglass(y, max(0, len(self.hourglass.up) - smaller)))
             maps.append(resized(y, rows, columns))
         whole = jnp.concatenate(maps, -1)
         pyramid = [whole]
