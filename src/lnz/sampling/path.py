@@ -111,7 +111,7 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
         space.data_space.validate(data, batch=True)
         if space.data_space != space.observed:
             rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS)).astype(np.int64)
-            data = _completed(space, jnp.asarray(np.asarray(data)[rows]))
+            data = _completed(space, jnp.asarray(np.asarray(data)[rows]), jax.random.key(0))
         space = space.observed
     if not isinstance(space, Real):
         return Independent.from_data(data, space)
@@ -126,8 +126,8 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
 
 
 @eqx.filter_jit
-def _completed(energy: Energy, v: Array) -> Array:
-    return energy.completed(jax.random.key(0), v.astype(energy.observed.struct.dtype))  # pyright: ignore[reportAttributeAccessIssue]
+def _completed(energy: Energy, v: Array, key: PRNGKeyArray) -> Array:
+    return energy.completed(key, v.astype(energy.observed.struct.dtype))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # ----------------------------------------------------------------------------------------------------------- how chains move
