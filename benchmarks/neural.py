@@ -4,8 +4,7 @@
 
 **Planar laws.** Rings, a checkerboard and eight Gaussians have a density, so the entropy is known: no model has a mean log-likelihood above
 minus it, and the gap is KL(truth, model). The energy is a standard normal law, widened, tilted by a perceptron of 3 x 128 SiLU units. log Z is
-by quadrature. There are 200,000 data, and 100,000 others to
-measure by.
+by quadrature. There are 200,000 data, and 100,000 others to measure by.
 
 **Digits.** scikit-learn's 1,797 images of 8x8 pixels with 17 grey levels, four fifths to learn from. Grey levels are dequantised by uniform noise,
 x = (level + u) / 17, and taken to the line by the logit of 0.05 + 0.9 x; a Gaussian with all covariances is the base, in whose white coordinates
@@ -151,8 +150,8 @@ def plan(method: str, energy: lnz.Energy) -> Plan:
         objective = lnz.NoiseContrastive(energy.base(), samples=2)
         return Plan(lnz.SelfNormalised(energy), {"objective": objective}, 200, 10_000, 2e-3)
     if method == "replay":
-        phase = lnz.ReplayBuffer(size=10_000, chains=200, sweeps=10, restart=0.05, kernel=lnz.Langevin(0.02))
-        return Plan(energy, {"negative_phase": phase}, 200, 2000, 1e-3)
+        phase = lnz.ReplayBuffer(size=10_000, chains=200, sweeps=10, restart=0.05, kernel=lnz.Langevin(0.005))
+        return Plan(energy, {"negative_phase": phase}, 200, 2500, 5e-4)
     if method == "discrepancy":
         return Plan(energy, {"objective": lnz.EnergyDiscrepancy(0.5, samples=16)}, 100, 3000, 2e-3)
     return Plan(energy, {"objective": lnz.DenoisingScoreMatching(0.1)}, 200, 3000, 2e-3)
@@ -225,10 +224,10 @@ def learn_digits(updates: int, seed: int = 0) -> tuple[dict[str, Any], np.ndarra
     energy = lnz.Tilted(
         Convolutions(lnz.frozen.Frozen(data.colour), jax.random.key(seed)), lnz.Gaussian(np.zeros(64), np.ones(64))
     )
-    phase = lnz.ReplayBuffer(size=2000, chains=100, sweeps=10, restart=0.02, kernel=lnz.Langevin(0.2))
+    phase = lnz.ReplayBuffer(size=2000, chains=100, sweeps=10, restart=0.02, kernel=lnz.Langevin(0.05))
     began = time.process_time()
     fitted = lnz.fit(
-        energy, data.train, negative_phase=phase, optimizer=adam(1e-3, updates), batch_size=100, epochs=updates * 100 / len(data.train),
+        energy, data.train, negative_phase=phase, optimizer=adam(3e-4, updates), batch_size=100, epochs=updates * 100 / len(data.train),
         evaluate_every=0.2, key=jax.random.key(seed), on_record=lambda r: print(r.step, r.figures, flush=True),
     )  # fmt: skip
     seconds = time.process_time() - began
@@ -251,27 +250,26 @@ def learn_digits(updates: int, seed: int = 0) -> tuple[dict[str, Any], np.ndarra
     return figures, data.pixels(np.asarray(z)[chosen])
 
 
-def planar_picture(path: Path, found: dict[str, dict[str, lnz.Energy]]) -> None:
-    """The density of every law (left) and of every model, on one scale a row."""
+def planar_picture(path: Path, name: str, models: dict[str, lnz.Energy]) -> None:
+    """The density of a law (left) and of every model, on one scale."""
     import matplotlib.pyplot as plt
 
     line = np.linspace(-4.5, 4.5, 181)
-    points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2).astype(np.float32)
-    inside = lambda x: (np.abs(x) < 4).all(1) & ((np.floor((x[:, 0] + 4) / 2) + np.floor((x[:, 1] + 4) / 2)) % 2 == 0)  # noqa: E731
-    columns = 1 + max(len(models) for models in found.values())
-    figure, axes = plt.subplots(len(found), columns, figsize=(2.4 * columns, 2.5 * len(found)), squeeze=False)
-    for row, (name, models) in zip(axes, found.items(), strict=True):
-        log_p = LAWS[name].log_density(points)
-        shown = {"the law": np.where(inside(points), np.exp(log_p), 0) if name == "checkerboard" else np.exp(log_p)}
-        for method, energy in models.items():
-            e = np.asarray(jax.jit(jax.vmap(energy))(jnp.asarray(points)), float)
-            shown[method] = np.exp(-e - e.min()) / np.exp(-e - e.min()).sum() / (line[1] - line[0]) ** 2
-        top = np.quantile(shown["the law"], 0.995)
-        for axis, (title, density) in zip(row, shown.items(), strict=False):
-            axis.imshow(density.reshape(181, 181), origin="lower", vmin=0, vmax=top, cmap="Blues")
-            axis.set_title(title, fontsize=9)
-        for axis in row:
-            axis.axis("off")
+    points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    density = np.exp(LAWS[name].log_density(points))
+    if name == "checkerboard":
+        square = np.floor((points + 4) / 2)
+        density = np.where((np.abs(points) < 4).all(axis=1) & (square.sum(axis=1) % 2 == 0), density, 0)
+    shown = {"the law": density}
+    for method, energy in models.items():
+        e = np.asarray(jax.jit(jax.vmap(energy))(jnp.asarray(points, jnp.float32)), float)
+        weights = np.exp(e.min() - e)
+        shown[method] = weights / weights.sum() / (line[1] - line[0]) ** 2
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 2.8))
+    for axis, (title, values) in zip(axes, shown.items(), strict=True):
+        axis.imshow(values.reshape(181, 181), origin="lower", vmin=0, vmax=np.quantile(density, 0.99), cmap="Blues")
+        axis.set_title(title, fontsize=9)
+        axis.axis("off")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
 
@@ -302,9 +300,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[*LAWS, "digits"], default=[*LAWS, "digits"])
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS[:2])
     parser.add_argument("--digit-updates", type=int, default=600)
-    parser.add_argument("--folder", type=Path, help="for the pictures neural-planar.png and neural-digits.png")
+    parser.add_argument("--folder", type=Path, help="for the pictures, neural-NAME.png")
     options = parser.parse_args()
-    found: dict[str, dict[str, lnz.Energy]] = {}
     for name in options.only:
         if name == "digits":
             figures, drawn = learn_digits(options.digit_updates)
@@ -312,12 +309,12 @@ def main() -> None:
             if options.folder is not None:
                 digits_picture(options.folder / "neural-digits.png", drawn)
             continue
-        found[name] = {}
+        models = {}
         for method in options.methods:
-            figures, found[name][method] = learn(LAWS[name], method)
+            figures, models[method] = learn(LAWS[name], method)
             print(name, method, json.dumps(figures), flush=True)
-    if options.folder is not None and found:
-        planar_picture(options.folder / "neural-planar.png", found)
+        if options.folder is not None:
+            planar_picture(options.folder / f"neural-{name}.png", name, models)
 
 
 if __name__ == "__main__":
