@@ -169,4 +169,4 @@ def test_the_command_line_makes_every_phase():
         phase = negative_phase(SimpleNamespace(negative_phase=name, **given))  # pyright: ignore[reportArgumentType]
         assert type(phase) is kind
     made = negative_phase(SimpleNamespace(negative_phase="coupled", **given))  # pyright: ignore[reportArgumentType]
-    assert (made.burn_in, made.chains, made.start) == (2, 30, "chains")
+    assert made == lnz.CoupledChains(burn_in=2, chains=30, start="chains", max_moves=100_000)

@@ -295,7 +295,7 @@ def unbiased_expectation(
 def _pairs(
     f: Callable[[State], Any], kernel: Kernel, k: int, length: int, lag: int, max_moves: int, n: int
 ) -> Callable[[Energy, PRNGKeyArray], Run]:
-    """A compiled batch of n pairs, whose total is H."""
+    """A compiled batch of n pairs, whose `total` is H."""
 
     @jax.jit
     def run(energy: Energy, key: PRNGKeyArray) -> Any:
