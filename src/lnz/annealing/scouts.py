@@ -60,8 +60,8 @@ def scouted(
     the annealed chains, beside as many of their ends. Modes are missed if
 
     - the scouts' weights alone say, with 99.9 % confidence and no assumption, that log Z lies above the upper limit; or
-    - a scout has found more than a hundredth of the estimate in a place from which the way back takes far more work than from any end of the
-      annealed chains: forward chains hardly come there (Crooks).
+    - a scout has found more than a hundredth of the estimate in a place from which the way back takes far more work than it usually does from
+      the ends of the annealed chains: forward chains hardly come there (Crooks).
 
     They see modes that attract chains from afar. A mode that does not (one deep state among 2^40 others) no scout finds; and one that they do
     not reach, or of less weight, goes unseen: no warning is no proof.
@@ -83,7 +83,9 @@ def scouted(
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b[chosen].astype(a.dtype)]), states, path.compact(ends))
     work = path.log_z0() - back(back_key, both)
     theirs, usual = work[:scouts], work[scouts:]
-    level = jnp.max(usual) + 2 * jnp.std(usual) + _MARGIN
+    # Quartiles: a stray chain in a mode that all others miss must not make the way there look usual.
+    low, high = jnp.quantile(usual, 0.25), jnp.quantile(usual, 0.75)
+    level = high + 3 * (high - low) + _MARGIN
     unseen = (found > estimate.value - _LIGHT) & (theirs > level)
     missed = jnp.any(unseen) | (lower_limit(found, confidence=_CERTAIN) > estimate.upper)
     upper = jnp.logaddexp(estimate.upper, upper_limit(found, confidence=estimate.confidence))
