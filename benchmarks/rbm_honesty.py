@@ -168,7 +168,9 @@ def picture(path: Path, tables: dict[int, list[Row]]) -> None:
                     axes.plot([row.lower, row.upper], [place, place], color=colour, linewidth=2.2, alpha=0.75)
                 axes.plot(row.log_z, place, "o", color=colour, markersize=4.5)
                 if row.flags:
-                    axes.annotate("flagged", (row.log_z, place), (0, 5), textcoords="offset points", fontsize=6.5, ha="center")
+                    axes.annotate(
+                        "flagged", (row.log_z, place), (0, 5), textcoords="offset points", fontsize=6.5, ha="center"
+                    )
             axes.set_yticks(range(len(shown)), [f"{row.method}\n{row.budget}" for row in reversed(shown)], fontsize=7)
             axes.set_ylim(-0.6, len(shown) - 0.3)
             axes.set_title(f"{hidden} hidden units")
@@ -187,7 +189,9 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[16, 500])
     parser.add_argument("--updates", type=int, default=6000)
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--keep", type=Path, help="a folder of trained models: read where they exist, otherwise written")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder of trained models: read where they exist, otherwise written"
+    )
     arguments = parser.parse_args()
     import lnz
 

@@ -439,7 +439,9 @@ def logz(
     if graphical.is_uai(run):
         if route not in (RouteKind.auto, RouteKind.exact):
             raise BadInput(f"--route {route}: a graphical model is summed exactly. Leave it out")
-        _refuse_given(ctx, ("temperatures", "chains", "confidence", "resume"), "is for a run or a saved energy. Leave it out")
+        _refuse_given(
+            ctx, ("temperatures", "chains", "confidence", "resume"), "is for a run or a saved energy. Leave it out"
+        )
         found = graphical.log_z(
             run,
             evidence=evidence,

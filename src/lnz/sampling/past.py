@@ -13,9 +13,7 @@ from lnz.frozen import is_traced
 from lnz.random import fast_key
 
 
-def coupling_from_the_past(
-    energy: Ising, key: PRNGKeyArray, n: int, *, max_sweeps: int = 2**15
-) -> Int[Array, "n ..."]:
+def coupling_from_the_past(energy: Ising, key: PRNGKeyArray, n: int, *, max_sweeps: int = 2**15) -> Int[Array, "n ..."]:
     """n independent exact samples of an Ising model without negative couplings: spins of the space's dtype, shape (n, *sites).
 
     Two chains start T sweeps ago, all spins up and all spins down, and make the same random choices. A Gibbs sweep keeps their order where no
@@ -62,7 +60,7 @@ def coupling_from_the_past(
     key, ago = fast_key(key), 1
     while True:
         ago = min(ago, max_sweeps)
-        up, apart = _since(energy, key, jnp.asarray(ago, jnp.int32), n)
+        up, apart = chains_since(energy, key, jnp.asarray(ago, jnp.int32), n)
         if not int(apart):
             return up.astype(energy.space.struct.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         if ago == max_sweeps:
@@ -74,13 +72,15 @@ def coupling_from_the_past(
 
 
 @eqx.filter_jit
-def _since(energy: Ising, key: PRNGKeyArray, ago: Array, n: int) -> tuple[Array, Array]:
-    """Where chains from all up, `ago` sweeps before now, stand, and how many of those from all down stand elsewhere."""
+def chains_since(energy: Ising, key: PRNGKeyArray, ago: Array, n: int) -> tuple[Array, Array]:
+    """Where chains from all up, `ago` sweeps before now, stand now (n, *sites), and how many of those from all down stand elsewhere."""
     sweep = energy.gibbs_sweep()
     ends = tuple(sweep.pack(jnp.full((n, *energy.couplings.sites), s, jnp.int8)) for s in (1, -1))
 
     def step(i: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        now = jax.random.fold_in(key, ago - i)  # the sweep that is so many before now has the same numbers for every start
+        now = jax.random.fold_in(
+            key, ago - i
+        )  # the sweep that is so many before now has the same numbers for every start
         return sweep.step(now, ends[0]), sweep.step(now, ends[1])
 
     up, down = map(sweep.unpack, jax.lax.fori_loop(jnp.zeros_like(ago), ago, step, ends))
