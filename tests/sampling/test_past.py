@@ -1,10 +1,13 @@
 """Coupling from the past: samples of the exact law, whatever the size of the start."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lnz
+from lnz.random import fast_key
+from lnz.sampling.past import chains_since
 
 FIELDS = np.array([[0.3, -0.2, 0.0], [-0.5, 0.1, 0.4]])
 CASES = {
@@ -50,11 +53,15 @@ def test_samples_have_the_exact_law(name):
     assert abs(np.corrcoef(first, second)[0, 1]) < 4.5 / np.sqrt(n / 2)
 
 
-def test_samples_drawn_one_at_a_time_have_it_too():
-    """With many pairs at once it hardly shows if later sweeps got new numbers; a single pair that met early would favour some states."""
-    keys = jax.random.split(jax.random.key(3), 1500)
-    drawn = np.concatenate([lnz.coupling_from_the_past(CASES["classes"], key, 1) for key in keys])
-    assert follows(drawn, states_and_law(CASES["classes"])[1], groups=8)[0]
+def test_an_earlier_start_changes_nothing():
+    """Sweeps nearer to now keep their random numbers, so pairs that have met stay where they are, however long ago they started."""
+    energy, key = CASES["classes"], fast_key(jax.random.key(3))
+    ends = {ago: chains_since(energy, key, jnp.asarray(ago, jnp.int32), 200) for ago in (8, 64, 256)}
+    assert int(ends[8][1]) > 0
+    assert int(ends[64][1]) == int(ends[256][1]) == 0
+    np.testing.assert_array_equal(ends[64][0], ends[256][0])
+    same = (np.asarray(ends[8][0]) == np.asarray(ends[256][0])).all(axis=1)
+    assert (~same).sum() <= int(ends[8][1])
 
 
 def test_what_cannot_be_coupled_is_refused():

@@ -60,7 +60,7 @@ def coupling_from_the_past(energy: Ising, key: PRNGKeyArray, n: int, *, max_swee
     key, ago = fast_key(key), 1
     while True:
         ago = min(ago, max_sweeps)
-        up, apart = _since(energy, key, jnp.asarray(ago, jnp.int32), n)
+        up, apart = chains_since(energy, key, jnp.asarray(ago, jnp.int32), n)
         if not int(apart):
             return up.astype(energy.space.struct.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         if ago == max_sweeps:
@@ -72,8 +72,8 @@ def coupling_from_the_past(energy: Ising, key: PRNGKeyArray, n: int, *, max_swee
 
 
 @eqx.filter_jit
-def _since(energy: Ising, key: PRNGKeyArray, ago: Array, n: int) -> tuple[Array, Array]:
-    """Where chains from all up, `ago` sweeps before now, stand, and how many of those from all down stand elsewhere."""
+def chains_since(energy: Ising, key: PRNGKeyArray, ago: Array, n: int) -> tuple[Array, Array]:
+    """Where chains from all up, `ago` sweeps before now, stand now (n, *sites), and how many of those from all down stand elsewhere."""
     sweep = energy.gibbs_sweep()
     ends = tuple(sweep.pack(jnp.full((n, *energy.couplings.sites), s, jnp.int8)) for s in (1, -1))
 
