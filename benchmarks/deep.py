@@ -1,7 +1,7 @@
 """MNIST: a deep Boltzmann machine 784-500-1000, and an RBM of 500 hidden units by three negative phases, each in a stated time.
 
-    python benchmarks/deep.py TRAIN.npz TEST.npz [--runs persistent,tempered,trajectory,deep] [--minutes 1] [--deep-minutes 3]
-                              [--json FOLDER] [--picture FILE] [--temperatures 2000]
+    python benchmarks/deep.py TRAIN.npz TEST.npz [--runs persistent,tempered,trajectory,deep] [--minutes 1] [--deep-minutes 1.5]
+                              [--json FOLDER] [--picture FILE] [--temperatures 1000]
 
 The files hold `images`, grey values from 0 to 255; pixels of 128 and more are 1. Every run gets so many minutes of one processor (compilation
 and pretraining in, looks at the likelihood out) and a learning rate that falls linearly to 0 over them. Looks on the way take log Z by annealed
@@ -156,9 +156,9 @@ def main() -> None:
     parser.add_argument("test")
     parser.add_argument("--runs", default=",".join(TITLES))
     parser.add_argument("--minutes", type=float, default=1)
-    parser.add_argument("--deep-minutes", type=float, default=3)
+    parser.add_argument("--deep-minutes", type=float, default=1.5)
     parser.add_argument("--json", type=Path, default=Path("runs/deep"))
-    parser.add_argument("--temperatures", type=int, default=2_000, help="of the last look, in either direction")
+    parser.add_argument("--temperatures", type=int, default=1_000, help="of the last look, in either direction")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     import lnz
