@@ -139,16 +139,17 @@ def test_every_sweep_has_its_reversal(energy):
 
 def test_works_along_colour_classes_have_crooks_symmetry():
     """E_F[f(a) e^(a - log Z)] = E_R[f(-b)]: for reverse chains that go through the classes the other way round."""
-    truth = log_z(LATTICE)
-    path, betas = Path(LATTICE), jnp.asarray([0.0, 0.45, 1.0])
+    model = jax.tree.map(lambda x: 0.5 * x, LATTICE)  # so mild that no few weights carry the means
+    truth = log_z(model)
+    path, betas = Path(model), jnp.asarray([0.0, 0.45, 1.0])
     n = 20_000
-    end = exact_states(LATTICE, n)
+    end = exact_states(model, n)
 
     @jax.jit
     def works(key):
         keys = jax.random.split(key, 4)
-        forward, *_ = annealed(path, Gibbs(), keys[1], path.start(keys[2], n), betas, betas * 0, sweeps=2)
-        reverse, *_ = annealed(path, Gibbs(), keys[3], end, betas[::-1], betas * 0, sweeps=2, reverse=True)
+        forward, *_ = annealed(path, Gibbs(), keys[1], path.start(keys[2], n), betas, betas * 0, sweeps=1)
+        reverse, *_ = annealed(path, Gibbs(), keys[3], end, betas[::-1], betas * 0, sweeps=1, reverse=True)
         return forward + path.log_z0(), reverse - path.log_z0()
 
     forward, reverse = (np.asarray(x, np.float64) for x in works(jax.random.key(2)))
