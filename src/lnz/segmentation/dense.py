@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ class DenseCRF:
         images, p = _checked(images, probabilities)
         log_p, k, side = np.log(np.maximum(p, _LEAST)), p.shape[-1], min(images.shape[1:3])
 
-        def best(candidates: list[DenseCRF]) -> DenseCRF:
+        def best(candidates: Sequence[DenseCRF]) -> DenseCRF:
             score, chosen, kernels, widths = -1.0, candidates[0], None, None
             for crf in candidates:
                 if crf._widths != widths:
