@@ -41,7 +41,14 @@ class Colours(eqx.Module):
 def trained():
     """Potentials of single pixels, trained by pieces as published; unary and pairs need nothing from each other."""
     a = Architecture(
-        classes=3, height=SIDE, width=SIDE, centre=(80.0,) * 3, spread=(60.0,) * 3, stride=1, features=3, hidden=16
+        classes=3,
+        height=SIDE,
+        width=SIDE,
+        centre=(80.0, 80.0, 80.0),
+        spread=(60.0, 60.0, 60.0),
+        stride=1,
+        features=3,
+        hidden=16,
     )
     first = eqx.tree_at(lambda p: p.trunk, Potentials(a, jax.random.key(0)), Colours())
     images, labels = map(jnp.asarray, towers(30, 0))
