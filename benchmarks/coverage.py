@@ -16,6 +16,7 @@ import math
 import time
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -97,7 +98,7 @@ def measure(model: lnz.ReferenceModel, route: lnz.Route, seeds: int, *, given: b
         return None
     known: list[str] = []
 
-    def one(key: Any) -> Any:
+    def one(energy: Any, key: Any) -> Any:
         if given:
             key, sample_key = jax.random.split(key)
             states: Any = samples(model, energy, sample_key, route.chains)  # pyright: ignore[reportAttributeAccessIssue]
@@ -109,9 +110,10 @@ def measure(model: lnz.ReferenceModel, route: lnz.Route, seeds: int, *, given: b
         warned = np.False_ if not flags else jax.numpy.any(jax.numpy.stack(flags))
         return estimate.value, estimate.standard_error, estimate.lower, estimate.upper, warned
 
-    run = jax.jit(lambda keys: jax.lax.map(one, keys))
+    # The energy is an argument: as constants, weights that are all equal lose their products in XLA's folding (JAX 0.10 to 0.12).
+    run = eqx.filter_jit(lambda energy, keys: jax.lax.map(lambda key: one(energy, key), keys))
     began = time.process_time()
-    found = run(jax.random.split(jax.random.key(2026), seeds))
+    found = run(energy, jax.random.split(jax.random.key(2026), seeds))
     value, error, lower, upper, warned = map(np.asarray, found)
     return {
         "seconds": time.process_time() - began,

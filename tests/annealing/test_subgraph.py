@@ -160,17 +160,29 @@ def test_works_along_colour_classes_have_crooks_symmetry():
         assert abs(left.mean() - right.mean()) < 4.5 * np.hypot(left.std(), right.std()) / np.sqrt(n)
 
 
-def test_a_walk_in_the_layout_is_the_walk_outside_it():
+@pytest.mark.parametrize("reverse", [False, True], ids=["forth", "back"])
+def test_a_walk_in_the_layout_is_the_walk_outside_it(reverse):
     """The same random numbers, gains and states, packed or not."""
     path, key, beta = Path(LATTICE), jax.random.key(1), jnp.asarray(0.7)
-    packed = walk(path, Gibbs(), sweeps=2)
+    packed = walk(path, Gibbs(), sweeps=2, reverse=reverse)
 
     @jax.jit
     def both(v):
         x = packed.pack(v)
         inside = packed.unpack(packed.move(key, beta, x, beta * 0)[0]), packed.gain(x, beta, 1.0)
-        return inside, (move(Gibbs(), path.at(beta), key, v, beta * 0, sweeps=2)[0], path.gain(v, beta, 1.0))
+        return inside, (
+            move(Gibbs(), path.at(beta), key, v, beta * 0, sweeps=2, reverse=reverse)[0],
+            path.gain(v, beta, 1.0),
+        )
 
     inside, outside = both(jnp.asarray(np.random.default_rng(0).choice([-1, 1], (40, 4, 4)), jnp.int8))
     np.testing.assert_array_equal(inside[0], outside[0])
     np.testing.assert_allclose(inside[1], outside[1], atol=1e-4)
+
+
+def test_a_reversal_begins_where_the_sweep_ends():
+    """Bonds so strong that a class copies its neighbours: a sweep keeps what the second class had, its reversal what the first had."""
+    board = jnp.asarray(np.where(np.indices((4, 4)).sum(axis=0) % 2 == 0, -1, 1)[None], jnp.int8)
+    sweep = lnz.Ising.lattice((4, 4), 20.0, 0.0, periodic=True).gibbs_sweep()
+    for way, kept in ((sweep.step, 1), (sweep.back, -1)):
+        np.testing.assert_array_equal(sweep.unpack(way(jax.random.key(0), sweep.pack(board))), np.full((1, 4, 4), kept))
