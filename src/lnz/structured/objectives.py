@@ -254,10 +254,14 @@ def as_field(field: RandomField | LinearChain) -> tuple[RandomField, Int[Array, 
 
 def softmax_nats(logits: Float[Array, "n states"], chosen: Int[Array, " n"]) -> Float[Array, " n"]:
     """-log softmax(logits) at the chosen state of every row, in nats: at least 0; +inf, without a gradient, where that is impossible."""
-    scores = jnp.take_along_axis(logits, chosen[:, None], axis=1)
+    return nats_of(logits, jnp.take_along_axis(logits, chosen[:, None], axis=1)[:, 0])
+
+
+def nats_of(logits: Float[Array, "n states"], scores: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The same for one logit of every row."""
     impossible = scores == -jnp.inf
-    apart = log_sum_exp(logits - jnp.where(impossible, 0, scores), axis=1)
-    return jnp.where(impossible[:, 0], jnp.inf, apart)
+    apart = log_sum_exp(logits - jnp.where(impossible, 0, scores)[:, None], axis=1)
+    return jnp.where(impossible, jnp.inf, apart)
 
 
 def at_least_one(name: str, n: Any) -> None:
