@@ -303,16 +303,3 @@ def test_unrolled_mean_field_is_the_update_so_many_times():
         q /= q.sum(1, keepdims=True)
     loss = jax.jit(lambda f, y: lnz.UnrolledMeanField(3).loss(f, y))(field_of(structure, tables), jnp.asarray(y))
     assert float(loss) == pytest.approx(-np.log(q[np.arange(5), y]).sum(), abs=1e-9)
-
-
-@pytest.mark.parametrize("name", ["apart", "inside", "pseudo", "pseudo apart"])
-def test_labels_that_are_constants_of_the_compiled_function(name):
-    """XLA folds what hangs on them alone: JAX 0.7 got label times K plus label wrong."""
-    rng, grid = np.random.default_rng(0), lnz.Grid((4, 4), [(0, 1), (1, 0)])
-    unary, pairs = jnp.asarray(rng.normal(size=(8, 4, 4, K))), jnp.asarray(rng.normal(size=(len(grid.edges), K, K)))
-    labels = jnp.asarray(rng.integers(0, K, (8, 4, 4)))
-
-    def loss(pairs, labels):
-        return jax.vmap(lambda u, y: OBJECTIVES[name].loss(lnz.RandomField(grid, u, pairs), y))(unary, labels)
-
-    np.testing.assert_allclose(jax.jit(lambda p: loss(p, labels))(pairs), jax.jit(loss)(pairs, labels), rtol=1e-6)
