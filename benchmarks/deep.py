@@ -144,7 +144,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         axes.set(
             xlabel="seconds of one processor",
             ylabel="test log-likelihood (DBM: at least), nats per image",
-            ylim=(-150, -80),
+            ylim=(-150, -70),
         )
         axes.legend(loc="lower right")
 
