@@ -1,4 +1,4 @@
-"""Small pieces of arithmetic that are safe at -∞ and fast on a CPU."""
+"""Small pieces of arithmetic that are safe at -∞ and fast on a CPU, and what counts must be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 
@@ -75,3 +76,9 @@ def hangs_on(f: Callable[[Any], Array], x: Any, *, or_constants: bool = False) -
         if any(v in known for v in equation.invars if not hasattr(v, "val")):
             known.update(equation.outvars)
     return any(v in known for v in closed.jaxpr.outvars if not hasattr(v, "val"))
+
+
+def check_whole_number(name: str, n: Any, least: int = 1) -> None:
+    """Raise ValueError unless n is a whole number of at least `least`."""
+    if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, but is {n!r}")

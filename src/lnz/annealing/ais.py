@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
-from lnz.annealing.scouts import can_scout, checked_scouts, scouted
+from lnz.annealing.scouts import can_scout, scouted
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.energy import Energy
 from lnz.estimate import Estimate
 from lnz.frozen import Frozen
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, default_kernel
 from lnz.sampling.path import Path, has_step, walk
@@ -65,7 +66,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
 
     def __post_init__(self) -> None:
         checked(self, "temperatures", "chains", "sweeps")
-        checked_scouts(self.scouts)
+        check_whole_number("scouts", self.scouts, 0)
         object.__setattr__(self, "schedule", checked_schedule(self.schedule))
         if not isinstance(self.schedule, str):
             object.__setattr__(self, "temperatures", len(self.schedule) - 1)

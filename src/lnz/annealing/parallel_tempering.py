@@ -13,12 +13,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lnz.annealing.ais import SCOUTED, with_scouts
 from lnz.annealing.bridge import bar, mbar, overlap
 from lnz.annealing.schedule import Pilot, pilot
-from lnz.annealing.scouts import checked_scouts
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, path_flags
 from lnz.energy import Energy
 from lnz.estimate import Estimate
 from lnz.frozen import Frozen
-from lnz.mathematics import log_mean_exp
+from lnz.mathematics import check_whole_number, log_mean_exp
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, default_kernel
 from lnz.sampling.path import Path, fitted_log_step, has_step
@@ -79,7 +78,7 @@ class ParallelTempering(AnnealingRoute):
     scouts: int = 0
 
     def __post_init__(self) -> None:
-        checked_scouts(self.scouts)
+        check_whole_number("scouts", self.scouts, 0)
         checked(self, "rungs", "iterations", "replicates", "sweeps")
         if self.rungs < 2 or self.iterations < 8:
             raise ValueError(

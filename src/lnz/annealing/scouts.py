@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.certificate import lower_limit, upper_limit
@@ -32,12 +31,6 @@ _MARGIN = 3.0  # nats
 def can_scout(space: Space) -> bool:
     """Whether scouts know how to start and what base to make: units of `Binary`, `Spin`, `Categorical`, or a vector of reals."""
     return isinstance(space, Binary | Spin | Categorical) or (isinstance(space, Real) and len(space.shape) == 1)
-
-
-def checked_scouts(scouts: Any) -> None:
-    """Raise ValueError unless this is a count."""
-    if not isinstance(scouts, int | np.integer) or scouts < 0:
-        raise ValueError(f"scouts must be a whole number of at least 0, but is {scouts!r}")
 
 
 def scouted(

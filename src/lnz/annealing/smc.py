@@ -11,11 +11,10 @@ from jaxtyping import Array, Float
 
 from lnz.annealing.ais import SCOUTED, with_scouts
 from lnz.annealing.schedule import pilot, systematic
-from lnz.annealing.scouts import checked_scouts
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.energy import Energy
 from lnz.frozen import Frozen
-from lnz.mathematics import log_mean_exp
+from lnz.mathematics import check_whole_number, log_mean_exp
 from lnz.random import fast_key
 from lnz.sampling.kernels import default_kernel
 from lnz.sampling.path import has_step, move
@@ -66,7 +65,7 @@ class SequentialMonteCarlo(AnnealingRoute):
     scouts: int = 0
 
     def __post_init__(self) -> None:
-        checked_scouts(self.scouts)
+        check_whole_number("scouts", self.scouts, 0)
         checked(self, "particles", "replicates", "sweeps")
         if self.particles < 2:
             raise ValueError(

@@ -18,7 +18,7 @@ from lnz.annealing.certificate import lower_limit, upper_limit
 from lnz.energy import Energy
 from lnz.estimate import Estimate
 from lnz.frozen import Frozen
-from lnz.mathematics import log_mean_exp
+from lnz.mathematics import check_whole_number, log_mean_exp
 from lnz.route import Route
 from lnz.sampling.kernels import default_kernel
 from lnz.sampling.path import Path
@@ -125,9 +125,7 @@ class AnnealingRoute(Route):
 def checked(route: Any, *counts: str) -> None:
     """Raise ValueError unless these fields are whole numbers of at least 1, and the confidence lies between 0 and 1."""
     for name in counts:
-        n = getattr(route, name)
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
+        check_whole_number(name, getattr(route, name))
     if not 0 < route.confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, but is {route.confidence}")
 

@@ -21,6 +21,7 @@ from lnz.exact.callback import on_host, structure, symmetric, tables_of
 from lnz.exact.orders import Plan
 from lnz.exact.solver import Limits, Solver, described, first_plan, plan_within, rounding
 from lnz.frozen import is_traced
+from lnz.mathematics import check_whole_number
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -218,8 +219,7 @@ class Elimination(Limits, Route):
 
     def n_best(self, energy: Any, n: int) -> tuple[State, Any]:
         """The n most probable states of all variables, the best first, and their log-weights -E(x): see `lnz.n_best`."""
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
+        check_whole_number("n", n)
         labels, log_weights = self._labelled(energy, lambda solver: solver.n_best(int(n)), n)
         return states_of(as_energy(energy).space, labels), log_weights
 

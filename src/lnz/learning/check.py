@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
 from lnz.learning.phases import as_arrays, as_weights
+from lnz.mathematics import check_whole_number
 from lnz.route import Route, choose
 from lnz.spaces import State
 
@@ -28,8 +29,7 @@ class Plan(NamedTuple):
 
 def plan_updates(n: int, batch_size: int, epochs: float, evaluate_every: float) -> Plan:
     """The plan of a run. Raises ValueError for numbers that cannot serve."""
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, but is {batch_size!r}")
+    check_whole_number("batch_size", batch_size)
     if not (math.isfinite(epochs) and epochs > 0 and math.isfinite(evaluate_every) and evaluate_every > 0):
         raise ValueError(f"epochs and evaluate_every must be above 0, but are {epochs} and {evaluate_every}")
     batch = min(int(batch_size), n)

@@ -14,8 +14,8 @@ from jaxtyping import PRNGKeyArray
 
 from lnz.energy import as_energy
 from lnz.learning.negative import ExactPhase, NegativePhase
-from lnz.learning.negative.protocol import at_least_one
 from lnz.learning.phases import as_arrays, cast, data_mean_and_gradient
+from lnz.mathematics import check_whole_number
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -114,8 +114,8 @@ def gradient_error(
         True
     """
     energy = as_energy(energy)
-    at_least_one("draws", draws)
-    at_least_one("repeats", repeats)
+    check_whole_number("draws", draws)
+    check_whole_number("repeats", repeats)
     if repeats < 2:
         raise ValueError("a variance needs at least 2 repeats")
     if isinstance(negative_phase, ExactPhase):

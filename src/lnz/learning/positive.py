@@ -14,8 +14,8 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz.energies.deep import DeepBoltzmannMachine
 from lnz.energy import Energy
 from lnz.identity import log_partition
-from lnz.learning.negative.protocol import at_least_one
 from lnz.learning.phases import data_mean_and_gradient, mean_and_gradient, weighted_mean
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.route import Route, choose
 from lnz.spaces import State
@@ -57,7 +57,7 @@ class MeanFieldPhase(PositivePhase):
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        at_least_one("iterations", self.iterations)
+        check_whole_number("iterations", self.iterations)
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(f"tolerance must be finite and not negative, but is {self.tolerance!r}")
 
@@ -91,8 +91,8 @@ class ClampedChains(PositivePhase):
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        at_least_one("sweeps", self.sweeps)
-        at_least_one("iterations", self.iterations)
+        check_whole_number("sweeps", self.sweeps)
+        check_whole_number("iterations", self.iterations)
 
     def mean_and_gradient(
         self, energy: DeepBoltzmannMachine, v: Any, weights: Array | None, key: PRNGKeyArray | None

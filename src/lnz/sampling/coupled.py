@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lnz.energy import Energy
 from lnz.estimate import Estimate
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, Langevin, default_kernel
 from lnz.spaces import State
@@ -241,8 +242,7 @@ def unbiased_expectation(
         ("estimates", estimates, 2),
         ("batch", batch, 1),
     ):
-        if not isinstance(n, int | np.integer) or n < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, but is {n!r}")
+        check_whole_number(name, n, least)
     last = burn_in + length - 1
     if max_moves < max(last, lag):
         raise ValueError(f"max_moves must be at least burn_in + length - 1 = {last}, and lag, but is {max_moves}")

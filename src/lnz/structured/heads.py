@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lnz.energies.structures import Structure
-from lnz.structured.objectives import at_least_one
+from lnz.mathematics import check_whole_number
 
 
 class UnaryHead(eqx.Module):
@@ -34,8 +34,8 @@ class UnaryHead(eqx.Module):
     bias: Float[Array, " K"]
 
     def __init__(self, features: int, labels: int, *, hidden: int = 0, key: PRNGKeyArray):
-        at_least_one("features", features)
-        at_least_one("labels", labels)
+        check_whole_number("features", features)
+        check_whole_number("labels", labels)
         self.hidden = (_drawn(key, (features, hidden)), jnp.zeros(hidden)) if hidden else None
         self.weight, self.bias = jnp.zeros((hidden or features, labels)), jnp.zeros(labels)
 
@@ -84,7 +84,7 @@ class PairwiseHead(eqx.Module):
 
     def __init__(self, features: int, labels: int, *, hidden: int = 64, groups: int = 1, key: PRNGKeyArray):
         for name, n in (("features", features), ("labels", labels), ("hidden", hidden), ("groups", groups)):
-            at_least_one(name, n)
+            check_whole_number(name, n)
         one, two = jax.random.split(key)
         self.first, self.second = (_drawn(k, (groups, features, hidden)) for k in (one, two))
         self.bias = jnp.zeros((groups, hidden))

@@ -9,7 +9,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.energies.chain import LinearChain
@@ -17,7 +16,7 @@ from lnz.energies.changes import single_changes, units_refusal
 from lnz.energies.field import RandomField
 from lnz.energies.structures import Chain
 from lnz.energy import widen
-from lnz.mathematics import log_sum_exp
+from lnz.mathematics import check_whole_number, log_sum_exp
 from lnz.random import fast_key
 from lnz.route import Route
 from lnz.structured.queries import negative_log_likelihood, require_labels
@@ -150,8 +149,8 @@ class SampledLikelihood(Objective):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        at_least_one("sweeps", self.sweeps)
-        at_least_one("samples", self.samples)
+        check_whole_number("sweeps", self.sweeps)
+        check_whole_number("samples", self.samples)
 
     def moved(
         self, field: RandomField | LinearChain, chains: Int[Array, "chains ..."], key: PRNGKeyArray
@@ -209,7 +208,7 @@ class UnrolledMeanField(Objective):
     steps: int = 10
 
     def __post_init__(self) -> None:
-        at_least_one("steps", self.steps)
+        check_whole_number("steps", self.steps)
 
     def logits(self, field: RandomField | LinearChain) -> Float[Array, "nodes K"]:
         """log q up to a constant a node, after the updates. Their argmax is the decoding that this objective trains."""
@@ -262,12 +261,6 @@ def nats_of(logits: Float[Array, "n states"], scores: Float[Array, " n"]) -> Flo
     impossible = scores == -jnp.inf
     apart = log_sum_exp(logits - jnp.where(impossible, 0, scores)[:, None], axis=1)
     return jnp.where(impossible, jnp.inf, apart)
-
-
-def at_least_one(name: str, n: Any) -> None:
-    """Raise ValueError unless n is a whole number of at least 1."""
-    if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
 
 
 def _softmax(x: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lnz.formats.conll import Sentences
 from lnz.formats.data import DataError
+from lnz.mathematics import check_whole_number
 from lnz.tagging.features import FeatureMap
 from lnz.tagging.likelihood import Likelihood, Problem, seen_pairs
 from lnz.tagging.packing import LENGTH, Packed
@@ -137,8 +138,7 @@ class Training:
             "min_count": min_count,
         }
         for name, number in counts.items():
-            if not isinstance(number, int | np.integer) or number < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, but is {number!r}")
+            check_whole_number(name, number)
         if not (math.isfinite(l2) and l2 >= 0):
             raise ValueError(f"l2 must be a number of at least 0, but is {l2}")
         if not (math.isfinite(learning_rate) and learning_rate > 0):

@@ -9,7 +9,8 @@ import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, kernel_refusal
+from lnz.learning.negative.protocol import NegativePhase, kernel_refusal
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, default_kernel, moved_chains
 from lnz.spaces import State
@@ -32,7 +33,7 @@ class ContrastiveDivergence(NegativePhase):
     kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
-        at_least_one("steps", self.steps)
+        check_whole_number("steps", self.steps)
 
     def refusal(self, energy: Energy) -> str | None:
         return kernel_refusal(self.kernel, energy)

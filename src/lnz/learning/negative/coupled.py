@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, base_samples
+from lnz.learning.negative.protocol import NegativePhase, base_samples
 from lnz.learning.phases import cast, weighted_sum
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.coupled import Run, coupling_refusal, not_met, run_coupled
 from lnz.sampling.kernels import Kernel, compact, default_kernel
@@ -71,14 +71,13 @@ class CoupledChains(NegativePhase):
     by_states: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.burn_in, int | np.integer) or self.burn_in < 0:
-            raise ValueError(f"burn_in must be a whole number of at least 0, but is {self.burn_in!r}")
+        check_whole_number("burn_in", self.burn_in, 0)
         for name in ("length", "lag", "max_moves"):
-            at_least_one(name, getattr(self, name))
+            check_whole_number(name, getattr(self, name))
         if self.start not in ("data", "chains"):
             raise ValueError(f'start must be "data" or "chains", but is {self.start!r}')
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
             if self.start == "data":
                 raise ValueError('one pair starts at every datum of a batch: leave chains out, or take start="chains"')
         least = max(self.burn_in + self.length - 1, self.lag)

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.ais import AnnealedImportanceSampling
 from lnz.energy import Energy
-from lnz.learning.negative.protocol import NegativePhase, at_least_one
+from lnz.learning.negative.protocol import NegativePhase
 from lnz.learning.phases import cast, mean_and_gradient
-from lnz.mathematics import log_mean_exp
+from lnz.mathematics import check_whole_number, log_mean_exp
 from lnz.random import fast_key
 from lnz.sampling.coupled import not_met
 from lnz.spaces import State
@@ -69,9 +69,9 @@ class CoupledAnnealing(NegativePhase):
 
     def __post_init__(self) -> None:
         for name in ("temperatures", "max_moves"):
-            at_least_one(name, getattr(self, name))
+            check_whole_number(name, getattr(self, name))
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
 
     def refusal(self, energy: Energy) -> str | None:
         return self._annealing(1).refusal(energy)

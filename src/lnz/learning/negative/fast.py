@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, base_samples, between, kernel_refusal
+from lnz.learning.negative.protocol import NegativePhase, base_samples, between, kernel_refusal
 from lnz.learning.phases import cast, data_mean_and_gradient, mean_and_gradient
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, compact, default_kernel, moved_chains
 from lnz.spaces import State
@@ -51,9 +52,9 @@ class FastWeights(NegativePhase):
     kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
-        at_least_one("sweeps", self.sweeps)
+        check_whole_number("sweeps", self.sweeps)
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
         if not 0 <= self.fast_rate < jnp.inf:
             raise ValueError(f"fast_rate must be finite and not negative, but is {self.fast_rate!r}")
         between("decay", self.decay, 0, 1)

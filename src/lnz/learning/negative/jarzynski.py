@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.ais import AnnealedImportanceSampling
 from lnz.energy import Energy
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, between, kernel_refusal
+from lnz.learning.negative.protocol import NegativePhase, between, kernel_refusal
 from lnz.learning.phases import cast
-from lnz.mathematics import log_mean_exp
+from lnz.mathematics import check_whole_number, log_mean_exp
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, compact, default_kernel, moved_chains
 from lnz.spaces import State
@@ -68,9 +68,9 @@ class JarzynskiWalkers(NegativePhase):
 
     def __post_init__(self) -> None:
         for name in ("sweeps", "temperatures"):
-            at_least_one(name, getattr(self, name))
+            check_whole_number(name, getattr(self, name))
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
         between("threshold", self.threshold, 0, 1)
 
     def refusal(self, energy: Energy) -> str | None:

@@ -9,8 +9,9 @@ import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, base_samples, kernel_refusal
+from lnz.learning.negative.protocol import NegativePhase, base_samples, kernel_refusal
 from lnz.learning.phases import cast
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.kernels import Gibbs, Kernel, compact, default_kernel, has_layers, moved_chains, run_layers
 from lnz.spaces import State
@@ -43,9 +44,9 @@ class PersistentChains(NegativePhase):
     kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
-        at_least_one("sweeps", self.sweeps)
+        check_whole_number("sweeps", self.sweeps)
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
 
     def refusal(self, energy: Energy) -> str | None:
         return kernel_refusal(self.kernel, energy)

@@ -81,12 +81,6 @@ def kernel_refusal(kernel: Kernel | None, energy: Energy) -> str | None:
         return str(error)
 
 
-def at_least_one(name: str, n: Any) -> None:
-    """Raise ValueError unless n is a whole number of at least 1."""
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, but is {n!r}")
-
-
 def between(name: str, x: Any, low: float, high: float) -> None:
     """Raise ValueError unless low < x ≤ high."""
     if not isinstance(x, int | float | np.floating) or not low < x <= high:

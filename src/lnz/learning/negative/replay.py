@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz.energy import Energy
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, base_samples, between
+from lnz.learning.negative.protocol import NegativePhase, base_samples, between
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.continuous import UnadjustedLangevin
 from lnz.sampling.kernels import Kernel, default_kernel, moved_chains
@@ -58,10 +59,10 @@ class ReplayBuffer(NegativePhase):
 
     def __post_init__(self) -> None:
         for name in ("size", "sweeps"):
-            at_least_one(name, getattr(self, name))
+            check_whole_number(name, getattr(self, name))
         between("restart", self.restart, 0, 1)
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
             self._places(self.chains)
 
     def refusal(self, energy: Energy) -> str | None:

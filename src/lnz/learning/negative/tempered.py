@@ -11,8 +11,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz.energy import Energy
 from lnz.learning.negative.ladder import rounds
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, base_samples, kernel_refusal
+from lnz.learning.negative.protocol import NegativePhase, base_samples, kernel_refusal
 from lnz.learning.phases import cast
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, compact, default_kernel
 from lnz.spaces import State
@@ -52,9 +53,9 @@ class TemperedChains(NegativePhase):
 
     def __post_init__(self) -> None:
         for name in ("temperatures", "sweeps"):
-            at_least_one(name, getattr(self, name))
+            check_whole_number(name, getattr(self, name))
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
 
     def refusal(self, energy: Energy) -> str | None:
         return kernel_refusal(self.kernel, energy) or _base_refusal(energy)

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.energy import Energy
 from lnz.learning.negative.ladder import gains, mean_probability, rounds
-from lnz.learning.negative.protocol import NegativePhase, at_least_one, base_samples, between, kernel_refusal
+from lnz.learning.negative.protocol import NegativePhase, base_samples, between, kernel_refusal
 from lnz.learning.phases import cast
+from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.sampling.kernels import Kernel, compact, default_kernel
 from lnz.spaces import State
@@ -63,11 +64,11 @@ class TrajectoryTempered(NegativePhase):
 
     def __post_init__(self) -> None:
         for name in ("checkpoints", "sweeps"):
-            at_least_one(name, getattr(self, name))
+            check_whole_number(name, getattr(self, name))
         if self.checkpoints < 2:
             raise ValueError("checkpoints must be at least 2: the model that the run starts from always stays")
         if self.chains is not None:
-            at_least_one("chains", self.chains)
+            check_whole_number("chains", self.chains)
         between("target", self.target, 0, 1)
 
     def refusal(self, energy: Energy) -> str | None:

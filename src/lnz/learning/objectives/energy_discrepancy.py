@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.learning.objectives.score_matching import above_zero, required
-from lnz.mathematics import log_sum_exp
+from lnz.mathematics import check_whole_number, log_sum_exp
 from lnz.spaces import Binary, Categorical, Real, Spin
-from lnz.structured.objectives import Objective, at_least_one
+from lnz.structured.objectives import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EnergyDiscrepancy(Objective):
 
     def __post_init__(self) -> None:
         above_zero("noise", self.noise)
-        at_least_one("samples", self.samples)
+        check_whole_number("samples", self.samples)
         if not isinstance(self.stabiliser, int | float | np.floating) or not 0 <= self.stabiliser < math.inf:
             raise ValueError(f"stabiliser must be finite and not negative, but is {self.stabiliser!r}")
 

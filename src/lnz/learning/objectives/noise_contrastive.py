@@ -15,8 +15,8 @@ from lnz.energy import as_energy
 from lnz.frozen import Frozen
 from lnz.learning.objectives.score_matching import required
 from lnz.learning.phases import cast
-from lnz.mathematics import softplus
-from lnz.structured.objectives import Objective, at_least_one
+from lnz.mathematics import check_whole_number, softplus
+from lnz.structured.objectives import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class NoiseContrastive(Objective):
     samples: int = 1
 
     def __post_init__(self) -> None:
-        at_least_one("samples", self.samples)
+        check_whole_number("samples", self.samples)
         noise = as_energy(self.noise.value if isinstance(self.noise, Frozen) else self.noise)
         for name in ("log_normaliser", "sample"):
             if not hasattr(noise, name):

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lnz.mathematics import hangs_on
+from lnz.mathematics import check_whole_number, hangs_on
 from lnz.sampling.local import float_type
 from lnz.spaces import Real
-from lnz.structured.objectives import Objective, at_least_one
+from lnz.structured.objectives import Objective
 
 _DIRECTIONS = 16  # of the Hessian's trace, taken at once
 
@@ -67,7 +67,7 @@ class SlicedScoreMatching(Objective):
     slices: int = 1
 
     def __post_init__(self) -> None:
-        at_least_one("slices", self.slices)
+        check_whole_number("slices", self.slices)
 
     def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         slope, curvature = jax.linearize(slope_of(energy), jnp.asarray(state))
