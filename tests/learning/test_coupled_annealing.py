@@ -24,18 +24,18 @@ class Once(lnz.CoupledAnnealing):
         return *mean_and_gradient(energy, v, jax.nn.softmax(log_weights)), (), {}
 
 
-def score(energy, data, phase, repeats=10_000):
+def score(energy, data, phase, repeats=20_000):
     """(mean - exact)² over its squared standard error, all parameters together: about 1 without a bias."""
     found = lnz.gradient_error(energy, data, phase, draws=1, repeats=repeats, route=lnz.Enumeration(), key=KEY)
     return float(((found.mean[0] - found.exact) ** 2).sum() / (found.variance[0] / repeats))
 
 
 def test_the_mean_is_the_exact_gradient():
-    rng = np.random.default_rng(4)
-    energy = lnz.RBM.from_parameters(rng.normal(size=(4, 3)) * 2, rng.normal(size=4), rng.normal(size=3))
+    rng = np.random.default_rng(5)
+    energy = lnz.RBM.from_parameters(rng.normal(size=(4, 3)) * 4, rng.normal(size=4), rng.normal(size=3))
     data = bits((6, 4), 1, 0.8)
-    assert score(energy, data, lnz.CoupledAnnealing(chains=4, temperatures=3)) < 8
-    assert score(energy, data, Once(chains=4, temperatures=3)) > 16, "the same test sees the bias of one population"
+    assert score(energy, data, lnz.CoupledAnnealing(chains=2, temperatures=2)) < 8
+    assert score(energy, data, Once(chains=2, temperatures=2)) > 16, "the same test sees the bias of one population"
 
 
 @pytest.mark.slow
