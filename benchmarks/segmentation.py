@@ -29,7 +29,7 @@ _SAME = {"batch_size": 8, "learning_rate": 5e-3, "weight_decay": 1e-2}
 SETS = {
     "horses32": _SAME | {"channels": 24, "epochs": 100, "context_epochs": 6},
     "horses64": _SAME | {"channels": 24, "epochs": 100, "context_epochs": 6},
-    "camvid": _SAME | {"channels": 16, "epochs": 40, "context_epochs": 3},
+    "camvid": _SAME | {"channels": 16, "epochs": 100, "context_epochs": 3},
 }
 OBJECTIVES = ("piecewise", "piecewise-inside", "mean-field", "pseudo-likelihood", "bethe")
 JOINT = 8  # images whose joint likelihood is estimated

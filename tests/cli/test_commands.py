@@ -205,6 +205,32 @@ def test_every_model(model, tmp_path):
     assert call("evaluate", tmp_path / "run", drawn).code == 0
 
 
+@pytest.mark.parametrize("objective", ["pseudo-likelihood", "noise-contrastive", "denoising"])
+def test_objectives_without_z(objective, tmp_path):
+    """The likelihood of what it learns, which the fields of independent units have not, and the page says what was climbed."""
+    generator = np.random.default_rng(1)
+    real = objective == "denoising"
+    bits = correlated_bits(300, 4)
+    data = generator.normal(size=(300, 2)) @ np.array([[3.0, 1, 2, 0], [0, 1, -2, 3]]) if real else bits
+    np.save(tmp_path / "x.npy", data)
+    options = (
+        ("--model", "gaussian-rbm", "--hidden", 3, "--learning-rate", 0.03)
+        if real
+        else ("--model", "ising", "--learning-rate", 0.2)
+    )
+    outcome = call(
+        "train", tmp_path / "x.npy", *options, "--objective", objective, "--validation", 0.2, "--epochs", 60, "--evaluate-every", 30,
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    found = strict((tmp_path / "run" / "results.json").read_text())
+    assert found["log_z_estimate"]["known"] == "exact"
+    assert found["splits"]["train"]["log_likelihood"] > found["factorised"]["train"]["log_likelihood"] + 0.05
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"objective that was learned by, {objective}," in page
+    assert call("evaluate", tmp_path / "run").code == 0
+
+
 def test_alarms_are_said_as_they_fire_and_stand_in_the_report(tmp_path, monkeypatch):
     """A run whose monitor looks every 8 updates, and whose hidden units all die at once."""
     monkeypatch.setattr(lnz.Monitor, "every", lambda self, energy, phase, batch: 8)

@@ -17,6 +17,7 @@ from lnz.cli.output import strict
 from lnz.cli.settings import Settings, fill
 from lnz.formats import Data, digits
 from lnz.learning.negative import NEGATIVE_PHASES
+from lnz.learning.objectives import OBJECTIVES
 
 SILENT = dict.fromkeys(field.name for field in dataclasses.fields(Settings))
 GIVEN = SILENT | {
@@ -25,6 +26,7 @@ GIVEN = SILENT | {
     "split": (0.7, 0.1, 0.2),
     "split_seed": 0,
     "model": "rbm",
+    "objective": "likelihood",
     "seed": 0,
 }
 
@@ -68,6 +70,18 @@ def test_every_negative_phase_gets_its_options():
         assert name not in ("tempered", "trajectory") or 7 in found.values()
     given = GIVEN | {"negative_phase": "fast-weights", "fast_rate": 0.0}
     assert models.negative_phase(fill(given, rows=90, columns=5, categories=None)).fast_rate == 0
+
+
+def test_every_objective_gets_its_options():
+    for name, kind in OBJECTIVES.items():
+        given = GIVEN | {"objective": name}
+        settings = fill(given, rows=90, columns=20, categories=None)
+        assert models.negative_phase(settings) is None
+        objective = models.objective(settings, lnz.Independent(np.zeros(20), lnz.Binary(20)))
+        assert type(objective) is kind
+        assert getattr(objective, "noise", 0.05) == 0.05 or name == "noise-contrastive"
+    given = GIVEN | {"objective": "denoising", "model": "gaussian-rbm"}
+    assert models.objective(fill(given, rows=90, columns=20, categories=None), None).noise == 0.3
 
 
 def test_digits_are_split_and_coded():

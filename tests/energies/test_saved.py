@@ -59,6 +59,7 @@ ENERGIES = {
         np.ones((4, 3)), np.array([[1, 2, -np.inf]] * 3), 3, start=np.arange(3.0), mask=np.array([1, 0, 1, 1], bool), holes="cut"
     ),
     "semi-Markov chain": lambda: lnz.SemiMarkovChain(np.arange(24.0).reshape(4, 3, 2), np.eye(2), 3, end=np.ones(2)),
+    "its own log Z a parameter": lambda: lnz.SelfNormalised(lnz.Gaussian([1.0], [2.0]), log_z=0.5),
     "uniform on labels": lambda: lnz.Uniform(lnz.Labels([2, 3])),
     "independent": lambda: lnz.Independent(FIELDS, lnz.Binary(4)),
     "independent categories": lambda: lnz.Independent(np.ones((2, 3)), lnz.Categorical(2, k=np.int64(3))),

@@ -39,8 +39,9 @@ def record(step, value, *, gap=0.5):
         [record(10, -5.0, gap=None)],
         [record(10, None), record(20, None)],
         [],
+        [record(10, -5.0, gap=None) | {"figures": {"objective": 3.0, "gradient_norm": 1.0}}],
     ],
-    ids=["usual", "exact phase", "no validation data", "no records"],
+    ids=["usual", "exact phase", "no validation data", "no records", "an objective without Z"],
 )
 def test_curves(records, tmp_path):
     path = tmp_path / "curves.png"

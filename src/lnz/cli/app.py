@@ -55,6 +55,17 @@ class Phase(enum.StrEnum):
     coupled_annealing = "coupled-annealing"
 
 
+class Learning(enum.StrEnum):
+    likelihood = "likelihood"
+    pseudo_likelihood = "pseudo-likelihood"
+    ratio_matching = "ratio-matching"
+    score_matching = "score-matching"
+    sliced = "sliced"
+    denoising = "denoising"
+    noise_contrastive = "noise-contrastive"
+    energy_discrepancy = "energy-discrepancy"
+
+
 class Posterior(enum.StrEnum):
     mean_field = "mean-field"
     chains = "chains"
@@ -163,6 +174,22 @@ def train(
     split_seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=2**32 - 1, rich_help_panel=_DATA, help="Of the split alone.")
     ] = 0,
+    objective: Annotated[
+        Learning,
+        typer.Option(
+            rich_help_panel=_LEARNING,
+            help="What is climbed: the likelihood, whose gradient has two phases, or an objective without log Z.",
+        ),
+    ] = Learning.likelihood,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LEARNING,
+            help="Of denoising and energy-discrepancy: the standard deviation of a normal perturbation, in those of the data; "
+            "of bits, spins and categories the probability that a unit changes. [0.3; one change a datum]",
+            show_default=False,
+        ),
+    ] = None,
     negative_phase: Annotated[
         Phase | None,
         typer.Option(
@@ -291,6 +318,7 @@ def train(
     - lnz train digits --hidden 128,64 --pretraining 20
     - lnz train measurements.csv --model gaussian-rbm --split 0.8,0.2,0
     - lnz train votes.csv --model ising --negative-phase exact
+    - lnz train votes.csv --model ising --objective pseudo-likelihood
     - lnz train --resume runs/mine
     """
     if resume is not None:
@@ -306,6 +334,8 @@ def train(
         "model": str(model),
         "hidden": _layers(hidden),
         "categories": categories,
+        "objective": str(objective),
+        "noise": _positive("--noise", noise),
         "negative_phase": negative_phase and str(negative_phase),
         "positive_phase": positive_phase and str(positive_phase),
         "pretraining": _not_negative("--pretraining", pretraining),

@@ -12,6 +12,7 @@ import numpy as np
 import lnz
 from lnz.energy import Energy
 from lnz.learning.negative import NegativePhase
+from lnz.learning.objectives import OBJECTIVES, Objective
 from lnz.learning.positive import PositivePhase
 from lnz.spaces import Space
 
@@ -34,6 +35,20 @@ def build(settings: Settings, dataset: Dataset, key: Any) -> Energy:
         return lnz.Ising(jnp.zeros((n, n), jnp.float32), fields)
     q = dataset.coding.categories or 1
     return lnz.Potts(jnp.zeros((n, q, n, q), jnp.float32), fields, q=q)
+
+
+def learner(settings: Settings, dataset: Dataset, base: Energy, key: Any) -> Energy:
+    """What learning changes: the model, and where the objective learns log Z too, a parameter for that, right at the start."""
+    if settings.objective != "noise-contrastive":
+        return started(settings, dataset, key)
+    model = build(settings, dataset, key)
+    route = lnz.AnnealedImportanceSampling.from_base(base, temperatures=50, chains=64)
+    return lnz.SelfNormalised(model, lnz.log_partition(model, route=route, key=key).value)
+
+
+def learned(energy: Energy) -> Energy:
+    """The model in what learning has changed."""
+    return energy.energy if isinstance(energy, lnz.SelfNormalised) else energy
 
 
 def started(settings: Settings, dataset: Dataset, key: Any) -> Energy:
@@ -104,8 +119,22 @@ class Standard:
         return eqx.tree_at(where, energy, tuple(jnp.asarray(p) for p in parts))
 
 
-def negative_phase(settings: Settings) -> NegativePhase:
-    """The negative phase that the settings name."""
+def objective(settings: Settings, base: Energy) -> Objective | None:
+    """The objective without log Z that the settings name; `base` is what the data are told from. None for the likelihood."""
+    if settings.objective == "likelihood":
+        return None
+    kind = OBJECTIVES[settings.objective]
+    if kind is lnz.NoiseContrastive:
+        return lnz.NoiseContrastive(base)
+    if kind in (lnz.DenoisingScoreMatching, lnz.EnergyDiscrepancy):
+        return kind(settings.noise)
+    return kind()
+
+
+def negative_phase(settings: Settings) -> NegativePhase | None:
+    """The negative phase that the settings name; None for an objective that has none."""
+    if settings.objective != "likelihood":
+        return None
     sweeps, chains, rungs = settings.sweeps, settings.chains, settings.rungs
     makers = {
         "exact": lambda: lnz.ExactPhase(),

@@ -47,6 +47,8 @@ class Settings:
     seed: int
     positive_phase: str = "mean-field"
     pretraining: float = 0.0
+    objective: str = "likelihood"
+    noise: float = 0.0
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -97,7 +99,8 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
     features = columns * (categories or 1)
     usual = min(500, max(16, 2 * features))
     hidden = given["hidden"] or ((usual, usual) if deep else (usual,))
-    negative_phase = given["negative_phase"] or "persistent"
+    _refuse_with_objective(given)
+    negative_phase = given["negative_phase"] or ("persistent" if given["objective"] == "likelihood" else "none")
     for name in ("chains", "sweeps"):
         if negative_phase == "exact" and given[name] is not None:
             raise BadInput(f"--{name}: the exact negative phase has no chains. Leave it out")
@@ -129,6 +132,7 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
                 "evaluate_every": given["evaluate_every"] or 1.0,
                 "positive_phase": given["positive_phase"] or "mean-field",
                 "pretraining": given["pretraining"] or 0.0,
+                "noise": given["noise"] or (0.3 if model == "gaussian-rbm" else min(0.1, 1 / columns)),
             }
         )
     )
@@ -138,6 +142,20 @@ def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | No
         looks = LOOKS if parameters <= LARGE else _looks(settings, settings.updates(rows))
         settings = dataclasses.replace(settings, evaluate_every=settings.epochs / looks)
     return settings
+
+
+def _refuse_with_objective(given: dict[str, Any]) -> None:
+    """Raise BadInput for options of the other way to learn."""
+    objective = given["objective"]
+    if objective not in ("denoising", "energy-discrepancy") and given["noise"] is not None:
+        raise BadInput("--noise: goes with --objective denoising or energy-discrepancy. Leave it out")
+    if objective == "likelihood":
+        return
+    for name in ("negative_phase", "positive_phase", "pretraining", "sweeps", "chains", "rungs", "fast_rate"):
+        if given[name] is not None:
+            raise BadInput(
+                f"--{name.replace('_', '-')}: the objective {objective} has no phases and no chains. Leave it out, or leave --objective out"
+            )
 
 
 def _deep(model: str, hidden: tuple[int, ...] | None) -> str:

@@ -48,6 +48,14 @@ class Run:
             )
         )
 
+    @property
+    def standard_base(self) -> Energy:
+        """The independent units in the units that learning uses."""
+        if not self.standard.real:
+            return self.base
+        shape = self.base.observed.shape
+        return lnz.Gaussian(np.zeros(shape), np.ones(shape))
+
 
 def begin(given: dict[str, Any], *, out: Path | None, force: bool) -> Run:
     """A new run. Everything that can be refused is refused before the folder is touched."""
@@ -86,10 +94,26 @@ def _refuse_unfit(run: Run) -> None:
     """Raise where the model, its optimiser and its negative phase do not go together."""
     energy = models.build(run.settings, run.dataset, run.keys["init"])
     phase = models.negative_phase(run.settings)
-    reason = phase.refusal(energy)
+    reason = None if phase is None else phase.refusal(energy)
     if reason is not None:
         raise BadInput(f"--negative-phase {run.settings.negative_phase}: {reason}")
+    if phase is None:
+        _refuse_objective(run)
     models.optimiser(run.settings, run.settings.updates(len(run.dataset.train)))
+
+
+def _refuse_objective(run: Run) -> None:
+    name = run.settings.objective
+    learner = models.learner(run.settings, run.dataset, run.standard_base, run.keys["init"])
+    if learner.data_space != learner.observed:
+        raise BadInput(
+            f"--objective {name}: the data of a deep machine leave units open. Choose --model rbm, or leave it out"
+        )
+    objective = models.objective(run.settings, run.standard_base)
+    assert objective is not None
+    reason = objective.refusal(learner)
+    if reason is not None:
+        raise BadInput(f"--objective {name}: {reason}")
 
 
 def reopen(path: Path) -> Run:
@@ -123,12 +147,13 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     again = f"Go on with: lnz train --resume {folder.path}"
     fresh = not folder["checkpoint.safetensors"].is_file()
     with Step("pretraining the layers" if settings.pretraining else "building the model", shown=shown):
-        energy = (models.started if fresh else models.build)(settings, data, run.keys["init"])
+        first = settings if fresh else dataclasses.replace(settings, pretraining=0.0)
+        energy = models.learner(first, data, run.standard_base, run.keys["init"])
     rows, updates = data.train, settings.updates(len(data.train))
     standard, unit = run.standard, data.coding.unit
     metrics, looks = Metrics(folder), Metrics(folder, "looks.jsonl")
     earlier = metrics.seconds
-    look = _look_route(energy, run)
+    look = _look_route(models.learned(energy), run)
 
     def on_record(record: Record) -> None:
         metrics.add(_record_json(record, earlier, standard.log_volume))
@@ -147,6 +172,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
                 standard.data(rows),
                 negative_phase=models.negative_phase(settings),
                 positive_phase=models.positive_phase(settings),
+                objective=models.objective(settings, run.standard_base),
                 optimizer=models.optimiser(settings, updates),
                 epochs=settings.epochs,
                 batch_size=settings.batch_size,
@@ -162,7 +188,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
             )
         trained = time.perf_counter()
         with Step("measuring the likelihood", shown=shown):
-            model = standard.model(fitted.best)
+            model = standard.model(models.learned(fitted.best))
             base = models.annealing_base(model, run.base, rows)
             lnz.save_energy(folder["base.lnz"], base)
             lnz.save_energy(folder["model.lnz"], model)
@@ -187,9 +213,7 @@ def _look_route(energy: Energy, run: Run) -> Any:
     """How log Z is taken at each look at the held-out data: quickly."""
     budget = lnz.Budget(evaluations=2.0**16)
     choice = lnz.choose(energy, budget)
-    base = models.annealing_base(energy, run.base, run.dataset.train)
-    if run.standard.real:
-        base = lnz.Gaussian(np.zeros(energy.observed.shape), np.ones(energy.observed.shape))
+    base = models.annealing_base(energy, run.standard_base, run.dataset.train)
     if not choice.route.random:
         return choice.route
     temperatures, chains = look_effort(large=measuring.size(energy) > LARGE)

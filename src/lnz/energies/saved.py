@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnz.energies import chain, deep, field, graph, independent, pairwise, rbm, semi_markov
+from lnz.energies import chain, deep, field, graph, independent, normalised, pairwise, rbm, semi_markov
 from lnz.energies.structures import Chain, Graph, Grid, Structure, Tree
 from lnz.energy import Energy
 from lnz.formats.checkpoint import CheckpointError, load_arrays, save_tree
@@ -37,6 +37,7 @@ _CLASSES = {
         independent.LogisticReal,
         independent.Mixture,
         independent.Uniform,
+        normalised.SelfNormalised,
     )
 }
 _SPACES: dict[str, type[Space]] = {cls.__name__: cls for cls in (Binary, Spin, Categorical, Labels, Real, Box, Product)}

@@ -52,6 +52,11 @@ _CAPTIONS = {
         "Right: the norm of the difference of the gradient's two phases over the sum of their norms, in one update; with mini-batches it "
         "does not reach 0.",
     ),
+    "objective": (
+        "How the run went",
+        "Left: the held-out log-likelihood as it was measured on the way; the band is what is not known of log Z. "
+        "Right: the mean of the objective that was learned by, {objective}, on the training data; it need not move with the likelihood.",
+    ),
     "samples": ("Samples", "Held-out data, and states drawn from the model ({samples})."),
     "moments": (
         "Means and covariances",
@@ -77,7 +82,7 @@ def page(
         pictures: PNGs, by the names `curves`, `samples`, `moments` and `filters`.
     """
     figures = "".join(
-        _picture(name, pictures[name], results)
+        _picture(name, pictures[name], results, config)
         for name in ("curves", "samples", "moments", "filters")
         if name in pictures
     )
@@ -184,9 +189,10 @@ def _log_z(results: dict[str, Any]) -> str:
     return fact_table(rows)
 
 
-def _picture(name: str, png: bytes, results: dict[str, Any]) -> str:
-    title, caption = _CAPTIONS[name]
-    return figure(title, caption.format(samples=results["samples"]), png)
+def _picture(name: str, png: bytes, results: dict[str, Any], config: dict[str, Any]) -> str:
+    objective = config["settings"].get("objective", "likelihood")
+    title, caption = _CAPTIONS["objective" if name == "curves" and objective != "likelihood" else name]
+    return figure(title, caption.format(samples=results["samples"], objective=objective), png)
 
 
 def _settings(config: dict[str, Any]) -> str:

@@ -32,7 +32,8 @@ def curves(
     baseline: float,
     unit: str,
 ) -> None:
-    """How the run went: the held-out log-likelihood with its limits from log Z, the energy gap, and the phases' disagreement.
+    """How the run went: the held-out log-likelihood with its limits from log Z, the energy gap and
+    the phases' disagreement, or the objective without Z.
 
     Args:
         path: a PNG.
@@ -43,9 +44,13 @@ def curves(
     """
     looks = [r for r in records if r["validation"] is not None]
     gaps = [r for r in records if r["figures"].get("energy_gap") is not None]
+    without_z = any("objective" in r["figures"] for r in records)
     with Canvas(path, width=9.2, height=3.2 if not looks else 3.4) as figure:
-        panels = figure.subplots(1, 3, width_ratios=(1.6, 1, 1))
+        panels = figure.subplots(1, 2 if without_z else 3, width_ratios=(1.6, 1) if without_z else (1.6, 1, 1))
         _likelihood_panel(panels[0], looks, levels, baseline, unit)
+        if without_z:
+            _series(panels[1], records, "objective", "The objective", f"mean per {unit}", ORANGE)
+            return
         _series(panels[1], gaps, "energy_gap", "Energy gap", "nats, data less model", BLUE)
         if gaps:
             panels[1].axhline(0, color=QUIET, linewidth=0.8)
