@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from lnz.annealing.paths import AnnealingPath, Known, known
+from lnz.annealing.paths import AnnealingPath, Known
 from lnz.energies.independent import Independent
 from lnz.energies.pairwise import Ising, Potts
 from lnz.energies.rbm import RBM
@@ -97,10 +98,9 @@ def moment_averaged_path(
         target_key, origin_key, key = jax.random.split(fast_key(key), 3)
         v = start.sample(origin_key, 16 * chains)  # pyright: ignore[reportAttributeAccessIssue]
         origin = _mean_moments(begin, v)
-        if samples is None:
+        target = None if samples is None else _mean_moments(model, jnp.asarray(samples))
+        if target is None:
             target = _moments_by_chains(model, Path(model, base), target_key, **size)
-        else:
-            target = _mean_moments(model, jnp.asarray(samples))
         found, chain = [begin], v[:chains]
         for k in range(1, knots):
             rate = jnp.asarray(learning_rate, jnp.result_type(float))
@@ -125,7 +125,7 @@ def _member(model: Any, base: Any) -> Energy:
     bias = base.potentials.reshape(-1).astype(model.visible_bias.dtype)
     parts = (jnp.zeros_like(model.weights), bias, jnp.zeros_like(model.hidden_bias))
     machine = eqx.tree_at(lambda m: (m.weights, m.visible_bias, m.hidden_bias), model, parts)
-    return Known(machine, base, log_z + model.hidden_bias.size * np.log(2))
+    return Known(machine, base, log_z + model.hidden_bias.size * math.log(2))
 
 
 def _short_sum(model: Energy) -> Route | None:

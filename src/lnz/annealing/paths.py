@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,7 +75,9 @@ class AnnealingPath(Energy):
                 )
             self._law, first, self.energies = None, energies[0], tuple(energies[1:])
             if first.log_latent_volume:
-                raise ValueError(f"a path does not begin at a {type(first).__name__}: begin at the base that it was made from")
+                raise ValueError(
+                    f"a path does not begin at a {type(first).__name__}: begin at the base that it was made from"
+                )
             stops = [(f"{k} of the path", energy) for k, energy in enumerate(energies)]
         if any(map(is_traced, jax.tree.leaves((self.energies, first)))):
             raise TypeError("a path is looked at when it is made: make it outside jit, vmap and grad")
@@ -84,7 +87,7 @@ class AnnealingPath(Energy):
                     f"the energies of a path live on one space, but that {where} lives on {energy.observed} and the first on "
                     f"{first.observed}: sum out what they do not share, or give energies on one space"
                 )
-        self.start = known(first) if base is None else as_energy(base)
+        self.start = known(first) if base is None else _base_of(first, as_energy(base))
         v = self._states()
         for where, energy in stops:
             if np.isnan(_free_energies(energy, v)).any():
@@ -92,8 +95,12 @@ class AnnealingPath(Energy):
                     f"the energy {where} is NaN at a state that the start of the path reaches: an intermediate energy must be a number, or "
                     "+inf where its law has no mass"
                 )
-        if base is not None:
-            _require_same(self.start, first, v)
+        ours, theirs = _free_energies(self.start, v), _free_energies(first, v) + first.log_latent_volume
+        if not _agree(ours, theirs, _ROUNDING):
+            raise ValueError(
+                f"the path does not begin at its base: at one state that is {ours[0]:.6g} nats, the path's first energy {theirs[0]:.6g}. "
+                "They must be equal, constants included"
+            )
 
     @property
     def space(self) -> Space:
@@ -162,7 +169,7 @@ class AnnealingPath(Energy):
     def _pieces(self, energy: Energy) -> list[tuple[Energy, Energy]]:
         """Neighbours on the way to the energy."""
         knots = [getattr(self.start, "model", self.start), *self.energies[:-1], energy]
-        return list(zip(knots[:-1], knots[1:], strict=True))
+        return list(itertools.pairwise(knots))
 
     def _states(self) -> State:
         with jax.ensure_compile_time_eval():
@@ -230,9 +237,7 @@ class OneOf(Energy):
     def __call__(self, x: State) -> Array:
         dtype = jnp.result_type(float)
         x = jax.tree.map(lambda x, s: x.astype(s.dtype), x, self.space.struct)
-        return jax.lax.switch(
-            self.which, [lambda x, law=law: law.free_energy(x).astype(dtype) for law in self.laws], x
-        )
+        return jax.lax.switch(self.which, [lambda x, law=law: law.free_energy(x).astype(dtype) for law in self.laws], x)
 
     def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
         """One sweep of the chosen energy's own kind."""
@@ -281,8 +286,8 @@ def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
     return bool((a[~finite] == b[~finite]).all() and near.all())
 
 
-def _require_same(base: Energy, first: Energy, v: State) -> None:
-    """Raise ValueError unless the base and the law at β = 0 are the same energy, which says that they have the same Z."""
+def _base_of(first: Energy, base: Energy) -> Energy:
+    """The base that was given for the law at β = 0. Raises ValueError for one that is not known, or lives elsewhere."""
     for name in ("log_normaliser", "sample"):
         if not hasattr(base, name):
             raise ValueError(
@@ -291,12 +296,7 @@ def _require_same(base: Energy, first: Energy, v: State) -> None:
             )
     if base.observed != first.observed:
         raise ValueError(f"the base lives on {base.observed}, the path on {first.observed}: give both on one space")
-    ours, theirs = _free_energies(base, v), _free_energies(first, v) + first.log_latent_volume
-    if not _agree(ours, theirs, _ROUNDING):
-        raise ValueError(
-            f"the path does not begin at its base: at one state that is {ours[0]:.6g} nats, the path's first energy {theirs[0]:.6g}. "
-            "They must be equal, constants included"
-        )
+    return base
 
 
 def _traceable(path: Callable[[Array], Any]) -> Energy:
