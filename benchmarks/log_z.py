@@ -132,6 +132,10 @@ def torus(side: int) -> tuple[dict[str, Run], float]:
     routes = {
         "AIS, linear": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64),
         "AIS, barrier": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64, schedule="barrier"),
+        "AIS, friction": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64, schedule="friction"),
+        "AIS, linear, from rows in fours": lnz.AnnealedImportanceSampling.from_base(
+            lnz.subgraph_base(energy), temperatures=1000 * more**2, chains=64
+        ),
         "SMC": lnz.SequentialMonteCarlo(particles=64, replicates=8, conditional=0.99),
         "parallel tempering, BAR": lnz.ParallelTempering(rungs=16 * more, iterations=1000, replicates=4),
     }
@@ -191,18 +195,19 @@ def mnist(folder: Path, keep: Path | None) -> tuple[dict[str, Run], float]:
     long_run = lnz.log_partition(energy, route=both, key=jax.random.key(4))
     forth, back = (float(long_run.diagnostics[name]) for name in ("forward", "reverse"))
     print(f"{long_run}; forward {forth:.3f}, reverse {back:.3f}")
-    annealing, size = lnz.AnnealedImportanceSampling, {"temperatures": 4000, "chains": 100}
+    annealing, long = lnz.AnnealedImportanceSampling, {"temperatures": 12_000, "chains": 32}
     routes = {
-        "AIS, linear": annealing.from_base(base, **size),
-        "AIS, barrier": annealing.from_base(base, schedule="barrier", **size),
-        "SMC": lnz.SequentialMonteCarlo.from_base(base, particles=64, replicates=4, conditional=0.995),
+        "AIS, linear, 4,000 x 100": annealing.from_base(base, temperatures=4000, chains=100),
+        "AIS, linear, 12,000 x 32": annealing.from_base(base, **long),
+        "AIS, friction, 12,000 x 32": annealing.from_base(base, schedule="friction", **long),
+        "SMC, 4 x 256 particles": lnz.SequentialMonteCarlo.from_base(base, particles=256, replicates=4, conditional=0.99),
     }
     runs = {name: route_run(energy, route) for name, route in routes.items()}
     model = peers.Model(*(np.asarray(leaf) for leaf in (energy.weights, energy.visible_bias, energy.hidden_bias)))
     mean = np.asarray(jax.nn.sigmoid(base.potentials), np.float32)  # pyright: ignore[reportAttributeAccessIssue]
-    runs["rbms AIS"] = seeded(peers.rbms_ais(model, chains=100, temperatures=2000))
-    runs["NumPy AIS"] = numpy_rbm(model, mean, temperatures=1000, chains=100)
-    runs["ebmkit AIS"] = seeded(peers.ebmkit_ais(model, chains=100, temperatures=1000))
+    runs["rbms AIS, 2,000 x 100"] = seeded(peers.rbms_ais(model, chains=100, temperatures=2000))
+    runs["NumPy AIS, 2,000 x 100"] = numpy_rbm(model, mean, temperatures=2000, chains=100)
+    runs["ebmkit AIS, 500 x 100"] = seeded(peers.ebmkit_ais(model, chains=100, temperatures=500))
     return runs, float(long_run.value)
 
 

@@ -36,7 +36,7 @@ def moment_averaged_path(
     samples: Any = None,
     key: PRNGKeyArray | None = None,
     chains: int = 128,
-    updates: int = 500,
+    updates: int = 2000,
     learning_rate: float = 0.1,
 ) -> AnnealingPath:
     """The path whose law at β has the moments E_β[s] = (1 - β) E_0[s] + β E_1[s], fitted at some β and geometric between them.
@@ -95,7 +95,7 @@ def moment_averaged_path(
         if key is None:
             raise ValueError("moments of a model of this size are found by chains: pass key=jax.random.key(…)")
         size = {"chains": chains, "updates": updates}
-        target_key, origin_key, key = jax.random.split(fast_key(key), 3)
+        target_key, origin_key, fit_key = jax.random.split(fast_key(key), 3)
         v = start.sample(origin_key, 16 * chains)  # pyright: ignore[reportAttributeAccessIssue]
         origin = _mean_moments(begin, v)
         target = None if samples is None else _mean_moments(model, jnp.asarray(samples))
@@ -105,7 +105,7 @@ def moment_averaged_path(
         for k in range(1, knots):
             rate = jnp.asarray(learning_rate, jnp.result_type(float))
             wanted = _between(origin, target, k / knots)
-            law, chain = _fitted_by_chains(found[-1], wanted, chain, jax.random.fold_in(key, k), rate, updates=updates)
+            law, chain = _fitted_by_chains(found[-1], wanted, chain, jax.random.fold_in(fit_key, k), rate, updates=updates)
             found.append(law)
     return AnnealingPath([start, *found[1:], model])
 
