@@ -133,9 +133,6 @@ def torus(side: int) -> tuple[dict[str, Run], float]:
         "AIS, linear": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64),
         "AIS, barrier": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64, schedule="barrier"),
         "AIS, friction": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64, schedule="friction"),
-        "AIS, linear, from rows in fours": lnz.AnnealedImportanceSampling.from_base(
-            lnz.subgraph_base(energy), temperatures=1000 * more**2, chains=64
-        ),
         "SMC": lnz.SequentialMonteCarlo(particles=64, replicates=8, conditional=0.99),
         "parallel tempering, BAR": lnz.ParallelTempering(rungs=16 * more, iterations=1000, replicates=4),
     }
