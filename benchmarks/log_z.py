@@ -197,7 +197,9 @@ def mnist(folder: Path, keep: Path | None) -> tuple[dict[str, Run], float]:
         "AIS, linear, 4,000 x 100": annealing.from_base(base, temperatures=4000, chains=100),
         "AIS, linear, 12,000 x 32": annealing.from_base(base, **long),
         "AIS, friction, 12,000 x 32": annealing.from_base(base, schedule="friction", **long),
-        "SMC, 4 x 256 particles": lnz.SequentialMonteCarlo.from_base(base, particles=256, replicates=4, conditional=0.99),
+        "SMC, 4 x 256 particles": lnz.SequentialMonteCarlo.from_base(
+            base, particles=256, replicates=4, conditional=0.99
+        ),
     }
     runs = {name: route_run(energy, route) for name, route in routes.items()}
     model = peers.Model(*(np.asarray(leaf) for leaf in (energy.weights, energy.visible_bias, energy.hidden_bias)))

@@ -42,6 +42,26 @@ PATHS = {
 ANNEALING = lnz.AnnealedImportanceSampling
 
 
+def lattice(beta):
+    """A ferromagnet in a field of both signs, whose packed sweeps belong to the geometric path alone."""
+    b = jnp.asarray(beta, float)
+    fields = jnp.asarray([[0.4, 0.2], [0.3, -0.6], [0.0, 0.1]])
+    return lnz.Ising.lattice((3, 2), 0.7 * b**3, b * fields, periodic=False)
+
+
+@pytest.mark.parametrize(
+    "base", [pytest.param(None, marks=pytest.mark.slow), lnz.Independent(np.zeros((3, 2)), lnz.Spin((3, 2)))]
+)
+def test_a_lattice_along_a_function(base):
+    """From a start that is summed here, and from one that is given."""
+    model = lattice(1.0)
+    route = ANNEALING.from_path(lattice, base=base, temperatures=6, chains=CHAINS)
+    log_weights = jax.jit(lambda key: route.anneal(model, key)[0])(jax.random.key(7))
+    ratio = np.exp(np.asarray(log_weights) - exact(model))
+    assert ratio.std() < 5
+    assert abs(ratio.mean() - 1) < 4 * ratio.std(ddof=1) / np.sqrt(CHAINS)
+
+
 @pytest.mark.parametrize("name", PATHS)
 def test_the_mean_weight_is_z(name):
     """Wrong log Z at the start, a wrong gain or moves of another law would show in either direction."""

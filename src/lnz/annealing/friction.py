@@ -51,7 +51,9 @@ def friction_betas(
 
     inputs = (betas[:-1], betas[1:], found.log_steps(betas)[1:], jax.random.split(key, steps))
     _, gains = jax.lax.scan(step, going.pack(path.start(start_key, _CHAINS)), inputs)
-    gains = jnp.where(jnp.isfinite(gains), gains, 0)  # chains that the model excludes say nothing about where it is slow
+    gains = jnp.where(
+        jnp.isfinite(gains), gains, 0
+    )  # chains that the model excludes say nothing about where it is slow
     works = jnp.sum(gains.reshape(_STRETCHES, per_stretch, -1), axis=1)
     works = works - jnp.mean(works, axis=1, keepdims=True)
     covariance = jnp.mean(works * jnp.sum(works, axis=0, keepdims=True), axis=1)

@@ -105,7 +105,9 @@ def moment_averaged_path(
         for k in range(1, knots):
             rate = jnp.asarray(learning_rate, jnp.result_type(float))
             wanted = _between(origin, target, k / knots)
-            law, chain = _fitted_by_chains(found[-1], wanted, chain, jax.random.fold_in(fit_key, k), rate, updates=updates)
+            law, chain = _fitted_by_chains(
+                found[-1], wanted, chain, jax.random.fold_in(fit_key, k), rate, updates=updates
+            )
             found.append(law)
     return AnnealingPath([start, *found[1:], model])
 

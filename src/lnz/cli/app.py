@@ -493,7 +493,9 @@ def logz(
         if route not in (RouteKind.auto, RouteKind.exact):
             raise BadInput(f"--route {route}: a graphical model is summed exactly. Leave it out")
         _refuse_given(
-            ctx, ("temperatures", "chains", "confidence", "path", "resume"), "is for a run or a saved energy. Leave it out"
+            ctx,
+            ("temperatures", "chains", "confidence", "path", "resume"),
+            "is for a run or a saved energy. Leave it out",
         )
         found = graphical.log_z(
             run,

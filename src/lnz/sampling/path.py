@@ -222,7 +222,7 @@ def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) 
 
 def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], Array] | None]:
     """The layout of all the path's sweeps and the energy of its slope in it, of paths that have both."""
-    slope_of: Any = getattr(path.energy, "slope", None) if path.own else None
+    slope_of: Any = getattr(path.energy, "slope", None)
     slope = None if slope_of is None else slope_of(path.origin)
     if slope is None or not isinstance(kernel, Gibbs):
         return None, None
