@@ -118,7 +118,7 @@ class AnnealingPath(Energy):
         return self.start.sample(key, n)  # pyright: ignore[reportAttributeAccessIssue]
 
     def refusal(self, energy: Energy) -> str | None:
-        """Why the path does not lead to the energy, in words, or None. Of traced parameters nothing can be said: then the path is bent to them."""
+        """Why the path does not lead to the energy, in words, or None. Under `jit` its end is not looked at: it is bent to the model."""
         kernel = default_kernel(energy)
         for beta in (0.0, *(np.arange(len(self.energies)) + 0.5) / len(self.energies)):
             law = self._law_at(energy, beta)
@@ -126,8 +126,8 @@ class AnnealingPath(Energy):
             if reason is not None:
                 return f"the moves along the path do not serve its law at β = {beta:.3g}: {reason}"
         last = self.energies[-1]
-        if any(map(is_traced, jax.tree.leaves((energy, last)))) or _same_leaves(last, energy):
-            return None
+        if any(map(is_traced, (*jax.tree.leaves(energy), jnp.zeros(())))) or _same_leaves(last, energy):
+            return None  # the zero is traced wherever nothing can be computed now
         v = self._states()
         ours, theirs = _free_energies(last, v), _free_energies(energy, v)
         if _agree(ours, theirs, _MODEL):
@@ -172,8 +172,7 @@ class AnnealingPath(Energy):
         return list(itertools.pairwise(knots))
 
     def _states(self) -> State:
-        with jax.ensure_compile_time_eval():
-            return self.sample(jax.random.key(0), _STATES)
+        return self.sample(jax.random.key(0), _STATES)
 
 
 class Known(Energy):
