@@ -48,7 +48,9 @@ def placed(model, key):
 def test_where_chains_forget_at_once_steps_follow_the_spread_of_the_slope(key):
     """Then √c is the standard deviation of the slope: the shortest way in thermodynamic length (Sivak and Crooks)."""
     betas, _ = map(np.asarray, placed(Units(jnp.asarray(6.0), jnp.asarray(1.0), jnp.asarray(0.0)), key))
-    assert betas[0] == 0 and betas[-1] == 1 and (np.diff(betas) > 0).all()
+    assert betas[0] == 0
+    assert betas[-1] == 1
+    assert (np.diff(betas) > 0).all()
     grid = np.linspace(0, 1, 1001)
     p = 1 / (1 + np.exp(6 * grid))
     length = np.cumsum(np.sqrt(p * (1 - p)))
