@@ -7,7 +7,9 @@ from .annealing.bidirectional import BidirectionalAIS as BidirectionalAIS
 from .annealing.bridge import MBAR as MBAR
 from .annealing.bridge import bar as bar
 from .annealing.bridge import mbar as mbar
+from .annealing.moments import moment_averaged_path as moment_averaged_path
 from .annealing.parallel_tempering import ParallelTempering as ParallelTempering
+from .annealing.paths import AnnealingPath as AnnealingPath
 from .annealing.smc import SequentialMonteCarlo as SequentialMonteCarlo
 from .annealing.subgraph import SubgraphBase as SubgraphBase
 from .annealing.subgraph import subgraph_base as subgraph_base

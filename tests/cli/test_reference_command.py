@@ -67,6 +67,7 @@ def test_rounds_and_a_picture(machine, tmp_path):
         (("logz", "FILE", "--plot", "path.pdf"), "is no .png file"),
         (("logz", "FILE", "--route", "tempering", "--within", 1), "take --route ais or smc, or leave them out"),
         (("logz", "FILE", "--within", 0), "--within: 0 is not above 0"),
+        (("logz", "FILE", "--path", "moments"), "--path moments is a way to anneal: name the route that goes it"),
         (("logz", "FILE", "--resume", "runs"), "--resume keeps the runs that --within adds up"),
     ],
 )
@@ -74,3 +75,14 @@ def test_what_cannot_be_done(args, message, machine):
     outcome = call(*(machine if arg == "FILE" else arg for arg in args))
     assert outcome.code == 2
     assert message in outcome.error
+
+
+def test_a_path_along_averaged_moments_can_be_asked_for(key):
+    from lnz.cli.measuring import Effort, choose_route
+
+    rbm = lnz.RBM(visible=3, hidden=2, key=key)
+    route = choose_route(rbm, None, Effort(temperatures=5, chains=4, route="ais", path="moments"))
+    assert isinstance(route, lnz.AnnealedImportanceSampling)
+    assert route.base is not None
+    assert isinstance(route.base.value, lnz.AnnealingPath)
+    assert route.refusal(rbm) is None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz.annealing.friction import friction_betas
 from lnz.annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
 from lnz.annealing.scouts import can_scout, scouted
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, from_weights, path_flags
@@ -44,15 +45,16 @@ class AnnealedImportanceSampling(AnnealingRoute):
         chains: the number of independent chains.
         sweeps: moves at each temperature.
         schedule: `linear` in β; `sigmoid`, finer towards both ends; `quadratic`, finer towards 0; `adaptive`, each step with the same
-            conditional effective sample size among pilot chains; `barrier`, each step with the same share of rejected swaps; or the numbers
-            themselves, rising from 0 to 1 (`temperatures` is then their count less one).
+            conditional effective sample size among pilot chains; `barrier`, each step with the same share of rejected swaps; `friction`, more
+            steps where pilot chains' works vary and keep varying alike, which is where they mix slowly (`friction.friction_betas`); or the
+            numbers themselves, rising from 0 to 1 (`temperatures` is then their count less one).
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `AnnealedImportanceSampling.from_base` wraps it.
         confidence: of the limits.
         scouts: chains that start far from the base and look for modes which the annealed chains miss (see `scouts.scouted`), at most as many
             as these; each costs as many moves as two of them. 0 for none; 32 where `lnz.choose` takes the route.
 
     Source: Neal 2001, "Annealed importance sampling"; Salakhutdinov & Murray 2008 for RBMs; Zhou, Johansen & Aston 2016 (adaptive
-    schedules); Syed et al. 2021 (the barrier).
+    schedules); Syed et al. 2021 (the barrier); Sivak & Crooks 2012 (friction).
     """
 
     unbiased: ClassVar[bool] = True
@@ -117,7 +119,12 @@ def planned(
         betas = fixed_betas(schedule, temperatures)
         return betas, jnp.zeros_like(betas)
     found = pilot(path, kernel, key, sweeps=sweeps)
-    betas = found.placed(schedule, temperatures) if schedule in FITTED else fixed_betas(schedule, temperatures)  # pyright: ignore[reportArgumentType]
+    if schedule == "friction":
+        betas = friction_betas(path, kernel, jax.random.fold_in(key, 1), found, temperatures, sweeps)
+    elif schedule in FITTED:
+        betas = found.placed(schedule, temperatures)  # pyright: ignore[reportArgumentType]
+    else:
+        betas = fixed_betas(schedule, temperatures)
     return betas, found.log_steps(betas)
 
 

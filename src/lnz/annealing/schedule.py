@@ -16,9 +16,9 @@ from lnz.sampling.kernels import Kernel
 from lnz.sampling.path import Path, first_log_step, fitted_log_step, has_step, move
 from lnz.spaces import State
 
-Schedule = Literal["linear", "sigmoid", "quadratic", "adaptive", "barrier"] | tuple[float, ...]
+Schedule = Literal["linear", "sigmoid", "quadratic", "adaptive", "barrier", "friction"] | tuple[float, ...]
 FIXED = ("linear", "sigmoid", "quadratic")
-FITTED = ("adaptive", "barrier")
+FITTED = ("adaptive", "barrier", "friction")
 
 _CHAINS = 128
 _MOST = 4096  # steps of the pilot

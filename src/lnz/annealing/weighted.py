@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lnz.annealing.certificate import lower_limit, upper_limit
+from lnz.annealing.paths import AnnealingPath
 from lnz.energy import Energy
 from lnz.estimate import Estimate
 from lnz.frozen import Frozen
@@ -57,6 +58,12 @@ class AnnealingRoute(Route):
     def from_base(cls, base: Energy, **options: Any) -> Self:
         """The route with a base of your own: an energy with `log_normaliser()` and `sample(key, n)`, such as `lnz.fitted_base(space, data)`."""
         return cls(base=Frozen(base), **options)  # pyright: ignore[reportCallIssue]
+
+    @classmethod
+    def from_path(cls, path: Any, *, base: Energy | None = None, **options: Any) -> Self:
+        """The route along a path of your own: what `AnnealingPath` takes (energies from one that is known to the model, or a function of β)."""
+        made = path if isinstance(path, AnnealingPath) else AnnealingPath(path, base=base)
+        return cls(base=Frozen(made), **options)  # pyright: ignore[reportCallIssue]
 
     @property
     def random(self) -> bool:

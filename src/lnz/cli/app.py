@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,6 +91,11 @@ class RouteKind(enum.StrEnum):
     smc = "smc"
     tempering = "tempering"
     bidirectional = "bidirectional"
+
+
+class PathKind(enum.StrEnum):
+    geometric = "geometric"
+    moments = "moments"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -443,6 +449,12 @@ def logz(
     chains: Chains = None,
     confidence: Confidence = 0.99,
     route: Kind = RouteKind.auto,
+    path: Annotated[
+        PathKind,
+        typer.Option(
+            help="Of a named annealing route: the geometric path, or one along averaged moments (RBMs and Ising models), which is fitted first."
+        ),
+    ] = PathKind.geometric,
     seed: Seed = None,
     evidence: Annotated[
         Path | None,
@@ -500,6 +512,7 @@ def logz(
     - lnz logz runs/digits
     - lnz logz ising.lnz --route ais --temperatures 5000 --json
     - lnz logz ising.lnz --route ais --within 0.1 --plot path.png
+    - lnz logz runs/digits --route ais --path moments
     - lnz logz ising.lnz --route smc --within 0.02 --max-seconds 36000 --resume ising.runs
     - lnz logz grid.uai --evidence grid.uai.evid --marginals grid.MAR --map --max-memory 8G
     """
@@ -510,7 +523,9 @@ def logz(
         if route not in (RouteKind.auto, RouteKind.exact):
             raise BadInput(f"--route {route}: a graphical model is summed exactly. Leave it out")
         _refuse_given(
-            ctx, ("temperatures", "chains", "confidence", "resume"), "is for a run or a saved energy. Leave it out"
+            ctx,
+            ("temperatures", "chains", "confidence", "path", "resume"),
+            "is for a run or a saved energy. Leave it out",
         )
         found = graphical.log_z(
             run,
@@ -533,7 +548,7 @@ def logz(
         ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory"),
         "is for a graphical model (.uai). Leave it out",
     )
-    effort = _effort(temperatures, chains, confidence, route)
+    effort = dataclasses.replace(_effort(temperatures, chains, confidence, route), path=str(path))
     from .process import prepare_jax
 
     prepare_jax()

@@ -38,12 +38,14 @@ class Effort:
         chains: of annealing, likewise.
         confidence: of the limits.
         route: `auto`, `exact`, or one of `ROUTES`.
+        path: of these: `geometric`, or `moments` for one along averaged moments, fitted with the same random numbers each time.
     """
 
     temperatures: int | None = None
     chains: int | None = None
     confidence: float = 0.99
     route: str = "auto"
+    path: str = "geometric"
 
 
 def size(energy: Energy) -> int:
@@ -60,6 +62,10 @@ def choose_route(energy: Energy, base: Energy | None, effort: Effort) -> Route:
         raise BadInput(
             f"--temperatures and --chains are of --route ais and bidirectional, not {effort.route}: leave them out"
         )
+    if effort.path == "moments":
+        if effort.route not in ROUTES:
+            raise BadInput("--path moments is a way to anneal: name the route that goes it, such as --route ais")
+        base = lnz.moment_averaged_path(energy, base=base, key=jax.random.key(0))
     frozen = None if base is None else Frozen(base)
     options: dict[str, Any] = {"base": frozen, "confidence": effort.confidence}
     if effort.route in ROUTES and effort.route not in _ANNEALED:

@@ -110,6 +110,11 @@ class BilinearLayers(TwoLayers):
         if isinstance(base, Independent):
             start = base.potentials.reshape(-1).astype(self.dtype)
             return TemperedLayers(self, start, jnp.asarray(beta, self.dtype))
+        if jax.tree.structure(base) == jax.tree.structure(self) and jax.tree.map(jnp.shape, base) == jax.tree.map(
+            jnp.shape, self
+        ):  # E is linear in the parameters: the path of the joint energies
+            beta = jnp.asarray(beta, self.dtype)
+            return jax.tree.map(lambda a, b: (1 - beta) * a.astype(b.dtype) + beta * b, base, self)
         return super().tempered(base, beta)
 
 

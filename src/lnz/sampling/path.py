@@ -25,7 +25,8 @@ _ROWS = 4096  # of the data, from which a base takes the means of what they leav
 class Path(eqx.Module):
     """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
 
-    `energy.tempered(base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own.
+    `energy.tempered(base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A base that has
+    a method `way(energy, beta)` knows another way to the energy (`annealing.paths`), and its `refusal(energy)` says where it does not lead there.
 
     Args:
         energy: the model, β = 1.
@@ -51,11 +52,16 @@ class Path(eqx.Module):
             return f"the base {type(base).__name__} lacks a closed form or exact samples"
         if base.observed != energy.observed:
             return f"the base lives on {base.observed}, the energy's data on {energy.observed}"
-        return None
+        return None if self.own else base.refusal(energy)
+
+    @property
+    def own(self) -> bool:
+        """Whether the path is the energy's own (`tempered`), not one that the base brings."""
+        return not hasattr(self.base, "way")
 
     def at(self, beta: Any) -> Energy:
         """The law at β, as an energy."""
-        return self.energy.tempered(self.origin, beta)
+        return self.energy.tempered(self.origin, beta) if self.own else self.base.way(self.energy, beta)
 
     def log_z0(self) -> Array:
         """log Z at β = 0, in nats."""
@@ -80,9 +86,8 @@ class Path(eqx.Module):
         -inf where p_after = 0; in the widest dtype that JAX is set to.
         """
         dtype = jnp.result_type(float)
-        if (
-            self.energy.tempers_free_energy
-        ):  # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less
+        if self.own and self.energy.tempers_free_energy:
+            # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less.
             start, end = (jax.vmap(e.free_energy)(v).astype(dtype) for e in (self.origin, self.energy))
             step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
             return jnp.where(step == 0, 0, step * (start - end))
