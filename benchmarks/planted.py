@@ -4,8 +4,8 @@
 
 The law that is to be learned: 24 sites of 6 states on a strip of 4 x 6 with diagonals, 68 edges. Every edge favours by 2.5 nats the pairs of states
 that it has in four random patterns, no two of which agree anywhere, and every pair of states by N(0, 0.6²) besides, so that edges disagree about
-which pattern it should be; fields give the patterns about 40, 30, 20 and 10 % of the mass. Gibbs sweeps do not lead from one cluster to another. 2,000
-exact samples to learn from and 2,000 others to measure by; models have a free table on every edge and free fields, and start at 0. Batches of
+which pattern it should be; fields give the patterns about 40, 30, 20 and 10 % of the mass. Gibbs sweeps do not lead from one cluster to another.
+2,000 exact samples to learn from and 2,000 others to measure by; models have a free table on every edge and free fields, and start at 0. Batches of
 500, Adam, a rate that falls linearly to 0.
 
 Every negative phase moves 200 states an update. Figures are the mean log p of the held-out samples over the 24 sites, in nats, with log Z by
