@@ -1,6 +1,6 @@
 """Bars and Stripes 4x4 with an RBM of 16 hidden units: negative phases under exact evaluation, and what the alarms say.
 
-    python benchmarks/learning.py [--phases cd,persistent,...] [--seeds 3] [--json FILE] [--picture FILE]
+    python benchmarks/learning.py [--phases cd,persistent,...] [--seeds 5] [--first-seed 0] [--json FILE] [--picture FILE]
 
 The 32 patterns count the empty and the full image twice. Figures are the sum of log p over the 32, in nats, by
 enumeration; the best that any model can reach is -108.131, and exact maximum likelihood reaches -108.143 with these
@@ -123,12 +123,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phases", default=",".join(TITLES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--looks", type=int, default=50)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     results = []
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name in options.phases.split(","):
             found = run(name, seed, options.looks)
             results.append(found)

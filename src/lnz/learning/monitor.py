@@ -21,9 +21,10 @@ from lnz.learning.trainer import Trainer, TrainState
 from lnz.mathematics import log_mean_exp
 from lnz.spaces import Binary, Categorical, Space, Spin, State
 
-WATCHED = ("unmet",)  # the figures of updates that a look has the mean of
+WATCHED = ("unmet", "acceptance")  # the figures of updates that a look has the mean of
 _SNAPSHOTS = 8  # at equal distances between two looks
 _CHAINS = 128  # of which snapshots are kept
+_REFUSED = 0.05  # an acceptance below it: nearly every move is refused
 _SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
 _ROWS = 256  # of the data that a look reads
 _FIXED = 0.05  # seconds that a look takes whatever the model
@@ -73,6 +74,7 @@ class Monitor:
       F_θ(t) - F_θ(t-τ) over the chains. It is step size × |∇| × τ (T12), in units that do not depend on the model; above 1 the chains stand
       for a model of the past;
     - `unmet`, of coupled chains that may be cut: the share of pairs that had not met, in all updates since the last look;
+    - `acceptance`, of kernels that accept or refuse: its mean over all updates since the last look;
     - `dead`, the share of hidden units that are the same for every datum.
 
     Looks come at fixed updates, set by a prediction of what they and the updates cost, and by nothing else: a run and its repetition look
@@ -334,6 +336,13 @@ def _alarms(step: int, figures: dict[str, float], errors: dict[str, float], best
             "unmet",
             f"{100 * figures['unmet']:.2g} % of the pairs of coupled chains were cut before they met: the gradient has a bias",
             "Allow more by max_moves, lower the learning rate, or use TemperedChains",
+        )
+    if figures.get("acceptance", 1) < _REFUSED:
+        alarm(
+            "refused",
+            f"only {100 * figures['acceptance']:.2g} % of the chains' moves are accepted: they stand still, and every update raises the energy where "
+            "they stand and digs where they do not go",
+            "Go back to an earlier model, and take a smaller step size or a lower learning rate",
         )
     if figures.get("dead", 0) > 0.1:
         alarm(
