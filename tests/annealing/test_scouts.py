@@ -105,7 +105,9 @@ def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow)
     ends = ends if narrow else ends + 0.6
     value = jnp.asarray(-5.0, jnp.result_type(float))
     given: Any = {"value": value, "standard_error": value, "lower": value - 1, "upper": value + 1}
-    estimate = Estimate(**given, known="conditional", route="", confidence=0.99, assumption="", diagnostics={}, flags={})
+    estimate = Estimate(
+        **given, known="conditional", route="", confidence=0.99, assumption="", diagnostics={}, flags={}
+    )
     seen = []
 
     def back(key, v):
