@@ -27,10 +27,7 @@ LAGGING = (
     "chains that moved on from where annealing ended came to places to which the annealed chains hardly come: annealing lags behind the model, and "
     "the upper limit allows only for what was seen; take many more temperatures or sweeps, or coordinates in which the model is as wide everywhere"
 )
-_STEPS = (
-    -5.0,
-    2.0,
-)  # of chains that move on, in the logarithm, about the step size that fits: to get into narrow places, and through wide ones
+_STEPS = (-5.0, 2.0)  # about the logarithm of the step size that fits: into narrow places, and through wide ones
 _CERTAIN = 0.999  # confidence with which scouts contradict
 _LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 _MARGIN = 3.0  # nats
