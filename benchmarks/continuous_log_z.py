@@ -31,7 +31,7 @@ BUDGETS: dict[str, tuple[int, int, float, float | None]] = {
     "shells-10": (512, 5, 0.95, None),
     "shells-30": (512, 10, 0.95, None),
     "shells-100": (512, 10, 0.95, None),
-    "eggbox": (512, 5, 0.95, None),
+    "eggbox": (1024, 10, 0.95, None),
     "many-well-2": (512, 5, 0.95, None),
     "many-well-32": (512, 10, 0.95, None),
     "funnel-10": (512, 10, 0.95, None),

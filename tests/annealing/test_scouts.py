@@ -1,4 +1,4 @@
-"""Scouts warn where the annealed chains miss a mode, and not where they miss none; their weights have mean Z."""
+"""Scouts warn where the annealed chains miss a mode or lag behind, and not where nothing is missed; their weights have mean Z."""
 
 import math
 from typing import Any
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import lnz
-from lnz.annealing.scouts import MISSED, explored
+from lnz.annealing.scouts import LAGGING, MISSED, explored, moved_on, scouted
 from lnz.energies.independent import default_base
+from lnz.estimate import Estimate
 from lnz.sampling.kernels import default_kernel
 from lnz.sampling.path import Path
 
@@ -24,7 +25,7 @@ def asked(energy, keys):
 
     def one(key):
         e = ROUTE.log_partition(energy, key)
-        return e.value, e.lower, e.upper, e.flags[MISSED]
+        return e.value, e.lower, e.upper, e.flags[MISSED] | e.flags[LAGGING]
 
     return jax.lax.map(one, keys)
 
@@ -79,6 +80,78 @@ def test_far_modes_of_a_density(keys):
     assert (wrong & ~warned).sum() <= 3
 
 
+@pytest.mark.slow
+def test_chains_that_do_not_get_into_a_funnel_are_warned_of(keys):
+    (model,) = lnz.reference_models("funnel-10")
+    route = lnz.AnnealedImportanceSampling(temperatures=100, chains=64, scouts=32)
+
+    def one(energy, key):
+        e = route.log_partition(energy, key)
+        return e.lower, e.upper, e.flags[LAGGING]
+
+    run = eqx.filter_jit(lambda energy: jax.lax.map(lambda key: one(energy, key), keys))
+    lower, upper, warned = map(np.asarray, run(model.energy()))
+    assert warned.sum() > 30
+    assert ((lower <= model.log_z) & (model.log_z <= upper)).sum() >= 57
+
+
+NARROW = lnz.FunctionEnergy(lambda x: 1e4 * jnp.sum(jnp.square(x - 0.3)), lnz.Box(np.zeros(2), np.ones(2)))
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow):
+    """Ends that stand for the model stay where they are; others go down, with small steps where the step size is far too large."""
+    ends = 0.3 + 0.5**0.5 * 0.01 * jax.random.normal(jax.random.key(0), (200, 2))
+    ends = ends if narrow else ends + 0.6
+    value = jnp.asarray(-5.0, jnp.result_type(float))
+    given: Any = {"value": value, "standard_error": value, "lower": value - 1, "upper": value + 1}
+    estimate = Estimate(
+        **given, known="conditional", route="", confidence=0.99, assumption="", diagnostics={}, flags={}
+    )
+    seen = []
+
+    def back(key, v):
+        seen.append(np.asarray(v))
+        return jax.vmap(NARROW)(v)
+
+    found = scouted(
+        estimate,
+        Path(NARROW),
+        default_kernel(NARROW),
+        jax.random.key(1),
+        ends,
+        jnp.zeros(200),
+        back,
+        log_step=jnp.log(jnp.asarray(3e-3)),
+        scouts=64,
+        moves=100,
+    )
+    assert MISSED not in found.flags  # scouts do not know boxes
+    assert bool(found.flags[LAGGING]) is not narrow
+    work = -1e4 * np.square(seen[0] - 0.3).sum(axis=1)
+    usual, after = work[:64], work[64:]
+    low, high = np.quantile(usual, [0.25, 0.75])
+    left = after > high + 3 * (high - low) + 3
+    assert float(found.diagnostics["ends_that_left"]) == pytest.approx(left.mean())
+    upper = -np.log(np.mean(np.exp(-after[left]))) if left.any() else -4.0
+    assert float(found.upper) == pytest.approx(max(upper, -4.0), rel=1e-4)
+
+
+def test_moving_on_leaves_the_law_as_it_is_and_gets_into_narrow_places():
+    """A funnel in the plane: x_1 ~ N(0, 2²), x_2 ~ N(0, e^{2 x_1}), and a step size that fits its wide end."""
+    energy = lnz.FunctionEnergy(lambda x: x[0] ** 2 / 8 + x[0] + 0.5 * jnp.exp(-2 * x[0]) * x[1] ** 2, lnz.Real(2))
+    path, kernel = Path(energy), default_kernel(energy)
+    rng, n = np.random.default_rng(0), 4000
+    v = 2 * rng.normal(size=n)
+    x = np.stack([v, np.exp(v) * rng.normal(size=n)], axis=1)
+    on = jax.jit(lambda x: moved_on(path, kernel, jax.random.key(2), x, jnp.zeros(()), moves=60)[:, 0])
+    after = np.asarray(on(jnp.asarray(x, jnp.float32)), np.float64) / 2
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15)):
+        assert abs((after**power).mean() - mean) < 4 * math.sqrt(variance / n)
+    wide = np.where(v[:, None] > -0.5, x, [[0.0, 1.0]])
+    assert (np.asarray(on(jnp.asarray(wide, jnp.float32))) < -2).mean() > 0.04
+
+
 def test_the_default_base_of_the_real_line_has_wide_tails_and_mass_one():
     base: Any = default_base(lnz.Real(2))
     assert float(base.log_normaliser()) == pytest.approx(0, abs=1e-6)
@@ -90,4 +163,4 @@ def test_the_default_base_of_the_real_line_has_wide_tails_and_mass_one():
 def test_scouts_must_be_a_count():
     with pytest.raises(ValueError, match="scouts must be a whole number of at least 0"):
         lnz.AnnealedImportanceSampling(scouts=-1)
-    assert lnz.AnnealedImportanceSampling(10, 10, scouts=40).cost(lnz.Ising(jnp.zeros((2, 2)))) == 300
+    assert lnz.AnnealedImportanceSampling(10, 10, scouts=40).cost(lnz.Ising(jnp.zeros((2, 2)))) == 600

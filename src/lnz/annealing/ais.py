@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz.annealing.friction import friction_betas
 from lnz.annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
-from lnz.annealing.scouts import can_scout, scouted
+from lnz.annealing.scouts import scouted
 from lnz.annealing.weighted import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.energy import Energy
 from lnz.estimate import Estimate
@@ -50,8 +50,8 @@ class AnnealedImportanceSampling(AnnealingRoute):
             numbers themselves, rising from 0 to 1 (`temperatures` is then their count less one).
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `AnnealedImportanceSampling.from_base` wraps it.
         confidence: of the limits.
-        scouts: chains that start far from the base and look for modes which the annealed chains miss (see `scouts.scouted`), at most as many
-            as these; each costs as many moves as two of them. 0 for none; 32 where `lnz.choose` takes the route.
+        scouts: chains that look for what the annealed chains miss, from far away and from where these ended (see `scouts.scouted`), at most as
+            many as these; each costs as many moves as five of them. 0 for none; 32 where `lnz.choose` takes the route.
 
     Source: Neal 2001, "Annealed importance sampling"; Salakhutdinov & Murray 2008 for RBMs; Zhou, Johansen & Aston 2016 (adaptive
     schedules); Syed et al. 2021 (the barrier); Sivak & Crooks 2012 (friction).
@@ -74,7 +74,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
             object.__setattr__(self, "temperatures", len(self.schedule) - 1)
 
     def cost(self, energy: Energy) -> float:
-        return float(self.temperatures * self.sweeps * (self.chains + 2 * min(self.scouts, self.chains)))
+        return float(self.temperatures * self.sweeps * (self.chains + 5 * min(self.scouts, self.chains)))
 
     def run(self, energy: Energy, key: Any) -> Weighted:
         log_weights, v, diagnostics, (betas, log_steps) = self._annealed(energy, fast_key(key))
@@ -140,21 +140,22 @@ def with_scouts(
     scouts: int,
     sweeps: int,
 ) -> Estimate:
-    """The estimate with what scouts found (`scouts.scouted`), if any are sent and the space is one that they know.
+    """The estimate with what scouts found (`scouts.scouted`), if any are sent.
 
     Args:
         ends: states (n, *shape) that stand for the model by these log weights (n,).
         betas: inverse temperatures from 0 to 1 for their way back; half as many moves are theirs elsewhere.
         log_steps: the logarithms of the step sizes at these.
     """
-    if scouts == 0 or not can_scout(path.energy.observed):
+    if scouts == 0:
         return estimate
 
     def back(key: PRNGKeyArray, v: State) -> Array:
         return annealed(path, kernel, key, v, betas[::-1], log_steps[::-1], sweeps=sweeps)[0]
 
     key, moves = jax.random.fold_in(key, 2), betas.size // 2
-    return scouted(estimate, path, kernel, key, *ends, back, log_step=log_steps[-1], scouts=scouts, moves=moves)
+    options: dict[str, Any] = {"scouts": scouts, "moves": moves, "sweeps": sweeps}
+    return scouted(estimate, path, kernel, key, *ends, back, log_step=log_steps[-1], **options)
 
 
 def annealed(

@@ -1,4 +1,4 @@
-"""Scouts: chains that start far apart and ask whether the model has weight where the annealed chains do not come."""
+"""Scouts: chains that start far apart, or where annealing ended, and ask whether the model has weight where the annealed chains do not come."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from lnz.energies.units import features
 from lnz.energy import Energy
 from lnz.estimate import Estimate
 from lnz.sampling.kernels import Kernel
-from lnz.sampling.path import Path, move
+from lnz.sampling.path import Path, move, walk
 from lnz.spaces import Binary, Categorical, Real, Space, Spin, State
 
 MISSED = (
     "chains that started elsewhere found weight where the annealed chains do not come: modes are missed, and the upper limit allows only for "
     "what was seen; give a base that covers all modes (from_base), or samples of the model (lnz.BidirectionalAIS.from_samples)"
 )
+LAGGING = (
+    "chains that moved on from where annealing ended came to places to which the annealed chains hardly come: annealing lags behind the model, and "
+    "the upper limit allows only for what was seen; take many more temperatures or sweeps, or coordinates in which the model is as wide everywhere"
+)
+_STEPS = (-5.0, 2.0)  # about the logarithm of the step size that fits: into narrow places, and through wide ones
 _CERTAIN = 0.999  # confidence with which scouts contradict
 _LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 _MARGIN = 3.0  # nats
@@ -45,19 +50,26 @@ def scouted(
     log_step: Float[Array, ""],
     scouts: int,
     moves: int,
+    sweeps: int = 1,
 ) -> Estimate:
-    """The estimate with what scouts found: a flag, and an upper limit that allows for it, where modes were missed.
+    """The estimate with what scouts found: flags, and an upper limit that allows for it, where something was missed.
+
+    All is told by the way back: from a state at the model along the path of the annealed chains to its base. Where that takes far more work than
+    it usually does from the ends of the annealed chains, forward chains hardly come (Crooks). Two kinds of chains look for such places.
 
     A scout starts far from the base's middle, moves by the model's own law, and fits independent units, or normal ones, to where it settles.
-    From that base of its own it is annealed to the model: a weight with mean Z again, whatever the base. Then it goes back along the path of
-    the annealed chains, beside as many of their ends. Modes are missed if
+    From that base of its own it is annealed to the model: a weight with mean Z again, whatever the base. Modes are missed if
 
     - the scouts' weights alone say, with 99.9 % confidence and no assumption, that log Z lies above the upper limit; or
-    - a scout has found more than a hundredth of the estimate in a place from which the way back takes far more work than it usually does from
-      the ends of the annealed chains: forward chains hardly come there (Crooks).
+    - a scout has found more than a hundredth of the estimate in a place from which the way back takes far more work.
 
-    They see modes that attract chains from afar. A mode that does not (one deep state among 2^40 others) no scout finds; and one that they do
-    not reach, or of less weight, goes unseen: no warning is no proof.
+    As many ends of the annealed chains, drawn by their weights, move on by the model's law. If they stand for the model, so do the chains that
+    moved on, and the ways back are alike. Annealing lags behind if one of them has come to a place from which the way back takes far more work.
+    Each of their moves draws its own step size about the one that fits, e^-5 to e^2 times it, so that they get into places which are too narrow for
+    the others. The upper limit is then what reverse annealing from these places says of log Z, were they typical of the model.
+
+    Scouts see modes that attract chains from afar. A mode that does not (one deep state among 2^40 others) no scout finds; and one that neither
+    kind reaches, or of less weight, goes unseen: no warning is no proof.
 
     Args:
         estimate: of annealed chains along the path.
@@ -65,29 +77,53 @@ def scouted(
         log_weights: those of the ends, up to a constant.
         back: log weights of chains that go from states at the model, in the path's own dtype, back along the path to its base.
         log_step: the logarithm of the step size that fits at the model, for kernels that have one.
-        scouts: how many.
+        scouts: how many of each kind; the ends alone on spaces that scouts do not know (see `can_scout`).
         moves: of a scout by the model's law, and as many on its way from its own base.
+        sweeps: ends move on 2 · moves · sweeps times, as many as chains that go back.
 
-    Source: the weights are those of Neal 2001; that the works of both directions must agree, Crooks 1999; lower limits, see `certificate`.
+    Source: the weights are those of Neal 2001; that the works of both directions must agree, Crooks 1999; limits, see `certificate`.
     """
-    explore_key, pick_key, back_key = jax.random.split(key, 3)
-    found, states = explored(path, kernel, explore_key, log_step, scouts=scouts, moves=max(moves, 8))
+    explore_key, pick_key, on_key, back_key = jax.random.split(key, 4)
     chosen = jax.random.categorical(pick_key, log_weights, shape=(scouts,))
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b[chosen].astype(a.dtype)]), states, path.compact(ends))
-    work = path.log_z0() - back(back_key, both)
-    theirs, usual = work[:scouts], work[scouts:]
+    usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
+    after = moved_on(path, kernel, on_key, usual, log_step, moves=2 * moves * sweeps)
+    groups, found = [usual, after], jnp.full((scouts,), -jnp.inf, estimate.value.dtype)
+    if can_scout(path.energy.observed):
+        found, states = explored(path, kernel, explore_key, log_step, scouts=scouts, moves=max(moves, 8))
+        groups.append(states)
+    together = jax.tree.map(lambda *parts: jnp.concatenate([x.astype(parts[0].dtype) for x in parts]), *groups)
+    usually, on, *theirs = jnp.split(path.log_z0() - back(back_key, together), len(groups))
     # Quartiles: a stray chain in a mode that all others miss must not make the way there look usual.
-    low, high = jnp.quantile(usual, 0.25), jnp.quantile(usual, 0.75)
+    low, high = jnp.quantile(usually, 0.25), jnp.quantile(usually, 0.75)
     level = high + 3 * (high - low) + _MARGIN
-    unseen = (found > estimate.value - _LIGHT) & (theirs > level)
-    missed = jnp.any(unseen) | (lower_limit(found, confidence=_CERTAIN) > estimate.upper)
-    upper = jnp.logaddexp(estimate.upper, upper_limit(found, confidence=estimate.confidence))
+    left = on > level
+    lags = jnp.any(left)
+    beyond = jnp.log(jnp.sum(left.astype(on.dtype))) - jax.nn.logsumexp(jnp.where(left, -on, -jnp.inf))
+    upper = jnp.where(lags, jnp.maximum(estimate.upper, beyond), estimate.upper)
+    diagnostics, flags = {"ends_that_left": jnp.mean(left.astype(on.dtype))}, {LAGGING: lags}
+    if theirs:
+        unseen = (found > estimate.value - _LIGHT) & (theirs[0] > level)
+        sure = lower_limit(found, confidence=_CERTAIN)
+        missed = jnp.any(unseen) | (sure > estimate.upper)
+        allowed = jnp.logaddexp(upper, upper_limit(found, confidence=estimate.confidence))
+        upper = jnp.where(missed, allowed, upper)
+        diagnostics["scouts_lower"], flags[MISSED] = sure, missed
     return dataclasses.replace(
-        estimate,
-        upper=jnp.where(missed, upper, estimate.upper),
-        diagnostics=estimate.diagnostics | {"scouts_lower": lower_limit(found, confidence=_CERTAIN)},
-        flags={**estimate.flags, MISSED: missed},
+        estimate, upper=upper, diagnostics=estimate.diagnostics | diagnostics, flags=estimate.flags | flags
     )
+
+
+def moved_on(path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, log_step: Array, *, moves: int) -> State:
+    """States after so many moves by the model's law, each move of each chain with a step size of its own where the kernel has one."""
+    going, n = walk(path, kernel), jax.tree.leaves(v)[0].shape[0]
+
+    def step(x: Any, key: PRNGKeyArray) -> tuple[Any, None]:
+        step_key, move_key = jax.random.split(key)
+        log_steps = log_step + jax.random.uniform(step_key, (n,), log_step.dtype, *_STEPS)
+        return going.move(move_key, jnp.ones((), log_step.dtype), x, log_steps)[0], None
+
+    x, _ = jax.lax.scan(step, going.pack(v), jax.random.split(key, moves))
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), v)
 
 
 def explored(

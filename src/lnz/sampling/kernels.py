@@ -153,7 +153,7 @@ class Langevin(Kernel):
 
 
 def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array) -> tuple[Array, dict[str, Array]]:
-    """A Langevin move with a step size that may be traced."""
+    """A Langevin move with a step size that may be traced: one for all chains, or one each (n,)."""
     import blackjax
 
     # BlackJAX's noise has JAX's default dtype: a chain in a narrower one moves in that, and its energies stay in its own.
@@ -166,12 +166,13 @@ def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array)
 
     kernel: Any = blackjax.mcmc.mala.build_kernel()
 
-    def move(key: PRNGKeyArray, x: Array) -> tuple[Array, Array, Array]:
+    def move(key: PRNGKeyArray, x: Array, step_size: Array) -> tuple[Array, Array, Array]:
         before = blackjax.mala.init(x, log_density)
-        after, info = kernel(key, before, log_density, step_size.astype(wide))
+        after, info = kernel(key, before, log_density, step_size)
         return after.position.astype(own), info.acceptance_rate, before.logdensity > -jnp.inf
 
-    moved, acceptance, possible = jax.vmap(move)(jax.random.split(key, v.shape[0]), v.astype(wide))
+    steps = jnp.broadcast_to(step_size.astype(wide), v.shape[:1])
+    moved, acceptance, possible = jax.vmap(move)(jax.random.split(key, v.shape[0]), v.astype(wide), steps)
     # A chain at a point of zero probability (of weight zero, in annealing) says nothing about the step size.
     mean = jnp.sum(jnp.where(possible, acceptance, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(acceptance.dtype)
     return moved, {"acceptance": mean}
