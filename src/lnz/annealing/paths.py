@@ -65,8 +65,9 @@ class AnnealingPath(Energy):
     def __init__(self, path: Sequence[Any] | Callable[[Array], Any], *, base: Energy | None = None):
         if callable(path):
             self._law = Frozen(path)
-            first, self.energies = _traceable(path), (as_energy(path(jnp.ones(()))),)
+            first = _traceable(path)
             stops = [(f"at β = {beta:g}", as_energy(path(jnp.asarray(beta)))) for beta in np.linspace(0, 1, _STOPS)]
+            self.energies = tuple(energy for _, energy in stops[1:])  # which also tell one function from another
         else:
             energies = [as_energy(energy) for energy in path]
             if len(energies) < 2:
