@@ -164,7 +164,7 @@ def test_the_command_line_makes_every_phase():
     from lnz.cli.models import negative_phase
     from lnz.learning.negative import NEGATIVE_PHASES
 
-    given = {"sweeps": 2, "chains": 30, "rungs": 5, "fast_rate": 0.1}
+    given = {"objective": "likelihood", "sweeps": 2, "chains": 30, "rungs": 5, "fast_rate": 0.1}
     for name, kind in NEGATIVE_PHASES.items():
         phase = negative_phase(SimpleNamespace(negative_phase=name, **given))  # pyright: ignore[reportArgumentType]
         assert type(phase) is kind
