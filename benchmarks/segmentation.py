@@ -68,8 +68,8 @@ def score(p: np.ndarray, data: Any) -> dict[str, float]:
     return scores
 
 
-def joint(potentials: Any, data: Any, *, context: bool) -> float:
-    """Mean of -log P(y|x) over some images, in nats: exact without context, otherwise by the Bethe log Z."""
+def joint(potentials: Any, data: Any, *, context: bool) -> float | None:
+    """Mean of -log P(y|x) over some images, in nats: exact without context, otherwise by the Bethe log Z; None where one is impossible."""
     import jax
     import jax.numpy as jnp
 
@@ -84,7 +84,7 @@ def joint(potentials: Any, data: Any, *, context: bool) -> float:
         objective.loss(potentials.field(x, mask=y >= 0, context=context), y)
         for x, y in zip(features, labels, strict=True)
     ]
-    return float(jnp.mean(jax.numpy.stack(nats)))
+    return float(jnp.mean(jnp.stack(nats))) if min(nats) >= 0 else None
 
 
 def trained(training: Any, state: Any, last: int) -> tuple[Any, float]:
@@ -233,7 +233,7 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
             for column in columns:
                 values = [100 * row[column] for row in same]
                 cells.append(f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
-            nll = [row["nll"] for row in same if "nll" in row]
+            nll = [row["nll"] for row in same if row.get("nll") is not None]
             cells += [f"{np.mean(nll):.1f}" if nll else "", f"{np.mean([row['seconds'] for row in same]):.0f}"]
             table.add_row(method, *cells)
         console.print(table)
