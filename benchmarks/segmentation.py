@@ -70,7 +70,6 @@ def score(p: np.ndarray, data: Any) -> dict[str, float]:
 
 def joint(potentials: Any, data: Any, *, context: bool) -> float | None:
     """Mean of -log P(y|x) over some images, in nats: exact without context, otherwise by the Bethe log Z; None where one is impossible."""
-    import jax
     import jax.numpy as jnp
 
     import lnz
