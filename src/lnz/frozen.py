@@ -47,6 +47,11 @@ def is_traced(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
+def same_structure(a: Any, b: Any) -> bool:
+    """Whether two pytrees differ in the numbers of their leaves alone."""
+    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.map(jnp.shape, a) == jax.tree.map(jnp.shape, b)
+
+
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

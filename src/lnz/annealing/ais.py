@@ -154,8 +154,9 @@ def with_scouts(
         return annealed(path, kernel, key, v, betas[::-1], log_steps[::-1], sweeps=sweeps)[0]
 
     key, moves = jax.random.fold_in(key, 2), betas.size // 2
-    options: dict[str, Any] = {"scouts": scouts, "moves": moves, "sweeps": sweeps}
-    return scouted(estimate, path, kernel, key, *ends, back, log_step=log_steps[-1], **options)
+    return scouted(
+        estimate, path, kernel, key, *ends, back, log_step=log_steps[-1], scouts=scouts, moves=moves, sweeps=sweeps
+    )
 
 
 def annealed(

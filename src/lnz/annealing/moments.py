@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from lnz.annealing.paths import AnnealingPath, Known
+from lnz.annealing.paths import AnnealingPath, KnownLaw
 from lnz.energies.independent import Independent
 from lnz.energies.pairwise import Ising, Potts
 from lnz.energies.rbm import RBM
@@ -22,7 +22,7 @@ from lnz.mathematics import check_whole_number
 from lnz.random import fast_key
 from lnz.route import Route, choose
 from lnz.sampling.kernels import default_kernel
-from lnz.sampling.path import Path, move
+from lnz.sampling.path import Path, move, unwrapped
 from lnz.spaces import State
 
 _SUMMED = 2.0**16  # evaluations of an exact sum, up to which moments are exact
@@ -84,7 +84,7 @@ def moment_averaged_path(
     if samples is not None:
         model.observed.validate(samples, batch=True)
     start = _member(model, model.base() if base is None else base)
-    begin = start.model if isinstance(start, Known) else start
+    begin = unwrapped(start)
     route = _short_sum(model)
     if route is not None:
         target = _summed(model, route)[1] if samples is None else _mean_moments(model, jnp.asarray(samples))
@@ -123,11 +123,11 @@ def _member(model: Any, base: Any) -> Energy:
         return base
     log_z: Any = base.log_normaliser()
     if isinstance(model, Ising | Potts):
-        return Known(model.tempered(base, jnp.zeros(())), base, log_z)
+        return KnownLaw(model.tempered(base, jnp.zeros(())), base, log_z)
     bias = base.potentials.reshape(-1).astype(model.visible_bias.dtype)
     parts = (jnp.zeros_like(model.weights), bias, jnp.zeros_like(model.hidden_bias))
     machine = eqx.tree_at(lambda m: (m.weights, m.visible_bias, m.hidden_bias), model, parts)
-    return Known(machine, base, log_z + model.hidden_bias.size * math.log(2))
+    return KnownLaw(machine, base, log_z + model.hidden_bias.size * math.log(2))
 
 
 def _short_sum(model: Energy) -> Route | None:

@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.energy import Energy, as_energy
 from lnz.exact.samples import exact_sampler
-from lnz.frozen import Frozen, is_traced
+from lnz.frozen import Frozen, is_traced, same_structure
 from lnz.route import choose
 from lnz.sampling.kernels import Gibbs, default_kernel
+from lnz.sampling.path import unwrapped
 from lnz.spaces import Space, State
 
 _STATES = 32  # of the start, at which energies are looked at
@@ -149,7 +150,7 @@ class AnnealingPath(Energy):
         t = jnp.clip(beta * len(pieces) - k.astype(beta.dtype), 0, 1)
         groups: list[list[tuple[Energy, Energy]]] = []
         for piece in pieces:
-            alike = groups and _same_structure(groups[-1][-1], piece)
+            alike = groups and same_structure(groups[-1][-1], piece)
             groups[-1].append(piece) if alike else groups.append([piece])
         laws, first, group = [], 0, jnp.zeros((), jnp.int32)
         for pieces_alike in groups:
@@ -169,14 +170,14 @@ class AnnealingPath(Energy):
 
     def _pieces(self, energy: Energy) -> list[tuple[Energy, Energy]]:
         """Neighbours on the way to the energy."""
-        knots = [getattr(self.start, "model", self.start), *self.energies[:-1], energy]
+        knots = [unwrapped(self.start), *self.energies[:-1], energy]
         return list(itertools.pairwise(knots))
 
     def _states(self) -> State:
         return self.sample(jax.random.key(0), _STATES)
 
 
-class Known(Energy):
+class KnownLaw(Energy):
     """An energy that says what its log Z is and how it is sampled.
 
     Attributes:
@@ -197,11 +198,14 @@ class Known(Energy):
         return self.model.free_energy(x) + self.model.log_latent_volume
 
     def log_normaliser(self) -> Array:
+        """log Z in nats, as it was found when the law was made."""
         return jnp.asarray(self.log_z)
 
     def sample(self, key: PRNGKeyArray, n: int) -> State:
+        """n independent exact samples."""
         drawn: Any = exact_sampler(self.sampler)
-        return jax.tree.map(lambda x, s: x.astype(s.dtype), drawn.draw(key, n), self.model.observed.struct)
+        struct = self.model.observed.struct
+        return jax.tree.map(lambda x, s: x.reshape(n, *s.shape).astype(s.dtype), drawn.draw(key, n), struct)
 
 
 def known(energy: Energy) -> Energy:
@@ -217,7 +221,7 @@ def known(energy: Energy) -> Energy:
             f"the path must begin at a law with known log Z and exact samples, but {type(energy).__name__} has no closed form and is too large to "
             "be summed exactly: begin with lnz.Independent, lnz.Gaussian or the like, or say by base=… what the first law is"
         )
-    return Known(energy, energy, route.log_partition(energy, None).value - energy.log_latent_volume)
+    return KnownLaw(energy, energy, route.log_partition(energy, None).value - energy.log_latent_volume)
 
 
 class OneOf(Energy):
@@ -253,7 +257,7 @@ def _one_of(laws: tuple[Energy, ...], which: Int[Array, ""]) -> Energy:
     """The chosen law. Where all are alike in all but their numbers, one of the same kind, so that its moves stay what they are."""
     if len(laws) == 1:
         return laws[0]
-    if all(_same_structure(laws[0], law) for law in laws):
+    if all(same_structure(laws[0], law) for law in laws):
         return jax.tree.map(lambda *leaves: _stacked(leaves)[which], *laws)
     return OneOf(laws, which)
 
@@ -264,14 +268,9 @@ def _stacked(leaves: Sequence[Array]) -> Array:
     return jnp.stack([leaf.astype(dtype) for leaf in leaves])
 
 
-def _same_structure(a: Any, b: Any) -> bool:
-    """Whether two pytrees differ in the numbers of their leaves alone."""
-    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.map(jnp.shape, a) == jax.tree.map(jnp.shape, b)
-
-
 def _same_leaves(a: Any, b: Any) -> bool:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=False)
-    return _same_structure(a, b) and all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
+    return same_structure(a, b) and all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
 
 
 def _free_energies(energy: Energy, v: State) -> Float[np.ndarray, " n"]:

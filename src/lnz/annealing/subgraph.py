@@ -8,46 +8,30 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
 
+from lnz.annealing.paths import KnownLaw
 from lnz.energies.pairwise import Ising, LatticeCouplings, Potts
 from lnz.energy import Energy
 from lnz.exact.elimination import Elimination
 from lnz.exact.samples import exact_sampler
 from lnz.frozen import is_traced
-from lnz.spaces import Space, State
 
 _BLOCK = {1: (), 2: (4,), 3: (2, 2)}  # the cross-section of the bars that a lattice is cut into
 
 
-class SubgraphBase(Energy):
+class SubgraphBase(KnownLaw):
     """An Ising or Potts model with some of its bonds left out, as a base to anneal from: see `subgraph_base`.
 
     Attributes:
         model: with all bonds, those left out having strength 0.
-        kept: the same law with the kept bonds alone, as a sparse model.
+        sampler: the same law with the kept bonds alone, as a sparse model.
         log_z: its log Z, in nats.
     """
 
-    model: Any
-    kept: Any
-    log_z: Any
-
     @property
-    def space(self) -> Space:
-        return self.model.space
-
-    def __call__(self, x: State) -> Array:
-        return self.model(x)
-
-    def log_normaliser(self) -> Array:
-        """log Z in nats, as it was summed when the base was made."""
-        return jnp.asarray(self.log_z)
-
-    def sample(self, key: PRNGKeyArray, n: int) -> State:
-        """n independent exact samples."""
-        sampler: Any = exact_sampler(self.kept)
-        return sampler.draw(key, n).reshape(n, *self.space.shape).astype(self.space.struct.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+    def kept(self) -> Energy:
+        """The sparse model of the kept bonds."""
+        return self.sampler
 
 
 def subgraph_base(model: Ising | Potts, keep: Any = None) -> SubgraphBase:

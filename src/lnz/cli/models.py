@@ -37,11 +37,12 @@ def build(settings: Settings, dataset: Dataset, key: Any) -> Energy:
     return lnz.Potts(jnp.zeros((n, q, n, q), jnp.float32), fields, q=q)
 
 
-def learner(settings: Settings, dataset: Dataset, base: Energy, key: Any) -> Energy:
-    """What learning changes: the model, and where the objective learns log Z too, a parameter for that, right at the start."""
+def learner(settings: Settings, model: Energy, base: Energy | None = None, key: Any = None) -> Energy:
+    """What learning changes: the model, and where the objective learns log Z too, a parameter for that, annealed from the base or 0."""
     if settings.objective != "noise-contrastive":
-        return started(settings, dataset, key)
-    model = build(settings, dataset, key)
+        return model
+    if base is None:
+        return lnz.SelfNormalised(model)
     route = lnz.AnnealedImportanceSampling.from_base(base, temperatures=50, chains=64)
     return lnz.SelfNormalised(model, lnz.log_partition(model, route=route, key=key).value)
 

@@ -98,13 +98,13 @@ def _refuse_unfit(run: Run) -> None:
     if reason is not None:
         raise BadInput(f"--negative-phase {run.settings.negative_phase}: {reason}")
     if phase is None:
-        _refuse_objective(run)
+        _refuse_objective(run, models.learner(run.settings, energy))
     models.optimiser(run.settings, run.settings.updates(len(run.dataset.train)))
 
 
-def _refuse_objective(run: Run) -> None:
+def _refuse_objective(run: Run, learner: Energy) -> None:
+    """Raise where an objective without Z cannot serve what it would change."""
     name = run.settings.objective
-    learner = models.learner(run.settings, run.dataset, run.standard_base, run.keys["init"])
     if learner.data_space != learner.observed:
         raise BadInput(
             f"--objective {name}: the data of a deep machine leave units open. Choose --model rbm, or leave it out"
@@ -147,8 +147,8 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     again = f"Go on with: lnz train --resume {folder.path}"
     fresh = not folder["checkpoint.safetensors"].is_file()
     with Step("pretraining the layers" if settings.pretraining else "building the model", shown=shown):
-        first = settings if fresh else dataclasses.replace(settings, pretraining=0.0)
-        energy = models.learner(first, data, run.standard_base, run.keys["init"])
+        energy = (models.started if fresh else models.build)(settings, data, run.keys["init"])
+        energy = models.learner(settings, energy, run.standard_base if fresh else None, run.keys["init"])
     rows, updates = data.train, settings.updates(len(data.train))
     standard, unit = run.standard, data.coding.unit
     metrics, looks = Metrics(folder), Metrics(folder, "looks.jsonl")

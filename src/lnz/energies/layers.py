@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lnz.energies import units
 from lnz.energies.independent import Independent
 from lnz.energy import Energy
+from lnz.frozen import same_structure
 from lnz.mathematics import softplus
 from lnz.spaces import Binary, Product, Space, State
 
@@ -110,9 +111,7 @@ class BilinearLayers(TwoLayers):
         if isinstance(base, Independent):
             start = base.potentials.reshape(-1).astype(self.dtype)
             return TemperedLayers(self, start, jnp.asarray(beta, self.dtype))
-        if jax.tree.structure(base) == jax.tree.structure(self) and jax.tree.map(jnp.shape, base) == jax.tree.map(
-            jnp.shape, self
-        ):  # E is linear in the parameters: the path of the joint energies
+        if same_structure(base, self):  # E is linear in the parameters: the path of the joint energies
             beta = jnp.asarray(beta, self.dtype)
             return jax.tree.map(lambda a, b: (1 - beta) * a.astype(b.dtype) + beta * b, base, self)
         return super().tempered(base, beta)

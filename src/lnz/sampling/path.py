@@ -22,6 +22,11 @@ from lnz.spaces import Real, Space, State
 _ROWS = 4096  # of the data, from which a base takes the means of what they leave open
 
 
+def unwrapped(base: Any) -> Energy:
+    """A base, or the model that it wraps to give it a closed form and samples."""
+    return getattr(base, "model", base)
+
+
 class Path(eqx.Module):
     """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
 
@@ -43,7 +48,7 @@ class Path(eqx.Module):
     @property
     def origin(self) -> Energy:
         """The base, or the model that it wraps."""
-        return getattr(self.base, "model", self.base)
+        return unwrapped(self.base)
 
     def refusal(self) -> str | None:
         """Why the path cannot be walked, in words, or None."""
