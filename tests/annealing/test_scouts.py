@@ -11,7 +11,7 @@ import pytest
 
 import lnz
 from lnz.annealing.scouts import LAGGING, MISSED, explored, moved_on, scouted
-from lnz.energies.independent import default_base
+from lnz.energies.independent import StratifiedMixture, default_base
 from lnz.estimate import Estimate
 from lnz.sampling.kernels import default_kernel
 from lnz.sampling.path import Path
@@ -158,6 +158,25 @@ def test_the_default_base_of_the_real_line_has_wide_tails_and_mass_one():
     x = np.asarray(base.sample(jax.random.key(0), 4000))
     assert 0.01 < (np.abs(x).max(axis=1) > 15).mean() < 0.15
     assert np.quantile(np.abs(x), 0.5) < 2.5
+
+
+def test_a_stratified_mixture_shares_out_its_components_evenly_and_without_bias():
+    """Counts are n π to within one in every draw; every place of the batch, and the mean of the counts, has the law of the mixture."""
+    far = tuple(lnz.Gaussian([100.0 * i], [1.0 + i]) for i in range(3))
+    mixture = StratifiedMixture([0.3, -0.4, -1.0], far)
+    masses = np.exp([0.3, -0.4, -1.0]) * np.sqrt(2 * np.pi / np.array([1.0, 2.0, 3.0]))
+    share, n, repeats = masses / masses.sum(), 10, 4000
+    drawn = np.asarray(jax.jit(jax.vmap(lambda k: mixture.sample(k, n)))(jax.random.split(jax.random.key(1), repeats)))
+    which = np.rint(drawn[..., 0] / 100).astype(int)
+    counts = (which[..., None] == np.arange(3)).sum(axis=1)
+    assert (np.abs(counts - n * share) < 2).all()
+    assert counts.min(axis=0)[1] >= 1
+    mean = counts.mean(axis=0) / n
+    np.testing.assert_allclose(mean, share, atol=4 * 0.5 / n / math.sqrt(repeats) + 1e-9)
+    for place in range(n):  # no place of the batch is special
+        seen = np.bincount(which[:, place], minlength=3) / repeats
+        np.testing.assert_allclose(seen, share, atol=4 * 0.5 / math.sqrt(repeats))
+    assert np.std(drawn[..., 0][which == 1] - 100) == pytest.approx(2**-0.5, rel=0.03)
 
 
 def test_scouts_must_be_a_count():

@@ -180,9 +180,32 @@ class Mixture(Energy):
 
     def sample(self, key: PRNGKeyArray, n: int) -> Array:
         choice_key, draw_key = jax.random.split(key)
-        choice = jax.random.categorical(choice_key, self._log_masses(), shape=(n,))
+        choice = self._choices(choice_key, n)
         draws = jnp.stack([c.sample(jax.random.fold_in(draw_key, i), n) for i, c in enumerate(self.components)])  # pyright: ignore[reportAttributeAccessIssue]
         return jnp.take_along_axis(draws, choice.reshape(1, n, *(1,) * (draws.ndim - 2)), axis=0)[0]
+
+    def _choices(self, key: PRNGKeyArray, n: int) -> Array:
+        """The component of each of n samples."""
+        return jax.random.categorical(key, self._log_masses(), shape=(n,))
+
+
+class StratifiedMixture(Mixture):
+    """A mixture whose n samples take its components in proportion, each n π_k times but for rounding, in random order.
+
+    Sample i is drawn from the i-th of n equal shares of the mixture, so that samples are independent given their order, and their laws average
+    to the mixture: a mean over them is unbiased and varies less, and a certified lower limit holds (by the inequality of the means its capital
+    has no larger expectation). Of 32 chains that start at a base with a wide part of weight 0.1, one in 25 runs would otherwise have none.
+
+    Source: Cochran 1977, "Sampling Techniques", chapter 5.
+    """
+
+    def _choices(self, key: PRNGKeyArray, n: int) -> Array:
+        order_key, place_key = jax.random.split(key)
+        mass = self._log_masses()
+        place = (
+            jax.random.permutation(order_key, n).astype(mass.dtype) + jax.random.uniform(place_key, (n,), mass.dtype)
+        ) / n
+        return jnp.minimum(jnp.searchsorted(jnp.cumsum(jax.nn.softmax(mass)), place, side="right"), mass.size - 1)
 
 
 class Uniform(Energy):
@@ -241,7 +264,7 @@ class LogisticReal(Energy):
 
 
 def default_base(space: Space) -> Energy:
-    """A reference for any space: uniform where that exists; on the real line logistic units, most of scale 1, some three and ten times as wide.
+    """A reference for any space: uniform where that exists; on the real line logistic units, seven in ten of scale 1, the others wider.
 
     A model may reach farther than its middle says (a funnel, Student's law). From units of one scale it is then reached by few chains with
     large weights, which short runs lack without a sign: intervals for Neal's funnel missed log Z in a fifth of them. The wide ones are a
@@ -253,7 +276,7 @@ def default_base(space: Space) -> Energy:
         return Uniform(space)
     if isinstance(space, Real):
         scales = tuple(LogisticReal(space, scale) for scale in (1.0, 3.0, 10.0))
-        return Mixture(np.log([0.7, 0.2, 0.1]), scales)
+        return StratifiedMixture(np.log([0.7, 0.2, 0.1]), scales)
     raise ValueError(f"{space} has no default base: pass base=… with a closed form and exact samples")
 
 
