@@ -17,6 +17,30 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz.frozen import Frozen
 from lnz.spaces import Box, Space, State
 
+# Methods that routes and kernels ask an energy for, by name. A field of such a name would be taken for one of them.
+_ASKED_FOR = {
+    "base",
+    "tempered",
+    "collapsed",
+    "free_energy",
+    "data_energy",
+    "completed",
+    "shown",
+    "factors",
+    "log_normaliser",
+    "sample",
+    "gibbs",
+    "gibbs_sweep",
+    "interactions",
+    "feature_energy",
+    "conditionals",
+    "block_energies",
+    "slope",
+    "sample_hidden",
+    "sample_visible",
+    "unwrapped",
+}
+
 
 class Energy(eqx.Module):
     """An energy E_θ(x): one state in, one scalar out, p_θ(x) = exp(-E_θ(x)) / Z(θ).
@@ -39,7 +63,19 @@ class Energy(eqx.Module):
     - `block_energies(size)`: for binary or spin states, a function of the first state of an aligned block of `size` = 2^k consecutive states
       to the energies of all of them, cheaper than one by one.
     - `base()`: a reference with a closed form and exact samples; `tempered(base, beta)`: the geometric path from it, as an energy.
+      `slope(base)`: E - E_base as an energy with a `gibbs_sweep` that knows energies, so that chains stay in its layout.
+
+    Raises:
+        TypeError: when a class is defined with a field that has the name of one of these methods.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        taken = sorted(_ASKED_FOR & set(inspect.get_annotations(cls)))
+        if taken:
+            raise TypeError(
+                f"{cls.__name__} has a field {taken[0]!r}, but routes and kernels ask an energy for a method of that name: rename the field"
+            )
 
     @property
     @abc.abstractmethod

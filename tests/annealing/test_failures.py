@@ -75,3 +75,35 @@ def test_an_estimate_too_small_for_the_data_is_an_error():
     claimed = lnz.Estimate(**{**short.__dict__, "standard_error": jnp.asarray(0.0)})
     with pytest.raises(ValueError, match="an impossible likelihood"):
         lnz.log_likelihood(rbm, data, log_z=claimed)
+
+
+def test_a_field_with_the_name_of_a_method_that_routes_ask_for_is_refused():
+    with pytest.raises(TypeError, match="has a field 'slope', but routes and kernels ask an energy for a method"):
+
+        class Steep(lnz.Energy):  # pyright: ignore[reportUnusedClass]
+            slope: jax.Array
+
+
+def test_a_base_with_a_field_called_model_is_taken_as_it_is():
+    class Shifted(lnz.Energy):
+        model: lnz.Gaussian
+
+        @property
+        def space(self):
+            return self.model.space
+
+        def __call__(self, x):
+            return self.model(x) + 3.0
+
+        def log_normaliser(self):
+            return self.model.log_normaliser() - 3.0
+
+        def sample(self, key, n):
+            return self.model.sample(key, n)
+
+    energy = lnz.Gaussian([0.5, 0.0], [2.0, 1.0])
+    route = lnz.AnnealedImportanceSampling.from_base(
+        Shifted(lnz.Gaussian([0.0, 0.0], [1.0, 1.0])), temperatures=20, chains=100
+    )
+    estimate = lnz.log_partition(energy, route=route, key=jax.random.key(0))
+    assert abs(float(estimate.value) - float(energy.log_normaliser())) < 0.3

@@ -191,6 +191,11 @@ class KnownLaw(Energy):
     log_z: Any
 
     @property
+    def unwrapped(self) -> Energy:
+        """The model, whose way through joint energies paths can use."""
+        return self.model
+
+    @property
     def space(self) -> Space:
         return self.model.observed
 

@@ -276,7 +276,7 @@ def default_base(space: Space) -> Energy:
         return Uniform(space)
     if isinstance(space, Real):
         scales = tuple(LogisticReal(space, scale) for scale in (1.0, 3.0, 10.0))
-        return StratifiedMixture(np.log([0.7, 0.2, 0.1]), scales)
+        return StratifiedMixture(jnp.log(jnp.asarray([0.7, 0.2, 0.1])), scales)
     raise ValueError(f"{space} has no default base: pass base=… with a closed form and exact samples")
 
 

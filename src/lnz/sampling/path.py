@@ -24,7 +24,7 @@ _ROWS = 4096  # of the data, from which a base takes the means of what they leav
 
 def unwrapped(base: Any) -> Energy:
     """A base, or the model that it wraps to give it a closed form and samples."""
-    return getattr(base, "model", base)
+    return getattr(base, "unwrapped", base)
 
 
 class Path(eqx.Module):
@@ -35,7 +35,7 @@ class Path(eqx.Module):
 
     Args:
         energy: the model, β = 1.
-        base: β = 0; by default the energy's own `base()`. One that wraps a model, to give it a closed form and samples, shows it as `model`.
+        base: β = 0; by default the energy's own `base()`. One that wraps a model, to give it a closed form and samples, shows it as `unwrapped`.
     """
 
     energy: Energy
