@@ -120,6 +120,8 @@ def measured(rbm: Any, train: np.ndarray, test: np.ndarray, hidden: int) -> list
         options: dict[str, Any] = {"temperatures": budget.temperatures, "chains": budget.chains}
         forth = lnz.AnnealedImportanceSampling.from_base(base, **options)
         take(budget.name, "AIS", forth, jax.random.key(2))
+        scouted = lnz.AnnealedImportanceSampling.from_base(base, scouts=32, **options)
+        take(budget.name, "AIS, 32 scouts", scouted, jax.random.key(2))
         if small:
             both = lnz.BidirectionalAIS.from_base(base, **options)
         else:
