@@ -9,10 +9,11 @@ import numpy as np
 
 from lnz.bounds import local, parallel_mean_field
 from lnz.bounds.ascent import climb
-from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
+from lnz.bounds.route import LocalRoute, Solved, check_sweeps
 from lnz.energies.field import RandomField
 from lnz.energy import Energy
 from lnz.estimate import Estimate
+from lnz.mathematics import check_whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class MeanField(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance, self.damping)
-        check_counts(restarts=self.restarts)
+        check_whole_number("restarts", self.restarts)
         if self.schedule not in ("ascent", *parallel_mean_field.SCHEDULES):
             raise ValueError(
                 f'schedule must be "ascent", "parallel", "coloured" or "sequential", but is {self.schedule!r}'

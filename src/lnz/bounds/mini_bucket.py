@@ -9,7 +9,8 @@ import numpy as np
 
 from lnz.bounds import local
 from lnz.bounds.buckets import Buckets, least_fill
-from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
+from lnz.bounds.route import LocalRoute, Solved, check_sweeps
+from lnz.mathematics import check_whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ class MiniBucket(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance)
-        check_counts(i_bound=self.i_bound, max_entries=self.max_entries)
+        check_whole_number("i_bound", self.i_bound)
+        check_whole_number("max_entries", self.max_entries)
         if self.side not in ("upper", "lower"):
             raise ValueError(f'side must be "upper" or "lower", but is {self.side!r}')
 

@@ -25,10 +25,10 @@ from lnz.bounds.fields import (
     tables_of,
     turned,
 )
-from lnz.bounds.route import check_counts
 from lnz.energies.field import RandomField
 from lnz.energies.structures import Structure
 from lnz.estimate import Estimate
+from lnz.mathematics import check_whole_number
 
 SCHEDULES = ("parallel", "coloured", "sequential")
 
@@ -203,7 +203,7 @@ def mean_field_steps(field: RandomField, steps: int) -> Float[Array, "*nodes K"]
         >>> jnp.exp(lnz.mean_field_steps(field, 3))[:, 0].round(3).tolist()
         [0.7730000615119934, 0.6330000162124634]
     """
-    check_counts(0, steps=steps)
+    check_whole_number("steps", steps, 0)
     structure, tables = merged(field.structure), tables_of(field)
     split = _split(tables)
     step = lambda log_q, _: (_updated(structure, split, tables.nodes, jnp.exp(log_q)), None)  # noqa: E731

@@ -15,6 +15,7 @@ from lnz.energies.graph import FactorGraph
 from lnz.energy import Energy, widen
 from lnz.estimate import Estimate, Known
 from lnz.exact.callback import on_host, structure, tables_of
+from lnz.mathematics import check_whole_number
 from lnz.route import Route
 from lnz.spaces import State
 
@@ -121,15 +122,8 @@ def _impossible(found: local.Model) -> Solved:
 
 def check_sweeps(max_sweeps: int, tolerance: float, damping: float = 0.0) -> None:
     """Raise ValueError for settings of an iteration that cannot be meant."""
-    check_counts(max_sweeps=max_sweeps)
+    check_whole_number("max_sweeps", max_sweeps)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, but is {tolerance!r}")
     if not 0 <= damping < 1:
         raise ValueError(f"damping must be from 0 up to but not 1, but is {damping!r}")
-
-
-def check_counts(least: int = 1, **counts: Any) -> None:
-    """Raise ValueError for what is not a whole number of at least `least`."""
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, but is {count!r}")

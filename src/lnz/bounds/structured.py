@@ -8,7 +8,8 @@ from typing import ClassVar
 from lnz.bounds import local
 from lnz.bounds.ascent import climb
 from lnz.bounds.clusters import Clusters
-from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
+from lnz.bounds.route import LocalRoute, Solved, check_sweeps
+from lnz.mathematics import check_whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,9 @@ class StructuredMeanField(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance)
-        check_counts(restarts=self.restarts)
+        check_whole_number("restarts", self.restarts)
         if self.max_entries is not None:
-            check_counts(max_entries=self.max_entries)
+            check_whole_number("max_entries", self.max_entries)
 
     @property
     def sides(self) -> tuple[bool, bool]:

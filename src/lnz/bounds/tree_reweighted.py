@@ -9,8 +9,9 @@ import numpy as np
 
 from lnz.bounds import local
 from lnz.bounds.propagation import propagated
-from lnz.bounds.route import LocalRoute, Solved, check_counts, check_sweeps
+from lnz.bounds.route import LocalRoute, Solved, check_sweeps
 from lnz.energies.graph import FactorGraph
+from lnz.mathematics import check_whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,8 @@ class TreeReweighted(LocalRoute):
 
     def __post_init__(self) -> None:
         check_sweeps(self.max_sweeps, self.tolerance, self.damping)
-        check_counts(trees=self.trees)
-        check_counts(0, steps=self.steps)
+        check_whole_number("trees", self.trees)
+        check_whole_number("steps", self.steps, 0)
 
     def too_wide(self, graph: FactorGraph) -> str | None:
         for scope, live in zip(graph.scopes, local.layout(graph.cardinalities, graph.scopes).live, strict=True):

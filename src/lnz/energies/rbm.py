@@ -17,7 +17,7 @@ from lnz.energies.graph import FactorGraph, pairwise_graph
 from lnz.energies.independent import Gaussian, Independent, as_float
 from lnz.energies.layers import BilinearLayers, TwoLayers
 from lnz.energy import Energy
-from lnz.mathematics import softplus
+from lnz.mathematics import check_whole_number, softplus
 from lnz.spaces import Binary, Categorical, Product, Real, Space, Spin, State
 
 _UNITS = 64  # whose conditionals are taken at once
@@ -352,6 +352,5 @@ def _visible_space(visible: int | Space) -> Space:
 
 
 def _hidden_count(n: int) -> int:
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"the number of units must be a whole number of at least 1, but got {n!r}")
+    check_whole_number("the number of units", n)
     return int(n)
