@@ -33,6 +33,7 @@ def test_it_fires_where_a_slope_outgrows_unadjusted_moves_and_only_there(width, 
     start = lnz.Tilted(jax.tree_util.Partial(steeper, jnp.zeros(())), lnz.Gaussian(np.zeros(2), np.ones(2)))
     phase = lnz.ReplayBuffer(size=256, chains=32, sweeps=2, kernel=lnz.UnadjustedLangevin(0.2))
     monitor = lnz.Monitor(share=0.5, chains=8, temperatures=4)
+    snapshots = monitor.every(start, phase, 64) // 8
     fitted = lnz.fit(
         start,
         data,
@@ -40,19 +41,23 @@ def test_it_fires_where_a_slope_outgrows_unadjusted_moves_and_only_there(width, 
         optimizer=ADAM,
         batch_size=64,
         epochs=1000,
-        evaluate_every=1000,
+        evaluate_every=snapshots,
         monitor=monitor,
         key=KEY,
     )
     slope = float(jax.tree.leaves(eqx.filter(fitted.energy, eqx.is_inexact_array))[0])
     assert (slope > 30) == fires
     assert [len(look.alarms) for look in fitted.looks] == [1] * fires, (
-        "before the first look is due, and once as long as it goes on"
+        "before a look is due, and once as long as it goes on"
     )
     if fires:
         (alarm,) = runaways(fitted.looks)
-        assert alarm.step < monitor.every(start, phase, 64)
-        assert "nats above the data, where the states of a law of 2 entries differ by about 1.4" in str(alarm)
+        gap = {record.step: -record.figures["energy_gap"] for record in fitted.history}
+        assert gap[alarm.step] > 10 * np.sqrt(2) > gap[alarm.step - snapshots]
+        assert (
+            f"{gap[alarm.step]:,.3g} nats above the data, where the states of a law of 2 entries differ by about 1.4"
+            in str(alarm)
+        )
         assert "Langevin in place of UnadjustedLangevin" in alarm.remedy
 
 
