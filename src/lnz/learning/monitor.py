@@ -21,10 +21,11 @@ from lnz.learning.trainer import Trainer, TrainState
 from lnz.mathematics import log_mean_exp
 from lnz.spaces import Binary, Categorical, Space, Spin, State
 
-WATCHED = ("unmet", "acceptance")  # the figures of updates that a look has the mean of
+WATCHED = ("unmet", "acceptance", "energy_gap")  # the figures of updates that a look has the mean of
 _SNAPSHOTS = 8  # at equal distances between two looks
 _CHAINS = 128  # of which snapshots are kept
 _REFUSED = 0.05  # an acceptance below it: nearly every move is refused
+_FAR = 10  # times √n nats between data and chains: n independent entries, or a log-concave density, spread by at most about √n
 _SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
 _ROWS = 256  # of the data that a look reads
 _FIXED = 0.05  # seconds that a look takes whatever the model
@@ -75,6 +76,9 @@ class Monitor:
       for a model of the past;
     - `unmet`, of coupled chains that may be cut: the share of pairs that had not met, in all updates since the last look;
     - `acceptance`, of kernels that accept or refuse: its mean over all updates since the last look;
+    - `energy_gap`, mean F of the data less that of the chains, over all updates since the last look. The states of a law of n entries differ by
+      about √n nats. Where the chains lie ten times as far above the data, the energy runs away, and an alarm says so already at a snapshot, in a
+      look without other figures;
     - `dead`, the share of hidden units that are the same for every datum.
 
     Looks come at fixed updates, set by a prediction of what they and the updates cost, and by nothing else: a run and its repetition look
@@ -131,6 +135,8 @@ class Watch:
         self.models: dict[int, Energy] = {step: energy}
         self.best, self.active = -math.inf, set[str]()
         self.sums: dict[str, float] = {}
+        self.entries = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
+        self.since, self.gap_before = step, 0.0  # the last snapshot at equal distances, and the sum of gaps there
 
     def next_stop(self, step: int) -> int:
         """The next update, after this one, whose state `see` wants."""
@@ -158,18 +164,40 @@ class Watch:
             self.snapshots.append((step, kept))
         if step in (end - self.gap, end - 1):
             self.models[step] = state.energy
+        strayed = self._strayed(step) if (end - step) % self.gap == 0 else None
         if step != end:
-            return None
-        look = self._look(state, step)
+            if strayed is None or strayed.name in self.active:
+                return None
+            self.active.add(strayed.name)
+            return Look(step, {}, (strayed,))
+        look = self._look(state, step, strayed)
         self.models, self.snapshots = {step: state.energy}, []
         return look
 
-    def _look(self, state: TrainState, step: int) -> Look:
+    def _strayed(self, step: int) -> Alarm | None:
+        """The alarm *runaway*, by the gap of all updates since the last snapshot."""
+        total = self.sums.get("energy_gap", 0.0)
+        gap, spread = (self.gap_before - total) / max(step - self.since, 1), math.sqrt(self.entries)
+        self.since, self.gap_before = step, total
+        if not gap > _FAR * spread:
+            return None
+        seen = (
+            f"the energy runs away: the states of {type(self.trainer.negative_phase).__name__} lie {gap:,.3g} nats above the data, where the states "
+            f"of a law of {self.entries:,} entries differ by about {spread:,.2g}"
+        )
+        remedy = (
+            "Go back to an earlier model; lower the learning rate or the step size, take adjusted moves (Langevin in place of UnadjustedLangevin), "
+            "or Stabilisers(energy_penalty=0.1)"
+        )
+        return Alarm(step, "runaway", seen, remedy)
+
+    def _look(self, state: TrainState, step: int, strayed: Alarm | None) -> Look:
         figures, errors = self._measured(state, step)
         figures |= self._mixing(state.energy, step)
         figures |= {name: total / self.every for name, total in self.sums.items()}
-        self.sums = {}
-        found = _alarms(step, figures, errors, self.best, type(self.trainer.negative_phase).__name__)
+        self.sums, self.gap_before = {}, 0.0
+        found = [] if strayed is None else [strayed]
+        found += _alarms(step, figures, errors, self.best, type(self.trainer.negative_phase).__name__)
         likelihood = figures.get("log_likelihood", -math.inf)
         if math.isfinite(likelihood) and errors["log_z"] < 0.5:
             self.best = max(self.best, likelihood)

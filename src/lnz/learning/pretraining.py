@@ -75,6 +75,9 @@ def pretrained(
     pair but the highest, the upper layer of every pair but the lowest. Pair by pair, states drawn from the layer below are the data of the next.
     The biases of a layer between two are the mean of those learned from below and from above.
 
+    The stack's own law lies some way from the data, and its chains mix slowly. Go on with several sweeps an update, such as
+    `PersistentChains(sweeps=10)`: with one, the likelihood first falls far below the stack's.
+
     Args:
         data: bits (n, visible).
         hidden: the numbers of units of the hidden layers, from below.
