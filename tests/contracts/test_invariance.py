@@ -228,7 +228,9 @@ def test_unadjusted_langevin_moves_are_caught():
 
 def test_langevin_moves_at_the_wrong_temperature_are_caught():
     def hot(energy, key, v):
-        return leapfrog_moves(energy.tempered(lnz.Gaussian([0.0], [1e-9]), jnp.asarray(0.8)), key, v, jnp.asarray(0.15))[0]
+        return leapfrog_moves(
+            energy.tempered(lnz.Gaussian([0.0], [1e-9]), jnp.asarray(0.8)), key, v, jnp.asarray(0.15)
+        )[0]
 
     assert min(langevin_p_values("double well", hot)) < SURE
 

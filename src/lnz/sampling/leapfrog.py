@@ -16,12 +16,12 @@ from lnz.spaces import Box, Space
 def leapfrog_moves(
     energy: Energy,
     key: PRNGKeyArray,
-    v: Float[Array, "n *shape"],
+    v: Float[Array, " n *shape"],
     step_size: Float[Array, ""] | Float[Array, " n"],
     *,
     moves: int = 1,
     leapfrogs: int = 1,
-) -> tuple[Float[Array, "n *shape"], Float[Array, ""]]:
+) -> tuple[Float[Array, " n *shape"], Float[Array, ""]]:
     """So many moves of n chains that leave exp(-F) as it is, and their mean acceptance.
 
     A move draws a normal momentum p, takes `leapfrogs` steps of length δ = √(2ε) in time,
@@ -29,16 +29,22 @@ def leapfrog_moves(
         p ← p - δ/2 ∇F(v),   v ← v + δ p,   p ← p - δ/2 ∇F(v),
 
     and is accepted with chance min(1, exp(F + |p|²/2 before - the same after)). One step is the Metropolis-adjusted Langevin move
-    v' = v - ε ∇F(v) + √(2ε) ξ. Of several, every chain draws a share of δ between a half and the whole for every move: with one length a
-    trajectory may come to half a period of the model, from where the energy is what it was (measured on a normal law in 64 dimensions:
-    log Z by annealing was 10 nats too low, with three steps). At the walls of a box v is reflected and p turned round, as a ball is: such a flow keeps volumes and can be
-    run back, so that the rule of acceptance stays the same. A move that steps over a wall and is refused would leave a box of many
-    dimensions to steps of a length of 1/n. Gradients are carried from one move to the next.
+    v' = v - ε ∇F(v) + √(2ε) ξ. Of several, every chain draws a share of δ, between a half and the whole, for every move: after half a period of
+    the model the energy is what it was, and trajectories of that one length do not mix (log Z of a normal law in 64 dimensions was 10 nats
+    too low).
+
+    At the walls of a box v is reflected and p turned round, as a ball is. Such a flow keeps volumes and can be run back, so that the rule of
+    acceptance stays the same. Were a move over a wall refused, chains in n dimensions could take steps of 1/n of the box and hardly more.
+
+    Gradients are carried from one move to the next.
 
     Args:
-        step_size: ε, one for all chains or one each.
+        v: states (n, *shape) of a `Real` space or a `Box`.
+        step_size: ε, one for all chains or one each; it may be traced.
 
-    A chain at a point of zero probability (of weight zero, in annealing) says nothing about the step size, and is left out of the mean.
+    Returns:
+        The states, and the mean acceptance of chains at points that are possible: others (of weight zero, in annealing) say nothing about
+        the step size.
 
     Source: Roberts & Tweedie 1996; Neal 2011, "MCMC using Hamiltonian dynamics" (random lengths, walls).
     """
@@ -84,7 +90,7 @@ def leapfrog_moves(
     return v, jnp.mean(rates)
 
 
-def bounced(space: Space, x: Float[Array, "n *shape"], p: Float[Array, "n *shape"]) -> tuple[Array, Array]:
+def bounced(space: Space, x: Float[Array, " n *shape"], p: Float[Array, " n *shape"]) -> tuple[Array, Array]:
     """Where points that went straight on would be had the walls of a box thrown them back, as often as they met one, and their momenta."""
     if not isinstance(space, Box):
         return x, p

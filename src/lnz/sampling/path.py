@@ -172,7 +172,9 @@ def move(
     the kernel's own map to the reals: an annealed chain starts all over the box, where the map would make its law steep.
     """
     if has_step(kernel):
-        v, acceptance = leapfrog_moves(energy, key, v, jnp.exp(log_step), moves=sweeps, leapfrogs=getattr(kernel, "leapfrogs", 1))
+        v, acceptance = leapfrog_moves(
+            energy, key, v, jnp.exp(log_step), moves=sweeps, leapfrogs=getattr(kernel, "leapfrogs", 1)
+        )
         return v, acceptance.astype(log_step.dtype)
 
     def once(v: State, key: PRNGKeyArray) -> State:
@@ -243,8 +245,8 @@ def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) ->
 
 
 def reversible(kernel: Kernel, path: Path) -> bool:
-    """Whether the reversal of every move is known: Langevin and Hamiltonian moves and block Gibbs moves of two layers are their own, sweeps over sites or
-    colour classes are reversed by going through them the other way round. A `gibbs` of an energy's own may be anything."""
+    """Whether the reversal of every move is known: Langevin and Hamiltonian moves and block Gibbs moves of two layers are their own, sweeps over
+    sites or colour classes are reversed by going through them the other way round. A `gibbs` of an energy's own may be anything."""
     energy = path.at(jnp.zeros(()))
     by_sites = hasattr(energy, "gibbs_sweep") or not hasattr(energy, "gibbs")
     return has_step(kernel) or (isinstance(kernel, Gibbs) and (by_sites or isinstance(energy, TwoLayers)))
