@@ -165,7 +165,7 @@ def by_dynesty(name: str) -> Callable[[int], Found]:
 
     density, low, high, d = {
         "eggbox": (reference.eggbox_log_density, 0.0, 10 * math.pi, 2),
-        **{f"shells-{d}": (reference.gaussian_shells_log_density, -6.0, 6.0, d) for d in (2, 5, 10)},
+        **{f"shells-{d}": (reference.gaussian_shells_log_density, -6.0, 6.0, d) for d in (2, 5, 10, 30)},
     }[name]
     volume = d * math.log(high - low)
 
