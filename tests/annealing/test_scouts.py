@@ -149,7 +149,8 @@ def test_moving_on_leaves_the_law_as_it_is_and_gets_into_narrow_places():
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15)):
         assert abs((after**power).mean() - mean) < 4 * math.sqrt(variance / n)
     wide = np.where(v[:, None] > -0.5, x, [[0.0, 1.0]])
-    assert (np.asarray(on(jnp.asarray(wide, jnp.float32))) < -2).mean() > 0.04
+    # Over 200 keys 0.042, give or take 0.003; moves of one step size bring 0.025 there, and never 0.03.
+    assert (np.asarray(on(jnp.asarray(wide, jnp.float32))) < -2).mean() > 0.03
 
 
 def test_the_default_base_of_the_real_line_has_wide_tails_and_mass_one():

@@ -15,7 +15,7 @@ from contracts.energies import listed, log_sum, named
 from contracts.kernels import GIBBS, agreement, base_of, chi_square, numbered, tempered_weights
 from contracts.routes import as_states
 from lnz.energies.pairwise import LatticeCouplings
-from lnz.sampling.kernels import langevin_step
+from lnz.sampling.leapfrog import leapfrog_moves
 
 CHAINS = 4096
 SURE = 1e-6  # forty tests with a hundred seeds each would raise a false alarm once in 250 suites
@@ -207,6 +207,14 @@ def test_langevin_moves_leave_the_law_as_it_is_and_reach_it(name):
     assert reach > SURE
 
 
+def test_several_leapfrogs_between_walls_with_a_step_size_of_each_chain_leave_the_law_as_it_is():
+    def step(energy, key, v):
+        sizes = jnp.linspace(0.05, 1.5, len(v))  # the longest moves meet both walls
+        return leapfrog_moves(energy, key, v, sizes, moves=2, leapfrogs=3)[0]
+
+    assert min(langevin_p_values("box", step)) > SURE
+
+
 # ------------------------------------------------------------------------------------------------ the test can fail
 
 
@@ -220,9 +228,9 @@ def test_unadjusted_langevin_moves_are_caught():
 
 def test_langevin_moves_at_the_wrong_temperature_are_caught():
     def hot(energy, key, v):
-        return langevin_step(energy.tempered(lnz.Gaussian([0.0], [1e-9]), jnp.asarray(0.8)), key, v, jnp.asarray(0.15))[
-            0
-        ]
+        return leapfrog_moves(
+            energy.tempered(lnz.Gaussian([0.0], [1e-9]), jnp.asarray(0.8)), key, v, jnp.asarray(0.15)
+        )[0]
 
     assert min(langevin_p_values("double well", hot)) < SURE
 

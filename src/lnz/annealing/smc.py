@@ -16,7 +16,8 @@ from lnz.energy import Energy
 from lnz.frozen import Frozen
 from lnz.mathematics import check_whole_number, log_mean_exp
 from lnz.random import fast_key
-from lnz.sampling.kernels import default_kernel
+from lnz.sampling.continuous import HamiltonianMonteCarlo
+from lnz.sampling.kernels import Kernel, Langevin, default_kernel
 from lnz.sampling.path import has_step, move
 from lnz.spaces import State
 
@@ -38,6 +39,8 @@ class SequentialMonteCarlo(AnnealingRoute):
         replicates: R, the number of independent populations.
         conditional: the conditional effective sample size of a step, as a share of the particles: nearer to 1, more temperatures.
         sweeps: moves at each temperature.
+        leapfrogs: gradients of a move of continuous states: one for Langevin moves, more for Hamiltonian Monte Carlo, which goes further and crosses
+            between modes more easily. Step sizes are fitted by the pilot.
         resample_below: the effective sample size, as a share of the particles, below which a population is resampled.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `SequentialMonteCarlo.from_base` wraps it.
         confidence: of the limits.
@@ -59,6 +62,7 @@ class SequentialMonteCarlo(AnnealingRoute):
     replicates: int = 16
     conditional: float = 0.95
     sweeps: int = 1
+    leapfrogs: int = 1
     resample_below: float = 0.5
     base: Frozen | None = None
     confidence: float = 0.99
@@ -66,7 +70,7 @@ class SequentialMonteCarlo(AnnealingRoute):
 
     def __post_init__(self) -> None:
         check_whole_number("scouts", self.scouts, 0)
-        checked(self, "particles", "replicates", "sweeps")
+        checked(self, "particles", "replicates", "sweeps", "leapfrogs")
         if self.particles < 2:
             raise ValueError(
                 "a population needs at least 2 particles: a single one is never resampled; take lnz.AnnealedImportanceSampling"
@@ -79,11 +83,20 @@ class SequentialMonteCarlo(AnnealingRoute):
 
     def cost(self, energy: Energy) -> float:
         """Of a path of a hundred temperatures: how many there are is found by the pilot."""
-        return float(100 * self.sweeps * self.particles * self.replicates)
+        return float(100 * self.sweeps * self.leapfrogs * self.particles * self.replicates)
+
+    def refusal(self, energy: Energy) -> str | None:
+        reason = super().refusal(energy)
+        if reason is None and self.leapfrogs > 1 and not isinstance(default_kernel(energy), Langevin):
+            return f"several leapfrogs make a move of continuous states, and {energy.observed} has Gibbs sweeps: leave leapfrogs at 1"
+        return reason
+
+    def _kernel(self, energy: Energy) -> Kernel:
+        return default_kernel(energy) if self.leapfrogs == 1 else HamiltonianMonteCarlo(leapfrogs=self.leapfrogs)
 
     def run(self, energy: Energy, key: Any) -> Weighted:
         pilot_key, start_key, key = jax.random.split(fast_key(key), 3)
-        path, kernel = self.path(energy), default_kernel(energy)
+        path, kernel = self.path(energy), self._kernel(energy)
         found = pilot(path, kernel, pilot_key, conditional=self.conditional, sweeps=self.sweeps)
         dtype, shape = jnp.result_type(float), (self.replicates, self.particles)
 

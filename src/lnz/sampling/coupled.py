@@ -44,7 +44,8 @@ def coupled_step(energy: Energy, kernel: Kernel, key: PRNGKeyArray, x: State, y:
 
     Discrete kernels use the same random numbers for both. Of a Gibbs sweep that is the maximal coupling of every bit's or spin's
     conditional law; categories are drawn with common Gumbel noise, whose chance of agreeing is at least (1 - TV) / (1 + TV). Langevin
-    proposals are coupled maximally by reflection, and accepted by the same uniform.
+    proposals are coupled maximally by reflection, and accepted by the same uniform; in a box they are refused outside, not thrown back, which
+    leaves the same law as it is.
     """
     if energy.observed.discrete:
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), x, y)

@@ -18,6 +18,7 @@ from lnz.energies.sweeps import Sweep
 from lnz.energy import Energy
 from lnz.frozen import is_traced
 from lnz.random import fast_key
+from lnz.sampling.leapfrog import leapfrog_moves
 from lnz.spaces import Binary, Box, Categorical, Labels, Real, Spin, State
 
 _SITES = Binary | Spin | Categorical | Labels
@@ -131,12 +132,12 @@ def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array, *, last_firs
 class Langevin(Kernel):
     """The Metropolis-adjusted Langevin algorithm: v' = v - ε ∇F(v) + √(2ε) ξ, accepted or not, so that p stays invariant.
 
-    Outside a box p is zero and a move is rejected.
+    In a box, a move that meets a wall is thrown back by it (see `leapfrog_moves`).
 
     Attributes:
         step_size: ε.
 
-    Source: Roberts & Tweedie 1996; the kernel is BlackJAX's.
+    Source: Roberts & Tweedie 1996.
     """
 
     figures: ClassVar[tuple[str, ...]] = ("acceptance",)
@@ -149,33 +150,8 @@ class Langevin(Kernel):
         return step_size_problem(self.step_size)
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
-        return langevin_step(energy, key, v, jnp.asarray(self.step_size, v.dtype))
-
-
-def langevin_step(energy: Energy, key: PRNGKeyArray, v: Array, step_size: Array) -> tuple[Array, dict[str, Array]]:
-    """A Langevin move with a step size that may be traced: one for all chains, or one each (n,)."""
-    import blackjax
-
-    # BlackJAX's noise has JAX's default dtype: a chain in a narrower one moves in that, and its energies stay in its own.
-    own, wide = v.dtype, max(v.dtype, jnp.result_type(float), key=lambda dtype: dtype.itemsize)
-    low, high = energy.observed.limits  # pyright: ignore[reportAttributeAccessIssue]
-    low, high = jnp.asarray(low, wide), jnp.asarray(high, wide)
-
-    def log_density(x: Array) -> Array:
-        return jnp.where(jnp.all((x >= low) & (x <= high)), -energy.free_energy(x.astype(own)), -jnp.inf).astype(wide)
-
-    kernel: Any = blackjax.mcmc.mala.build_kernel()
-
-    def move(key: PRNGKeyArray, x: Array, step_size: Array) -> tuple[Array, Array, Array]:
-        before = blackjax.mala.init(x, log_density)
-        after, info = kernel(key, before, log_density, step_size)
-        return after.position.astype(own), info.acceptance_rate, before.logdensity > -jnp.inf
-
-    steps = jnp.broadcast_to(step_size.astype(wide), v.shape[:1])
-    moved, acceptance, possible = jax.vmap(move)(jax.random.split(key, v.shape[0]), v.astype(wide), steps)
-    # A chain at a point of zero probability (of weight zero, in annealing) says nothing about the step size.
-    mean = jnp.sum(jnp.where(possible, acceptance, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(acceptance.dtype)
-    return moved, {"acceptance": mean}
+        moved, acceptance = leapfrog_moves(energy, key, v, jnp.asarray(self.step_size, v.dtype))
+        return moved, {"acceptance": acceptance}
 
 
 def step_size_problem(step_size: Any) -> str | None:

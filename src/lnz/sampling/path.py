@@ -16,7 +16,9 @@ from lnz.energies.independent import Gaussian, Independent
 from lnz.energies.layers import TwoLayers
 from lnz.energies.sweeps import Sweep
 from lnz.energy import Energy
-from lnz.sampling.kernels import Gibbs, Kernel, Langevin, compact, langevin_step
+from lnz.sampling.continuous import HamiltonianMonteCarlo
+from lnz.sampling.kernels import Gibbs, Kernel, Langevin, compact
+from lnz.sampling.leapfrog import leapfrog_moves
 from lnz.spaces import Real, Space, State
 
 _ROWS = 4096  # of the data, from which a base takes the means of what they leave open
@@ -151,7 +153,7 @@ def first_log_step(energy: Energy) -> Array:
 
 def has_step(kernel: Kernel) -> bool:
     """Whether the kernel has a step size to be fitted."""
-    return isinstance(kernel, Langevin)
+    return isinstance(kernel, Langevin | HamiltonianMonteCarlo)
 
 
 def move(
@@ -166,21 +168,23 @@ def move(
 ) -> tuple[State, Array]:
     """`sweeps` moves that leave the energy's law as it is, and their mean acceptance (1 for kernels without a step size).
 
-    With `reverse`, moves of the kernel's reversal where that is known (see `reversible`).
+    With `reverse`, moves of the kernel's reversal where that is known (see `reversible`). Hamiltonian moves stay in a box by its walls, not by
+    the kernel's own map to the reals: an annealed chain starts all over the box, where the map would make its law steep.
     """
-    dtype = log_step.dtype
+    if has_step(kernel):
+        v, acceptance = leapfrog_moves(
+            energy, key, v, jnp.exp(log_step), moves=sweeps, leapfrogs=getattr(kernel, "leapfrogs", 1)
+        )
+        return v, acceptance.astype(log_step.dtype)
 
-    def once(v: State, key: PRNGKeyArray) -> tuple[State, Array]:
-        if not has_step(kernel):
-            moved = kernel.reversal(energy, key, v) if reverse and isinstance(kernel, Gibbs) else None
-            return (kernel.step(energy, key, v)[0] if moved is None else moved), jnp.ones((), dtype)
-        moved, info = langevin_step(energy, key, v, jnp.exp(log_step).astype(v.dtype))
-        return moved, info["acceptance"].astype(dtype)
+    def once(v: State, key: PRNGKeyArray) -> State:
+        moved = kernel.reversal(energy, key, v) if reverse and isinstance(kernel, Gibbs) else None
+        return kernel.step(energy, key, v)[0] if moved is None else moved
 
+    one = jnp.ones((), log_step.dtype)
     if sweeps == 1:
-        return once(v, key)
-    v, acceptance = jax.lax.scan(once, v, jax.random.split(key, sweeps))
-    return v, jnp.mean(acceptance)
+        return once(v, key), one
+    return jax.lax.scan(lambda v, key: (once(v, key), None), v, jax.random.split(key, sweeps))[0], one
 
 
 class Walk(NamedTuple):
@@ -241,8 +245,8 @@ def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) ->
 
 
 def reversible(kernel: Kernel, path: Path) -> bool:
-    """Whether the reversal of every move is known: Langevin moves and block Gibbs moves of two layers are their own, sweeps over sites or
-    colour classes are reversed by going through them the other way round. A `gibbs` of an energy's own may be anything."""
+    """Whether the reversal of every move is known: Langevin and Hamiltonian moves and block Gibbs moves of two layers are their own, sweeps over
+    sites or colour classes are reversed by going through them the other way round. A `gibbs` of an energy's own may be anything."""
     energy = path.at(jnp.zeros(()))
     by_sites = hasattr(energy, "gibbs_sweep") or not hasattr(energy, "gibbs")
     return has_step(kernel) or (isinstance(kernel, Gibbs) and (by_sites or isinstance(energy, TwoLayers)))
