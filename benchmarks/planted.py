@@ -8,9 +8,9 @@ which pattern it should be; fields give the patterns about 40, 30, 20 and 10 % o
 2,000 exact samples to learn from and 2,000 others to measure by; models have a free table on every edge and free fields, and start at 0. Batches of
 500, Adam, a rate that falls linearly to 0.
 
-Every negative phase moves 200 states an update, but for "persistent, 20 x 20". Figures are the mean log p of the held-out samples over the 24 sites, in nats, with log Z by
-elimination. Then log Z of the last models of trajectory tempering (at its best rate) three ways: from the ladder of kept models by Bennett's ratio,
-by thermodynamic integration in β with 64 rungs of parallel tempering, and exactly.
+Every negative phase moves 200 states an update, but for "persistent, 20 x 20". Figures are the mean log p of the held-out samples over the 24
+sites, in nats, with log Z by elimination. Then log Z of the last models of trajectory tempering (at its best rate) three ways: from the ladder of
+kept models by Bennett's ratio, by thermodynamic integration in β with 64 rungs of parallel tempering, and exactly.
 """
 
 import argparse
