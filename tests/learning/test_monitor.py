@@ -102,6 +102,20 @@ def test_a_dearer_model_is_looked_at_as_often_as_its_updates_allow():
     assert MONITOR.every(small, phase, 100) > 1.9 * dataclasses.replace(MONITOR, share=0.1).every(small, phase, 100)
 
 
+def test_a_convolution_is_known_to_use_its_weights_many_times():
+    """Nine weights on 28 x 28 entries, each used once an entry or once in all: updates of the former take longer, so looks may come sooner."""
+    w, space, phase = jnp.ones((3, 3)), lnz.Real((28, 28)), lnz.PersistentChains(20, chains=100)
+
+    def once(w, x):
+        return 0.5 * jnp.sum(x**2) + jnp.sum(w)
+
+    def everywhere(w, x):
+        return 0.5 * jnp.sum(x**2) + jnp.sum(jax.nn.softplus(jax.scipy.signal.convolve2d(x, w)))
+
+    plain, conv = (lnz.FunctionEnergy(jax.tree_util.Partial(f, w), space) for f in (once, everywhere))
+    assert MONITOR.every(conv, phase, 100) < 0.9 * MONITOR.every(plain, phase, 100)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"share": 0.0}, "share must be above 0 and at most 0.5"), ({"chains": 2}, "at least 8 chains")],

@@ -29,11 +29,8 @@ _FAR = 10  # times √n nats between data and chains: n independent entries, or 
 _SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
 _ROWS = 256  # of the data that a look reads
 _FIXED = 0.05  # seconds that a look takes whatever the model
-_PER_WEIGHT, _PER_BIT, _PER_UPDATE = (
-    2e-11,
-    4e-9,
-    5e-5,
-)  # seconds of a state's move for every parameter and entry; of an update besides
+# Seconds of a state's move for every parameter (two operations), entry and transcendental function; of an update besides.
+_PER_WEIGHT, _PER_BIT, _PER_EXP, _PER_UPDATE = 2e-11, 4e-9, 1e-9, 5e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +106,24 @@ class Monitor:
 
     def every(self, energy: Energy, phase: NegativePhase | None, batch: int) -> int:
         """The updates between two looks: as many as make the looks' predicted time the share asked for, a multiple of 8."""
-        weights = sum(leaf.size for leaf in jax.tree.leaves(energy) if eqx.is_inexact_array(leaf))
-        bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
-        move = _PER_WEIGHT * weights + _PER_BIT * bits
+        move = _move_seconds(energy)
         moves = 0 if phase is None else phase.moves(energy, batch)
         update = _PER_UPDATE + move * (2 * batch + moves)
         look = _FIXED + move * (2.5 * self.chains * self.temperatures + moves)
         return _SNAPSHOTS * math.ceil(look / update / self.share / _SNAPSHOTS)
+
+
+def _move_seconds(energy: Energy) -> float:
+    """A prediction of what the move of one state takes: a Gibbs sweep by the parameters, a gradient by the operations that it compiles to, since a
+    convolution uses every weight many times."""
+    bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
+    if energy.observed.discrete:
+        weights = sum(leaf.size for leaf in jax.tree.leaves(energy) if eqx.is_inexact_array(leaf))
+        return _PER_WEIGHT * weights + _PER_BIT * bits
+    arrays, rest = eqx.partition(energy, eqx.is_array)
+    gradient = jax.jit(lambda arrays, v: jax.value_and_grad(eqx.combine(arrays, rest).free_energy)(v))
+    counted: Any = gradient.lower(arrays, energy.observed.struct).cost_analysis() or {}
+    return 0.5 * _PER_WEIGHT * counted.get("flops", 0) + _PER_EXP * counted.get("transcendentals", 0) + _PER_BIT * bits
 
 
 class Watch:
