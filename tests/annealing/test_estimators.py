@@ -1,6 +1,7 @@
 """Sequential Monte Carlo, parallel tempering and annealing in both directions against exact sums: T9, unbiasedness, coverage, and their warnings."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
