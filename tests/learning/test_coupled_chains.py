@@ -73,7 +73,8 @@ def scores(energy, data, phase, repeats):
 def test_the_mean_is_the_exact_gradient(name):
     make, data, phase = CASES[name]
     energy, data = make(), data(np.random.default_rng(2))
-    squares, _ = scores(energy, data, phase, 1000)
+    # A few pairs that meet late carry much of the variance: on the line a mean of 1,000 is not yet near a normal law.
+    squares, _ = scores(energy, data, phase, 8000 if name == "continuous" else 1000)
     assert (squares < 6).all(), squares
     if name == "rbm":
         squares, _ = scores(energy, data, lnz.ContrastiveDivergence(), 1000)

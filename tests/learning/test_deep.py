@@ -253,7 +253,7 @@ class TestLearning:
             lnz.DeepBoltzmannMachine.from_data(PATTERNS, (4, 3), key=KEY, scale=0.3, dtype=np.float64),
             PATTERNS,
         )
-        options = {} if name in ("exact", "cd") else {"chains": 100}
+        options = {} if name in ("exact", "cd", "coupled") else {"chains": 100}
         phase = NEGATIVE_PHASES[name](**options)
         fitted = lnz.fit(
             start, np.repeat(data, 20, axis=0), negative_phase=phase, optimizer=optax.sgd(0.3), epochs=300, batch_size=40,
@@ -283,7 +283,8 @@ class TestLearning:
     def test_the_monitor_looks_at_what_data_show(self):
         start = lnz.DeepBoltzmannMachine.from_data(PATTERNS, (4, 3), key=KEY, scale=0.3)
         monitor = lnz.Monitor(share=0.5, chains=64, temperatures=20)
-        fitted = lnz.fit(start, np.repeat(PATTERNS, 10, axis=0), epochs=200, batch_size=20, key=KEY, monitor=monitor)
+        epochs = monitor.every(start, lnz.PersistentChains(), 20)  # of one update each
+        fitted = lnz.fit(start, np.repeat(PATTERNS, 10, axis=0), epochs=epochs, batch_size=20, key=KEY, monitor=monitor)
         assert {"unseen", "dead", "lag", "log_likelihood"} <= set(fitted.looks[-1].figures)
 
     def test_layers_learned_from_below_are_a_better_start(self):
