@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -161,11 +162,14 @@ def _scaled(p: ChainPotentials, recompute: bool) -> tuple[Array, ChainSums]:
     """Both passes with scaled probabilities, and whether they can be trusted.
 
     Messages, weights and emissions are at most 1. An entry that is rounded to zero at node t changes Z by a factor 1 - δ with δ at most the
-    smallest positive number times β_t(k) / c_t, where Σ_k a_t(k) β_t(k) = 1. Entries that β itself loses do not matter, as a_t(k) ≤ 1.
+    smallest positive number times β_t(k) / c_t, where Σ_k a_t(k) β_t(k) = 1. What β itself loses matters only where it hides such an entry: a path
+    by way of two weights that are both rounded to zero is seen from neither side, so there must be none of these.
     """
     passes = both_recomputed if recompute else both_apart if p.pairs.ndim == 3 or p.nodes.shape[1] > 64 else both
     found = alone(passes, *p)
-    return (found.worst <= _most(p)) & (found.log_z > -jnp.inf), ChainSums(found.log_z, found.nodes, found.pairs)
+    least = jnp.min(jnp.where(p.pairs > -jnp.inf, p.pairs, jnp.inf), initial=jnp.inf)
+    kept = peak_of(p.pairs) - least <= -math.log(jnp.finfo(p.pairs.dtype).tiny)
+    return kept & (found.worst <= _most(p)) & (found.log_z > -jnp.inf), ChainSums(found.log_z, found.nodes, found.pairs)
 
 
 def _most(p: ChainPotentials) -> float:
