@@ -1,12 +1,21 @@
-"""Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices, a quick compiler."""
+"""Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices, a quick compiler whose programs are kept."""
 
 import os
 import resource
 import signal
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Compiled programs are kept between runs and shared by workers and by the processes that tests start.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lnz-tests" / f"jaxlib-{version('jaxlib')}"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
