@@ -1,4 +1,4 @@
-"""Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices, a quick compiler whose programs are kept."""
+"""Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices, programs kept between runs."""
 
 import os
 import resource
