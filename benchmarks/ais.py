@@ -29,7 +29,7 @@ def lnz_runs(model: peers.Model, *, chains: int, temperatures: int) -> dict[str,
     import lnz
 
     rbm, seeds = lnz.RBM.from_parameters(*model), itertools.count()
-    route = lnz.AnnealedImportanceSampling(temperatures=temperatures, chains=chains)
+    route = lnz.routes.AnnealedImportanceSampling(temperatures=temperatures, chains=chains)
     return {"lnz": lambda: float(lnz.log_partition(rbm, route=route, key=jax.random.key(next(seeds))).value)}
 
 

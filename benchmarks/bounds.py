@@ -80,17 +80,17 @@ MODELS: dict[str, Callable[[], Model]] = {
 
 def from_file(path: Path) -> Model:
     """The factors of a `.uai` file, given the evidence in FILE.uai.evid if there is one."""
-    from lnz import formats
+    from lnz import io
 
     evidence = path.with_name(path.name + ".evid")
-    graph = formats.read_uai(path, evidence=evidence if evidence.exists() else None)
+    graph = io.read_uai(path, evidence=evidence if evidence.exists() else None)
     tables = [np.asarray(table, np.float64) for table in graph.tables]
     return list(graph.cardinalities), list(graph.scopes), [tables[t] for t in graph.table_of]
 
 
 def sweep_costs(model: Model) -> Table:
     """Milliseconds of a sweep up and down, and nanoseconds an entry, for tables of 2^4 to 2^18 entries."""
-    from lnz.bounds.buckets import Buckets, least_fill
+    from lnz._graphs.buckets import Buckets, least_fill
 
     sizes, scopes, tables = model
     order = least_fill(tuple(scopes), tuple(sizes), 0)
@@ -120,8 +120,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.wall:
         time.perf_counter = time.process_time  # the clock of `tighten`
-    from lnz.bounds.anytime import tighten
-    from lnz.exact.solver import Limits, Solver
+    from lnz._graphs.anytime_solver import tighten
+    from lnz._graphs.solver import Limits, Solver
 
     if arguments.sweeps:
         Console().print(sweep_costs(glass(30, 1.0)))

@@ -237,7 +237,7 @@ def long_chain(recompute: bool) -> Callable[[], float]:
     import lnz
 
     e = jax.numpy.asarray(np.random.default_rng(0).normal(size=(100_000, 50)).astype(np.float32))
-    w, route = jax.numpy.zeros((50, 50), e.dtype), lnz.ForwardBackward(recompute=recompute)
+    w, route = jax.numpy.zeros((50, 50), e.dtype), lnz.routes.ForwardBackward(recompute=recompute)
     log_z = lambda e, w: lnz.log_partition(lnz.LinearChain(e, w), route=route).value  # noqa: E731
     compiled = jax.jit(jax.value_and_grad(log_z, (0, 1))).lower(e, w).compile()
     return lambda: float(jax.block_until_ready(compiled(e, w))[0])

@@ -50,7 +50,7 @@ class Scene:
         self.x, self.x_test = ((np.asarray(d["X"], float) - mean) / deviation for d in (train, test))
         self.y, self.y_test = (d["Y"].astype(np.int32) for d in (train, test))
         self.held = np.arange(len(self.x)) % 5 == 0
-        self.structure = lnz.Graph.complete(6)
+        self.structure = lnz.crf.Graph.complete(6)
         self.start = {
             "weight": jnp.zeros((self.x.shape[1], 6)),
             "bias": jnp.zeros(6),
@@ -124,17 +124,17 @@ def scene_objectives() -> dict[str, Any]:
     import lnz
 
     return {
-        "exact likelihood": lnz.Likelihood(lnz.Enumeration()),
-        "pseudo-likelihood": lnz.PseudoLikelihood(),
-        "piecewise, unaries inside": lnz.Piecewise(unaries="inside"),
-        "piecewise, unaries apart": lnz.Piecewise(),
+        "exact likelihood": lnz.crf.Likelihood(lnz.routes.Enumeration()),
+        "pseudo-likelihood": lnz.crf.PseudoLikelihood(),
+        "piecewise, unaries inside": lnz.crf.Piecewise(unaries="inside"),
+        "piecewise, unaries apart": lnz.crf.Piecewise(),
         "unaries only": Apart(),
-        "piecewise, unaries shared": lnz.Piecewise(unaries="shared"),
-        "piecewise pseudo-likelihood, apart": lnz.PiecewisePseudoLikelihood(),
-        "piecewise pseudo-likelihood, shared": lnz.PiecewisePseudoLikelihood(unaries="shared"),
-        "contrastive divergence, 5 sweeps": lnz.SampledLikelihood(sweeps=5),
-        "10 unrolled mean-field steps": lnz.UnrolledMeanField(10),
-        "Bethe likelihood": lnz.Likelihood(bethe(60, 1e-6)),
+        "piecewise, unaries shared": lnz.crf.Piecewise(unaries="shared"),
+        "piecewise pseudo-likelihood, apart": lnz.crf.PiecewisePseudoLikelihood(),
+        "piecewise pseudo-likelihood, shared": lnz.crf.PiecewisePseudoLikelihood(unaries="shared"),
+        "contrastive divergence, 5 sweeps": lnz.crf.SampledLikelihood(sweeps=5),
+        "10 unrolled mean-field steps": lnz.crf.UnrolledMeanField(10),
+        "Bethe likelihood": lnz.crf.Likelihood(bethe(60, 1e-6)),
     }
 
 
@@ -144,7 +144,7 @@ class Apart:
     def loss(self, field: Any, labels: Any, *, key: Any = None) -> Any:
         import lnz
 
-        return lnz.Piecewise().loss(lnz.RandomField(lnz.Graph(6, []), field.unary), labels)
+        return lnz.crf.Piecewise().loss(lnz.RandomField(lnz.crf.Graph(6, []), field.unary), labels)
 
 
 def scene(folder: Path, only: str) -> Iterable[list[str]]:
@@ -161,8 +161,8 @@ def scene(folder: Path, only: str) -> Iterable[list[str]]:
         best = int(np.argmin([data.score(fitted, x[held], y[held]).nll for fitted in fits]))
         fitted = data.fit(objective, x, y, STRENGTHS[best])
         seconds = time.process_time() - start
-        scales = lnz.calibrate(
-            lambda x, fitted=fits[best]: data.field(fitted, x), x[held], y[held], route=lnz.Enumeration()
+        scales = lnz.crf.calibrate(
+            lambda x, fitted=fits[best]: data.field(fitted, x), x[held], y[held], route=lnz.routes.Enumeration()
         )
         plain, scaled = (
             data.score(fitted, data.x_test, data.y_test),
@@ -186,7 +186,7 @@ STEPS, BATCH = 400, 20
 def bethe(max_sweeps: int = 40, tolerance: float = 1e-4) -> Any:
     import lnz
 
-    return lnz.BeliefPropagation(schedule="parallel", damping=0.3, max_sweeps=max_sweeps, tolerance=tolerance)
+    return lnz.routes.BeliefPropagation(schedule="parallel", damping=0.3, max_sweeps=max_sweeps, tolerance=tolerance)
 
 
 def pictures(folder: Path, part: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -238,7 +238,7 @@ class Snakes:
         used = [picture for i, picture in enumerate(train) if not held_out or i % 5]
         self.train = padded([turned for picture in used for turned in mirrored(picture)])
         self.test = padded(held or test)
-        self.structure = lnz.Grid(SIDE)
+        self.structure = lnz.crf.Grid(SIDE)
 
     def field(self, heads: Any, x: Any, mask: Any) -> Any:
         import lnz
@@ -257,8 +257,8 @@ class Snakes:
         x, y, mask = map(jnp.asarray, self.train)
         one, two, key = jax.random.split(jax.random.key(seed), 3)
         heads = (
-            lnz.UnaryHead(x.shape[-1], CLASSES, key=one),
-            lnz.PairwiseHead(x.shape[-1], CLASSES, hidden=24, groups=2, key=two),
+            lnz.crf.UnaryHead(x.shape[-1], CLASSES, key=one),
+            lnz.crf.PairwiseHead(x.shape[-1], CLASSES, hidden=24, groups=2, key=two),
         )
         optimizer = optax.adam(optax.cosine_decay_schedule(0.005, steps))
 
@@ -294,15 +294,15 @@ def snake_objectives() -> dict[str, Any]:
     import lnz
 
     return {
-        "Bethe likelihood": lnz.Likelihood(bethe()),
-        "piecewise, unaries inside": lnz.Piecewise(unaries="inside"),
-        "piecewise, unaries apart": lnz.Piecewise(),
+        "Bethe likelihood": lnz.crf.Likelihood(bethe()),
+        "piecewise, unaries inside": lnz.crf.Piecewise(unaries="inside"),
+        "piecewise, unaries apart": lnz.crf.Piecewise(),
         "unaries only": Unaries(),
-        "piecewise, unaries shared": lnz.Piecewise(unaries="shared"),
-        "pseudo-likelihood": lnz.PseudoLikelihood(),
-        "piecewise pseudo-likelihood, inside": lnz.PiecewisePseudoLikelihood(unaries="inside"),
-        "contrastive divergence, 3 sweeps": lnz.SampledLikelihood(sweeps=3),
-        "10 unrolled mean-field steps": lnz.UnrolledMeanField(10),
+        "piecewise, unaries shared": lnz.crf.Piecewise(unaries="shared"),
+        "pseudo-likelihood": lnz.crf.PseudoLikelihood(),
+        "piecewise pseudo-likelihood, inside": lnz.crf.PiecewisePseudoLikelihood(unaries="inside"),
+        "contrastive divergence, 3 sweeps": lnz.crf.SampledLikelihood(sweeps=3),
+        "10 unrolled mean-field steps": lnz.crf.UnrolledMeanField(10),
     }
 
 
@@ -313,19 +313,19 @@ class Unaries:
         import lnz
 
         alone = lnz.RandomField(field.structure, field.unary, mask=field.mask)
-        return lnz.PseudoLikelihood().loss(alone, labels)
+        return lnz.crf.PseudoLikelihood().loss(alone, labels)
 
 
 def by_belief_propagation(field: Any) -> Any:
     import lnz
 
-    return lnz.mpm_state(field, route=bethe(200))
+    return lnz.crf.mpm_state(field, route=bethe(200))
 
 
 def by_mean_field(field: Any) -> Any:
     import lnz
 
-    return lnz.UnrolledMeanField(10).logits(field).argmax(-1)
+    return lnz.crf.UnrolledMeanField(10).logits(field).argmax(-1)
 
 
 def snakes(folder: Path, only: str) -> Iterable[list[str]]:

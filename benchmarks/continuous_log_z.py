@@ -66,11 +66,11 @@ def by_lnz(name: str) -> Callable[[int], Found]:
     import jax
 
     import lnz
-    from lnz.frozen import Frozen
+    from lnz._core.frozen import Frozen
 
     budget = BUDGETS[name]
-    energy = lnz.reference_models(name)[0].energy()
-    route = lnz.SequentialMonteCarlo(
+    energy = lnz.reference.reference_models(name)[0].energy()
+    route = lnz.routes.SequentialMonteCarlo(
         particles=budget.particles,
         replicates=REPLICATES,
         conditional=budget.conditional,
@@ -98,7 +98,7 @@ def by_blackjax(name: str) -> Callable[[int], Found]:
     import lnz
 
     budget = BUDGETS[name]
-    energy: Any = lnz.reference_models(name)[0].energy()
+    energy: Any = lnz.reference.reference_models(name)[0].energy()
     base: Any = energy.base() if budget.scale is None else wide(budget.scale)
     low, high = map(jnp.asarray, energy.observed.limits)
     d = energy.observed.shape[0]
@@ -220,7 +220,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.methods != ["dynesty"]:
         import lnz  # noqa: F401
-    from lnz import reference_models
+    from lnz.reference import reference_models
 
     table = Table("model", "method", "seconds", "error", "mean error", "claimed", "held", "warned", "s to 0.05 nat")
     for name in options.only:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import lnz
-from lnz.exact.samples import exact_sampler
+from lnz.routes._exact.exact_samples import exact_sampler
 
 MODELS = (
     "torus-4x4-critical",
@@ -50,34 +50,34 @@ FOOLING = ("rbm-hidden-mode-40x8", "apart-2", "needle-40")
 # Two budgets of each: about 1,600 and 12,800 moves of one chain.
 ROUTES: dict[str, tuple[lnz.Route, lnz.Route]] = {
     "ais": (
-        lnz.AnnealedImportanceSampling(temperatures=50, chains=32),
-        lnz.AnnealedImportanceSampling(temperatures=200, chains=64),
+        lnz.routes.AnnealedImportanceSampling(temperatures=50, chains=32),
+        lnz.routes.AnnealedImportanceSampling(temperatures=200, chains=64),
     ),
     "scouts": (
-        lnz.AnnealedImportanceSampling(temperatures=50, chains=32, scouts=32),
-        lnz.AnnealedImportanceSampling(temperatures=200, chains=64, scouts=32),
+        lnz.routes.AnnealedImportanceSampling(temperatures=50, chains=32, scouts=32),
+        lnz.routes.AnnealedImportanceSampling(temperatures=200, chains=64, scouts=32),
     ),
     "samples": (
-        lnz.BidirectionalAIS(temperatures=25, chains=32),
-        lnz.BidirectionalAIS(temperatures=100, chains=64),
+        lnz.routes.BidirectionalAIS(temperatures=25, chains=32),
+        lnz.routes.BidirectionalAIS(temperatures=100, chains=64),
     ),
     "smc": (
-        lnz.SequentialMonteCarlo(particles=16, replicates=8, conditional=0.8),
-        lnz.SequentialMonteCarlo(particles=64, replicates=16, conditional=0.9),
+        lnz.routes.SequentialMonteCarlo(particles=16, replicates=8, conditional=0.8),
+        lnz.routes.SequentialMonteCarlo(particles=64, replicates=16, conditional=0.9),
     ),
     "tempering": (
-        lnz.ParallelTempering(rungs=6, iterations=64, replicates=4),
-        lnz.ParallelTempering(rungs=8, iterations=200, replicates=8),
+        lnz.routes.ParallelTempering(rungs=6, iterations=64, replicates=4),
+        lnz.routes.ParallelTempering(rungs=8, iterations=200, replicates=8),
     ),
     "both": (
-        lnz.BidirectionalAIS(temperatures=25, chains=32),
-        lnz.BidirectionalAIS(temperatures=100, chains=64),
+        lnz.routes.BidirectionalAIS(temperatures=25, chains=32),
+        lnz.routes.BidirectionalAIS(temperatures=100, chains=64),
     ),
 }
 _MOST_RELATIVE = 0.2  # of a claimed standard error
 
 
-def samples(model: lnz.ReferenceModel, energy: lnz.Energy, key: Any, n: int) -> Any:
+def samples(model: lnz.reference.ReferenceModel, energy: lnz.Energy, key: Any, n: int) -> Any:
     """Samples of a model, as its user may have from elsewhere; None where nobody has any."""
     pick, key = jax.random.split(key)
     if model.name == "apart-2":
@@ -90,7 +90,9 @@ def samples(model: lnz.ReferenceModel, energy: lnz.Energy, key: Any, n: int) -> 
     return None if sampler is None else sampler.draw(key, n)
 
 
-def measure(model: lnz.ReferenceModel, route: lnz.Route, seeds: int, *, given: bool = False) -> dict[str, Any] | None:
+def measure(
+    model: lnz.reference.ReferenceModel, route: lnz.Route, seeds: int, *, given: bool = False
+) -> dict[str, Any] | None:
     """What `seeds` runs say, as plain numbers; None where the route refuses the model. Samples of the model may be given to it."""
     energy = model.energy()
     absent = samples(model, energy, jax.random.key(0), 1) is None if given else route.refusal(energy) is not None
@@ -216,7 +218,7 @@ def main() -> None:
         table(options.table)
         return
     jax.config.update("jax_enable_x64", True)
-    models = lnz.reference_models(*options.models.split(","))
+    models = lnz.reference.reference_models(*options.models.split(","))
     print(HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |", sep="\n", flush=True)
     for budget in options.budgets.split(","):
         for name in options.routes.split(","):

@@ -35,7 +35,7 @@ def read(path: str) -> Any:
 
     import lnz
 
-    return (lnz.formats.load(path, name="images").rows.reshape(-1, 784) >= 128).astype(np.float32)
+    return (lnz.io.load(path, name="images").rows.reshape(-1, 784) >= 128).astype(np.float32)
 
 
 def phase_of(name: str) -> Any:
@@ -43,10 +43,10 @@ def phase_of(name: str) -> Any:
     import lnz
 
     return {
-        "persistent": lnz.PersistentChains(chains=100),
-        "tempered": lnz.TemperedChains(temperatures=10, chains=20),
-        "trajectory": lnz.TrajectoryTempered(checkpoints=6, chains=20),
-        "deep": lnz.PersistentChains(chains=100),
+        "persistent": lnz.learning.PersistentChains(chains=100),
+        "tempered": lnz.learning.TemperedChains(temperatures=10, chains=20),
+        "trajectory": lnz.learning.TrajectoryTempered(checkpoints=6, chains=20),
+        "deep": lnz.learning.PersistentChains(chains=100),
     }[name]
 
 
@@ -61,16 +61,16 @@ def likelihood(energy: Any, train: Any, test: Any, temperatures: int, *, both: b
 
     import lnz
 
-    base = lnz.fitted_base(energy, train)
+    base = lnz.routes.fitted_base(energy, train)
     if both:
         start_key, chain_key = jax.random.split(jax.random.key(8))
         start = energy.completed(start_key, jnp.asarray(train[:CHAINS]))
-        states = lnz.run_chains(energy, lnz.Gibbs(), chain_key, start, 1_000)
-        route: Any = lnz.BidirectionalAIS.from_samples(
+        states = lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), chain_key, start, 1_000)
+        route: Any = lnz.routes.BidirectionalAIS.from_samples(
             states, exact=False, base=base, temperatures=temperatures, chains=CHAINS
         )
     else:
-        route = lnz.AnnealedImportanceSampling.from_base(base, temperatures=temperatures, chains=CHAINS)
+        route = lnz.routes.AnnealedImportanceSampling.from_base(base, temperatures=temperatures, chains=CHAINS)
     found = lnz.log_likelihood(energy, test, route=route, key=jax.random.key(9))
     figures = {name: float(value) for name, value in found.log_z.diagnostics.items()}
     return {
@@ -91,7 +91,7 @@ def train(name: str, minutes: float, rows: Any, test: Any) -> tuple[Any, list[di
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=RATE)
     began = time.process_time()
     if name == "deep":
-        energy = lnz.pretrained(rows, (500, 1000), epochs=PRETRAINING, key=jax.random.key(0))
+        energy = lnz.learning.pretrained(rows, (500, 1000), epochs=PRETRAINING, key=jax.random.key(0))
     else:
         energy = lnz.RBM.from_data(rows, 500, key=jax.random.key(0))
     trainer = lnz.Trainer(optimizer, phase_of(name))
@@ -126,7 +126,7 @@ def state_with(state: Any, rate: Any) -> Any:
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """The curves of all runs over the processor's time."""
-    from lnz.report.style import BLUE, GREEN, INK, ORANGE, Canvas
+    from lnz.report._style import BLUE, GREEN, INK, ORANGE, Canvas
 
     colours = dict(zip(TITLES, (INK, BLUE, GREEN, ORANGE), strict=True))
     with Canvas(path, width=6.4, height=3.8) as figure:
@@ -167,7 +167,7 @@ def main() -> None:
     options.json.mkdir(parents=True, exist_ok=True)
     for name in filter(None, options.runs.split(",")):
         energy, curve = train(name, options.deep_minutes if name == "deep" else options.minutes, rows, test)
-        lnz.save_energy(options.json / f"{name}.lnz", energy)
+        lnz.save(options.json / f"{name}.lnz", energy)
         (options.json / f"{name}.json").write_text(
             json.dumps({"name": name, "curve": [strict(point) for point in curve]})
         )
@@ -175,7 +175,7 @@ def main() -> None:
         file = options.json / f"{name}.json"
         found = json.loads(file.read_text()) if file.is_file() else {"final": None}
         if "final" not in found:
-            energy = lnz.load_energy(file.with_suffix(".lnz"))
+            energy = lnz.load(file.with_suffix(".lnz"))
             found["final"] = strict(likelihood(energy, rows, test, options.temperatures, both=True))
             file.write_text(json.dumps(found))
             print(f"{TITLES[name]}: {found['final']['words']}", flush=True)

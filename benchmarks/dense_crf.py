@@ -23,8 +23,8 @@ def main() -> None:
     one_thread()
     import pydensecrf.densecrf as peer
 
-    from lnz.segmentation.dense import DenseCRF
-    from lnz.segmentation.reading import read_segmentation
+    from lnz.apps._segmentation.dense_crf import DenseCRF
+    from lnz.apps._segmentation.reading import read_segmentation
 
     data = read_segmentation(arguments.labels, classes=11, void=11)[: arguments.images]
     rng, k = np.random.default_rng(0), data.classes

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lnz import formats
+from lnz import io
 
 COMPONENTS = (1, 10, 20, 40, 60, 80, 100, 120, 160, 200)
 SMOOTHING = (0.05, 0.1, 0.2, 0.5)  # extra counts of each value of each pixel, in each component
@@ -65,8 +65,8 @@ def fit(images: Array, components: int, smoothing: float, *, seed: int) -> Mixtu
 
 def parts() -> list[Array]:
     """The training, validation and test images, as `lnz train digits` has them: 0 and 1, shape (n, 64)."""
-    images = formats.binarise(formats.digits().rows).astype(float)
-    return [images[part] for part in formats.split(len(images), fractions=(0.7, 0.1, 0.2), seed=0)]
+    images = io.binarise(io.digits().rows).astype(float)
+    return [images[part] for part in io.split(len(images), fractions=(0.7, 0.1, 0.2), seed=0)]
 
 
 def factorised(train: Array) -> Mixture:

@@ -29,7 +29,7 @@ def lnz_exact(model: peers.Model) -> dict[str, Callable[[], Job]]:
         import lnz
 
         rbm = lnz.RBM.from_parameters(*model)
-        return lambda: float(lnz.log_partition(rbm, route=lnz.Enumeration()).value)
+        return lambda: float(lnz.log_partition(rbm, route=lnz.routes.Enumeration()).value)
 
     return {"lnz (float64)": make}
 

@@ -24,10 +24,10 @@ def lnz_jobs(unary: np.ndarray, tables: np.ndarray) -> dict[str, Callable[[], An
     import jax.numpy as jnp
 
     import lnz
-    from lnz.bounds.fields import products
+    from lnz.routes._bounds.field_messages import products
 
     shared = tables.ndim == 3
-    grid = lnz.Grid(unary.shape[1:3])
+    grid = lnz.crf.Grid(unary.shape[1:3])
 
     def value(route: lnz.Route) -> Callable[..., Any]:
         one = lambda u, t: lnz.log_partition(lnz.RandomField(grid, u, t), route=route).value  # noqa: E731
@@ -36,9 +36,9 @@ def lnz_jobs(unary: np.ndarray, tables: np.ndarray) -> dict[str, Callable[[], An
     never = 1e-30
     jobs = {
         "belief propagation": value(
-            lnz.BeliefPropagation(schedule="parallel", damping=0.5, max_sweeps=20, tolerance=never)
+            lnz.routes.BeliefPropagation(schedule="parallel", damping=0.5, max_sweeps=20, tolerance=never)
         ),
-        "mean field": value(lnz.MeanField(schedule="parallel", damping=0.5, max_sweeps=10, tolerance=never)),
+        "mean field": value(lnz.routes.MeanField(schedule="parallel", damping=0.5, max_sweeps=10, tolerance=never)),
     }
     arguments = jnp.asarray(unary), jnp.asarray(tables)
     made = {}

@@ -25,10 +25,10 @@ def main() -> None:
     options = parser.parse_args()
     for size in map(int, options.sizes.split(",")):
         torus = lnz.Ising.lattice((size, size), math.log(1 + math.sqrt(2)) / 2, 0.0, periodic=True)
-        truth = float(lnz.log_partition(torus, route=lnz.Torus()).value)
+        truth = float(lnz.log_partition(torus, route=lnz.routes.Torus()).value)
         temperatures, chains = SETTINGS[size]
-        route = lnz.AnnealedImportanceSampling.from_base(
-            lnz.subgraph_base(torus), temperatures=temperatures, chains=chains
+        route = lnz.routes.AnnealedImportanceSampling.from_base(
+            lnz.routes.subgraph_base(torus), temperatures=temperatures, chains=chains
         )
         for seed in range(options.seeds):
             began = time.process_time()

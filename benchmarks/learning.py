@@ -55,12 +55,12 @@ def settings() -> dict[str, Setting]:
     import lnz
 
     return {
-        "cd": Setting(lnz.ContrastiveDivergence(), 0.1, False, 32, 10_000, 0.25),
-        "persistent": Setting(lnz.PersistentChains(chains=1000), 0.1, False, 1, 10_000, 0.25),
-        "tempered": Setting(lnz.TemperedChains(chains=50, temperatures=8), 0.2),
-        "trajectory": Setting(lnz.TrajectoryTempered(chains=50, checkpoints=12, sweeps=3), 0.1),
-        "jarzynski": Setting(lnz.JarzynskiWalkers(chains=1000), 0.2),
-        "coupled": Setting(lnz.CoupledAnnealing(chains=64), 0.2),
+        "cd": Setting(lnz.learning.ContrastiveDivergence(), 0.1, False, 32, 10_000, 0.25),
+        "persistent": Setting(lnz.learning.PersistentChains(chains=1000), 0.1, False, 1, 10_000, 0.25),
+        "tempered": Setting(lnz.learning.TemperedChains(chains=50, temperatures=8), 0.2),
+        "trajectory": Setting(lnz.learning.TrajectoryTempered(chains=50, checkpoints=12, sweeps=3), 0.1),
+        "jarzynski": Setting(lnz.learning.JarzynskiWalkers(chains=1000), 0.2),
+        "coupled": Setting(lnz.learning.CoupledAnnealing(chains=64), 0.2),
     }
 
 
@@ -79,8 +79,8 @@ def run(name: str, seed: int, looks: int) -> dict[str, Any]:
     began = time.process_time()
     fitted = lnz.fit(
         energy, np.tile(data, (copies, 1)), negative_phase=phase, optimizer=optax.sgd(schedule), epochs=updates,
-        batch_size=32 * copies, validation=data, evaluate_every=updates // looks, route=lnz.Enumeration(),
-        key=jax.random.key(100 + seed), monitor=lnz.Monitor(share),
+        batch_size=32 * copies, validation=data, evaluate_every=updates // looks, route=lnz.routes.Enumeration(),
+        key=jax.random.key(100 + seed), monitor=lnz.learning.Monitor(share),
     )  # fmt: skip
     curve = [(record.step, 32 * record.validation.value) for record in fitted.history if record.validation]
     figures = [record.figures for record in fitted.history]
@@ -93,7 +93,7 @@ def run(name: str, seed: int, looks: int) -> dict[str, Any]:
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """The curves of all runs, with the first alarm of each as a cross."""
-    from lnz.report.style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas
+    from lnz.report._style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas
 
     colours = dict(zip(TITLES, (ORANGE, INK, BLUE, GREEN, "#8a5a9e", "#b0455f"), strict=True))
     with Canvas(path, width=9.2, height=3.8) as figure:

@@ -23,9 +23,9 @@ import optax
 
 import lnz
 from learning import patterns
-from lnz.energies.layers import BilinearLayers
-from lnz.energies.rbm import RBM
-from lnz.spaces import Spin
+from lnz._core.spaces import Spin
+from lnz._models.layers import BilinearLayers
+from lnz._models.rbm import RBM
 from timing import one_thread
 
 RATES = (0.01, 0.003, 0.001)
@@ -65,14 +65,14 @@ class SpinMachine(BilinearLayers):
 
 def phases(chains: int = 200) -> dict[str, Any]:
     return {
-        "exact": lnz.ExactPhase(lnz.Enumeration()),
-        "cd-1": lnz.ContrastiveDivergence(1),
-        "cd-10": lnz.ContrastiveDivergence(10),
-        "restart-15": lnz.ReplayBuffer(size=chains, chains=chains, sweeps=15, restart=1.0),
-        "pcd-1": lnz.PersistentChains(1, chains=chains),
-        "pcd-15": lnz.PersistentChains(15, chains=chains),
-        "tempered": lnz.TemperedChains(temperatures=8, chains=50),
-        "jarzynski": lnz.JarzynskiWalkers(chains=chains, temperatures=20, measure=False),
+        "exact": lnz.learning.ExactPhase(lnz.routes.Enumeration()),
+        "cd-1": lnz.learning.ContrastiveDivergence(1),
+        "cd-10": lnz.learning.ContrastiveDivergence(10),
+        "restart-15": lnz.learning.ReplayBuffer(size=chains, chains=chains, sweeps=15, restart=1.0),
+        "pcd-1": lnz.learning.PersistentChains(1, chains=chains),
+        "pcd-15": lnz.learning.PersistentChains(15, chains=chains),
+        "tempered": lnz.learning.TemperedChains(temperatures=8, chains=50),
+        "jarzynski": lnz.learning.JarzynskiWalkers(chains=chains, temperatures=20, measure=False),
     }
 
 
@@ -100,7 +100,7 @@ def measure(
             return eqx.filter(state, eqx.is_array)
 
         energy = eqx.combine(jax.lax.fori_loop(0, updates, body, arrays), rest).energy
-        log_z = lnz.Enumeration().log_partition(energy, None).value
+        log_z = lnz.routes.Enumeration().log_partition(energy, None).value
         return jnp.mean(jax.vmap(energy.free_energy)(jnp.asarray(data))) + log_z.astype(jnp.float32)
 
     began = time.process_time()

@@ -130,11 +130,15 @@ def torus(side: int) -> tuple[dict[str, Run], float]:
     energy = lnz.Ising.lattice((side, side), np.float32(beta), periodic=True)
     more = side // 16
     routes = {
-        "AIS, linear": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64),
-        "AIS, barrier": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64, schedule="barrier"),
-        "AIS, friction": lnz.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64, schedule="friction"),
-        "SMC": lnz.SequentialMonteCarlo(particles=64, replicates=8, conditional=0.99),
-        "parallel tempering, BAR": lnz.ParallelTempering(rungs=16 * more, iterations=1000, replicates=4),
+        "AIS, linear": lnz.routes.AnnealedImportanceSampling(temperatures=1000 * more**2, chains=64),
+        "AIS, barrier": lnz.routes.AnnealedImportanceSampling(
+            temperatures=1000 * more**2, chains=64, schedule="barrier"
+        ),
+        "AIS, friction": lnz.routes.AnnealedImportanceSampling(
+            temperatures=1000 * more**2, chains=64, schedule="friction"
+        ),
+        "SMC": lnz.routes.SequentialMonteCarlo(particles=64, replicates=8, conditional=0.99),
+        "parallel tempering, BAR": lnz.routes.ParallelTempering(rungs=16 * more, iterations=1000, replicates=4),
     }
     runs = {name: route_run(energy, route) for name, route in routes.items()}
     runs["NumPy AIS"] = numpy_ais(side, beta, temperatures=1000 * more**2, chains=16)
@@ -149,10 +153,10 @@ def rbm() -> tuple[dict[str, Run], float]:
     model = peers.random_model(784, 500, scale=0.05)
     energy = lnz.RBM.from_parameters(*model)
     routes = {
-        "AIS, linear": lnz.AnnealedImportanceSampling(temperatures=400, chains=100),
-        "AIS, barrier": lnz.AnnealedImportanceSampling(temperatures=400, chains=100, schedule="barrier"),
-        "SMC": lnz.SequentialMonteCarlo(particles=64, replicates=8, conditional=0.95),
-        "parallel tempering, BAR": lnz.ParallelTempering(rungs=24, iterations=100, replicates=4),
+        "AIS, linear": lnz.routes.AnnealedImportanceSampling(temperatures=400, chains=100),
+        "AIS, barrier": lnz.routes.AnnealedImportanceSampling(temperatures=400, chains=100, schedule="barrier"),
+        "SMC": lnz.routes.SequentialMonteCarlo(particles=64, replicates=8, conditional=0.95),
+        "parallel tempering, BAR": lnz.routes.ParallelTempering(rungs=24, iterations=100, replicates=4),
     }
     runs = {name: route_run(energy, route) for name, route in routes.items()}
     theirs = peers.rbms_ais(model, chains=100, temperatures=400)
@@ -171,33 +175,37 @@ def mnist(folder: Path, keep: Path | None) -> tuple[dict[str, Run], float]:
     train, _ = images(folder)
     kept = None if keep is None else keep / "rbm-mnist.lnz"
     if kept is not None and kept.is_file():
-        energy: Any = lnz.load_energy(kept)
+        energy: Any = lnz.load(kept)
     else:
         begun = time.process_time()
         start = lnz.RBM.from_data(train, 500, key=jax.random.key(500))
-        phase, rate = lnz.PersistentChains(chains=100, sweeps=5), optax.linear_schedule(0.05, 0.0, 3000)
+        phase, rate = lnz.learning.PersistentChains(chains=100, sweeps=5), optax.linear_schedule(0.05, 0.0, 3000)
         epochs = 3000 * 100 / len(train)
         options: dict[str, Any] = {"negative_phase": phase, "optimizer": optax.sgd(rate), "epochs": epochs}
         energy = lnz.fit(start, train, **options, key=jax.random.key(1), evaluate_every=10**6).energy
         print(f"trained in {time.process_time() - begun:.0f} s")
         if kept is not None:
-            lnz.save_energy(kept, energy)
-    base = lnz.fitted_base(lnz.Binary(784), train)
-    ends = lnz.run_chains(
-        energy, lnz.Gibbs(), jax.random.key(3), jnp.asarray(train[:: len(train) // 200][:200], jnp.float32), 10_000
+            lnz.save(kept, energy)
+    base = lnz.routes.fitted_base(lnz.Binary(784), train)
+    ends = lnz.kernels.run_chains(
+        energy,
+        lnz.kernels.Gibbs(),
+        jax.random.key(3),
+        jnp.asarray(train[:: len(train) // 200][:200], jnp.float32),
+        10_000,
     )
-    both = lnz.BidirectionalAIS.from_samples(
+    both = lnz.routes.BidirectionalAIS.from_samples(
         np.asarray(ends), exact=False, base=base, temperatures=20_000, chains=200, schedule="barrier"
     )
     long_run = lnz.log_partition(energy, route=both, key=jax.random.key(4))
     forth, back = (float(long_run.diagnostics[name]) for name in ("forward", "reverse"))
     print(f"{long_run}; forward {forth:.3f}, reverse {back:.3f}")
-    annealing, long = lnz.AnnealedImportanceSampling, {"temperatures": 12_000, "chains": 32}
+    annealing, long = lnz.routes.AnnealedImportanceSampling, {"temperatures": 12_000, "chains": 32}
     routes = {
         "AIS, linear, 4,000 x 100": annealing.from_base(base, temperatures=4000, chains=100),
         "AIS, linear, 12,000 x 32": annealing.from_base(base, **long),
         "AIS, friction, 12,000 x 32": annealing.from_base(base, schedule="friction", **long),
-        "SMC, 4 x 256 particles": lnz.SequentialMonteCarlo.from_base(
+        "SMC, 4 x 256 particles": lnz.routes.SequentialMonteCarlo.from_base(
             base, particles=256, replicates=4, conditional=0.99
         ),
     }

@@ -147,9 +147,11 @@ class Plan(NamedTuple):
 
 def plan(method: str, energy: lnz.Energy) -> Plan:
     if method == "noise-contrastive":
-        objective = lnz.NoiseContrastive(energy.base(), samples=2)
+        objective = lnz.learning.NoiseContrastive(energy.base(), samples=2)
         return Plan(lnz.SelfNormalised(energy), {"objective": objective}, 200, 10_000, 2e-3)
-    phase = lnz.ReplayBuffer(size=10_000, chains=200, sweeps=10, restart=0.05, kernel=lnz.Langevin(0.005))
+    phase = lnz.learning.ReplayBuffer(
+        size=10_000, chains=200, sweeps=10, restart=0.05, kernel=lnz.kernels.Langevin(0.005)
+    )
     return Plan(energy, {"negative_phase": phase}, 200, 2500, 5e-4)
 
 
@@ -165,7 +167,7 @@ def learn(law: Law, method: str, seed: int = 0) -> tuple[dict[str, float], lnz.E
     )  # fmt: skip
     seconds = time.process_time() - began
     found = fitted.energy.energy if isinstance(fitted.energy, lnz.SelfNormalised) else fitted.energy
-    likelihood = lnz.log_likelihood(found, test.astype(np.float32), route=lnz.Quadrature())
+    likelihood = lnz.log_likelihood(found, test.astype(np.float32), route=lnz.routes.Quadrature())
     model = likelihood.value + 0.0
     own = -np.asarray(jax.jit(jax.vmap(found))(jnp.asarray(test, jnp.float32)), float) - float(likelihood.log_z.value)
     gap = law.log_density(test) - own
@@ -218,16 +220,17 @@ def learn_digits(updates: int, seed: int = 0) -> tuple[dict[str, Any], np.ndarra
     """Fit, and measure: bits per dimension of held-out images with the limits of log Z, against the Gaussian alone; samples as pixels."""
     data = digits(seed)
     energy = lnz.Tilted(
-        Convolutions(lnz.frozen.Frozen(data.colour), jax.random.key(seed)), lnz.Gaussian(np.zeros(64), np.ones(64))
+        Convolutions(lnz._core.frozen.Frozen(data.colour), jax.random.key(seed)),
+        lnz.Gaussian(np.zeros(64), np.ones(64)),
     )
-    phase = lnz.ReplayBuffer(size=2000, chains=100, sweeps=10, restart=0.02, kernel=lnz.Langevin(0.05))
+    phase = lnz.learning.ReplayBuffer(size=2000, chains=100, sweeps=10, restart=0.02, kernel=lnz.kernels.Langevin(0.05))
     began = time.process_time()
     fitted = lnz.fit(
         energy, data.train, negative_phase=phase, optimizer=adam(3e-4, updates), batch_size=100, epochs=updates * 100 / len(data.train),
         evaluate_every=0.2, key=jax.random.key(seed), on_record=lambda r: print(r.step, r.figures, flush=True),
     )  # fmt: skip
     seconds = time.process_time() - began
-    annealing = lnz.AnnealedImportanceSampling(temperatures=500, chains=128)
+    annealing = lnz.routes.AnnealedImportanceSampling(temperatures=500, chains=128)
     log_z = lnz.log_partition(fitted.energy, route=annealing, key=jax.random.key(seed + 1))
     found = lnz.log_likelihood(fitted.energy, data.test, log_z=log_z)
     measured = time.process_time() - began - seconds

@@ -159,7 +159,7 @@ def each(layer: eqx.nn.Linear, x: jax.Array) -> jax.Array:
 
 def exact_loss(emissions: jax.Array, tables: jax.Array, labels: Any, lengths: Any) -> jax.Array:
     """-log P(word), exactly."""
-    one = lambda e, w, y, n: lnz.negative_log_likelihood(lnz.LinearChain(e, w, n), y)  # noqa: E731
+    one = lambda e, w, y, n: lnz.crf.negative_log_likelihood(lnz.LinearChain(e, w, n), y)  # noqa: E731
     return jax.vmap(one)(emissions, tables, labels, lengths)
 
 
@@ -187,8 +187,8 @@ class Score(NamedTuple):
 def judged(model: Any, batch: Batch) -> tuple[jax.Array, ...]:
     def one(emissions: jax.Array, tables: jax.Array, labels: Any, n: Any) -> tuple[jax.Array, ...]:
         chain, there = lnz.LinearChain(emissions, tables, n), jnp.arange(LONGEST) < n
-        right = [jnp.sum((decode(chain) == labels) & there) for decode in (lnz.map_state, lnz.mpm_state)]
-        return *right, (right[0] == n) & (n > 0), lnz.negative_log_likelihood(chain, labels)
+        right = [jnp.sum((decode(chain) == labels) & there) for decode in (lnz.map_state, lnz.crf.mpm_state)]
+        return *right, (right[0] == n) & (n > 0), lnz.crf.negative_log_likelihood(chain, labels)
 
     return jax.vmap(one)(*model(batch, None), batch.labels, batch.lengths)
 

@@ -64,13 +64,15 @@ def phases() -> dict[str, Any]:
     import lnz
 
     return {
-        "persistent, 200 x 1": lnz.PersistentChains(1, chains=200),
-        "persistent, 20 x 10": lnz.PersistentChains(10, chains=20),
-        "persistent, 20 x 20": lnz.PersistentChains(20, chains=20),  # twice the moves: about the time that ladders take
-        "tempered, 10 x 20": lnz.TemperedChains(temperatures=9, chains=20),
-        "trajectory, 10 x 20": lnz.TrajectoryTempered(checkpoints=9, chains=20),
-        "trajectory, 10 x 20, target 0.4": lnz.TrajectoryTempered(checkpoints=9, chains=20, target=0.4),
-        "trajectory, 10 x 10, 2 sweeps": lnz.TrajectoryTempered(checkpoints=9, chains=10, sweeps=2),
+        "persistent, 200 x 1": lnz.learning.PersistentChains(1, chains=200),
+        "persistent, 20 x 10": lnz.learning.PersistentChains(10, chains=20),
+        "persistent, 20 x 20": lnz.learning.PersistentChains(
+            20, chains=20
+        ),  # twice the moves: about the time that ladders take
+        "tempered, 10 x 20": lnz.learning.TemperedChains(temperatures=9, chains=20),
+        "trajectory, 10 x 20": lnz.learning.TrajectoryTempered(checkpoints=9, chains=20),
+        "trajectory, 10 x 20, target 0.4": lnz.learning.TrajectoryTempered(checkpoints=9, chains=20, target=0.4),
+        "trajectory, 10 x 10, 2 sweeps": lnz.learning.TrajectoryTempered(checkpoints=9, chains=10, sweeps=2),
     }
 
 
@@ -84,7 +86,7 @@ def learn(name: str, rate: float, seed: int, updates: int) -> dict[str, Any]:
     law, patterns = planted(seed)
     samples = np.asarray(lnz.exact_samples(law, jax.random.key(seed), 4000))
     data, held_out = samples[:2000], samples[2000:]
-    route, f32 = lnz.Elimination(), np.float32
+    route, f32 = lnz.routes.Elimination(), np.float32
     start = lnz.Potts.sparse(
         edges(), np.zeros((len(edges()), STATES, STATES), f32), np.zeros((SITES, STATES), f32), n=SITES, q=STATES
     )
@@ -112,7 +114,7 @@ def ladder_log_z(fitted: Any, phase: Any, key: Any, rounds_made: int = 2000, eve
     import jax.numpy as jnp
 
     import lnz
-    from lnz.learning.negative.ladder import gains, rounds
+    from lnz.learning._negative.ladder import gains, rounds
 
     ladder = fitted.state.negative
     present, rest = eqx.partition(fitted.energy, eqx.is_inexact_array)
@@ -124,7 +126,7 @@ def ladder_log_z(fitted: Any, phase: Any, key: Any, rounds_made: int = 2000, eve
     def run(v: Any, key: Any) -> Any:
         def body(v: Any, inputs: Any) -> Any:
             key, first = inputs
-            v = rounds(rung, points, lnz.Gibbs(), key, v, first, every)[0]
+            v = rounds(rung, points, lnz.kernels.Gibbs(), key, v, first, every)[0]
             up = gains(rung, points, v, jnp.minimum(place + 1, place[-1]))[:-1]
             down = gains(rung, points, v, jnp.maximum(place - 1, 0))[1:]
             return v, (up, down)
@@ -133,7 +135,7 @@ def ladder_log_z(fitted: Any, phase: Any, key: Any, rounds_made: int = 2000, eve
         return jax.lax.scan(body, v, (jax.random.split(key, len(firsts)), firsts))[1]
 
     up, down = (jnp.moveaxis(x, 1, 0).reshape(len(place) - 1, -1) for x in run(ladder.observed, key))
-    return SITES * float(np.log(STATES)) + float(sum(lnz.bar(a, b) for a, b in zip(up, down, strict=True)))
+    return SITES * float(np.log(STATES)) + float(sum(lnz.routes.bar(a, b) for a, b in zip(up, down, strict=True)))
 
 
 def log_z_row(fitted: Any, phase: Any, seed: int) -> str:
@@ -141,11 +143,11 @@ def log_z_row(fitted: Any, phase: Any, seed: int) -> str:
 
     import lnz
 
-    exact = float(lnz.log_partition(fitted.energy, route=lnz.Elimination()).value)
+    exact = float(lnz.log_partition(fitted.energy, route=lnz.routes.Elimination()).value)
     began = time.process_time()
     ladder = ladder_log_z(fitted, phase, jax.random.key(seed))
     middle = time.process_time()
-    route = lnz.ParallelTempering(rungs=64, iterations=4000, replicates=4, estimator="thermodynamic integration")
+    route = lnz.routes.ParallelTempering(rungs=64, iterations=4000, replicates=4, estimator="thermodynamic integration")
     integrated = lnz.log_partition(fitted.energy, route=route, key=jax.random.key(seed))
     ended = time.process_time()
     value, error = float(integrated.value), float(integrated.standard_error)

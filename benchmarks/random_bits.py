@@ -5,7 +5,7 @@
 The sweeps are those of a 784x500 RBM with 500 chains, float32, one thread, ten in a scan. Goal: a PCD-10 update
 within 1.35 of its matrix products alone. Three things decide:
 
-- **the key type**: `lnz.random.fast_key(key)` gives stock JAX's bits without its loop;
+- **the key type**: `lnz._core.random.fast_key(key)` gives stock JAX's bits without its loop;
 - **the type of the state**: where both layers leave the scan as `bool`, XLA stores the samples as bytes, and LLVM then
   takes four times as many elements a step, so that the rounds of several blocks overlap. The bits are the same;
 - **the vector width**: XLA asks for 256 bits. `jax.jit(f, compiler_options={"xla_cpu_prefer_vector_width": 512})`
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
-from lnz import random
+from lnz._core import random
 from timing import measure, one_thread
 
 VISIBLE, HIDDEN, CHAINS, SWEEPS, DRAWS = 784, 500, 500, 10, 20

@@ -76,7 +76,7 @@ def trained(train: np.ndarray, hidden: int, updates: int) -> Any:
     import lnz
 
     rbm = lnz.RBM.from_data(train, hidden, key=jax.random.key(hidden))
-    chains = lnz.PersistentChains(chains=100, sweeps=1)
+    chains = lnz.learning.PersistentChains(chains=100, sweeps=1)
     rate = optax.linear_schedule(0.1, 0.0, updates)
     fitted = lnz.fit(
         rbm,
@@ -97,7 +97,7 @@ def measured(rbm: Any, train: np.ndarray, test: np.ndarray, hidden: int) -> list
 
     import lnz
 
-    base, rows = lnz.fitted_base(lnz.Binary(784), train), []
+    base, rows = lnz.routes.fitted_base(lnz.Binary(784), train), []
 
     def take(budget: str, method: str, route: Any, key: Any = None) -> Any:
         begun = time.process_time()
@@ -115,19 +115,21 @@ def measured(rbm: Any, train: np.ndarray, test: np.ndarray, hidden: int) -> list
 
     small = hidden <= SMALL
     if small:
-        take("", "sum over hidden states", lnz.Enumeration())
+        take("", "sum over hidden states", lnz.routes.Enumeration())
     for budget in budgets(hidden):
         options: dict[str, Any] = {"temperatures": budget.temperatures, "chains": budget.chains}
-        forth = lnz.AnnealedImportanceSampling.from_base(base, **options)
+        forth = lnz.routes.AnnealedImportanceSampling.from_base(base, **options)
         take(budget.name, "AIS", forth, jax.random.key(2))
-        scouted = lnz.AnnealedImportanceSampling.from_base(base, scouts=32, **options)
+        scouted = lnz.routes.AnnealedImportanceSampling.from_base(base, scouts=32, **options)
         take(budget.name, "AIS, 32 scouts", scouted, jax.random.key(2))
         if small:
-            both = lnz.BidirectionalAIS.from_base(base, **options)
+            both = lnz.routes.BidirectionalAIS.from_base(base, **options)
         else:
             data = jnp.asarray(train[:: len(train) // budget.chains][: budget.chains], jnp.float32)
-            ends = lnz.run_chains(rbm, lnz.Gibbs(), jax.random.key(3), data, max(300, budget.temperatures))
-            both = lnz.BidirectionalAIS.from_samples(np.asarray(ends), exact=False, base=base, **options)
+            ends = lnz.kernels.run_chains(
+                rbm, lnz.kernels.Gibbs(), jax.random.key(3), data, max(300, budget.temperatures)
+            )
+            both = lnz.routes.BidirectionalAIS.from_samples(np.asarray(ends), exact=False, base=base, **options)
         sandwich = take(budget.name, "both directions (bridge)", both, jax.random.key(4))
         rows.append(
             rows[-1]._replace(
@@ -135,7 +137,7 @@ def measured(rbm: Any, train: np.ndarray, test: np.ndarray, hidden: int) -> list
             )
         )
         rows[-1] = rows[-1]._replace(likelihood="", flags=[])
-        ladder = lnz.ParallelTempering.from_base(
+        ladder = lnz.routes.ParallelTempering.from_base(
             base, rungs=budget.rungs, iterations=budget.iterations, replicates=4, estimator="stepping stone"
         )
         take(budget.name, "stepping stone", ladder, jax.random.key(5))
@@ -214,11 +216,11 @@ def main() -> None:
         kept = None if arguments.keep is None else arguments.keep / f"rbm-{hidden}.lnz"
         begun = time.process_time()
         if kept is not None and kept.is_file():
-            rbm = lnz.load_energy(kept)
+            rbm = lnz.load(kept)
         else:
             rbm = trained(train, hidden, arguments.updates)
             if kept is not None:
-                lnz.save_energy(kept, rbm)
+                lnz.save(kept, rbm)
         print(f"{hidden} hidden units: trained in {time.process_time() - begun:.0f} s", file=sys.stderr)
         tables[hidden] = measured(rbm, train, test, hidden)
     for hidden, rows in tables.items():

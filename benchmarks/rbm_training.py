@@ -22,9 +22,9 @@ def lnz_updates(model: peers.Model, data: peers.Array, *, sweeps: int) -> dict[s
     import optax
 
     import lnz
-    from lnz.random import fast_key
+    from lnz._core.random import fast_key
 
-    trainer = lnz.Trainer(optax.sgd(0.01), lnz.PersistentChains(sweeps=sweeps))
+    trainer = lnz.Trainer(optax.sgd(0.01), lnz.learning.PersistentChains(sweeps=sweeps))
     batch = jax.numpy.asarray(data)
 
     def candidate(key: Any) -> Callable[[], Any]:

@@ -30,8 +30,8 @@ WITH = {name: importlib.util.find_spec(name) is not None for name in ("thrml", "
 
 
 def ours(energy: lnz.Energy, v: Any, sweeps: int) -> dict[str, Callable[[], Any]]:
-    run = jax.jit(lambda energy, key, v: lnz.run_chains(energy, lnz.Gibbs(), key, v, sweeps))
-    keys = {"lnz": lnz.fast_key(0), "lnz, hash bits": lnz.fast_key(0, bits="hash")}
+    run = jax.jit(lambda energy, key, v: lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), key, v, sweeps))
+    keys = {"lnz": lnz.kernels.fast_key(0), "lnz, hash bits": lnz.kernels.fast_key(0, bits="hash")}
     return {name: partial(run, energy, key, v) for name, key in keys.items()}
 
 
@@ -170,12 +170,12 @@ def hmc(repeats: int) -> None:
     """2-128-128-1 units of SiLU and a normal law around them, 10 leapfrogs a move. Every package's own network with the same weights."""
     network = eqx.nn.MLP(2, "scalar", 128, 2, activation=jax.nn.silu, key=jax.random.key(0))
     energy = lnz.Tilted(network, lnz.Gaussian(np.zeros(2), np.ones(2)))
-    kernel, leapfrogs, step = lnz.HamiltonianMonteCarlo(0.1, 10), 10, 0.1
-    run = jax.jit(lnz.run_chains, static_argnums=(1, 4))
+    kernel, leapfrogs, step = lnz.kernels.HamiltonianMonteCarlo(0.1, 10), 10, 0.1
+    run = jax.jit(lnz.kernels.run_chains, static_argnums=(1, 4))
     for chains, moves in ((64, 100), (1024, 20)):
         x = np.random.default_rng(0).normal(size=(chains, 2)).astype(np.float32)
         jobs: dict[str, Callable[[], Any]] = {
-            "lnz": partial(run, energy, kernel, lnz.fast_key(0), jnp.asarray(x), moves)
+            "lnz": partial(run, energy, kernel, lnz.kernels.fast_key(0), jnp.asarray(x), moves)
         }
         if WITH["torchebm"] or WITH["ebm"]:
             jobs |= torch_hmc(network, x, step, leapfrogs, moves)

@@ -49,10 +49,10 @@ def load(folder: Path, name: str) -> tuple[Any, Any]:
 
     if name == "camvid":
         paths = [folder / f"camvid_small/camvid_{part}_labels.npz" for part in ("train", "val")]
-        train, test = (lnz.read_segmentation(path, classes=11, void=11) for path in paths)
+        train, test = (lnz.apps.read_segmentation(path, classes=11, void=11) for path in paths)
         return train, test
     train, test = (
-        lnz.read_segmentation(folder / f"weizmann_horses/horses_{part}.npz") for part in ("train", "devtest")
+        lnz.apps.read_segmentation(folder / f"weizmann_horses/horses_{part}.npz") for part in ("train", "devtest")
     )
     return (halved(train), halved(test)) if name == "horses32" else (train, test)
 
@@ -60,7 +60,7 @@ def load(folder: Path, name: str) -> tuple[Any, Any]:
 def score(p: np.ndarray, data: Any) -> dict[str, float]:
     import lnz
 
-    found = lnz.confusion(data.labels, p.argmax(-1), data.classes)
+    found = lnz.apps.confusion(data.labels, p.argmax(-1), data.classes)
     scores = {"accuracy": found.pixel_accuracy, "mean_iou": found.mean_iou}
     if data.classes == 2:
         here, there = p.argmax(-1) == 1, data.labels == 1
@@ -73,12 +73,14 @@ def joint(potentials: Any, data: Any, *, context: bool) -> float | None:
     import jax.numpy as jnp
 
     import lnz
-    from lnz.segmentation.training import coarse_labels
+    from lnz.apps._segmentation.segment_training import coarse_labels
 
     a = potentials.architecture
     features = potentials.features(jnp.asarray(data.images[:JOINT]))
     labels = coarse_labels(jnp.asarray(data.labels[:JOINT], jnp.int32), a.stride, a.classes)
-    objective = lnz.Likelihood(lnz.BeliefPropagation(schedule="parallel")) if context else lnz.PseudoLikelihood()
+    objective = (
+        lnz.crf.Likelihood(lnz.routes.BeliefPropagation(schedule="parallel")) if context else lnz.crf.PseudoLikelihood()
+    )
     nats = [
         objective.loss(potentials.field(x, mask=y >= 0, context=context), y)
         for x, y in zip(features, labels, strict=True)
@@ -96,10 +98,10 @@ def trained(training: Any, state: Any, last: int) -> tuple[Any, float]:
 
 def rows_of(folder: Path, name: str, seed: int, objectives: tuple[str, ...], longer: float) -> Iterator[dict[str, Any]]:
     """A row for the unary net, and for every objective one with context and its refinement."""
-    from lnz.segmentation.segmenter import Segmenter
-    from lnz.segmentation.selection import fitted_scales
-    from lnz.segmentation.settings import Settings
-    from lnz.segmentation.training import Training
+    from lnz.apps._segmentation.segment_settings import Settings
+    from lnz.apps._segmentation.segment_training import Training
+    from lnz.apps._segmentation.segmenter import Segmenter
+    from lnz.apps._segmentation.selection import fitted_scales
 
     train, test = load(folder, name)
     settings = SETS[name] | {stage: round(longer * SETS[name][stage]) for stage in ("epochs", "context_epochs")}
@@ -138,7 +140,7 @@ def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 6
     import optax
 
     import lnz
-    from lnz.segmentation.training import coarse_labels
+    from lnz.apps._segmentation.segment_training import coarse_labels
 
     def prepared(data: Any) -> tuple[Any, Any]:
         """Means of colours over blocks, with those of the 8 neighbours, as features; labels of blocks."""
@@ -154,12 +156,12 @@ def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 6
         return jnp.asarray(features, jnp.float32), labels
 
     train, test = map(prepared, load(folder, "horses64"))
-    grid = lnz.Grid((side, side))
+    grid = lnz.crf.Grid((side, side))
     keys = jax.random.split(jax.random.key(0))
     width = train[0].shape[-1]
     first = (
-        lnz.UnaryHead(width, 2, hidden=32, key=keys[0]),
-        lnz.PairwiseHead(width, 2, hidden=16, groups=2, key=keys[1]),
+        lnz.crf.UnaryHead(width, 2, hidden=32, key=keys[0]),
+        lnz.crf.PairwiseHead(width, 2, hidden=16, groups=2, key=keys[1]),
     )
 
     def field(nets: Any, x: Any) -> Any:
@@ -170,7 +172,9 @@ def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 6
     def measured(nets: Any, x: Any, y: Any) -> tuple[Any, Any]:
         def one(x: Any, y: Any) -> tuple[Any, Any]:
             model = field(nets, x)
-            return lnz.negative_log_likelihood(model, y), jnp.mean((jnp.argmax(lnz.marginals(model), -1) == y) * 1.0)
+            return lnz.crf.negative_log_likelihood(model, y), jnp.mean(
+                (jnp.argmax(lnz.marginals(model), -1) == y) * 1.0
+            )
 
         return jax.vmap(one)(x, y)
 
@@ -178,11 +182,11 @@ def efficiency(folder: Path, console: Console, *, side: int = 12, steps: int = 6
     for name in ("objective", "ms a step", "times cheaper", "-log P, nats an image", "accuracy"):
         table.add_column(name, justify="left" if name == "objective" else "right")
     objectives: dict[str, Any] = {
-        "exact likelihood": lnz.Likelihood(),
-        "piecewise": lnz.Piecewise(),
-        "piecewise-inside": lnz.Piecewise(unaries="inside"),
-        "piecewise-shared": lnz.Piecewise(unaries="shared"),
-        "pseudo-likelihood": lnz.PseudoLikelihood(),
+        "exact likelihood": lnz.crf.Likelihood(),
+        "piecewise": lnz.crf.Piecewise(),
+        "piecewise-inside": lnz.crf.Piecewise(unaries="inside"),
+        "piecewise-shared": lnz.crf.Piecewise(unaries="shared"),
+        "pseudo-likelihood": lnz.crf.PseudoLikelihood(),
     }
     slowest = 0.0
     for name, objective in objectives.items():

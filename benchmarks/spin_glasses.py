@@ -28,7 +28,7 @@ def main() -> None:
     edges, couplings = glass(20)
     model = lnz.Ising.sparse(edges, couplings, rng.normal(size=400), n=400)
     begun = time.process_time()
-    estimate = lnz.log_partition(model, route=lnz.Elimination())
+    estimate = lnz.log_partition(model, route=lnz.routes.Elimination())
     first = time.process_time() - begun
     marginals = lnz.marginals(model)
     both = time.process_time() - begun
@@ -39,7 +39,7 @@ def main() -> None:
     edges, couplings = glass(64)
 
     def log_z(couplings):
-        estimate = lnz.log_partition(lnz.Ising.sparse(edges, couplings, n=64 * 64), route=lnz.KacWard())
+        estimate = lnz.log_partition(lnz.Ising.sparse(edges, couplings, n=64 * 64), route=lnz.routes.KacWard())
         return estimate.value
 
     begun = time.process_time()

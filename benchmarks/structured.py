@@ -69,7 +69,7 @@ def main() -> None:
     import lnz
 
     console, rng, n = Console(), np.random.default_rng(0), 10_000
-    forest, layers, elimination = lnz.Forest(), lnz.TransferMatrix(), lnz.Elimination()
+    forest, layers, elimination = lnz.routes.Forest(), lnz.routes.TransferMatrix(), lnz.routes.Elimination()
 
     def table(title: str, candidates: dict[str, Callable[[], Any]], units: dict[str, float] | None = None) -> None:
         measure(candidates, repeats=arguments.repeats, title=title, units=units)

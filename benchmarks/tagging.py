@@ -69,7 +69,7 @@ def lnz_tagger(train: Any, test: Any, templates: list[str]) -> dict[str, Any]:
     import lnz
 
     began = time.process_time()
-    fitted = lnz.fit_tagger(train, templates=templates)
+    fitted = lnz.apps.fit_tagger(train, templates=templates)
     trained = time.process_time() - began
     tagger, words = fitted.tagger, test.first_columns(len(test.columns) - 1)
     tagger.tag(words)  # compiles
@@ -92,9 +92,9 @@ def main() -> None:
 
     jax.config.update("jax_enable_x64", True)  # as the command line does
     import lnz
-    from lnz.tagging.features import FeatureMap, default_templates, reference_templates
+    from lnz.apps._tagging.features import FeatureMap, default_templates, reference_templates
 
-    train, test = lnz.formats.read_conll(options.train), lnz.formats.read_conll(options.test)
+    train, test = lnz.io.read_conll(options.train), lnz.io.read_conll(options.test)
     train = train.take(np.arange(len(train))[: options.sentences])
     width = len(train.columns) - 1
     templates = (default_templates if options.features == "default" else reference_templates)(width)
@@ -107,7 +107,7 @@ def main() -> None:
     for name in ("", "training, s", "objective", "F1", "accuracy", "nats/sentence", "sentences/s"):
         table.add_column(name, justify="right")
     for name, found in results.items():
-        score = lnz.chunk_score(found["tags"], gold, labels, test.starts)
+        score = lnz.apps.chunk_score(found["tags"], gold, labels, test.starts)
         table.add_row(
             name,
             f"{found['train']:.1f}",

@@ -40,11 +40,11 @@ def main() -> None:
 
     phases = {
         "none yet": None,
-        "CD-1": lnz.ContrastiveDivergence(1),
-        "CD-10": lnz.ContrastiveDivergence(10),
-        "persistent, 200 chains": lnz.PersistentChains(chains=200),
-        "tempered, 9 x 50": lnz.TemperedChains(chains=50, temperatures=8),
-        "exact": lnz.ExactPhase(lnz.Enumeration()),
+        "CD-1": lnz.learning.ContrastiveDivergence(1),
+        "CD-10": lnz.learning.ContrastiveDivergence(10),
+        "persistent, 200 chains": lnz.learning.PersistentChains(chains=200),
+        "tempered, 9 x 50": lnz.learning.TemperedChains(chains=50, temperatures=8),
+        "exact": lnz.learning.ExactPhase(lnz.routes.Enumeration()),
     }
     print("| negative phase | log-likelihood, nats per datum | mass of the far mode | alarms | s |")
     print("|---|---|---|---|---|")
@@ -54,11 +54,11 @@ def main() -> None:
         if phase is not None:
             fitted = lnz.fit(
                 start, data, negative_phase=phase, optimizer=optax.sgd(optax.linear_schedule(0.01, 0, options.updates)),
-                epochs=options.updates, batch_size=500, evaluate_every=options.updates, monitor=lnz.Monitor(share=0.25),
+                epochs=options.updates, batch_size=500, evaluate_every=options.updates, monitor=lnz.learning.Monitor(share=0.25),
                 key=jax.random.key(0),
             )  # fmt: skip
             energy, alarms = fitted.energy, [alarm for look in fitted.looks for alarm in look.alarms]
-        likelihood = lnz.log_likelihood(energy, data, route=lnz.Enumeration()).value
+        likelihood = lnz.log_likelihood(energy, data, route=lnz.routes.Enumeration()).value
         heard = ", ".join(f"{alarm.name} {alarm.step}" for alarm in alarms) or "none"
         print(
             f"| {name} | {likelihood:.3f} | {far(energy):.4f} | {heard} | {time.process_time() - began:.0f} |",

@@ -28,7 +28,7 @@ from timing import SINGLE, one_thread
 
 JOBS = Path(__file__).with_name("uai_peers.py")
 MEMORY = 12 * 10**9
-LNZ = "from lnz.cli import main; main()"
+LNZ = "from lnz._cli import main; main()"
 
 
 def run(command: list[str], seconds: int = 60) -> dict:

@@ -61,9 +61,9 @@ def scaled(tables):
 
 
 def lnz(path, evidence):
-    from lnz.cli.graphical import solver_of
-    from lnz.exact.solver import Limits
-    from lnz.formats.uai import checked_evidence, read_uai_model
+    from lnz._cli.graphical import solver_of
+    from lnz._graphs.solver import Limits
+    from lnz.io._uai import checked_evidence, read_uai_model
 
     model = read_uai_model(path)
     seen = checked_evidence(evidence, model.cardinalities)

@@ -56,19 +56,19 @@ def models() -> dict[str, Any]:
             lnz.RBM.from_parameters(
                 rng.normal(size=(16, 16)) * 0.6, rng.normal(size=16) * 0.3, rng.normal(size=16) * 0.3
             ),
-            lnz.Gibbs(), 2, 3, 1,
+            lnz.kernels.Gibbs(), 2, 3, 1,
         ),
         "ising": (
             "Ising 8x8 torus, J 0.35, fields N(0, 0.2²)",
             lnz.Ising.lattice((8, 8), 0.35, fields, periodic=True),
-            lnz.Gibbs(), 3, 5, 1,
+            lnz.kernels.Gibbs(), 3, 5, 1,
         ),
         "potts": (
             "Potts 4x4 torus, 3 states, J 0.8, fields N(0, 0.3²)",
             lnz.Potts.lattice((4, 4), 0.8, rng.normal(size=(4, 4, 3)) * 0.3, q=3, periodic=True),
-            lnz.Gibbs(), 3, 5, 1,
+            lnz.kernels.Gibbs(), 3, 5, 1,
         ),
-        "mixture": ("mixture of 3 normal laws in the plane, MALA 0.15", mixture, lnz.Langevin(0.15), 5, 20, 5),
+        "mixture": ("mixture of 3 normal laws in the plane, MALA 0.15", mixture, lnz.kernels.Langevin(0.15), 5, 20, 5),
     }  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def measure(name: str, estimates: int, seed: int) -> str:
     from jax.flatten_util import ravel_pytree
 
     import lnz
-    from lnz.sampling.kernels import moved_chains
+    from lnz.kernels._kernels import moved_chains
 
     title, energy, kernel, burn_in, length, lag = models()[name]
     exact = energy.exact() if hasattr(energy, "exact") else lnz.choose(energy).route.mean_gradient(energy, None)
@@ -91,7 +91,7 @@ def measure(name: str, estimates: int, seed: int) -> str:
         return row(eqx.filter_grad(lambda e: -e.free_energy(v))(energy))
 
     began = time.process_time()
-    found = lnz.unbiased_expectation(
+    found = lnz.kernels.unbiased_expectation(
         energy, f, jax.random.key(seed), kernel=kernel, burn_in=burn_in, length=length, lag=lag, estimates=estimates,
         max_moves=100_000,
     )  # fmt: skip

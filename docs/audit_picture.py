@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import lnz
-from lnz.report.audit_page import pictures
-from lnz.report.style import BLUE, GREEN, ORANGE, Canvas
+from lnz.report._audit_page import pictures
+from lnz.report._style import BLUE, GREEN, ORANGE, Canvas
 
 
 def heavy(theta, x):

@@ -82,7 +82,7 @@ def main() -> None:
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.3), width_ratios=(1.35, 1, 1), layout="constrained")
     curve(panels[0], arguments.run)
     images(panels[1], np.load(arguments.run / "samples.npy"), "Samples of the model", grey, 1)
-    weights = np.asarray(lnz.load_energy(arguments.run / "model.lnz").weights)  # pyright: ignore[reportAttributeAccessIssue]
+    weights = np.asarray(lnz.load(arguments.run / "model.lnz").weights)  # pyright: ignore[reportAttributeAccessIssue]
     strongest = np.argsort(-np.linalg.norm(weights, axis=0))
     top = float(np.quantile(np.abs(weights), 0.998))
     images(panels[2], weights[:, strongest].T, "Weights of hidden units", "RdBu_r", top, -top)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lnz
-from lnz.report.style import Canvas
+from lnz.report._style import Canvas
 
 FOLDER = Path(__file__).parent
 SHOWN = 4

@@ -12,7 +12,17 @@ from jax.extend.random import threefry_2x32
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy import stats
 
-from lnz.random import _hash, _hash_bits, _mix, _split, _threefry, _threefry13_bits, _threefry_bits, bits_of, fast_key
+from lnz._core.random import (
+    _hash,
+    _hash_bits,
+    _mix,
+    _split,
+    _threefry,
+    _threefry13_bits,
+    _threefry_bits,
+    bits_of,
+    fast_key,
+)
 
 SEED = int(os.environ.get("LNZ_SEED", "0"))
 SHAPES = [(), (0,), (130,), (3, 5), (0, 4), (5, 1, 2, 3)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lnz.cli import run as run_command
+from lnz._cli import run as run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def start(*args: object) -> subprocess.Popen:
     """One command in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", "from lnz.cli import main; main()", *map(str, args)],
+        [sys.executable, "-c", "from lnz._cli import main; main()", *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

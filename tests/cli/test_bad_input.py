@@ -169,7 +169,7 @@ def test_files_that_hold_no_energy(finished, bits, tmp_path):
     for path in (bits, finished / "checkpoint.safetensors"):
         outcome = call("logz", path)
         assert outcome.code == 2
-        assert "holds no saved energy. Give a run folder, or a file that lnz.save_energy wrote" in outcome.error
+        assert "holds no saved energy. Give a run folder, or a file that lnz.save wrote" in outcome.error
     cut = tmp_path / "cut.lnz"
     cut.write_bytes((finished / "model.lnz").read_bytes()[:-9])
     outcome = call("logz", cut)

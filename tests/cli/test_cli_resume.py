@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cli_cases import call, start
 
-from lnz.formats.checkpoint import load_arrays
+from lnz._core.checkpoint import load_arrays
 
 EPOCHS = 240
 
@@ -153,7 +153,7 @@ def test_interrupted_while_measuring(bits, tmp_path, monkeypatch):
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("lnz.cli.train._measure", interrupt)
+        patch.setattr("lnz._cli.train._measure", interrupt)
         outcome = call("train", bits, "--epochs", 2, "--hidden", 3, "--out", run)
     assert outcome.code == 130
     assert outcome.error == f"interrupted; what was done is saved. Go on with: lnz train --resume {run}"

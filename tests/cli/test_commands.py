@@ -20,7 +20,7 @@ def strict(text: str) -> dict:
 
 
 def test_help_imports_no_jax():
-    code = "import sys; from lnz.cli import run; assert run(['train', '--help']) == 0; assert 'jax' not in sys.modules"
+    code = "import sys; from lnz._cli import run; assert run(['train', '--help']) == 0; assert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True)
     assert "--negative-phase" in done.stdout
     assert "lnz train digits" in done.stdout
@@ -70,8 +70,8 @@ def test_the_printed_table(finished):
 
 
 def test_the_likelihood_is_right(finished):
-    model, data = lnz.load_energy(finished / "model.lnz"), correlated_bits(90, 6)
-    test = data[lnz.formats.split(90, fractions=(0.7, 0.1, 0.2)).test]
+    model, data = lnz.load(finished / "model.lnz"), correlated_bits(90, 6)
+    test = data[lnz.io.split(90, fractions=(0.7, 0.1, 0.2)).test]
     outcome = call("evaluate", finished, "--json")
     assert outcome.code == 0, outcome.err
     found = strict(outcome.out)
@@ -131,13 +131,13 @@ def test_samples(finished, tmp_path):
         outcome = call("sample", finished, "-n", 40, "--out", path, "--seed", 3)
         assert outcome.code == 0, outcome.err
         assert "exact and independent" in outcome.out
-        drawn = lnz.formats.load(path).rows
+        drawn = lnz.io.load(path).rows
         assert drawn.shape == (40, 6)
-        assert np.array_equal(drawn, lnz.formats.load(tmp_path / "drawn.npy").rows)
+        assert np.array_equal(drawn, lnz.io.load(tmp_path / "drawn.npy").rows)
         assert call("evaluate", finished, path).code == 0
     found = strict(call("sample", finished, "-n", 40, "--out", path, "--seed", 4, "--force", "--json").out)
     assert found["n"] == 40
-    assert not np.array_equal(drawn, lnz.formats.load(path).rows)
+    assert not np.array_equal(drawn, lnz.io.load(path).rows)
 
 
 def test_a_constant_column_is_a_note(tmp_path):
@@ -233,7 +233,7 @@ def test_objectives_without_z(objective, tmp_path):
 
 def test_alarms_are_said_as_they_fire_and_stand_in_the_report(tmp_path, monkeypatch):
     """A run whose monitor looks every 8 updates, and whose hidden units all die at once."""
-    monkeypatch.setattr(lnz.Monitor, "every", lambda self, energy, phase, batch: 8)
+    monkeypatch.setattr(lnz.learning.Monitor, "every", lambda self, energy, phase, batch: 8)
     np.save(tmp_path / "x.npy", np.ones((60, 4), np.uint8) * (np.arange(60) % 5 > 0)[:, None])
     options = ("--hidden", 3, "--epochs", 24, "--validation", 0.2, "--learning-rate", 50, "--evaluate-every", 24)
     outcome = call("train", tmp_path / "x.npy", *options, "--negative-phase", "jarzynski", "--out", tmp_path / "run")

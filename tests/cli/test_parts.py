@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import lnz
-from lnz.cli import models
-from lnz.cli.dataset import Coding, Dataset, choose_coding, divide
-from lnz.cli.draw import _draw_annealed, draw
-from lnz.cli.output import strict
-from lnz.cli.settings import Settings, fill
-from lnz.formats import Data, digits
-from lnz.learning.negative import NEGATIVE_PHASES
-from lnz.learning.objectives import OBJECTIVES
+from lnz._cli import model_options
+from lnz._cli.dataset import Coding, Dataset, choose_coding, divide
+from lnz._cli.draw import _draw_annealed, draw
+from lnz._cli.output import strict
+from lnz._cli.settings import Settings, fill
+from lnz.io import Data, digits
+from lnz.learning._negative import NEGATIVE_PHASES
+from lnz.learning._objectives import OBJECTIVES
 
 SILENT = dict.fromkeys(field.name for field in dataclasses.fields(Settings))
 GIVEN = SILENT | {
@@ -62,26 +62,26 @@ def test_every_negative_phase_gets_its_options():
         given = GIVEN | {"negative_phase": name} | ({} if name == "exact" else options)
         if name in ("tempered", "trajectory"):
             given["rungs"] = 7
-        phase = models.negative_phase(fill(given, rows=90, columns=5, categories=None))
+        phase = model_options.negative_phase(fill(given, rows=90, columns=5, categories=None))
         assert type(phase) is kind
         found = {field.name: getattr(phase, field.name) for field in dataclasses.fields(phase)}
         assert found.get("sweeps", found.get("steps", 3)) == 3
         assert found.get("chains", 100) == 100
         assert name not in ("tempered", "trajectory") or 7 in found.values()
     given = GIVEN | {"negative_phase": "fast-weights", "fast_rate": 0.0}
-    assert models.negative_phase(fill(given, rows=90, columns=5, categories=None)).fast_rate == 0
+    assert model_options.negative_phase(fill(given, rows=90, columns=5, categories=None)).fast_rate == 0
 
 
 def test_every_objective_gets_its_options():
     for name, kind in OBJECTIVES.items():
         given = GIVEN | {"objective": name}
         settings = fill(given, rows=90, columns=20, categories=None)
-        assert models.negative_phase(settings) is None
-        objective = models.objective(settings, lnz.Independent(np.zeros(20), lnz.Binary(20)))
+        assert model_options.negative_phase(settings) is None
+        objective = model_options.objective(settings, lnz.Independent(np.zeros(20), lnz.Binary(20)))
         assert type(objective) is kind
         assert getattr(objective, "noise", 0.05) == 0.05 or name == "noise-contrastive"
     given = GIVEN | {"objective": "denoising", "model": "gaussian-rbm"}
-    assert models.objective(fill(given, rows=90, columns=20, categories=None), None).noise == 0.3
+    assert model_options.objective(fill(given, rows=90, columns=20, categories=None), None).noise == 0.3
 
 
 def test_digits_are_split_and_coded():
@@ -121,7 +121,7 @@ def test_real_data_and_back():
     generator = np.random.default_rng(5)
     data = (np.array([50.0, -3.0, 0.2]) + np.array([9.0, 0.1, 2.0]) * generator.normal(size=(40, 3))).astype(np.float32)
     coding = Coding("real", 3)
-    standard = models.Standard(coding, data)
+    standard = model_options.Standard(coding, data)
     u = standard.data(data)
     assert np.allclose(u.mean(axis=0), 0, atol=1e-4)
     assert np.allclose(u.std(axis=0), 1, atol=1e-4)
@@ -137,7 +137,7 @@ def test_real_data_and_back():
     inside = lnz.log_likelihood(rbm, u.astype(np.float64))
     outside = lnz.log_likelihood(standard.model(rbm), data.astype(np.float64))
     assert outside.value == pytest.approx(inside.value - standard.log_volume, abs=1e-4)
-    assert models.Standard(Coding("binary", 3), data).model(rbm) is rbm
+    assert model_options.Standard(Coding("binary", 3), data).model(rbm) is rbm
 
 
 def test_weight_decay_spares_biases_and_fields():
@@ -148,9 +148,9 @@ def test_weight_decay_spares_biases_and_fields():
         columns=3,
         categories=2,
     )
-    energy = models.build(settings, dataset, jax.random.key(0))
+    energy = model_options.build(settings, dataset, jax.random.key(0))
     energy = jax.tree.map(jnp.ones_like, energy)
-    optimiser = models.optimiser(settings, 10)
+    optimiser = model_options.optimiser(settings, 10)
     nothing = jax.tree.map(jnp.zeros_like, energy)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         updates, _ = optimiser.update(nothing, optimiser.init(energy), energy)
@@ -167,7 +167,7 @@ def test_schedules_end_where_they_should(name, schedule):
         columns=3,
         categories=None,
     )
-    optimiser = models.optimiser(settings, 8)
+    optimiser = model_options.optimiser(settings, 8)
     parameters, step = {"w": jnp.ones(3)}, []
     state = optimiser.init(parameters)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

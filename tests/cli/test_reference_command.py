@@ -13,13 +13,13 @@ import lnz
 def machine(tmp_path_factory):
     rng = np.random.default_rng(1)
     path = tmp_path_factory.mktemp("energies") / "rbm.lnz"
-    lnz.save_energy(path, lnz.RBM.from_parameters(rng.normal(size=(5, 3)), rng.normal(size=5), rng.normal(size=3)))
+    lnz.save(path, lnz.RBM.from_parameters(rng.normal(size=(5, 3)), rng.normal(size=5), rng.normal(size=3)))
     return path
 
 
 def test_the_list():
     found = json.loads(call("reference", "list", "--json").out)["models"]
-    assert [model["name"] for model in found] == [model.name for model in lnz.reference_models()]
+    assert [model["name"] for model in found] == [model.name for model in lnz.reference.reference_models()]
     assert {"title", "log_z", "gradient", "source"} < set(found[0])
     shown = call("reference", "list").out
     assert "torus-64x64-critical" in shown
@@ -40,7 +40,7 @@ def test_rounds_and_a_picture(machine, tmp_path):
     picture = tmp_path / "path.png"
     options = ("--route", "ais", "--temperatures", 50, "--chains", 64, "--within", 9, "--plot", picture)
     found = json.loads(call("logz", machine, *options, "--json").out)
-    truth = float(lnz.log_partition(lnz.load_energy(machine)).value)
+    truth = float(lnz.log_partition(lnz.load(machine)).value)
     assert found["known"] == "conditional"
     assert found["lower"] <= truth <= found["upper"]
     assert found["confidence"] == pytest.approx(0.99)
@@ -78,11 +78,11 @@ def test_what_cannot_be_done(args, message, machine):
 
 
 def test_a_path_along_averaged_moments_can_be_asked_for(key):
-    from lnz.cli.measuring import Effort, choose_route
+    from lnz._cli.measuring import Effort, choose_route
 
     rbm = lnz.RBM(visible=3, hidden=2, key=key)
     route = choose_route(rbm, None, Effort(temperatures=5, chains=4, route="ais", path="moments"))
-    assert isinstance(route, lnz.AnnealedImportanceSampling)
+    assert isinstance(route, lnz.routes.AnnealedImportanceSampling)
     assert route.base is not None
-    assert isinstance(route.base.value, lnz.AnnealingPath)
+    assert isinstance(route.base.value, lnz.routes.AnnealingPath)
     assert route.refusal(rbm) is None

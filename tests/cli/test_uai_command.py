@@ -14,8 +14,8 @@ import pytest
 from cli_cases import ROOT, call
 
 import lnz
-from lnz.formats import read_uai_mar, write_uai_evidence
-from lnz.formats.uai import read_uai_model
+from lnz.io import read_uai_mar, write_uai_evidence
+from lnz.io._uai import read_uai_model
 
 KEYS = {"log_z", "log10_z", "lower", "upper", "known", "route", "width", "memory", "seconds"}
 
@@ -72,11 +72,11 @@ def test_log_z(model):
 def test_limits_where_elimination_is_too_dear(tmp_path, options, known):
     rng = np.random.default_rng(1)
     torus = lnz.Ising.lattice((3, 4), rng.normal(size=(2, 3, 4)), rng.normal(size=(3, 4)), periodic=True)
-    lnz.formats.write_uai(tmp_path / "torus.uai", torus.factors())
+    lnz.io.write_uai(tmp_path / "torus.uai", torus.factors())
     outcome = call("logz", tmp_path / "torus.uai", *options, "--json")
     assert "too dear to be summed exactly: " in outcome.err
     assert "Limits of log Z instead" in outcome.err
-    found, truth = json.loads(outcome.out), float(lnz.log_partition(torus, route=lnz.Enumeration()).value)
+    found, truth = json.loads(outcome.out), float(lnz.log_partition(torus, route=lnz.routes.Enumeration()).value)
     assert found["lower"] < truth < found["upper"]
     assert found["lower"] <= found["log_z"] <= found["upper"]
     assert found["known"] == known
@@ -95,7 +95,7 @@ def test_a_picture_of_the_plan(model, tmp_path):
 
 def test_the_command_says_what_the_route_says(model):
     found = answer(model)
-    estimate = lnz.log_partition(lnz.formats.read_uai(model), route=lnz.Elimination())
+    estimate = lnz.log_partition(lnz.io.read_uai(model), route=lnz.routes.Elimination())
     told = {"log_z": float(estimate.value), "lower": float(estimate.lower), "upper": float(estimate.upper)}
     assert {name: found[name] for name in told} == pytest.approx(told, rel=0, abs=1e-15)
     assert (found["known"], found["route"]) == (estimate.known, estimate.route)
@@ -132,7 +132,7 @@ def test_everything_given_evidence(model, tmp_path):
 def test_jax_is_not_loaded(model, tmp_path):
     """It takes longer to load than most models to sum."""
     options = ("--marginals", tmp_path / "x.MAR", "--map", "--samples", 5, "--out", tmp_path / "x.npy", "--json")
-    code = "import sys\ntry:\n    from lnz.cli import main; main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    code = "import sys\ntry:\n    from lnz._cli import main; main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
     for name, exit_code in ((model, 0), (save(tmp_path / "bad.uai", "MARKOV 2 2"), 2)):
         command = [sys.executable, "-c", code, "logz", *map(str, (name, *options))]
         done = subprocess.run(
@@ -230,6 +230,6 @@ def test_bad_files(model, tmp_path):
     ("text", "size"), [("8G", 8e9), ("500M", 5e8), ("1.5GiB", 1.5 * 2**30), ("2 kB", 2e3), ("77", 77), (None, None)]
 )
 def test_sizes_of_memory(text, size):
-    from lnz.cli.graphical import memory_size
+    from lnz._cli.graphical import memory_size
 
     assert memory_size(text) == size

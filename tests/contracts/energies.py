@@ -347,7 +347,7 @@ def potts_lattice(name: str, shape: tuple[int, ...], q: int, periodic: Periodic)
 
 def random_field() -> Case:
     rng, k = draws("random field"), 3
-    structure = lnz.Graph(4, [(1, 0), (2, 1), (0, 2), (2, 3)], factors=[(3, 0), (1, 3, 0)], groups=[1, 3])
+    structure = lnz.crf.Graph(4, [(1, 0), (2, 1), (0, 2), (2, 3)], factors=[(3, 0), (1, 3, 0)], groups=[1, 3])
 
     def log_weight(leaves: Leaves, x: np.ndarray) -> np.ndarray:
         unary, tables, pair, triple = leaves

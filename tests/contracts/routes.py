@@ -14,26 +14,26 @@ from contracts.energies import CASES, Case
 
 
 def exact_routes(case: Case) -> dict[str, lnz.Route]:
-    routes: dict[str, lnz.Route] = {"closed form": lnz.ClosedForm(), "enumeration": lnz.Enumeration()}
+    routes: dict[str, lnz.Route] = {"closed form": lnz.routes.ClosedForm(), "enumeration": lnz.routes.Enumeration()}
     if case.points:
-        routes["quadrature"] = lnz.Quadrature(points=case.points)
+        routes["quadrature"] = lnz.routes.Quadrature(points=case.points)
     if case.thorough:
-        routes["enumeration in blocks"] = lnz.Enumeration(memory=8 * 8 * 64)
+        routes["enumeration in blocks"] = lnz.routes.Enumeration(memory=8 * 8 * 64)
     if case.name == "ising chain":
-        routes["forest"] = lnz.Forest()
-    routes |= {"forward-backward": lnz.ForwardBackward(), "semi-Markov": lnz.SemiMarkov()}
+        routes["forest"] = lnz.routes.Forest()
+    routes |= {"forward-backward": lnz.routes.ForwardBackward(), "semi-Markov": lnz.routes.SemiMarkov()}
     if case.name in ("ising cylinder", "potts odd torus"):
-        routes["transfer matrix"] = lnz.TransferMatrix()
+        routes["transfer matrix"] = lnz.routes.TransferMatrix()
     return {name: route for name, route in routes.items() if route.refusal(case.energy) is None}
 
 
 # Small tables, so that limits are no identities, and sweeps until they stand still, so that they have derivatives.
 BOUNDS: dict[str, lnz.Route] = {
-    "mean field": lnz.MeanField(restarts=4, tolerance=1e-8),
-    "structured mean field": lnz.StructuredMeanField(restarts=4, tolerance=1e-10),
-    "tree-reweighted": lnz.TreeReweighted(trees=4, steps=0, max_sweeps=100),
-    "mini-buckets above": lnz.MiniBucket(i_bound=2, max_sweeps=60),
-    "mini-buckets below": lnz.MiniBucket(i_bound=2, side="lower", max_sweeps=60),
+    "mean field": lnz.routes.MeanField(restarts=4, tolerance=1e-8),
+    "structured mean field": lnz.routes.StructuredMeanField(restarts=4, tolerance=1e-10),
+    "tree-reweighted": lnz.routes.TreeReweighted(trees=4, steps=0, max_sweeps=100),
+    "mini-buckets above": lnz.routes.MiniBucket(i_bound=2, max_sweeps=60),
+    "mini-buckets below": lnz.routes.MiniBucket(i_bound=2, side="lower", max_sweeps=60),
 }
 
 

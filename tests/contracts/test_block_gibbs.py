@@ -9,9 +9,9 @@ import pytest
 
 import lnz
 from contracts.kernels import chi_square
-from lnz.energies.colouring import block_problem, colour_classes
-from lnz.energies.sweeps import layout, neighbour_sum
-from lnz.frozen import Frozen
+from lnz._core.frozen import Frozen
+from lnz._models.colouring import block_problem, colour_classes
+from lnz._models.sweeps import layout, neighbour_sum
 
 COLD = 1e4
 CHAINS = 64
@@ -92,14 +92,14 @@ def test_a_factor_graph_with_zeros_keeps_its_law():
     law /= law.sum()
     start = jnp.asarray(states[np.random.default_rng(3).choice(len(law), 4096, p=law)])
     far = jnp.broadcast_to(jnp.asarray([0, 0, 0, 0]), start.shape)
-    blocks = lnz.Gibbs(blocks=[[3, 0], [1], [2]])
+    blocks = lnz.kernels.Gibbs(blocks=[[3, 0], [1], [2]])
 
     def run(key):
         both = jnp.concatenate([start, far])
         once = blocks.step(energy, key, both)[0]
         # Site after site, by the energy alone, which knows nothing of tables.
-        alone = lnz.Gibbs().step(lnz.FunctionEnergy(energy, energy.space), key, start)[0]
-        return once[:4096], lnz.run_chains(energy, blocks, key, both, 25)[4096:], alone
+        alone = lnz.kernels.Gibbs().step(lnz.FunctionEnergy(energy, energy.space), key, start)[0]
+        return once[:4096], lnz.kernels.run_chains(energy, blocks, key, both, 25)[4096:], alone
 
     for v in jax.jit(run)(jax.random.key(5)):
         numbers = np.ravel_multi_index(tuple(np.asarray(v).T), energy.cardinalities)
@@ -128,13 +128,13 @@ def test_blocks_are_checked():
         ([[0, 2], [1, 4]], "names site 4"),
     ]:
         with pytest.raises(ValueError, match=words):
-            lnz.run_chains(ring, lnz.Gibbs(blocks=blocks), jax.random.key(0), start, 1)
+            lnz.kernels.run_chains(ring, lnz.kernels.Gibbs(blocks=blocks), jax.random.key(0), start, 1)
         with pytest.raises(ValueError, match=words):
-            lnz.Gibbs(blocks=blocks).step(ring, jax.random.key(0), start)
+            lnz.kernels.Gibbs(blocks=blocks).step(ring, jax.random.key(0), start)
     with pytest.raises(ValueError, match="numbers of sites"):
-        lnz.Gibbs(blocks=[[0.5]])
+        lnz.kernels.Gibbs(blocks=[[0.5]])
     assert "does not say which sites interact" in str(
-        lnz.Gibbs(blocks=[[0]]).refusal(lnz.FunctionEnergy(lambda x: x.sum(), lnz.Binary(1)))
+        lnz.kernels.Gibbs(blocks=[[0]]).refusal(lnz.FunctionEnergy(lambda x: x.sum(), lnz.Binary(1)))
     )
 
 

@@ -11,10 +11,10 @@ import pytest
 
 import lnz
 from contracts.kernels import chi_square
-from lnz.sampling.continuous import from_reals, to_reals
+from lnz.kernels._continuous import from_reals, to_reals
 
 CHAINS, STEPS, SURE = 2048, 30, 1e-6
-KERNELS = {"hmc": lnz.HamiltonianMonteCarlo(0.25, leapfrogs=4), "nuts": lnz.NUTS(0.25, doublings=3)}
+KERNELS = {"hmc": lnz.kernels.HamiltonianMonteCarlo(0.25, leapfrogs=4), "nuts": lnz.kernels.NUTS(0.25, doublings=3)}
 # Entries in an interval, above a limit, below one, and free, in states of shape (2, 2).
 BOX = lnz.Box([[-1.0, 0.5], [-np.inf, -np.inf]], [[2.0, np.inf], [1.0, np.inf]])
 
@@ -85,7 +85,7 @@ def test_the_map_of_a_box_and_its_volume():
 
 def test_the_bias_of_the_unadjusted_kernel_is_what_it_says(key):
     normal = lnz.Gaussian([1.0], [4.0])
-    v = np.asarray(lnz.run_chains(normal, lnz.UnadjustedLangevin(0.2), key, jnp.ones((20000, 1)), 60))
+    v = np.asarray(lnz.kernels.run_chains(normal, lnz.kernels.UnadjustedLangevin(0.2), key, jnp.ones((20000, 1)), 60))
     biased = 1 / (4 * (1 - 0.2 * 4 / 2))
     assert abs(v.var() / biased - 1) < 6 * np.sqrt(2 / 20000)
     assert abs(v.mean() - 1) < 6 * np.sqrt(biased / 20000)
@@ -93,34 +93,41 @@ def test_the_bias_of_the_unadjusted_kernel_is_what_it_says(key):
 
 def test_step_sizes_are_fitted_apart(key):
     narrow = lnz.Gaussian([0.0, 3.0], [400.0, 100.0])
-    kernel, v = lnz.adapted(narrow, lnz.Langevin(1.0), key, jnp.zeros((64, 2)))
-    assert kernel == lnz.Langevin(kernel.step_size)
+    kernel, v = lnz.kernels.adapted(narrow, lnz.kernels.Langevin(1.0), key, jnp.zeros((64, 2)))
+    assert kernel == lnz.kernels.Langevin(kernel.step_size)
     acceptance = jax.jit(lambda v: kernel.step(narrow, key, v))(v)[1]["acceptance"]
     assert abs(float(acceptance) - 0.574) < 0.15
     with pytest.raises(ValueError, match="step size must be above 0"):
-        lnz.adapted(narrow, lnz.Langevin(0.0), key, jnp.zeros((4, 2)))
+        lnz.kernels.adapted(narrow, lnz.kernels.Langevin(0.0), key, jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match="no step size"):
-        lnz.adapted(narrow, lnz.UnadjustedLangevin(0.1), key, jnp.zeros((4, 2)))
+        lnz.kernels.adapted(narrow, lnz.kernels.UnadjustedLangevin(0.1), key, jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match="wants states of shape"):
-        lnz.adapted(narrow, lnz.Langevin(0.1), key, jnp.zeros((4, 3)))
+        lnz.kernels.adapted(narrow, lnz.kernels.Langevin(0.1), key, jnp.zeros((4, 3)))
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, float("nan"), float("inf")])
 def test_bad_step_sizes_are_refused(bad):
     normal = lnz.Gaussian([1.0], [4.0])
-    for kind in (lnz.HamiltonianMonteCarlo, lnz.NUTS, lnz.UnadjustedLangevin, lnz.Langevin):
+    for kind in (
+        lnz.kernels.HamiltonianMonteCarlo,
+        lnz.kernels.NUTS,
+        lnz.kernels.UnadjustedLangevin,
+        lnz.kernels.Langevin,
+    ):
         assert "step size must be above 0" in str(kind(bad).refusal(normal))
 
 
 def test_what_the_kernels_refuse():
     spins = lnz.Ising.lattice((3,), 0.2, periodic=False)
-    assert "leapfrogs" in str(lnz.HamiltonianMonteCarlo(leapfrogs=0).refusal(lnz.Gaussian([1.0], [4.0])))
-    assert "doublings" in str(lnz.NUTS(doublings=0).refusal(lnz.Gaussian([1.0], [4.0])))
-    assert "Real space" in str(lnz.NUTS().refusal(spins))
-    assert "leave a Box" in str(lnz.UnadjustedLangevin().refusal(energy()))
+    assert "leapfrogs" in str(lnz.kernels.HamiltonianMonteCarlo(leapfrogs=0).refusal(lnz.Gaussian([1.0], [4.0])))
+    assert "doublings" in str(lnz.kernels.NUTS(doublings=0).refusal(lnz.Gaussian([1.0], [4.0])))
+    assert "Real space" in str(lnz.kernels.NUTS().refusal(spins))
+    assert "leave a Box" in str(lnz.kernels.UnadjustedLangevin().refusal(energy()))
 
 
 def test_a_chain_that_reaches_no_energy_stops():
     steep = lnz.FunctionEnergy(lambda x: x[0] ** 4, lnz.Real(1))
     with pytest.raises(FloatingPointError, match=r"chain 1 .* the state"):
-        lnz.run_chains(steep, lnz.UnadjustedLangevin(0.05), jax.random.key(0), jnp.asarray([[0.0], [50.0]]), 12)
+        lnz.kernels.run_chains(
+            steep, lnz.kernels.UnadjustedLangevin(0.05), jax.random.key(0), jnp.asarray([[0.0], [50.0]]), 12
+        )

@@ -96,10 +96,10 @@ def test_the_phases_cancel_where_the_data_are_the_model(pair):
 
 @pytest.mark.parametrize("name", ["rbm", "hard constraints", "product of spaces"])
 def test_phases_cancel_where_the_data_are_the_model(name):
-    """The same through `lnz.phases`, whose weights of zero leave forbidden states out, infinite energies and all."""
+    """The same through `lnz.learning.phases`, whose weights of zero leave forbidden states out, infinite energies and all."""
     case = named(name)
     chances = jnp.asarray(case.observed_probabilities(case.flat))
-    halves = jax.jit(lambda e, v, w: lnz.phases(e, v, lnz.Enumeration(), weights=w))
+    halves = jax.jit(lambda e, v, w: lnz.learning.phases(e, v, lnz.routes.Enumeration(), weights=w))
     phases = halves(case.energy, as_states(case), chances)
     for leaf in jax.tree.leaves(phases.gradient):
         np.testing.assert_allclose(leaf, 0, atol=1e-11)
@@ -180,7 +180,7 @@ def test_gauge(name):
 
     def both(flat, make):
         energy = make(case.at(flat))
-        return lnz.log_partition(energy, route=lnz.Enumeration()).value
+        return lnz.log_partition(energy, route=lnz.routes.Enumeration()).value
 
     def everything(flat):
         plain, shifted = (jax.value_and_grad(both)(flat, make) for make in (lambda e: e, Shifted))
@@ -208,7 +208,7 @@ def test_centred_and_flipped_rbms_are_the_same_distribution():
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *(lnz.RBM.from_parameters(*m[:3]) for m in machines.values()))
 
     def log_p(rbm):
-        return -jax.vmap(rbm.free_energy)(states) - lnz.log_partition(rbm, route=lnz.Enumeration()).value
+        return -jax.vmap(rbm.free_energy)(states) - lnz.log_partition(rbm, route=lnz.routes.Enumeration()).value
 
     table = np.asarray(jax.jit(jax.vmap(log_p))(stacked))
     np.testing.assert_allclose(table[1:], table[[0, 0]], atol=1e-10)
@@ -242,7 +242,7 @@ def of(function, space, theta=0.3):
     return lnz.FunctionEnergy(jax.tree_util.Partial(function, jnp.asarray(theta)), space)
 
 
-IN_BLOCKS = [lnz.Enumeration(), lnz.Enumeration(memory=8 * 8 * 64)]
+IN_BLOCKS = [lnz.routes.Enumeration(), lnz.routes.Enumeration(memory=8 * 8 * 64)]
 both_ways = pytest.mark.parametrize("route", IN_BLOCKS, ids=["one block", "blocks"])
 
 
@@ -336,7 +336,7 @@ def test_batched_energies_with_strong_weights_have_second_derivatives():
     case = named("rbm")
 
     def curvature(flat):
-        slope = jax.grad(lambda flat: lnz.log_partition(case.at(flat), route=lnz.Enumeration()).value)
+        slope = jax.grad(lambda flat: lnz.log_partition(case.at(flat), route=lnz.routes.Enumeration()).value)
         return jax.grad(lambda flat: jnp.sum(slope(flat)))(flat)
 
     found = jax.jit(jax.vmap(curvature))(jnp.asarray(np.stack([case.flat, 200 * case.flat])))

@@ -20,7 +20,7 @@ from contracts.energies import Case, bonds, ising_lattice, log_sum, named, potts
 from contracts.kernels import base_of, function_of_categories, tempered_weights
 from contracts.routes import as_states
 from contracts.transitions import EXACT, assert_invariant, dealt_transitions
-from lnz.energies import units
+from lnz._models import units
 
 BETA = 0.6
 
@@ -93,7 +93,7 @@ def field():
     unary, tables = rng.normal(size=(3, 2)), 1.5 * rng.normal(size=(2, 2, 2))
     x = np.array(list(itertools.product(range(2), repeat=3)))
     weights = sum(unary[i, x[:, i]] for i in range(3)) + tables[0, x[:, 1], x[:, 0]] + tables[1, x[:, 1], x[:, 2]]
-    structure = lnz.Graph(3, [(1, 0), (1, 2)], groups=[1, 1])
+    structure = lnz.crf.Graph(3, [(1, 0), (1, 2)], groups=[1, 1])
     return lnz.RandomField(structure, unary, tables), jnp.asarray(x, jnp.int32), normed(weights)
 
 
@@ -124,7 +124,7 @@ GIBBS = {
 
 @pytest.mark.parametrize("name", GIBBS)
 def test_gibbs_sweeps(name):
-    sweeps, gibbs = GIBBS[name], lnz.Gibbs()
+    sweeps, gibbs = GIBBS[name], lnz.kernels.Gibbs()
     energy, states, law = sweeps.build()
     moves = [lambda key, v: gibbs.step(energy, key, v)[0]]
     if name != "random field":  # whose reversal is not known
@@ -151,7 +151,7 @@ def potts_triangle():
 @pytest.mark.parametrize(("build", "outcomes"), [(ising_square, 2 ** (4 + 4)), (potts_triangle, 2**3 * 3**3)])
 def test_swendsen_wang_moves(build, outcomes):
     energy, states, law = build()
-    move = lambda key, v: lnz.SwendsenWang().step(energy, key, v)[0]  # noqa: E731
+    move = lambda key, v: lnz.kernels.SwendsenWang().step(energy, key, v)[0]  # noqa: E731
     (matrix,) = dealt_transitions([move], states, outcomes)
     assert_invariant(law, matrix)
     flow = law[:, None] * matrix

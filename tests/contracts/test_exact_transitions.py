@@ -17,7 +17,7 @@ import lnz
 from contracts.energies import named, potts_sparse
 from contracts.routes import as_states
 from contracts.transitions import KEY, assert_invariant, forced
-from lnz.sampling.local import numbers_of, slopes_at
+from lnz.kernels._local import numbers_of, slopes_at
 
 
 def transitions(case, moves):
@@ -99,9 +99,9 @@ def path_auxiliary(kernel, sites, k):
 
 
 KERNELS = {
-    "gibbs with gradients": (lnz.GibbsWithGradients(), gibbs_with_gradients),
-    "discrete langevin": (lnz.DiscreteLangevin(0.8), discrete_langevin),
-    "path auxiliary": (lnz.PathAuxiliary(2), path_auxiliary),
+    "gibbs with gradients": (lnz.kernels.GibbsWithGradients(), gibbs_with_gradients),
+    "discrete langevin": (lnz.kernels.DiscreteLangevin(0.8), discrete_langevin),
+    "path auxiliary": (lnz.kernels.PathAuxiliary(2), path_auxiliary),
 }
 CASES = {"binary": named("rbm"), "spin": named("ising dense"), "categorical": potts_sparse("potts sparse tables", True)}
 
@@ -125,5 +125,7 @@ def test_the_law_is_left_as_it_is(name, kind):
 
 
 def test_moves_without_the_correction_are_caught():
-    law, matrix = law_and_matrix(CASES["binary"], "discrete langevin", lnz.DiscreteLangevin(0.8, adjusted=False))
+    law, matrix = law_and_matrix(
+        CASES["binary"], "discrete langevin", lnz.kernels.DiscreteLangevin(0.8, adjusted=False)
+    )
     assert np.abs(law @ matrix - law).max() > 1e-3

@@ -14,8 +14,8 @@ import lnz
 from contracts.energies import listed, log_sum, named
 from contracts.kernels import GIBBS, agreement, base_of, chi_square, numbered, tempered_weights
 from contracts.routes import as_states
-from lnz.energies.pairwise import LatticeCouplings
-from lnz.sampling.leapfrog import leapfrog_moves
+from lnz._models.pairwise import LatticeCouplings
+from lnz.kernels._leapfrog import leapfrog_moves
 
 CHAINS = 4096
 SURE = 1e-6  # forty tests with a hundred seeds each would raise a false alarm once in 250 suites
@@ -33,7 +33,9 @@ def moved(case):
 
     def at(beta, start, key, energy, base):
         tempered = energy.tempered(base, beta)
-        one, far = once_and_often(tempered, lnz.Gibbs(), key, start, jnp.broadcast_to(possible, start.shape), 30)
+        one, far = once_and_often(
+            tempered, lnz.kernels.Gibbs(), key, start, jnp.broadcast_to(possible, start.shape), 30
+        )
         return jax.vmap(tempered.free_energy)(states), one, far
 
     run = jax.jit(jax.vmap(at, in_axes=(0, 0, 0, None, None)))
@@ -89,9 +91,9 @@ def test_the_gibbs_sweep_of_the_rbm_itself(name):
     start = as_states(case)[np.random.default_rng(2).choice(len(law), CHAINS, p=law)]
     far = jnp.broadcast_to(start[:1], start.shape)
     weak = case.at(jnp.asarray(0.3 * case.flat))
-    one, end = jax.jit(lambda e, weak, key: (e.gibbs(key, start), lnz.run_chains(weak, lnz.Gibbs(), key, far, 30)))(
-        case.energy, weak, jax.random.key(3)
-    )
+    one, end = jax.jit(
+        lambda e, weak, key: (e.gibbs(key, start), lnz.kernels.run_chains(weak, lnz.kernels.Gibbs(), key, far, 30))
+    )(case.energy, weak, jax.random.key(3))
     assert agreement(case, np.asarray(one), -case.free_energies(case.flat)) > SURE
     assert agreement(case, np.asarray(end), -case.free_energies(0.3 * case.flat)) > SURE
 
@@ -126,7 +128,7 @@ def test_gaussian_rbm_on_its_path():
 
     def at(beta, start, key, energy, base):
         tempered = energy.tempered(base, beta)
-        one, far = once_and_often(tempered, lnz.Gibbs(), key, start, jnp.full_like(start, 3.0), 40)
+        one, far = once_and_often(tempered, lnz.kernels.Gibbs(), key, start, jnp.full_like(start, 3.0), 40)
         return jax.vmap(tempered.free_energy)(points), one, far
 
     run = jax.jit(jax.vmap(at, in_axes=(0, 0, 0, None, None)))
@@ -202,7 +204,7 @@ def langevin_p_values(name, step):
 @pytest.mark.parametrize("name", ["double well", "box", "on the path"])
 def test_langevin_moves_leave_the_law_as_it_is_and_reach_it(name):
     size = langevin_cases()[name][4]
-    stay, reach = langevin_p_values(name, lambda e, key, v: lnz.Langevin(size).step(e, key, v)[0])
+    stay, reach = langevin_p_values(name, lambda e, key, v: lnz.kernels.Langevin(size).step(e, key, v)[0])
     assert stay > SURE
     assert reach > SURE
 

@@ -15,11 +15,11 @@ from contracts.kernels import CATEGORICAL_CALLABLE, GIBBS, agreement
 from contracts.routes import as_states
 
 CHAINS, STEPS, SURE = 2048, 50, 1e-6
-UNADJUSTED = lnz.DiscreteLangevin(0.8, adjusted=False)
+UNADJUSTED = lnz.kernels.DiscreteLangevin(0.8, adjusted=False)
 KERNELS = {
-    "gibbs with gradients": lnz.GibbsWithGradients(),
-    "discrete langevin": lnz.DiscreteLangevin(0.8),
-    "path auxiliary": lnz.PathAuxiliary(2),
+    "gibbs with gradients": lnz.kernels.GibbsWithGradients(),
+    "discrete langevin": lnz.kernels.DiscreteLangevin(0.8),
+    "path auxiliary": lnz.kernels.PathAuxiliary(2),
 }
 CASES = [named("rbm"), named("ising dense"), potts_sparse("potts sparse tables", tables=True)]
 
@@ -72,5 +72,5 @@ def test_what_has_no_gradient_is_refused():
         assert "Binary, Spin or Categorical" in str(kernel.refusal(named("double well").energy))
         assert kernel.refusal(named("function").energy) is None
     for bad in (0.0, -1.0, float("nan"), float("inf")):
-        assert "step size must be above 0" in str(lnz.DiscreteLangevin(bad).refusal(named("function").energy))
-    assert "length must be" in str(lnz.PathAuxiliary(0).refusal(named("function").energy))
+        assert "step size must be above 0" in str(lnz.kernels.DiscreteLangevin(bad).refusal(named("function").energy))
+    assert "length must be" in str(lnz.kernels.PathAuxiliary(0).refusal(named("function").energy))

@@ -108,7 +108,7 @@ def dealt_transitions(moves, states, outcomes, chains=None):
         for move, deck in zip(moves, decks, strict=True):
             with (
                 forced(uniform=deck.uniform, categorical=deck.categorical),
-                mock.patch("lnz.energies.units.sample_first_axis", deck.sample_first_axis),
+                mock.patch("lnz._models.units.sample_first_axis", deck.sample_first_axis),
             ):
                 found.append(move(KEY, v))
         return found

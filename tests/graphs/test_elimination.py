@@ -12,11 +12,11 @@ import pytest
 
 import lnz
 from graphs.small_graphs import Listed, random_graph
-from lnz.energies.graph import states_of
-from lnz.exact import contraction, orders
-from lnz.exact.solver import Limits, Solver
+from lnz._graphs import contraction, orders
+from lnz._graphs.solver import Limits, Solver
+from lnz._models.factor_graph import states_of
 
-QUICK = lnz.Elimination(search_seconds=0)
+QUICK = lnz.routes.Elimination(search_seconds=0)
 
 
 def fits(solver: Solver) -> bool:
@@ -97,7 +97,7 @@ def test_samples_follow_the_exact_law():
     listed = Listed(sizes, scopes, tables)
     graph, n = listed.graph, 40_000
     p = listed.probabilities.ravel()
-    for route in (QUICK, lnz.Elimination(search_seconds=0, max_memory=0.75 * QUICK.plan(graph).all_bytes)):
+    for route in (QUICK, lnz.routes.Elimination(search_seconds=0, max_memory=0.75 * QUICK.plan(graph).all_bytes)):
         states = np.asarray(route.sample(graph, jax.random.key(4), n))
         graph.space.validate(states, batch=True)
         counts = np.bincount(np.ravel_multi_index(tuple(states.T), listed.cardinalities), minlength=p.size)
@@ -167,7 +167,7 @@ def test_under_jit_vmap_and_float32():
 
     found, wanted = (
         jax.jit(jax.vmap(jax.value_and_grad(log_z), (0, None)), static_argnums=1)(strengths, r)
-        for r in (QUICK, lnz.Enumeration())
+        for r in (QUICK, lnz.routes.Enumeration())
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
     single = jax.tree.map(lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, model)
@@ -243,14 +243,14 @@ def potts(q: int, length: int) -> lnz.Energy:
     ids=["Ising torus (Kaufman)", "Potts torus q=3", "Potts torus q=4", "hard squares 10x10", "3-colourings 6x6"],
 )
 def test_known_values(make, truth):
-    assert float(lnz.log_partition(make(), route=lnz.Elimination()).value) == pytest.approx(truth, rel=1e-12)
+    assert float(lnz.log_partition(make(), route=lnz.routes.Elimination()).value) == pytest.approx(truth, rel=1e-12)
 
 
 def test_a_glass_in_slices_agrees_with_the_whole():
     rng = np.random.default_rng(2)
     glass = lnz.Ising.lattice((8, 8), rng.normal(size=(2, 8, 8)), rng.normal(size=(8, 8)), periodic=False)
-    whole = lnz.Elimination(search_seconds=0)
-    part = lnz.Elimination(max_memory=whole.plan(glass).all_bytes / 1.5, search_seconds=0)
+    whole = lnz.routes.Elimination(search_seconds=0)
+    part = lnz.routes.Elimination(max_memory=whole.plan(glass).all_bytes / 1.5, search_seconds=0)
     assert "slices over" in str(part.solver(glass).plan(every=True))
     solvers = part.solver(glass), whole.solver(glass)
     (log_z, beliefs), (whole_log_z, whole_beliefs) = (s.log_partition_and_factor_marginals() for s in solvers)
@@ -264,7 +264,7 @@ def test_a_glass_in_slices_agrees_with_the_whole():
 
 def test_what_is_too_dear_is_refused_with_the_figures():
     torus = lnz.Ising.lattice((40, 40), 0.4, periodic=True)
-    route = lnz.Elimination(search_seconds=0.1)
+    route = lnz.routes.Elimination(search_seconds=0.1)
     with pytest.raises(
         ValueError, match=r"too dear to be summed exactly: .*(width \d+, 10\^\d+|more than 2\^48 entries)"
     ):
@@ -276,13 +276,13 @@ def test_what_is_too_dear_is_refused_with_the_figures():
     with pytest.raises(ValueError, match="average f over"):
         lnz.expectation(lnz.Ising.lattice((8, 8), 0.4, periodic=True), lambda s: s, route=route)
     uneven = jnp.asarray(np.add.outer(np.arange(64.0), np.arange(64.0)) * (1 - np.eye(64)))
-    assert isinstance(lnz.choose(lnz.Ising(uneven)).route, lnz.AnnealedImportanceSampling)
+    assert isinstance(lnz.choose(lnz.Ising(uneven)).route, lnz.routes.AnnealedImportanceSampling)
     with pytest.raises(ValueError, match="max_memory must be"):
-        lnz.Elimination(max_memory=0)
+        lnz.routes.Elimination(max_memory=0)
 
 
 def test_a_plan_prints_as_a_sentence_and_predicts_the_memory():
-    plan = lnz.Elimination().plan(lnz.Ising.lattice((8, 8), 0.4, periodic=True))
+    plan = lnz.routes.Elimination().plan(lnz.Ising.lattice((8, 8), 0.4, periodic=True))
     assert 8 <= plan.width <= 20
     assert "width" in str(plan)
     assert plan.peak_bytes <= plan.all_bytes
@@ -343,7 +343,9 @@ def test_a_matrix_product_is_spread_over_variables_of_neither_table():
     np.testing.assert_allclose(contraction.permuted(found, scope, (3, 1, 0)), wanted, rtol=1e-13)
 
 
-@pytest.mark.parametrize("route", [lnz.KacWard(), lnz.BeliefPropagation(), lnz.MeanField()], ids=str)
+@pytest.mark.parametrize(
+    "route", [lnz.routes.KacWard(), lnz.routes.BeliefPropagation(), lnz.routes.MeanField()], ids=str
+)
 def test_second_derivatives_are_refused_in_words(route):
     def log_z(coupling):
         grid = lnz.Ising.lattice((2, 3), coupling, periodic=False)
@@ -351,7 +353,7 @@ def test_second_derivatives_are_refused_in_words(route):
 
     assert np.isfinite(float(jax.grad(log_z)(jnp.asarray(0.3))))
     with pytest.raises(
-        ValueError, match=rf"{type(route).__name__} gives first derivatives only. .* route=lnz.Enumeration"
+        ValueError, match=rf"{type(route).__name__} gives first derivatives only. .* route=lnz.routes.Enumeration"
     ):
         jax.grad(jax.grad(log_z))(jnp.asarray(0.3))
 
@@ -360,7 +362,7 @@ def test_choose_is_quick_about_what_is_hopeless():
     """A 40x40 torus is too wide by far: the first look takes seconds, and what it found is remembered."""
     torus = lnz.Ising.lattice((40, 40), 0.3, periodic=True)
     began = time.perf_counter()
-    assert not isinstance(lnz.choose(torus).route, lnz.Elimination)
+    assert not isinstance(lnz.choose(torus).route, lnz.routes.Elimination)
     first = time.perf_counter() - began
     began = time.perf_counter()
     lnz.choose(torus)

@@ -25,7 +25,7 @@ def test_the_energy_of_every_state(seed):
 
 
 def test_labels_are_states_of_mixed_cardinality():
-    space = lnz.Labels([2, 1, 3])
+    space = lnz.crf.Labels([2, 1, 3])
     assert space.count == 6
     assert space.decode(jnp.arange(6)).tolist() == [[a, 0, c] for a in range(2) for c in range(3)]
     draws = np.asarray(space.uniform(jax.random.key(0), 600))
@@ -34,14 +34,14 @@ def test_labels_are_states_of_mixed_cardinality():
     with pytest.raises(ValueError, match="no whole number below"):
         space.validate(np.array([0, 1, 0]))
     with pytest.raises(ValueError, match="at least 1"):
-        lnz.Labels([2, 0])
+        lnz.crf.Labels([2, 0])
     assert lnz.FactorGraph([3, 3], [], []).space == lnz.Categorical(2, k=3)
 
 
 def test_shared_tables_gather_the_marginals_of_their_factors():
     graph = shared()
-    gradient = jax.grad(lambda g: lnz.log_partition(g, route=lnz.Elimination()).value)(graph)
-    beliefs = lnz.Elimination().factor_marginals(graph)
+    gradient = jax.grad(lambda g: lnz.log_partition(g, route=lnz.routes.Elimination()).value)(graph)
+    beliefs = lnz.routes.Elimination().factor_marginals(graph)
     np.testing.assert_allclose(gradient.tables[0], beliefs[0] + beliefs[1], atol=1e-14)
     assert [float(table.sum()) for table in gradient.tables] == pytest.approx([2, 1, 1])
     assert gradient.tables[0][1, 2] == 0
@@ -82,7 +82,7 @@ def test_what_is_refused(make, words):
 
 
 def test_a_graph_is_saved_and_read_again(tmp_path):
-    lnz.save_energy(tmp_path / "graph.lnz", shared())
-    again = lnz.load_energy(tmp_path / "graph.lnz")
+    lnz.save(tmp_path / "graph.lnz", shared())
+    again = lnz.load(tmp_path / "graph.lnz")
     assert jax.tree.structure(again) == jax.tree.structure(shared())
     np.testing.assert_array_equal(again.log_potentials, shared().log_potentials)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from graphs.small_graphs import random_graph
-from lnz.cli import progress
-from lnz.exact.solver import Limits, Solver
+from lnz._cli import progress
+from lnz._graphs.solver import Limits, Solver
 
 
 def watched(limits=None, side=5):

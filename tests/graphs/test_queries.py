@@ -9,11 +9,12 @@ import pytest
 
 import lnz
 from graphs.small_graphs import Listed, random_graph
-from lnz.energies.graph import packed
-from lnz.exact import batch, contraction
-from lnz.exact.solver import Limits, Solver
+from lnz._graphs import contraction
+from lnz._graphs.solver import Limits, Solver
+from lnz._models.factor_graph import packed
+from lnz.routes._exact import batched_elimination
 
-QUICK = lnz.Elimination(search_seconds=0)
+QUICK = lnz.routes.Elimination(search_seconds=0)
 
 
 def members_of(listed: Listed, seed: int, members: int, *, widest: float = 700.0) -> list[np.ndarray]:
@@ -39,13 +40,13 @@ def listed_batch(listed: Listed, tables: list[np.ndarray]) -> tuple[np.ndarray, 
         return np.log(total) + top, p / np.where(total > 0, total, 1)
 
 
-def within(limits: Limits, listed: Listed, tables: list[np.ndarray]) -> batch.Summed:
+def within(limits: Limits, listed: Listed, tables: list[np.ndarray]) -> batched_elimination.Summed:
     """log Z and the beliefs, in more memory where they need it."""
     try:
-        return batch.log_partitions(listed.cardinalities, listed.scopes, tables, limits, beliefs=True)
+        return batched_elimination.log_partitions(listed.cardinalities, listed.scopes, tables, limits, beliefs=True)
     except ValueError:
         free = Limits(search_seconds=0)
-        return batch.log_partitions(listed.cardinalities, listed.scopes, tables, free, beliefs=True)
+        return batched_elimination.log_partitions(listed.cardinalities, listed.scopes, tables, free, beliefs=True)
 
 
 def summed_to(p: np.ndarray, scope: tuple[int, ...]) -> np.ndarray:
@@ -70,7 +71,9 @@ def test_ten_thousand_models_on_a_thousand_random_structures(first):
         for scope, belief in zip(listed.scopes, found.beliefs, strict=True):
             np.testing.assert_allclose(belief, summed_to(p, scope), rtol=1e-9, atol=1e-10, err_msg=str(seed))
         if seed % 5 == 0:
-            alone = batch.log_partitions(listed.cardinalities, listed.scopes, tables, Limits(search_seconds=0))
+            alone = batched_elimination.log_partitions(
+                listed.cardinalities, listed.scopes, tables, Limits(search_seconds=0)
+            )
             np.testing.assert_allclose(alone.log_z, truth, rtol=1e-11, atol=1e-11, err_msg=str(seed))
             assert not alone.beliefs
 
@@ -101,7 +104,9 @@ def test_the_derivative_of_every_belief_is_a_covariance():
         given = [
             np.where(x > -np.inf, t, np.inf) for x, t in zip(tables, directions, strict=True)
         ]  # there, it does not count
-        found = batch.curvature(listed.cardinalities, listed.scopes, tables, given, Limits(search_seconds=0))
+        found = batched_elimination.curvature(
+            listed.cardinalities, listed.scopes, tables, given, Limits(search_seconds=0)
+        )
         _, p = listed_batch(listed, tables)
         states = np.indices(listed.cardinalities)
         total = sum(t[tuple(states[i] for i in s)] for s, t in zip(listed.scopes, directions, strict=True))
@@ -120,7 +125,7 @@ def test_no_state_is_possible_though_every_factor_allows_some():
     assert not any(belief.any() for belief in [*one.factor_marginals(), *one.marginals()])
     for other in (differ, never):  # the second member allows no value at all
         both = [np.stack([differ, other], axis=-1), *(np.stack([t, t], axis=-1) for t in tables[1:])]
-        found = batch.log_partitions((2, 2, 2, 1), scopes, both, Limits(search_seconds=0), beliefs=True)
+        found = batched_elimination.log_partitions((2, 2, 2, 1), scopes, both, Limits(search_seconds=0), beliefs=True)
         assert (found.log_z == -np.inf).all()
         assert not any(belief.any() for belief in found.beliefs)
 
@@ -129,9 +134,11 @@ def test_second_derivatives_refuse_what_needs_logarithms_or_slices():
     limits, zeros = Limits(search_seconds=0), [np.zeros((2, 2, 1))] * 2
     violent = [np.array([[0.0, -2000.0], [-1500.0, 0.0]])[..., None]] * 2
     with pytest.raises(ValueError, match="differ by more than"):
-        batch.curvature((2, 2, 2), [(0, 1), (1, 2)], violent, zeros, limits)
+        batched_elimination.curvature((2, 2, 2), [(0, 1), (1, 2)], violent, zeros, limits)
     with pytest.raises(ValueError, match=r"not served in slices, but need .* raise max_memory"):
-        batch.curvature((2, 2, 2), [(0, 1), (1, 2)], zeros, zeros, Limits(search_seconds=0, max_memory=50))
+        batched_elimination.curvature(
+            (2, 2, 2), [(0, 1), (1, 2)], zeros, zeros, Limits(search_seconds=0, max_memory=50)
+        )
 
 
 def test_n_best_of_random_graphs():
@@ -171,13 +178,13 @@ def test_n_best_states_of_models():
     """States of the model's space, latent ones included; a grid's hundred best are the best of its ranked neighbours."""
     rng = np.random.default_rng(5)
     rbm = lnz.RBM.from_parameters(rng.normal(size=(3, 2)), rng.normal(size=3), rng.normal(size=2))
-    states, log_weights = lnz.n_best(rbm, 100, route=QUICK)
+    states, log_weights = lnz.crf.n_best(rbm, 100, route=QUICK)
     energies = np.asarray(jax.jit(jax.vmap(rbm))(states))
     np.testing.assert_allclose(log_weights, -energies, rtol=1e-12)
     assert len(log_weights) == 32
     assert np.logaddexp.reduce(log_weights) == pytest.approx(QUICK.solver(rbm).log_partition())
     grid = lnz.Ising.lattice((12, 12), rng.normal(size=(2, 12, 12)), rng.normal(size=(12, 12)), periodic=False)
-    spins, log_weights = lnz.n_best(grid, 100, route=QUICK)
+    spins, log_weights = lnz.crf.n_best(grid, 100, route=QUICK)
     assert len(np.unique(np.asarray(spins).reshape(100, -1), axis=0)) == 100
     assert (np.diff(log_weights) <= 0).all()
     solver = QUICK.solver(grid)
@@ -188,7 +195,7 @@ def test_n_best_states_of_models():
     assert (np.isin(one_flip.round(9), log_weights.round(9)) | (one_flip <= log_weights[-1] + 1e-9)).all()
     for n in (0, 2.5):
         with pytest.raises(ValueError, match="whole number of at least 1"):
-            lnz.n_best(rbm, n)  # pyright: ignore[reportArgumentType]
+            lnz.crf.n_best(rbm, n)  # pyright: ignore[reportArgumentType]
 
 
 def log_z_of(flat, graph, route):
@@ -255,7 +262,9 @@ def test_the_engine_walks_once_for_value_and_gradient_and_once_for_a_vmap(monkey
 
 def test_third_derivatives_are_refused_in_words():
     f = functools.partial(log_z_of, graph=GRAPH, route=QUICK)
-    with pytest.raises(ValueError, match=r"first and second derivatives only. For third .* route=lnz.Enumeration"):
+    with pytest.raises(
+        ValueError, match=r"first and second derivatives only. For third .* route=lnz.routes.Enumeration"
+    ):
         jax.grad(lambda x: jnp.sum(jax.hessian(f)(x)))(GRAPH.log_potentials)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import lnz
 from graphs.small_graphs import Listed, random_graph
-from lnz.exact import barren, sparse
-from lnz.exact.solver import Limits, Solver
+from lnz._graphs import barren_nodes, sparse_tables
+from lnz._graphs.solver import Limits, Solver
 
 QUICK = Limits(search_seconds=0)
 
@@ -32,10 +32,10 @@ def riddled(seed: int) -> Listed:
     return Listed(listed.cardinalities, listed.scopes, tables)
 
 
-def sums_of(model, *, memory: float = 1e9) -> sparse.Sums:
-    plan = sparse.searched(model.scopes, model.tables, model.sizes, memory=memory, seconds=60, seed=0)
+def sums_of(model, *, memory: float = 1e9) -> sparse_tables.Sums:
+    plan = sparse_tables.searched(model.scopes, model.tables, model.sizes, memory=memory, seconds=60, seed=0)
     assert plan.supports
-    return sparse.Sums(plan, model.scopes, model.tables, model.sizes, most=1e6, seconds=60)
+    return sparse_tables.Sums(plan, model.scopes, model.tables, model.sizes, most=1e6, seconds=60)
 
 
 def chi_square(states: np.ndarray, listed: Listed) -> float:
@@ -128,13 +128,13 @@ def test_separable_tables():
     rng = np.random.default_rng(0)
     rest, own = rng.normal(size=(3, 1, 4)), np.array([0.3, -np.inf, 2.0]).reshape(1, 3, 1)
     rest[0, 0, 1] = -np.inf
-    parts = barren.separated((5, 1, 2), rest + own)
+    parts = barren_nodes.separated((5, 1, 2), rest + own)
     assert sorted(scope for scope, _ in parts) == [(1,), (5, 2)]
     made = sum(table.reshape(3, 1, 4) if len(scope) == 2 else table.reshape(1, 3, 1) for scope, table in parts)
     np.testing.assert_allclose(made, rest + own, rtol=1e-15)
     nearly = rest + own
     nearly[1, 2, 3] += 1e-12
-    assert [scope for scope, _ in barren.separated((5, 1, 2), nearly)] == [(5, 1, 2)]
+    assert [scope for scope, _ in barren_nodes.separated((5, 1, 2), nearly)] == [(5, 1, 2)]
 
 
 def code(n: int = 64, bits: int = 8, seed: int = 1) -> tuple[Listed, np.ndarray, np.ndarray]:
@@ -179,10 +179,10 @@ def test_a_code_is_too_wide_for_full_tables():
 def test_supports_that_grow_too_large_are_refused():
     listed, _, _ = code()
     model = solver_of(listed).reduced
-    with pytest.raises(sparse.TooDear, match="do not fit"):
-        sparse.searched(model.scopes, model.tables, model.sizes, memory=1e4, seconds=60, seed=0)
-    with pytest.raises(sparse.TooDear, match="time is over"):
-        sparse.searched(model.scopes, model.tables, model.sizes, memory=1e9, seconds=0, seed=0)
+    with pytest.raises(sparse_tables.TooDear, match="do not fit"):
+        sparse_tables.searched(model.scopes, model.tables, model.sizes, memory=1e4, seconds=60, seed=0)
+    with pytest.raises(sparse_tables.TooDear, match="time is over"):
+        sparse_tables.searched(model.scopes, model.tables, model.sizes, memory=1e9, seconds=0, seed=0)
     with pytest.raises(ValueError, match="too dear"):
         solver_of(listed, Limits(search_seconds=0, max_seconds=20, max_memory=1e4)).plan()
 
@@ -201,7 +201,7 @@ def test_blocks_of_a_join_agree_with_the_whole():
 
 def test_a_graph_with_zeros_is_served_through_the_route():
     listed, _, weights = code()
-    route = lnz.Elimination(search_seconds=0, max_seconds=20, max_memory=1e9)
+    route = lnz.routes.Elimination(search_seconds=0, max_seconds=20, max_memory=1e9)
     assert float(lnz.log_partition(listed.graph, route=route).value) == pytest.approx(
         np.logaddexp.reduce(weights), rel=1e-12
     )

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 
 import lnz
-from lnz.formats import files
-from lnz.formats.checkpoint import save_tree
+from lnz._core import files
+from lnz._core.checkpoint import save_tree
 
 
 class SlowFile(io.BufferedRandom):
@@ -42,7 +42,7 @@ def run(checkpoint, records=None, pause=0.0):
 
     return lnz.fit(
         lnz.RBM(visible=12, hidden=5, key=jax.random.key(1), scale=0.3), data[:, ::-1], weights=weights,
-        negative_phase=lnz.PersistentChains(sweeps=2, chains=9), optimizer=optax.adam(0.02), epochs=8,
+        negative_phase=lnz.learning.PersistentChains(sweeps=2, chains=9), optimizer=optax.adam(0.02), epochs=8,
         batch_size=20, evaluate_every=2 / 3, validation=data[:40, ::-1], key=jax.random.key(2),
         checkpoint=checkpoint, on_record=on_record, on_progress=lambda *_: time.sleep(0.01),
     )  # fmt: skip
@@ -56,6 +56,6 @@ if __name__ == "__main__":
     print("ready", flush=True)
     try:
         fitted = run(checkpoint, records, pause=0.15 if slow else 0.0)
-    except lnz.Interrupted as error:
+    except lnz.learning.Interrupted as error:
         sys.exit(f"Interrupted: {error}")
     save_tree(Path(end), (fitted.state, fitted.best), {"best_step": fitted.best_step})

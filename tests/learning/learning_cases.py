@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lnz
-from lnz.learning.likelihood import free_energies
+from lnz.learning._likelihood import free_energies
 
 
 def bits(shape, seed=0, p=0.5):

@@ -19,7 +19,7 @@ def models():
 
 def test_the_difference_is_that_of_the_exact_log_likelihoods():
     a, b = models()
-    found = lnz.compare(a, b, data())
+    found = lnz.learning.compare(a, b, data())
     assert found.known == "exact"
     assert found.confidence == 1
     assert found.value == pytest.approx(found.a.value - found.b.value, abs=1e-12)
@@ -31,12 +31,12 @@ def test_the_difference_is_that_of_the_exact_log_likelihoods():
     assert found.value == pytest.approx(each.mean(), abs=1e-12)
     assert found.data_standard_error == pytest.approx(each.std(ddof=1) / np.sqrt(60), rel=1e-9)
     assert found.data_standard_error < np.hypot(found.a.data_standard_error, found.b.data_standard_error)
-    back = lnz.compare(b, a, data())
+    back = lnz.learning.compare(b, a, data())
     assert (back.value, back.lower, back.upper) == pytest.approx((-found.value, -found.upper, -found.lower))
 
 
 def known_to(value, error, width, confidence=0.99):
-    class Given(lnz.ClosedForm):
+    class Given(lnz.routes.ClosedForm):
         def refusal(self, energy):
             return None
 
@@ -53,22 +53,24 @@ def known_to(value, error, width, confidence=0.99):
 def test_errors_and_confidence_add_up():
     a, b = models()
     routes = known_to(4.9, 0.03, 0.2), known_to(4.6, 0.04, 0.4, 0.98)
-    found = lnz.compare(a, b, data(), routes=routes)
+    found = lnz.learning.compare(a, b, data(), routes=routes)
     assert found.known == "conditional"
     assert found.standard_error == pytest.approx(0.05)
     assert found.upper - found.lower == pytest.approx(0.6)
     assert found.confidence == pytest.approx(0.97)
     assert "with 97 % confidence" in str(found)
-    wide = lnz.compare(a, b, data(), routes=(known_to(4.9, 0.1, 9.0), None))
+    wide = lnz.learning.compare(a, b, data(), routes=(known_to(4.9, 0.1, 9.0), None))
     assert "Which is better on these data is open" in str(wide)
-    assert "is better on these data" in str(lnz.compare(b, lnz.Independent(-3 * np.ones(5), lnz.Spin(5)), data()))
+    assert "is better on these data" in str(
+        lnz.learning.compare(b, lnz.Independent(-3 * np.ones(5), lnz.Spin(5)), data())
+    )
 
 
 def test_what_cannot_be_compared():
     a, b = models()
     with pytest.raises(ValueError, match="cannot be compared: give two models of the same data"):
-        lnz.compare(a, lnz.Independent(np.zeros(4), lnz.Spin(4)), data())
+        lnz.learning.compare(a, lnz.Independent(np.zeros(4), lnz.Spin(4)), data())
     with pytest.raises(ValueError, match="give one of them"):
-        lnz.compare(a, b, data(), route=lnz.Enumeration(), routes=(None, None))
+        lnz.learning.compare(a, b, data(), route=lnz.routes.Enumeration(), routes=(None, None))
     with pytest.raises(ValueError, match="an impossible likelihood"):
-        lnz.compare(a, b, data(), routes=(known_to(0.1, 0.0, 0.0), None))
+        lnz.learning.compare(a, b, data(), routes=(known_to(0.1, 0.0, 0.0), None))

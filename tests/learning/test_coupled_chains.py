@@ -39,30 +39,34 @@ def well():
 
 
 CASES = {
-    "rbm": (rbm, lambda rng: bits((6, 4), 1, 0.8), lnz.CoupledChains()),
+    "rbm": (rbm, lambda rng: bits((6, 4), 1, 0.8), lnz.learning.CoupledChains()),
     "rbm, later chains": (
         rbm,
         lambda rng: bits((6, 4), 1, 0.8),
-        lnz.CoupledChains(start="chains", chains=5, burn_in=0, length=2, lag=3),
+        lnz.learning.CoupledChains(start="chains", chains=5, burn_in=0, length=2, lag=3),
     ),
     "potts": (
         lambda: lnz.Potts(symmetric(3, scale=0.5), np.random.default_rng(4).normal(size=(3, 3)) * 0.5, q=3),
         lambda rng: rng.integers(0, 2, (6, 3)),
-        lnz.CoupledChains(),
+        lnz.learning.CoupledChains(),
     ),
     "ising": (
         lambda: lnz.Ising(symmetric(4, scale=0.4), np.random.default_rng(4).normal(size=4) * 0.5),
         lambda rng: np.ones((6, 4)),
-        lnz.CoupledChains(length=3, kernel=lnz.GibbsWithGradients()),
+        lnz.learning.CoupledChains(length=3, kernel=lnz.kernels.GibbsWithGradients()),
     ),
-    "continuous": (well, lambda rng: rng.normal(1, 0.3, (6, 1)), lnz.CoupledChains(kernel=lnz.Langevin(0.1))),
+    "continuous": (
+        well,
+        lambda rng: rng.normal(1, 0.3, (6, 1)),
+        lnz.learning.CoupledChains(kernel=lnz.kernels.Langevin(0.1)),
+    ),
 }
 
 
 def scores(energy, data, phase, repeats):
     """(mean - exact)² / squared standard error, summed over parameters and divided by their number: about 1 without a bias."""
-    route = lnz.Quadrature() if isinstance(energy.observed, lnz.Real) else lnz.Enumeration()
-    found = lnz.gradient_error(energy, data, phase, draws=2, repeats=repeats, route=route, key=KEY)
+    route = lnz.routes.Quadrature() if isinstance(energy.observed, lnz.Real) else lnz.routes.Enumeration()
+    found = lnz.learning.gradient_error(energy, data, phase, draws=2, repeats=repeats, route=route, key=KEY)
     return ((found.mean - found.exact) ** 2).sum(axis=1) / (found.variance / repeats), found
 
 
@@ -77,13 +81,13 @@ def test_the_mean_is_the_exact_gradient(name):
     squares, _ = scores(energy, data, phase, 8000 if name == "continuous" else 1000)
     assert (squares < 6).all(), squares
     if name == "rbm":
-        squares, _ = scores(energy, data, lnz.ContrastiveDivergence(), 1000)
+        squares, _ = scores(energy, data, lnz.learning.ContrastiveDivergence(), 1000)
         assert (squares > 30).all(), "CD-1 is seen to be biased by the same test"
 
 
 def test_data_of_weight_zero_have_no_say():
     energy, data = rbm(), jnp.asarray(bits((3, 4), 1, 0.8), float)
-    go = jax.jit(lambda w: lnz.CoupledChains().gradient(energy, (), data, w, KEY))
+    go = jax.jit(lambda w: lnz.learning.CoupledChains().gradient(energy, (), data, w, KEY))
     mean, gradient, _, figures = go(jnp.asarray([0.5, 0.0, 1.5]))
     # The pairs of the others are the same, so the weighted mean is that of what each gives alone.
     alone = [go(jnp.asarray(w))[:2] for w in ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0])]
@@ -95,7 +99,7 @@ def test_data_of_weight_zero_have_no_say():
 
 def test_learning_from_the_step_interface_and_from_fit():
     energy, data = model("ising")
-    phase = lnz.CoupledChains(start="chains", chains=50)
+    phase = lnz.learning.CoupledChains(start="chains", chains=50)
     falling = optax.sgd(optax.linear_schedule(0.3, 0.0, 800))
     fitted = lnz.fit(
         energy, data, negative_phase=phase, optimizer=falling, epochs=800, batch_size=37, evaluate_every=800, key=KEY
@@ -105,29 +109,29 @@ def test_learning_from_the_step_interface_and_from_fit():
     figures = fitted.history[-1].figures
     assert set(phase.figures(energy)) <= set(figures)
     assert figures["unmet"] == 0
-    halves = lnz.phases(energy, data, phase, key=KEY)
-    wanted = lnz.phases(energy, data, lnz.Enumeration())
+    halves = lnz.learning.phases(energy, data, phase, key=KEY)
+    wanted = lnz.learning.phases(energy, data, lnz.routes.Enumeration())
     assert jax.tree.all(jax.tree.map(np.array_equal, halves.positive, wanted.positive))
     assert float(jnp.abs(halves.negative.fields - wanted.negative.fields).max()) < 0.6
     with pytest.raises(ValueError, match="pass key="):
-        lnz.phases(energy, data, phase)
+        lnz.learning.phases(energy, data, phase)
 
 
 def test_chains_that_do_not_meet_are_loud():
     """From a state between two modes, one chain goes to the one and one to the other."""
     cold, data = lnz.Ising(1.5 * (np.ones((4, 4)) - np.eye(4))), np.tile([1, 1, -1, -1], (8, 1))
-    phase = lnz.CoupledChains(max_moves=3)
+    phase = lnz.learning.CoupledChains(max_moves=3)
     words = "some pairs of coupled chains had not met after 3 moves: allow more by max_moves"
     options = {"batch_size": 8, "optimizer": optax.sgd(1e-6), "key": KEY}
-    with pytest.raises(lnz.NotMet, match=words):
+    with pytest.raises(lnz.kernels.NotMet, match=words):
         lnz.fit(cold, data, negative_phase=phase, epochs=20, **options)
     trainer, many = lnz.Trainer(negative_phase=phase), np.tile(data, (100, 1))
-    with pytest.raises(lnz.NotMet, match=words):
+    with pytest.raises(lnz.kernels.NotMet, match=words):
         trainer.step(trainer.init(cold, KEY, batch_size=8), many)
-    with pytest.raises(lnz.NotMet, match=words):
-        lnz.phases(cold, many, phase, key=KEY)
-    cut = lnz.CoupledChains(max_moves=3, cut=True)
-    monitor = lnz.Monitor(share=0.5, chains=8, temperatures=5)
+    with pytest.raises(lnz.kernels.NotMet, match=words):
+        lnz.learning.phases(cold, many, phase, key=KEY)
+    cut = lnz.learning.CoupledChains(max_moves=3, cut=True)
+    monitor = lnz.learning.Monitor(share=0.5, chains=8, temperatures=5)
     epochs = 2 * monitor.every(cold, cut, 8)
     fitted = lnz.fit(cold, data, negative_phase=cut, epochs=epochs, evaluate_every=epochs, monitor=monitor, **options)
     assert 0 < fitted.history[-1].figures["unmet"] < 1
@@ -140,13 +144,13 @@ def test_chains_that_do_not_meet_are_loud():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: lnz.CoupledChains(burn_in=-1), "burn_in must be a whole number of at least 0"),
-        (lambda: lnz.CoupledChains(length=0), "length must be"),
-        (lambda: lnz.CoupledChains(lag=0), "lag must be"),
-        (lambda: lnz.CoupledChains(start="noise"), 'start must be "data" or "chains"'),
-        (lambda: lnz.CoupledChains(chains=5), "leave chains out"),
-        (lambda: lnz.CoupledChains(start="chains", chains=0), "chains must be"),
-        (lambda: lnz.CoupledChains(length=50, max_moves=20), "max_moves must be at least 50"),
+        (lambda: lnz.learning.CoupledChains(burn_in=-1), "burn_in must be a whole number of at least 0"),
+        (lambda: lnz.learning.CoupledChains(length=0), "length must be"),
+        (lambda: lnz.learning.CoupledChains(lag=0), "lag must be"),
+        (lambda: lnz.learning.CoupledChains(start="noise"), 'start must be "data" or "chains"'),
+        (lambda: lnz.learning.CoupledChains(chains=5), "leave chains out"),
+        (lambda: lnz.learning.CoupledChains(start="chains", chains=0), "chains must be"),
+        (lambda: lnz.learning.CoupledChains(length=50, max_moves=20), "max_moves must be at least 50"),
     ],
 )
 def test_numbers_that_cannot_serve(make, words):
@@ -156,18 +160,21 @@ def test_numbers_that_cannot_serve(make, words):
 
 def test_kernels_that_cannot_be_coupled():
     energy, data = model("real")
-    for kernel, words in ((lnz.HamiltonianMonteCarlo(), "never meet"), (lnz.Gibbs(), "Gibbs sweeps need")):
+    for kernel, words in (
+        (lnz.kernels.HamiltonianMonteCarlo(), "never meet"),
+        (lnz.kernels.Gibbs(), "Gibbs sweeps need"),
+    ):
         with pytest.raises(ValueError, match=words):
-            lnz.fit(energy, data, negative_phase=lnz.CoupledChains(kernel=kernel), key=KEY)
+            lnz.fit(energy, data, negative_phase=lnz.learning.CoupledChains(kernel=kernel), key=KEY)
 
 
 def test_the_command_line_makes_every_phase():
-    from lnz.cli.models import negative_phase
-    from lnz.learning.negative import NEGATIVE_PHASES
+    from lnz._cli.model_options import negative_phase
+    from lnz.learning._negative import NEGATIVE_PHASES
 
     given = {"objective": "likelihood", "sweeps": 2, "chains": 30, "rungs": 5, "fast_rate": 0.1}
     for name, kind in NEGATIVE_PHASES.items():
         phase = negative_phase(SimpleNamespace(negative_phase=name, **given))  # pyright: ignore[reportArgumentType]
         assert type(phase) is kind
     made = negative_phase(SimpleNamespace(negative_phase="coupled", **given))  # pyright: ignore[reportArgumentType]
-    assert made == lnz.CoupledChains(burn_in=2, chains=30, start="chains", max_moves=100_000)
+    assert made == lnz.learning.CoupledChains(burn_in=2, chains=30, start="chains", max_moves=100_000)

@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 import lnz
-from lnz.formats.checkpoint import CheckpointError
-from lnz.learning.negative import NEGATIVE_PHASES
-from lnz.learning.pretraining import TwinLayers
+from lnz._core.checkpoint import CheckpointError
+from lnz.learning._negative import NEGATIVE_PHASES
+from lnz.learning._pretraining import TwinLayers
 
 KEY = jax.random.key(31)
 SIZES = (4, 3, 2, 3)
@@ -112,19 +112,19 @@ class TestTheMachine:
     def test_factors_and_the_smaller_side_have_the_same_sum(self):
         energy = machine((2, 3, 1, 2, 2))
         exact = np.logaddexp.reduce(log_weights(energy).ravel())
-        found = lnz.log_partition(energy, route=lnz.Enumeration())
+        found = lnz.log_partition(energy, route=lnz.routes.Enumeration())
         assert found.value == pytest.approx(exact, abs=1e-10)
         assert found.route == "enumeration of 32 states of Binary(5)"
-        assert lnz.log_partition(energy, route=lnz.Elimination()).value == pytest.approx(exact, abs=1e-10)
-        assert lnz.Enumeration().cost(machine((5, 3, 6))) == 8
+        assert lnz.log_partition(energy, route=lnz.routes.Elimination()).value == pytest.approx(exact, abs=1e-10)
+        assert lnz.routes.Enumeration().cost(machine((5, 3, 6))) == 8
 
     def test_annealing_from_the_data_covers_the_sum(self):
         energy, data = machine(scale=2.0), rows()
         exact = np.logaddexp.reduce(log_weights(energy).ravel())
-        base = lnz.fitted_base(energy, data)
+        base = lnz.routes.fitted_base(energy, data)
         assert base.observed == energy.observed
         np.testing.assert_allclose(jax.nn.sigmoid(base.potentials[:4]), (data.sum(0) + 1) / 25)
-        route = lnz.AnnealedImportanceSampling.from_base(base, temperatures=60, chains=400, confidence=0.9999)
+        route = lnz.routes.AnnealedImportanceSampling.from_base(base, temperatures=60, chains=400, confidence=0.9999)
         found = lnz.log_partition(energy, route=route, key=KEY)
         assert found.lower < exact < found.upper
         assert found.upper - found.lower < 0.5
@@ -191,21 +191,21 @@ class TestADatum:
         assert exact - 0.5 < limit.value < exact - 1e-3
         assert limit.value == pytest.approx(-limits()[-1][numbers(data)].mean() - float(limit.log_z.value), abs=1e-4)
         assert str(limit).startswith("log-likelihood at least -")
-        summed = lnz.log_likelihood(energy, data, hidden=lnz.Enumeration())
+        summed = lnz.log_likelihood(energy, data, hidden=lnz.routes.Enumeration())
         assert summed.value == pytest.approx(exact, abs=1e-10)
         assert not summed.is_limit
-        annealing = lnz.AnnealedImportanceSampling(temperatures=30, chains=50)
+        annealing = lnz.routes.AnnealedImportanceSampling(temperatures=30, chains=50)
         annealed = lnz.log_likelihood(energy, data, hidden=annealing, key=KEY, log_z=limit.log_z)
         assert annealed.is_limit
         assert limit.value < annealed.value < exact + 0.05
         with pytest.raises(ValueError, match="pass key"):
             lnz.log_likelihood(energy, data, hidden=annealing)
         with pytest.raises(ValueError, match="have a closed sum: leave out hidden"):
-            lnz.log_likelihood(machine((4, 3)), data, hidden=lnz.Enumeration())
+            lnz.log_likelihood(machine((4, 3)), data, hidden=lnz.routes.Enumeration())
 
     def test_a_comparison_claims_no_more_than_a_limit_allows(self):
         deep, rbm = machine(), lnz.RBM(4, 2, key=KEY, dtype=np.float64)
-        found, turned = lnz.compare(deep, rbm, rows()), lnz.compare(rbm, deep, rows())
+        found, turned = lnz.learning.compare(deep, rbm, rows()), lnz.learning.compare(rbm, deep, rows())
         assert found.upper == np.inf
         assert turned.lower == -np.inf
         assert found.lower == pytest.approx(-turned.upper)
@@ -218,7 +218,7 @@ QUICK = ("persistent",)  # the others differ in where their chains go, not in wh
 class TestLearning:
     def test_both_phases_exactly_are_the_gradient_of_the_likelihood(self):
         energy, data = machine(), rows()
-        trainer = lnz.Trainer(optax.sgd(1.0), lnz.ExactPhase(), lnz.ExactPosterior())
+        trainer = lnz.Trainer(optax.sgd(1.0), lnz.learning.ExactPhase(), lnz.learning.ExactPosterior())
         state, info = trainer.step(trainer.init(energy, KEY, batch_size=23), data)
         np.testing.assert_allclose(flat(state.energy) - flat(energy), gradient(energy, data), atol=1e-10)
         assert float(info["energy"]) == pytest.approx(
@@ -228,11 +228,11 @@ class TestLearning:
     def test_clamped_chains_come_near_it_and_mean_field_climbs_its_limit(self):
         energy, data, few = machine(), np.repeat(rows(), 400, axis=0), rows()
         wanted = gradient(energy, few)
-        negative = lnz.ExactPhase()
-        chains = lnz.Trainer(optax.sgd(1.0), negative, lnz.ClampedChains(sweeps=20))
+        negative = lnz.learning.ExactPhase()
+        chains = lnz.Trainer(optax.sgd(1.0), negative, lnz.learning.ClampedChains(sweeps=20))
         state, info = chains.step(chains.init(energy, KEY, batch_size=10), data)
         np.testing.assert_allclose(flat(state.energy) - flat(energy), wanted, atol=0.03)
-        field = lnz.Trainer(optax.sgd(1.0), negative, lnz.MeanFieldPhase(iterations=1000, tolerance=1e-13))
+        field = lnz.Trainer(optax.sgd(1.0), negative, lnz.learning.MeanFieldPhase(iterations=1000, tolerance=1e-13))
         state, limit = field.step(field.init(energy, KEY, batch_size=10), few)
         assert float(info["energy"]) == pytest.approx(float(limit["energy"]), abs=0.01)
         found = flat(state.energy) - flat(energy)
@@ -242,7 +242,7 @@ class TestLearning:
         unravel = jax.flatten_util.ravel_pytree(energy)[1]
         slope = (at(unravel(jnp.asarray(flat(energy) + step))) - at(unravel(jnp.asarray(flat(energy) - step)))) / 2
         assert slope == pytest.approx(found @ step, rel=1e-2)
-        halves = lnz.phases(energy, few, lnz.Enumeration())
+        halves = lnz.learning.phases(energy, few, lnz.routes.Enumeration())
         np.testing.assert_allclose(flat(halves.gradient), found, atol=1e-3)
 
     @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ class TestLearning:
     def test_fit_measures_the_limit_and_goes_on_from_a_file(self, tmp_path):
         start = lnz.DeepBoltzmannMachine.from_data(PATTERNS, (4, 3), key=KEY, scale=0.3)
         options = {
-            "positive_phase": lnz.ClampedChains(sweeps=1),
+            "positive_phase": lnz.learning.ClampedChains(sweeps=1),
             "batch_size": 1,
             "key": KEY,
             "checkpoint": tmp_path / "run",
@@ -277,13 +277,13 @@ class TestLearning:
         one = lnz.fit(start, PATTERNS, epochs=4, evaluate_every=4, **(options | {"checkpoint": None}))
         np.testing.assert_array_equal(flat(fitted.energy), flat(one.energy))
         with pytest.raises(CheckpointError, match="its positive phase is ClampedChains"):
-            lnz.fit(start, PATTERNS, epochs=4, **(options | {"positive_phase": lnz.MeanFieldPhase()}))
+            lnz.fit(start, PATTERNS, epochs=4, **(options | {"positive_phase": lnz.learning.MeanFieldPhase()}))
 
     @pytest.mark.slow
     def test_the_monitor_looks_at_what_data_show(self):
         start = lnz.DeepBoltzmannMachine.from_data(PATTERNS, (4, 3), key=KEY, scale=0.3)
-        monitor = lnz.Monitor(share=0.5, chains=64, temperatures=20)
-        epochs = monitor.every(start, lnz.PersistentChains(), 20)  # of one update each
+        monitor = lnz.learning.Monitor(share=0.5, chains=64, temperatures=20)
+        epochs = monitor.every(start, lnz.learning.PersistentChains(), 20)  # of one update each
         fitted = lnz.fit(start, np.repeat(PATTERNS, 10, axis=0), epochs=epochs, batch_size=20, key=KEY, monitor=monitor)
         assert {"unseen", "dead", "lag", "log_likelihood"} <= set(fitted.looks[-1].figures)
 
@@ -291,13 +291,13 @@ class TestLearning:
         """A layer hears from both sides: each pair learns with the doubled pull that its unit will have in the stack."""
         data = np.repeat(PATTERNS, 20, axis=0)
         plain = lnz.DeepBoltzmannMachine.from_data(data, (4, 3), key=KEY, scale=0.3, dtype=np.float64)
-        found = lnz.pretrained(
+        found = lnz.learning.pretrained(
             data, (4, 3), epochs=(150, 50), optimizer=optax.sgd(0.3), scale=0.3, dtype=np.float64, key=KEY
         )
         assert found.sizes == plain.sizes
         assert log_p(found)[numbers(PATTERNS)].mean() > log_p(plain)[numbers(PATTERNS)].mean() + 0.3
         with pytest.raises(ValueError, match="one for each of 2 hidden layers"):
-            lnz.pretrained(data, (4, 3), epochs=(1, 2, 3), key=KEY)
+            lnz.learning.pretrained(data, (4, 3), epochs=(1, 2, 3), key=KEY)
 
     @pytest.mark.parametrize(("below", "above"), [(1, 1), (2, 1), (1, 2), (2, 2)])
     def test_twins_are_machines_with_tied_weights(self, below, above):
@@ -335,14 +335,14 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="neither 0 nor 1"):
         lnz.log_likelihood(energy, data + 0.5)
     with pytest.raises(ValueError, match="has a closed sum"):
-        lnz.fit(machine((4, 3)), data, positive_phase=lnz.MeanFieldPhase(), key=KEY)
+        lnz.fit(machine((4, 3)), data, positive_phase=lnz.learning.MeanFieldPhase(), key=KEY)
     with pytest.raises(ValueError, match=r"is not exact: use lnz\.MeanFieldPhase"):
-        lnz.fit(make(4, (40, 40), key=KEY), data, positive_phase=lnz.ExactPosterior(), key=KEY)
+        lnz.fit(make(4, (40, 40), key=KEY), data, positive_phase=lnz.learning.ExactPosterior(), key=KEY)
     with pytest.raises(ValueError, match="tolerance"):
-        lnz.MeanFieldPhase(tolerance=float("nan"))
+        lnz.learning.MeanFieldPhase(tolerance=float("nan"))
     with pytest.raises(ValueError, match="iterations"):
-        lnz.MeanFieldPhase(iterations=0)
+        lnz.learning.MeanFieldPhase(iterations=0)
     with pytest.raises(ValueError, match="sweeps"):
-        lnz.ClampedChains(sweeps=0)
+        lnz.learning.ClampedChains(sweeps=0)
     with pytest.raises(TypeError, match="positive_phase must be one such as"):
         lnz.Trainer(positive_phase="mean field")

@@ -13,16 +13,16 @@ import pytest
 from learning_cases import arrays, bits, distance, likelihood, model, model_mean, pairs, same, spins
 
 import lnz
-from lnz.formats.checkpoint import load_arrays
-from lnz.learning.check import plan_updates
-from lnz.learning.loop import compiled_loop, orders
+from lnz._core.checkpoint import load_arrays
+from lnz.learning._loop import compiled_loop, orders
+from lnz.learning._run_check import plan_updates
 
 KEY = jax.random.key(31)
 fit_module = sys.modules[lnz.fit.__module__]
 SGD = optax.sgd(0.1)
 DECAYING = optax.sgd(optax.exponential_decay(0.6, 300, 0.03))
 HUGE = optax.chain(optax.scale(1e20), optax.scale(-1e20))
-EXACT = lnz.ExactPhase(lnz.Enumeration())
+EXACT = lnz.learning.ExactPhase(lnz.routes.Enumeration())
 
 
 def ascent(energy, *batches):
@@ -99,7 +99,9 @@ class TestBatches:
 
     @pytest.mark.parametrize("name", ["rbm", "ising"])
     @pytest.mark.parametrize(
-        "phase", [lnz.PersistentChains(), lnz.ContrastiveDivergence(), EXACT], ids=["sml", "cd", "exact"]
+        "phase",
+        [lnz.learning.PersistentChains(), lnz.learning.ContrastiveDivergence(), EXACT],
+        ids=["sml", "cd", "exact"],
     )
     def test_the_model_mean_is_the_data_mean_where_a_batch_is_short(self, name, phase):
         """n = 1,001 in batches of 500: a last batch of one. scikit-learn's BernoulliRBM gets a mean of 0.0 here (PEERS)."""
@@ -151,7 +153,13 @@ class TestData:
         data = np.random.default_rng(0).integers(-3, 4, (20, 2))
         ends = [
             lnz.fit(
-                energy, d, negative_phase=lnz.ContrastiveDivergence(), optimizer=SGD, batch_size=20, epochs=2, key=KEY
+                energy,
+                d,
+                negative_phase=lnz.learning.ContrastiveDivergence(),
+                optimizer=SGD,
+                batch_size=20,
+                epochs=2,
+                key=KEY,
             )
             for d in (data, data.astype(float))
         ]
@@ -203,7 +211,7 @@ class TestData:
             ({"validation": np.zeros((3, 4))}, r"shape \(n, 5\)"),
             ({"validation": np.zeros((0, 5))}, "validation data have no rows"),
             ({"validation": np.full((3, 5), -1)}, "neither 0 nor 1"),
-            ({"validation": bits((3, 5)), "route": lnz.ClosedForm()}, "no closed form"),
+            ({"validation": bits((3, 5)), "route": lnz.routes.ClosedForm()}, "no closed form"),
             ({"batch_size": 0}, "batch_size must be a whole number"),
             ({"batch_size": 2.5}, "batch_size must be a whole number"),
             ({"epochs": 0}, "above 0"),
@@ -223,7 +231,7 @@ class TestData:
     @pytest.mark.parametrize("name", ["gaussian rbm", "potts", "real", "equinox", "nnx"])
     def test_every_energy_trains(self, name):
         energy, data = model(name)
-        phase = lnz.ContrastiveDivergence(kernel=lnz.Langevin(0.02)) if name == "real" else None
+        phase = lnz.learning.ContrastiveDivergence(kernel=lnz.kernels.Langevin(0.02)) if name == "real" else None
         options = {"negative_phase": phase, "optimizer": optax.adam(0.02), "batch_size": 10, "key": KEY}
         fitted = lnz.fit(energy, data, epochs=15, evaluate_every=15, **options)
         assert distance(fitted.energy, energy) > 0.01
@@ -306,7 +314,7 @@ class TestRecords:
 
     def test_validation_by_annealing_has_a_key_of_its_own_at_every_record(self):
         energy, data = model("rbm")
-        route = lnz.AnnealedImportanceSampling(temperatures=10, chains=16)
+        route = lnz.routes.AnnealedImportanceSampling(temperatures=10, chains=16)
         fitted = lnz.fit(
             energy, data, optimizer=optax.sgd(0.0), batch_size=10, epochs=3, validation=data, route=route, key=KEY
         )
@@ -332,7 +340,7 @@ class TestRecords:
 class TestDivergence:
     def test_a_huge_learning_rate(self, tmp_path):
         path = tmp_path / "run"
-        with pytest.raises(lnz.Diverged) as caught:
+        with pytest.raises(lnz.learning.Diverged) as caught:
             lnz.fit(
                 *model("gaussian rbm"), optimizer=optax.sgd(1e3), epochs=50, batch_size=10, checkpoint=path, key=KEY
             )
@@ -350,13 +358,13 @@ class TestDivergence:
     def test_parameters_that_overflow_in_the_update_before_a_record(self, tmp_path):
         """The energies and the gradient are still finite there; the parameters must not reach the checkpoint."""
         energy = lnz.Ising(np.zeros((4, 4), np.float32))
-        with pytest.raises(lnz.Diverged, match=r"at step 0; the last good checkpoint is .*, at step 0\."):
+        with pytest.raises(lnz.learning.Diverged, match=r"at step 0; the last good checkpoint is .*, at step 0\."):
             lnz.fit(
                 energy, np.ones((20, 4)), optimizer=HUGE, epochs=3, checkpoint=tmp_path / "run",
                 validation=np.ones((2, 4)), key=KEY,
             )  # fmt: skip
         assert not load_arrays(tmp_path / "run")[0][".energy.fields"].any()
-        with pytest.raises(lnz.Diverged, match="no checkpoint was kept"):
+        with pytest.raises(lnz.learning.Diverged, match="no checkpoint was kept"):
             lnz.fit(energy, np.ones((20, 4)), optimizer=HUGE, epochs=3, key=KEY)
 
     @pytest.mark.parametrize("what", ["nan", "inf"])
@@ -373,7 +381,8 @@ class TestDivergence:
         options = {"optimizer": SGD, "epochs": 20, "evaluate_every": 2, "checkpoint": path, "key": KEY}
         for _ in range(2):  # the second time from the checkpoint
             with pytest.raises(
-                lnz.Diverged, match=f"at step {first}; the last good checkpoint is .*, at step {first - first % 2}\\."
+                lnz.learning.Diverged,
+                match=f"at step {first}; the last good checkpoint is .*, at step {first - first % 2}\\.",
             ):
                 lnz.fit(e, data, negative_phase=EXACT, **options)
         assert load_arrays(path)[1]["step"] == first - first % 2
@@ -383,7 +392,7 @@ class TestDivergence:
             return jnp.where(x[0] == x[1], -theta * x[0], jnp.inf)
 
         e = lnz.FunctionEnergy(jax.tree_util.Partial(energy, jnp.asarray(0.3)), lnz.Binary(2))
-        with pytest.raises(lnz.Diverged, match="infinite at step 0"):
+        with pytest.raises(lnz.learning.Diverged, match="infinite at step 0"):
             lnz.fit(e, np.asarray([[0, 1], [1, 1]]), negative_phase=EXACT, optimizer=SGD, epochs=1, key=KEY)
         fitted = lnz.fit(e, np.asarray([[0, 0], [1, 1]]), negative_phase=EXACT, optimizer=SGD, epochs=200, key=KEY)
         assert abs(float(jax.tree.leaves(fitted.energy)[0])) < 0.01  # both states alike: θ = 0
@@ -395,13 +404,13 @@ class TestDivergence:
         e = lnz.FunctionEnergy(jax.tree_util.Partial(energy, jnp.asarray(0.3)), lnz.Binary(2))
         with pytest.raises(ValueError, match="NaN"):
             lnz.fit(
-                e, np.zeros((4, 2)), negative_phase=lnz.ContrastiveDivergence(kernel=_Still()), optimizer=SGD, epochs=1,
+                e, np.zeros((4, 2)), negative_phase=lnz.learning.ContrastiveDivergence(kernel=_Still()), optimizer=SGD, epochs=1,
                 validation=np.ones((2, 2)), key=KEY,
             )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class _Still(lnz.Kernel):
+class _Still(lnz.kernels.Kernel):
     def refusal(self, energy):
         return None
 

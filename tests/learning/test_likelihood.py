@@ -10,7 +10,7 @@ import pytest
 from learning_cases import bits, law, likelihood, model, spins
 
 import lnz
-from lnz.learning.likelihood import LogLikelihood, free_energies
+from lnz.learning._likelihood import LogLikelihood, free_energies
 
 
 @pytest.mark.parametrize("name", ["rbm", "potts rbm", "gaussian rbm", "lattice", "real"])

@@ -11,12 +11,12 @@ import pytest
 from learning_cases import model, same
 
 import lnz
-from lnz.learning.mixing import autocorrelation_time, nearest_distances, split_r_hat
-from lnz.learning.monitor import Watch
+from lnz.learning._mixing import autocorrelation_time, nearest_distances, split_r_hat
+from lnz.learning._monitor import Watch
 
 KEY = jax.random.key(5)
 STILL = optax.sgd(0.0)
-MONITOR = lnz.Monitor(chains=256, temperatures=30)
+MONITOR = lnz.learning.Monitor(chains=256, temperatures=30)
 
 
 class TestMixing:
@@ -68,7 +68,7 @@ class TestAlarms:
         """The fields turn at once from one mode to the other; chains in the first stay there."""
         slow = lnz.Ising(0.8 * (np.ones((8, 8)) - np.eye(8)))
         data = -np.ones((20, 8))
-        look, _ = first_look(slow, data, lnz.PersistentChains(chains=100), optax.sgd(0.02))
+        look, _ = first_look(slow, data, lnz.learning.PersistentChains(chains=100), optax.sgd(0.02))
         assert "lag" in [alarm.name for alarm in look.alarms]
         assert "the chains mix more slowly than the parameters move" in str(look.alarms[0])
         assert look.figures["lag"] > 1
@@ -77,7 +77,7 @@ class TestAlarms:
     def test_dead_units(self):
         rbm, data = model("rbm")
         dead = eqx.tree_at(lambda e: e.hidden_bias, rbm, jnp.asarray([0.0, -30.0, 30.0], jnp.float32))
-        look, _ = first_look(dead, data, lnz.PersistentChains(chains=50))
+        look, _ = first_look(dead, data, lnz.learning.PersistentChains(chains=50))
         assert look.figures["dead"] == pytest.approx(2 / 3)
         assert [alarm.name for alarm in look.alarms] == ["dead"]
 
@@ -86,7 +86,7 @@ def test_a_monitor_changes_nothing_and_looks_are_repeatable(tmp_path):
     energy, data = model("rbm")
     options = {"optimizer": optax.sgd(0.02), "batch_size": 37, "key": KEY, "epochs": 2000, "evaluate_every": 2000}
     seen = []
-    watched = lnz.fit(energy, data, **options, monitor=lnz.Monitor(share=0.5), on_look=seen.append)
+    watched = lnz.fit(energy, data, **options, monitor=lnz.learning.Monitor(share=0.5), on_look=seen.append)
     assert same(watched.state, lnz.fit(energy, data, **options).state)
     assert watched.looks == seen
     assert len(seen) >= 1
@@ -96,7 +96,7 @@ def test_a_monitor_changes_nothing_and_looks_are_repeatable(tmp_path):
 
 
 def test_a_dearer_model_is_looked_at_as_often_as_its_updates_allow():
-    phase = lnz.PersistentChains(chains=100)
+    phase = lnz.learning.PersistentChains(chains=100)
     small, large = (lnz.RBM(visible=n, hidden=n, key=KEY) for n in (8, 512))
     assert MONITOR.every(small, phase, 100) > MONITOR.every(large, phase, 100)
     assert MONITOR.every(small, phase, 100) > 1.9 * dataclasses.replace(MONITOR, share=0.1).every(small, phase, 100)
@@ -104,7 +104,7 @@ def test_a_dearer_model_is_looked_at_as_often_as_its_updates_allow():
 
 def test_a_convolution_is_known_to_use_its_weights_many_times():
     """Nine weights on 28 x 28 entries, each used once an entry or once in all: updates of the former take longer, so looks may come sooner."""
-    w, space, phase = jnp.ones((3, 3)), lnz.Real((28, 28)), lnz.PersistentChains(20, chains=100)
+    w, space, phase = jnp.ones((3, 3)), lnz.Real((28, 28)), lnz.learning.PersistentChains(20, chains=100)
 
     def once(w, x):
         return 0.5 * jnp.sum(x**2) + jnp.sum(w)
@@ -122,7 +122,7 @@ def test_a_convolution_is_known_to_use_its_weights_many_times():
 )
 def test_monitors_that_cannot_serve(options, words):
     with pytest.raises(ValueError, match=words):
-        lnz.Monitor(**options)
+        lnz.learning.Monitor(**options)
 
 
 class TestGradientError:
@@ -131,10 +131,10 @@ class TestGradientError:
 
     def test_cd_keeps_its_bias_and_chains_lose_theirs(self, tmp_path):
         cd, chains = (
-            lnz.gradient_error(self.RBM, self.DATA, phase, draws=12, repeats=200, key=KEY)
-            for phase in (lnz.ContrastiveDivergence(), lnz.PersistentChains(chains=30))
+            lnz.learning.gradient_error(self.RBM, self.DATA, phase, draws=12, repeats=200, key=KEY)
+            for phase in (lnz.learning.ContrastiveDivergence(), lnz.learning.PersistentChains(chains=30))
         )
-        exact = lnz.phases(self.RBM, self.DATA, lnz.Enumeration()).gradient
+        exact = lnz.learning.phases(self.RBM, self.DATA, lnz.routes.Enumeration()).gradient
         np.testing.assert_allclose(cd.exact, np.concatenate([np.ravel(g) for g in jax.tree.leaves(exact)]), rtol=1e-9)
         assert cd.bias[-1] > 0.2 * np.linalg.norm(cd.exact)
         assert cd.bias[-1] == pytest.approx(cd.bias[0], rel=0.3)
@@ -148,12 +148,12 @@ class TestGradientError:
     @pytest.mark.parametrize(
         ("phase", "options", "words"),
         [
-            (lnz.ExactPhase(), {}, "the exact negative phase has no error"),
-            (lnz.PersistentChains(), {"repeats": 1}, "at least 2 repeats"),
-            (lnz.PersistentChains(), {"draws": 0}, "draws must be"),
-            (lnz.PersistentChains(kernel=lnz.Langevin()), {}, "Langevin moves need a Real space"),
+            (lnz.learning.ExactPhase(), {}, "the exact negative phase has no error"),
+            (lnz.learning.PersistentChains(), {"repeats": 1}, "at least 2 repeats"),
+            (lnz.learning.PersistentChains(), {"draws": 0}, "draws must be"),
+            (lnz.learning.PersistentChains(kernel=lnz.kernels.Langevin()), {}, "Langevin moves need a Real space"),
         ],
     )
     def test_what_cannot_serve(self, phase, options, words):
         with pytest.raises(ValueError, match=words):
-            lnz.gradient_error(self.RBM, self.DATA, phase, key=KEY, **options)
+            lnz.learning.gradient_error(self.RBM, self.DATA, phase, key=KEY, **options)

@@ -17,7 +17,7 @@ SGD = optax.sgd(0.1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Shift(lnz.Kernel):
+class Shift(lnz.kernels.Kernel):
     """A kernel without chance: every category moves up by one, round and round."""
 
     by: int = 1
@@ -42,7 +42,7 @@ class TestContrastiveDivergence:
         data = np.random.default_rng(0).choice(3, (11, 2), p=[0.7, 0.2, 0.1]).astype(np.uint8)
         for weights in (None, np.linspace(0, 2, 11)):
             still = lnz.fit(
-                potts_fields(), data, negative_phase=lnz.ContrastiveDivergence(steps=3, kernel=Shift()),
+                potts_fields(), data, negative_phase=lnz.learning.ContrastiveDivergence(steps=3, kernel=Shift()),
                 optimizer=SGD, batch_size=4, epochs=2, weights=weights, key=KEY,
             )  # fmt: skip
             assert distance(still.energy, potts_fields()) == 0
@@ -51,7 +51,7 @@ class TestContrastiveDivergence:
     @pytest.mark.parametrize("steps", [1, 2])
     def test_they_take_k_steps(self, steps):
         data = np.asarray([[0, 1], [0, 2], [0, 0]], np.int64)
-        trainer = lnz.Trainer(SGD, lnz.ContrastiveDivergence(steps=steps, kernel=Shift()))
+        trainer = lnz.Trainer(SGD, lnz.learning.ContrastiveDivergence(steps=steps, kernel=Shift()))
         state, _ = trainer.step(trainer.init(potts_fields(), KEY, batch_size=3), data)
         counts = lambda x: np.stack([(x == k).mean(axis=0) for k in range(3)], axis=1)  # noqa: E731
         moved = np.asarray(jax.tree.leaves(state.energy)[0])
@@ -62,9 +62,9 @@ class TestContrastiveDivergence:
         """T11: a ferromagnet has two modes. With data in one, CD-1 sees nothing to change where the exact gradient is large."""
         ferromagnet = lnz.Ising(np.full((6, 6), 1.0) - np.eye(6))
         data = np.ones((400, 6))
-        near = lnz.Trainer(SGD, lnz.ContrastiveDivergence())
+        near = lnz.Trainer(SGD, lnz.learning.ContrastiveDivergence())
         _, info = near.step(near.init(ferromagnet, KEY, batch_size=400), data)
-        exact = lnz.phases(ferromagnet, data, lnz.Enumeration()).gradient
+        exact = lnz.learning.phases(ferromagnet, data, lnz.routes.Enumeration()).gradient
         assert float(np.abs(exact.fields - 1).max()) < 1e-6
         assert float(info["gradient_norm"]) < 0.1
         assert abs(float(info["energy_gap"])) < 0.1
@@ -72,7 +72,7 @@ class TestContrastiveDivergence:
 
 class TestPersistentChains:
     def test_they_go_on_where_the_last_update_left_them(self):
-        phase = lnz.PersistentChains(sweeps=2, chains=7, kernel=Shift())
+        phase = lnz.learning.PersistentChains(sweeps=2, chains=7, kernel=Shift())
         trainer, data = lnz.Trainer(SGD, phase), np.zeros((5, 2), int)
         start = trainer.init(potts_fields(), KEY, batch_size=5)
         assert start.negative.shape == (7, 2)
@@ -91,7 +91,7 @@ class TestPersistentChains:
     @pytest.mark.parametrize("name", ["rbm", "spin rbm", "potts rbm", "gaussian rbm", "lattice", "partial", "real"])
     def test_the_chains_of_any_energy_are_states_of_its_space(self, name):
         energy, data = model(name)
-        chains = lnz.PersistentChains().init(energy, KEY, 9)
+        chains = lnz.learning.PersistentChains().init(energy, KEY, 9)
         if name.endswith("rbm"):
             assert chains.hidden.shape == (9, energy.hidden_bias.size)
             chains = chains.observed
@@ -116,7 +116,9 @@ class TestPersistentChains:
         data = (bits((6, 2)), spins((6, 1)))
         fitted = lnz.fit(Pair(jnp.asarray(0.1)), data, optimizer=SGD, batch_size=4, epochs=1, key=KEY)
         assert [c.shape for c in fitted.state.negative] == [(4, 2), (4, 1)]
-        exact = lnz.fit(Pair(jnp.asarray(0.1)), data, negative_phase=lnz.ExactPhase(), optimizer=SGD, epochs=1, key=KEY)
+        exact = lnz.fit(
+            Pair(jnp.asarray(0.1)), data, negative_phase=lnz.learning.ExactPhase(), optimizer=SGD, epochs=1, key=KEY
+        )
         sums = data[0].sum(1).astype(float) * data[1][:, 0]
         # At θ = 0.1, E[-∂E] = E[n s] with n of Binomial(2, ½) and weight e^{θ n s}.
         n, s = np.meshgrid([0, 1, 2], [-1, 1])
@@ -128,7 +130,7 @@ class TestPersistentChains:
         energy = lnz.Ising(np.zeros((4, 4)))
         data = np.where(np.random.default_rng(0).random((500, 4)) < [0.9, 0.8, 0.3, 0.7], 1, -1)
         fitted = lnz.fit(
-            energy, data, negative_phase=lnz.PersistentChains(sweeps=2, chains=1000), optimizer=optax.sgd(0.02),
+            energy, data, negative_phase=lnz.learning.PersistentChains(sweeps=2, chains=1000), optimizer=optax.sgd(0.02),
             epochs=60, batch_size=500, evaluate_every=60, key=KEY,
         )  # fmt: skip
         assert distance(fitted.energy, energy) > 0.2, "the model has not moved: this test shows nothing"
@@ -148,8 +150,10 @@ class TestPersistentChains:
         p = np.exp(logits - logits.max())
         p /= p.sum()
         drawn = np.asarray(states)[np.random.default_rng(0).choice(256, 40_000, p=p)].astype(bool)
-        chains = type(lnz.PersistentChains().init(energy, KEY, 2))(jnp.asarray(drawn[:, :5]), jnp.asarray(drawn[:, 5:]))
-        _, _, after, figures = lnz.PersistentChains(sweeps=sweeps).draw(energy, chains, None, None, KEY)
+        chains = type(lnz.learning.PersistentChains().init(energy, KEY, 2))(
+            jnp.asarray(drawn[:, :5]), jnp.asarray(drawn[:, 5:])
+        )
+        _, _, after, figures = lnz.learning.PersistentChains(sweeps=sweeps).draw(energy, chains, None, None, KEY)
         codes = np.concatenate([after.observed, after.hidden], axis=1) @ 2 ** np.arange(7, -1, -1)
         counts = np.bincount(codes, minlength=256)
         kept = p * len(drawn) > 5
@@ -170,4 +174,4 @@ class TestPersistentChains:
 def test_the_exact_phase_draws_nothing():
     energy, data = model("rbm")
     with pytest.raises(TypeError, match="draws no states"):
-        lnz.ExactPhase().draw(energy, (), data, None, KEY)
+        lnz.learning.ExactPhase().draw(energy, (), data, None, KEY)

@@ -11,9 +11,9 @@ import pytest
 from learning_cases import law, model, same, symmetric
 
 import lnz
-from lnz.learning.negative import NEGATIVE_PHASES
-from lnz.learning.negative.jarzynski import resampled
-from lnz.learning.negative.ladder import swapped
+from lnz.learning._negative import NEGATIVE_PHASES
+from lnz.learning._negative.jarzynski import resampled
+from lnz.learning._negative.ladder import swapped
 
 KEY = jax.random.key(77)
 N = 2000
@@ -71,10 +71,10 @@ def z_scores(energy, states, weights):
 
 
 CASES = {
-    "persistent": lnz.PersistentChains(chains=N, sweeps=2),
-    "tempered": lnz.TemperedChains(chains=N, temperatures=3),
-    "trajectory": lnz.TrajectoryTempered(chains=N, checkpoints=3, target=1e-6),
-    "jarzynski": lnz.JarzynskiWalkers(chains=N, temperatures=3),
+    "persistent": lnz.learning.PersistentChains(chains=N, sweeps=2),
+    "tempered": lnz.learning.TemperedChains(chains=N, temperatures=3),
+    "trajectory": lnz.learning.TrajectoryTempered(chains=N, checkpoints=3, target=1e-6),
+    "jarzynski": lnz.learning.JarzynskiWalkers(chains=N, temperatures=3),
 }
 
 
@@ -161,7 +161,7 @@ class TestFarModes:
         energy = lnz.Ising(0.5 * (np.ones((6, 6)) - np.eye(6)), 0.0)
         data, shares = jnp.asarray(law(energy)[0])[:64].astype(jnp.float64), []
         for rate in (0.0, 0.3):
-            phase = lnz.FastWeights(chains=200, fast_rate=rate)
+            phase = lnz.learning.FastWeights(chains=200, fast_rate=rate)
             state = phase.init(energy, KEY, 2)._replace(observed=jnp.ones((200, 6)))
 
             @eqx.filter_jit
@@ -192,7 +192,7 @@ class TestJarzynski:
         return jax.lax.scan(body, state, (factors, jax.random.split(go, steps)))[1]
 
     def test_log_z_along_a_moving_path(self):
-        phase = lnz.JarzynskiWalkers(chains=N, threshold=0.9, temperatures=3)
+        phase = lnz.learning.JarzynskiWalkers(chains=N, threshold=0.9, temperatures=3)
         found, share, again, states, weights = jax.jit(lambda key: self.walk(phase, key, 40))(KEY)
         exact = [log_z(self.path(f)) for f in np.linspace(0.3, 1, 40)]
         assert exact[-1] - exact[0] > 1, "log Z must move"
@@ -203,7 +203,7 @@ class TestJarzynski:
 
     @pytest.mark.parametrize("threshold", [pytest.param(1e-9, marks=pytest.mark.slow), 0.8])
     def test_z_is_unbiased_with_few_walkers_that_hardly_move(self, threshold):
-        phase = lnz.JarzynskiWalkers(chains=5, threshold=threshold, temperatures=2)
+        phase = lnz.learning.JarzynskiWalkers(chains=5, threshold=threshold, temperatures=2)
         found = jax.jit(jax.vmap(lambda key: self.walk(phase, key, 4)[0][-1]))(jax.random.split(KEY, 3000))
         ratio = np.exp(np.asarray(found) - log_z(self.path(1.0)))
         assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / np.sqrt(len(ratio))
@@ -221,7 +221,7 @@ class TestJarzynski:
 def test_the_ladder_keeps_the_models_that_it_needs():
     """The first model stays, the last is the newest, order is kept, and a model is added only where swaps have become rare."""
     start = lnz.Ising(np.zeros((4, 4)))
-    phase = lnz.TrajectoryTempered(chains=100, checkpoints=2, target=0.7)
+    phase = lnz.learning.TrajectoryTempered(chains=100, checkpoints=2, target=0.7)
     state, kept, fields = phase.init(start, KEY, 2), 0.0, []
     draw = eqx.filter_jit(lambda e, s, k: phase.draw(e, s, DATA, None, k)[2:])
     for t in range(120):
@@ -248,22 +248,22 @@ def test_a_run_cut_in_two_is_bit_for_bit_the_run_that_was_not(name, tmp_path):
     assert same(whole.state, again.state)
     assert again.history[-1].figures["energy_gap"] == whole.history[-1].figures["energy_gap"]
     if name == "jarzynski":  # the running likelihood of the last epoch's batches, which are all the data once
-        exact = lnz.log_likelihood(whole.energy, data, route=lnz.Enumeration()).value
+        exact = lnz.log_likelihood(whole.energy, data, route=lnz.routes.Enumeration()).value
         assert whole.history[-1].figures["log_likelihood"] == pytest.approx(exact, abs=0.1)
-        assert lnz.log_likelihood(energy, data, route=lnz.Enumeration()).value < exact - 0.2
+        assert lnz.log_likelihood(energy, data, route=lnz.routes.Enumeration()).value < exact - 0.2
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: lnz.TemperedChains(temperatures=0), "temperatures must be a whole number of at least 1"),
-        (lambda: lnz.TemperedChains(chains=0), "chains must be"),
-        (lambda: lnz.TrajectoryTempered(checkpoints=1), "checkpoints must be at least 2"),
-        (lambda: lnz.TrajectoryTempered(target=0.0), "target must be above 0 and at most 1"),
-        (lambda: lnz.JarzynskiWalkers(threshold=1.5), "threshold must be above 0 and at most 1"),
-        (lambda: lnz.JarzynskiWalkers(sweeps=0), "sweeps must be"),
-        (lambda: lnz.FastWeights(fast_rate=-1.0), "fast_rate must be finite and not negative"),
-        (lambda: lnz.FastWeights(decay=float("nan")), "decay must be above 0"),
+        (lambda: lnz.learning.TemperedChains(temperatures=0), "temperatures must be a whole number of at least 1"),
+        (lambda: lnz.learning.TemperedChains(chains=0), "chains must be"),
+        (lambda: lnz.learning.TrajectoryTempered(checkpoints=1), "checkpoints must be at least 2"),
+        (lambda: lnz.learning.TrajectoryTempered(target=0.0), "target must be above 0 and at most 1"),
+        (lambda: lnz.learning.JarzynskiWalkers(threshold=1.5), "threshold must be above 0 and at most 1"),
+        (lambda: lnz.learning.JarzynskiWalkers(sweeps=0), "sweeps must be"),
+        (lambda: lnz.learning.FastWeights(fast_rate=-1.0), "fast_rate must be finite and not negative"),
+        (lambda: lnz.learning.FastWeights(decay=float("nan")), "decay must be above 0"),
     ],
 )
 def test_numbers_that_cannot_serve(make, words):
@@ -281,6 +281,6 @@ def test_energies_that_cannot_be_served(name):
 
 
 def test_the_command_line_names_every_phase():
-    from lnz.cli.app import Phase
+    from lnz._cli.app import Phase
 
     assert [str(phase) for phase in Phase] == list(NEGATIVE_PHASES)

@@ -33,7 +33,7 @@ def test_the_parameters_of_a_known_ising_model_come_back_within_sampling_error()
 
     data = samples(truth, n, 1).astype(np.int8)
     fitted = lnz.fit(
-        start, data, negative_phase=lnz.ExactPhase(), optimizer=optax.sgd(0.4, momentum=0.8), epochs=150, batch_size=n,
+        start, data, negative_phase=lnz.learning.ExactPhase(), optimizer=optax.sgd(0.4, momentum=0.8), epochs=150, batch_size=n,
         evaluate_every=150, key=KEY,
     )  # fmt: skip
     assert fitted.history[-1].figures["gradient_norm"] < 0.2  # the mean over the run; at its end:
@@ -63,7 +63,7 @@ def test_bars_and_stripes_by_exact_maximum_likelihood():
     assert bound == pytest.approx(-108.13096016735)
     energy = lnz.RBM.from_data(data, 10, key=KEY, scale=0.3)
     fitted = lnz.fit(
-        energy, data, negative_phase=lnz.ExactPhase(), optimizer=optax.adam(0.1), epochs=600, batch_size=len(data),
+        energy, data, negative_phase=lnz.learning.ExactPhase(), optimizer=optax.adam(0.1), epochs=600, batch_size=len(data),
         evaluate_every=600, key=KEY,
     )  # fmt: skip
     assert bound - 4 < len(data) * lnz.log_likelihood(fitted.energy, data).value <= bound + 1e-3
@@ -74,7 +74,7 @@ def test_persistent_chains_learn_a_model_with_two_modes():
     truth = lnz.Ising(np.full((4, 4), 0.35) - 0.35 * np.eye(4), [0.1, -0.1, 0.2, 0.0])
     data = samples(truth, 2000, 2).astype(np.int8)
     fitted = lnz.fit(
-        lnz.Ising(np.zeros((4, 4))), data, negative_phase=lnz.PersistentChains(sweeps=2, chains=500),
+        lnz.Ising(np.zeros((4, 4))), data, negative_phase=lnz.learning.PersistentChains(sweeps=2, chains=500),
         optimizer=optax.sgd(optax.exponential_decay(0.1, 100, 0.5)), epochs=20, batch_size=100, evaluate_every=20, key=KEY,
     )  # fmt: skip
     assert likelihood(fitted.energy, data) > likelihood(truth, data) - 0.005

@@ -24,10 +24,10 @@ def test_it_fires_where_the_law_gets_narrower_than_the_step_and_only_there(width
     """Data 20 times narrower than the base: the law outgrows the step of its chains while it is still wider than the data."""
     data = width * np.random.default_rng(0).normal(size=(64, 2))
     start = lnz.Tilted(jax.tree_util.Partial(narrower, jax.numpy.zeros(())), NORMAL)
-    phase = lnz.ReplayBuffer(size=256, chains=32, sweeps=2, restart=0.01, kernel=lnz.Langevin(0.5))
+    phase = lnz.learning.ReplayBuffer(size=256, chains=32, sweeps=2, restart=0.01, kernel=lnz.kernels.Langevin(0.5))
     fitted = lnz.fit(
         start, data, negative_phase=phase, optimizer=ADAM, batch_size=64, epochs=2000, evaluate_every=2000,
-        monitor=lnz.Monitor(share=0.5, chains=8, temperatures=4), key=KEY,
+        monitor=lnz.learning.Monitor(share=0.5, chains=8, temperatures=4), key=KEY,
     )  # fmt: skip
     assert len([look for look in fitted.looks if look.figures]) == 1
     fired = [(look.step, alarm) for look in fitted.looks for alarm in look.alarms if alarm.name == "refused"]

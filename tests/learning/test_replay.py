@@ -12,16 +12,16 @@ import pytest
 from learning_cases import law, likelihood, model_mean
 
 import lnz
-from lnz.learning.phases import mean_and_gradient
-from lnz.sampling.kernels import Gibbs
-from lnz.sampling.local import GibbsWithGradients
+from lnz.kernels._kernels import Gibbs
+from lnz.kernels._local import GibbsWithGradients
+from lnz.learning._gradients import mean_and_gradient
 
 KEY = jax.random.key(8)
 NORMAL = lnz.Gaussian(np.zeros(2), np.ones(2))
 
 
 @dataclasses.dataclass(frozen=True)
-class Add(lnz.Kernel):
+class Add(lnz.kernels.Kernel):
     """A kernel without chance: every entry grows by 1."""
 
     def refusal(self, energy):
@@ -46,7 +46,7 @@ def network(n, base, width=16):
 
 class TestReplayBuffer:
     def test_every_update_moves_one_place_a_row_and_puts_it_back(self):
-        phase = lnz.ReplayBuffer(size=30, sweeps=3, restart=1e-12, chains=7, kernel=Add())
+        phase = lnz.learning.ReplayBuffer(size=30, sweeps=3, restart=1e-12, chains=7, kernel=Add())
         energy = pulled([0.0, 0.0])
         start = phase.init(energy, KEY, 5)
         assert start.shape == (7, 4, 2), "30 places for 7 chains are 4 each"
@@ -64,7 +64,7 @@ class TestReplayBuffer:
         assert phase.positions(energy, after).shape == (28, 2)
 
     def test_a_share_starts_afresh(self):
-        phase = lnz.ReplayBuffer(size=20_000, restart=0.2, chains=10_000, sweeps=1, kernel=Add())
+        phase = lnz.learning.ReplayBuffer(size=20_000, restart=0.2, chains=10_000, sweeps=1, kernel=Add())
         states, _, after, _ = phase.draw(pulled([0.0, 0.0]), jnp.full((10_000, 2, 2), 1e3), None, None, KEY)
         fresh = np.asarray(states)[:, 0] < 500
         assert abs(fresh.mean() - 0.2) < 4.5 * math.sqrt(0.16 / 10_000)
@@ -75,7 +75,7 @@ class TestReplayBuffer:
     def test_without_restarts_and_spare_places_they_are_persistent_chains(self):
         """Under frozen parameters the buffer goes to the law of the model."""
         energy = lnz.Ising([[0.0, 0.8, -0.3], [0.8, 0.0, 0.5], [-0.3, 0.5, 0.0]], [0.4, -0.6, 0.1])
-        phase = lnz.ReplayBuffer(size=6000, chains=3000, restart=1e-9, sweeps=4)
+        phase = lnz.learning.ReplayBuffer(size=6000, chains=3000, restart=1e-9, sweeps=4)
         assert isinstance(phase._kernel(energy), Gibbs)
 
         @jax.jit
@@ -93,7 +93,7 @@ class TestReplayBuffer:
         states = np.asarray(lnz.Binary(3).decode(jnp.arange(8)))
         data = states[np.random.default_rng(0).choice(8, 4000, p=p)]
         energy = network(3, lnz.Independent(np.zeros(3), lnz.Binary(3)))
-        phase = lnz.ReplayBuffer(size=1000, chains=200, sweeps=6)
+        phase = lnz.learning.ReplayBuffer(size=1000, chains=200, sweeps=6)
         assert isinstance(phase._kernel(energy), GibbsWithGradients)
         fitted = lnz.fit(
             energy, data, negative_phase=phase, optimizer=optax.adam(optax.linear_schedule(0.02, 0, 200)), batch_size=200,
@@ -106,14 +106,14 @@ class TestReplayBuffer:
         assert {"acceptance", "energy_gap"} <= set(fitted.history[-1].figures)
 
     def test_real_states_take_unadjusted_moves_and_boxes_adjusted_ones(self):
-        assert lnz.ReplayBuffer()._kernel(pulled([0.0, 0.0])) == lnz.UnadjustedLangevin()
+        assert lnz.learning.ReplayBuffer()._kernel(pulled([0.0, 0.0])) == lnz.kernels.UnadjustedLangevin()
         box = lnz.Tilted(jax.tree_util.Partial(linear, jnp.ones(1)), lnz.Uniform(lnz.Box(0.0, 1.0, shape=(1,))))
-        assert lnz.ReplayBuffer()._kernel(box) == lnz.Langevin()
+        assert lnz.learning.ReplayBuffer()._kernel(box) == lnz.kernels.Langevin()
 
     def test_a_mean_is_learned_with_every_stabiliser(self):
         data = np.array([0.8, -0.5]) + np.random.default_rng(0).normal(size=(1000, 2))
-        phase = lnz.ReplayBuffer(size=2000, chains=500, sweeps=20, kernel=lnz.UnadjustedLangevin(0.1))
-        stabilisers = lnz.Stabilisers(energy_penalty=1e-4, data_noise=0.01, clip=5.0)
+        phase = lnz.learning.ReplayBuffer(size=2000, chains=500, sweeps=20, kernel=lnz.kernels.UnadjustedLangevin(0.1))
+        stabilisers = lnz.learning.Stabilisers(energy_penalty=1e-4, data_noise=0.01, clip=5.0)
         fitted = lnz.fit(
             pulled([0.0, 0.0]), data, negative_phase=phase, stabilisers=stabilisers, optimizer=optax.sgd(0.2), batch_size=500,
             epochs=15, evaluate_every=15, key=KEY,
@@ -125,12 +125,12 @@ class TestReplayBuffer:
     @pytest.mark.parametrize(
         ("make", "reason"),
         [
-            (lambda: lnz.ReplayBuffer(size=10, chains=20), "a buffer of 10 states cannot give 20"),
-            (lambda: lnz.ReplayBuffer(size=10).init(pulled([0.0, 0.0]), KEY, 20), "cannot give 20"),
-            (lambda: lnz.ReplayBuffer(restart=0.0), "restart must be above 0"),
-            (lambda: lnz.ReplayBuffer(restart=1.5), "restart must be above 0 and at most 1"),
-            (lambda: lnz.ReplayBuffer(sweeps=0), "sweeps must be"),
-            (lambda: lnz.ReplayBuffer(chains=0), "chains must be"),
+            (lambda: lnz.learning.ReplayBuffer(size=10, chains=20), "a buffer of 10 states cannot give 20"),
+            (lambda: lnz.learning.ReplayBuffer(size=10).init(pulled([0.0, 0.0]), KEY, 20), "cannot give 20"),
+            (lambda: lnz.learning.ReplayBuffer(restart=0.0), "restart must be above 0"),
+            (lambda: lnz.learning.ReplayBuffer(restart=1.5), "restart must be above 0 and at most 1"),
+            (lambda: lnz.learning.ReplayBuffer(sweeps=0), "sweeps must be"),
+            (lambda: lnz.learning.ReplayBuffer(chains=0), "chains must be"),
         ],
     )
     def test_bad_numbers_are_refused(self, make, reason):
@@ -138,7 +138,7 @@ class TestReplayBuffer:
             make()
 
     def test_kernels_that_do_not_fit_are_refused(self):
-        phase = lnz.ReplayBuffer(kernel=lnz.UnadjustedLangevin())
+        phase = lnz.learning.ReplayBuffer(kernel=lnz.kernels.UnadjustedLangevin())
         energy = network(3, lnz.Independent(np.zeros(3), lnz.Binary(3)))
         with pytest.raises(ValueError, match="need a Real space or a Box"):
             lnz.Trainer(negative_phase=phase).init(energy, KEY, batch_size=2)
@@ -148,7 +148,9 @@ class TestTilted:
     def test_its_law(self):
         energy = pulled([0.7, -0.2])
         exact = math.log(2 * math.pi) + 0.5 * (0.49 + 0.04)
-        assert float(lnz.log_partition(energy, route=lnz.Quadrature(129)).value) == pytest.approx(exact, abs=1e-6)
+        assert float(lnz.log_partition(energy, route=lnz.routes.Quadrature(129)).value) == pytest.approx(
+            exact, abs=1e-6
+        )
         assert isinstance(energy.base(), lnz.Gaussian)
         assert len(jax.tree.leaves(energy)) == 1, "the base is a constant"
         bits = network(4, lnz.Independent([0.5, -1.0, 0.0, 2.0], lnz.Binary(4)))
@@ -165,13 +167,15 @@ class TestTilted:
 
 class TestStabilisers:
     def step(self, stabilisers, data=((1.0, 2.0), (0.5, -1.0))):
-        trainer = lnz.Trainer(optax.sgd(1.0), lnz.PersistentChains(chains=3, kernel=Add()), stabilisers=stabilisers)
+        trainer = lnz.Trainer(
+            optax.sgd(1.0), lnz.learning.PersistentChains(chains=3, kernel=Add()), stabilisers=stabilisers
+        )
         start = trainer.init(pulled([0.3, 0.1]), KEY, batch_size=2)
         return start, *trainer.step(start, np.array(data))
 
     def test_the_penalty_is_the_gradient_of_the_squares(self):
         alpha, data = 0.3, jnp.asarray([[1.0, 2.0], [0.5, -1.0]])
-        start, state, figures = self.step(lnz.Stabilisers(energy_penalty=alpha))
+        start, state, figures = self.step(lnz.learning.Stabilisers(energy_penalty=alpha))
         chains = start.negative + 1
 
         def loss(energy):
@@ -184,35 +188,41 @@ class TestStabilisers:
         assert float(figures["energy"]) == pytest.approx(float(mean_and_gradient(start.energy, data, None)[0]))
 
     def test_the_gradient_is_shortened_where_it_is_too_long(self):
-        start, state, figures = self.step(lnz.Stabilisers(clip=0.1))
+        start, state, figures = self.step(lnz.learning.Stabilisers(clip=0.1))
         assert float(figures["gradient_norm"]) > 0.2
         moved = jax.tree.leaves(state.energy)[0] - jax.tree.leaves(start.energy)[0]
         assert float(jnp.linalg.norm(moved)) == pytest.approx(0.1, rel=1e-5)
-        free, plain = (self.step(lnz.Stabilisers(clip=clip))[1] for clip in (1e6, math.inf))
+        free, plain = (self.step(lnz.learning.Stabilisers(clip=clip))[1] for clip in (1e6, math.inf))
         np.testing.assert_allclose(jax.tree.leaves(free.energy)[0], jax.tree.leaves(plain.energy)[0])
 
     def test_noise_on_the_data(self):
         """-E of the data under E = -½|x|² + …: the mean square grows by σ² an entry."""
-        _, _, figures = self.step(lnz.Stabilisers(data_noise=0.5), data=np.zeros((20_000, 2)))
+        _, _, figures = self.step(lnz.learning.Stabilisers(data_noise=0.5), data=np.zeros((20_000, 2)))
         assert float(figures["energy"]) == pytest.approx(0.25, rel=0.05)
 
     def test_they_are_off_by_default_and_show(self):
         assert repr(lnz.Trainer().stabilisers) == "Stabilisers(energy_penalty=0.0, data_noise=0.0, clip=inf)"
-        assert "energy_penalty=0.1" in repr(lnz.Trainer(stabilisers=lnz.Stabilisers(energy_penalty=0.1)))
-        assert "temperature=0.25" in repr(lnz.ReplayBuffer(kernel=lnz.UnadjustedLangevin(temperature=0.25)))
+        assert "energy_penalty=0.1" in repr(lnz.Trainer(stabilisers=lnz.learning.Stabilisers(energy_penalty=0.1)))
+        assert "temperature=0.25" in repr(
+            lnz.learning.ReplayBuffer(kernel=lnz.kernels.UnadjustedLangevin(temperature=0.25))
+        )
 
     def test_what_cannot_serve_is_refused(self):
         for options in ({"energy_penalty": -1.0}, {"data_noise": math.nan}, {"data_noise": math.inf}, {"clip": -1.0}):
             with pytest.raises(ValueError, match="must be a number of at least 0"):
-                lnz.Stabilisers(**options)
+                lnz.learning.Stabilisers(**options)
         with pytest.raises(ValueError, match="clip = 0"):
-            lnz.Stabilisers(clip=0.0)
+            lnz.learning.Stabilisers(clip=0.0)
         with pytest.raises(ValueError, match="needs a negative phase that draws states"):
-            lnz.Trainer(negative_phase=lnz.ExactPhase(), stabilisers=lnz.Stabilisers(energy_penalty=0.1))
+            lnz.Trainer(
+                negative_phase=lnz.learning.ExactPhase(), stabilisers=lnz.learning.Stabilisers(energy_penalty=0.1)
+            )
         with pytest.raises(ValueError, match="needs a negative phase that draws states"):
-            lnz.Trainer(objective=lnz.ScoreMatching(), stabilisers=lnz.Stabilisers(energy_penalty=0.1))
+            lnz.Trainer(
+                objective=lnz.learning.ScoreMatching(), stabilisers=lnz.learning.Stabilisers(energy_penalty=0.1)
+            )
         with pytest.raises(ValueError, match="data_noise needs a Real space"):
-            lnz.Trainer(stabilisers=lnz.Stabilisers(data_noise=0.1)).init(
+            lnz.Trainer(stabilisers=lnz.learning.Stabilisers(data_noise=0.1)).init(
                 lnz.Ising(np.zeros((3, 3))), KEY, batch_size=2
             )
         with pytest.raises(TypeError, match="stabilisers must be"):
@@ -221,19 +231,19 @@ class TestStabilisers:
 
 def test_colder_langevin_moves():
     """The variance in the end is T / (λ (1 - ελ/2))."""
-    energy, kernel = lnz.Gaussian([0.0], [2.0]), lnz.UnadjustedLangevin(step_size=0.3, temperature=0.25)
-    run = jax.jit(lambda v: lnz.run_chains(energy, kernel, KEY, v, 30))
+    energy, kernel = lnz.Gaussian([0.0], [2.0]), lnz.kernels.UnadjustedLangevin(step_size=0.3, temperature=0.25)
+    run = jax.jit(lambda v: lnz.kernels.run_chains(energy, kernel, KEY, v, 30))
     v = np.asarray(run(jnp.zeros((20_000, 1))))
     assert v.var() == pytest.approx(0.25 / (2 * 0.7), rel=4.5 * math.sqrt(2 / 20_000))
     with pytest.raises(ValueError, match="temperature must be"):
-        lnz.run_chains(energy, lnz.UnadjustedLangevin(temperature=0.0), KEY, jnp.zeros((1, 1)), 1)
+        lnz.kernels.run_chains(energy, lnz.kernels.UnadjustedLangevin(temperature=0.0), KEY, jnp.zeros((1, 1)), 1)
 
 
 def test_narrow_chains_in_a_wide_process():
     """Networks are float32 where JAX is set to float64: their chains move all the same, to the same law."""
     pull = jax.tree_util.Partial(lambda w, x: -jnp.dot(w, x.astype(w.dtype)), jnp.asarray([0.7], jnp.float32))
     energy = lnz.Tilted(pull, lnz.Gaussian(np.zeros(1, np.float32), np.ones(1, np.float32)))
-    run = jax.jit(lambda v: lnz.run_chains(energy, lnz.Langevin(0.5), KEY, v, 20))
+    run = jax.jit(lambda v: lnz.kernels.run_chains(energy, lnz.kernels.Langevin(0.5), KEY, v, 20))
     v = run(jnp.zeros((10_000, 1), jnp.float32))
     assert v.dtype == jnp.float32
     assert float(v.mean()) == pytest.approx(0.7, abs=4.5 / 100)

@@ -19,9 +19,9 @@ import pytest
 from learning_cases import arrays, bits, distance, model, same
 
 import lnz
-from lnz.formats import files
-from lnz.formats.checkpoint import CheckpointError, load_arrays, load_tree, save_tree
-from lnz.learning.resume import best_path
+from lnz._core import files
+from lnz._core.checkpoint import CheckpointError, load_arrays, load_tree, save_tree
+from lnz.learning._resume import best_path
 
 KEY = jax.random.key(41)
 ADAM = optax.adam(0.01)
@@ -168,7 +168,7 @@ def test_an_interrupt_after_any_update(tmp_path, whole, stop):
         if step == stop:
             raise KeyboardInterrupt
 
-    with pytest.raises(lnz.Interrupted) as caught:
+    with pytest.raises(lnz.learning.Interrupted) as caught:
         fit(tmp_path / "run", on_progress=interrupt, on_record=seen.append)
     assert str(caught.value) == (
         f"interrupted at step {stop}: the state is saved in {tmp_path / 'run'}. The same call resumes from there."
@@ -202,10 +202,10 @@ def test_an_interrupt_inside_a_record_loses_no_record(tmp_path, whole, where, mo
         elif where == "record":
             on_record = then_interrupt(seen.append, where, 2)
         else:
-            keeper = sys.modules["lnz.learning.resume"].Keeper
+            keeper = sys.modules["lnz.learning._resume"].Keeper
             method = "save_best" if where == "best" else "save"
             patch.setattr(keeper, method, then_interrupt(getattr(keeper, method), where, 2 if where == "best" else 3))
-        with pytest.raises(lnz.Interrupted, match="interrupted at step 6"):
+        with pytest.raises(lnz.learning.Interrupted, match="interrupted at step 6"):
             fit(tmp_path / "run", on_record=on_record)
     resumed = fit(tmp_path / "run", on_record=seen.append)
     assert same(resumed.state, whole.state)
@@ -220,7 +220,7 @@ def test_without_a_checkpoint_an_interrupt_says_so():
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    with pytest.raises(lnz.Interrupted, match=r"at step 1: nothing was saved.*Pass checkpoint=…"):
+    with pytest.raises(lnz.learning.Interrupted, match=r"at step 1: nothing was saved.*Pass checkpoint=…"):
         fit(None, on_progress=interrupt)
 
 
@@ -317,9 +317,9 @@ class TestRefusals:
             (lambda: {"energy": lnz.RBM(visible=lnz.Spin(5), hidden=3, key=KEY), **AS_SPINS}, r"another model: \.negative\.observed is bool"),
             (lambda: {"optimizer": optax.sgd(0.1)}, r"it holds \.optimizer\[0\]"),
             (lambda: {"optimizer": optax.sgd(0.1, momentum=0.9)}, r"another model or of other settings"),
-            (lambda: {"negative_phase": lnz.PersistentChains(sweeps=2)}, SWEEPS),
-            (lambda: {"negative_phase": lnz.PersistentChains(chains=3)}, r"\.negative\.observed is bool\[10, 5\]"),
-            (lambda: {"batch_size": 12, "negative_phase": lnz.PersistentChains(chains=10)}, "batch size is 10, but this run's is 12"),
+            (lambda: {"negative_phase": lnz.learning.PersistentChains(sweeps=2)}, SWEEPS),
+            (lambda: {"negative_phase": lnz.learning.PersistentChains(chains=3)}, r"\.negative\.observed is bool\[10, 5\]"),
+            (lambda: {"batch_size": 12, "negative_phase": lnz.learning.PersistentChains(chains=10)}, "batch size is 10, but this run's is 12"),
             (lambda: {"data": bits((37, 5), 1)}, "its data is fingerprint"),
             (lambda: {"weights": np.arange(37) + 1}, "its data is fingerprint"),
             (lambda: {"key": jax.random.key(0)}, "its key is another"),
@@ -354,7 +354,7 @@ class TestRefusals:
             with pytest.raises(CheckpointError, match="cut short or no checkpoint"):
                 fit(path)
             assert path.read_bytes() == content
-        lnz.save_energy(path, model("rbm")[0])
+        lnz.save(path, model("rbm")[0])
         with pytest.raises(CheckpointError, match="another model or of other settings"):
             fit(path)
         path.unlink()
@@ -381,7 +381,7 @@ class TestBest:
         """Left behind under the same name, with a likelihood that nothing can beat."""
         strange = lnz.RBM(visible=5, hidden=3, key=jax.random.key(99))
         save_tree(best_path(tmp_path / "run"), strange, {"step": 7, "value": 0.0})
-        with pytest.raises(lnz.Interrupted):
+        with pytest.raises(lnz.learning.Interrupted):
             fit(tmp_path / "run", on_progress=self._interrupt)
         resumed = fit(tmp_path / "run")
         assert resumed.best_step == whole.best_step
@@ -408,9 +408,9 @@ def test_nan_never_reaches_a_checkpoint(tmp_path):
     e = lnz.FunctionEnergy(jax.tree_util.Partial(energy, jnp.asarray(0.0)), lnz.Spin(2))
     for every in (1, 2, 3):
         path = tmp_path / f"run{every}"
-        with pytest.raises(lnz.Diverged):
+        with pytest.raises(lnz.learning.Diverged):
             lnz.fit(
-                e, np.ones((4, 2)), negative_phase=lnz.ExactPhase(), optimizer=optax.sgd(0.1), epochs=9, evaluate_every=every,
+                e, np.ones((4, 2)), negative_phase=lnz.learning.ExactPhase(), optimizer=optax.sgd(0.1), epochs=9, evaluate_every=every,
                 checkpoint=path, key=KEY,
             )  # fmt: skip
         assert all(np.isfinite(array).all() for array in load_arrays(path)[0].values())
@@ -418,4 +418,4 @@ def test_nan_never_reaches_a_checkpoint(tmp_path):
 
 
 def fit_like(energy):
-    return lnz.Trainer(optax.sgd(0.1), lnz.ExactPhase()).init(energy, KEY, batch_size=4)
+    return lnz.Trainer(optax.sgd(0.1), lnz.learning.ExactPhase()).init(energy, KEY, batch_size=4)

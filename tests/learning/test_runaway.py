@@ -31,8 +31,8 @@ def test_it_fires_where_a_slope_outgrows_unadjusted_moves_and_only_there(width, 
     """Where ε times the slope is longer than the data are wide, chains stay outside them, and every update makes the slope steeper."""
     data = width * np.random.default_rng(0).normal(size=(64, 2))
     start = lnz.Tilted(jax.tree_util.Partial(steeper, jnp.zeros(())), lnz.Gaussian(np.zeros(2), np.ones(2)))
-    phase = lnz.ReplayBuffer(size=256, chains=32, sweeps=2, kernel=lnz.UnadjustedLangevin(0.2))
-    monitor = lnz.Monitor(share=0.5, chains=8, temperatures=4)
+    phase = lnz.learning.ReplayBuffer(size=256, chains=32, sweeps=2, kernel=lnz.kernels.UnadjustedLangevin(0.2))
+    monitor = lnz.learning.Monitor(share=0.5, chains=8, temperatures=4)
     snapshots = monitor.every(start, phase, 64) // 8
     fitted = lnz.fit(
         start,
@@ -65,9 +65,9 @@ def test_it_fires_where_a_slope_outgrows_unadjusted_moves_and_only_there(width, 
 @pytest.mark.parametrize(
     ("kernel", "penalty", "fires"),
     [
-        (lnz.UnadjustedLangevin(0.05), 0.0, True),
-        (lnz.UnadjustedLangevin(0.05), 0.1, False),
-        (lnz.Langevin(0.05), 0.0, False),
+        (lnz.kernels.UnadjustedLangevin(0.05), 0.0, True),
+        (lnz.kernels.UnadjustedLangevin(0.05), 0.1, False),
+        (lnz.kernels.Langevin(0.05), 0.0, False),
     ],
 )
 def test_a_network_runs_away_and_the_remedies_hold_it(kernel, penalty, fires):
@@ -77,10 +77,11 @@ def test_a_network_runs_away_and_the_remedies_hold_it(kernel, penalty, fires):
     data = 3 * np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.25 * rng.normal(size=(20_000, 2))
     network = eqx.nn.MLP(2, "scalar", 32, 2, activation=jax.nn.silu, dtype=jnp.float64, key=jax.random.key(0))
     start = lnz.Tilted(jax.tree_util.Partial(magnified, network), lnz.Gaussian(np.zeros(2), np.full(2, 0.16)))
-    phase = lnz.ReplayBuffer(size=2000, chains=100, sweeps=10, kernel=kernel)
+    phase = lnz.learning.ReplayBuffer(size=2000, chains=100, sweeps=10, kernel=kernel)
     fitted = lnz.fit(
         start, data, negative_phase=phase, optimizer=optax.adam(1e-3), batch_size=100, epochs=12.5, evaluate_every=12.5,
-        monitor=lnz.Monitor(share=0.5, chains=64, temperatures=30), stabilisers=lnz.Stabilisers(energy_penalty=penalty), key=jax.random.key(0),
+        monitor=lnz.learning.Monitor(share=0.5, chains=64, temperatures=30), key=jax.random.key(0),
+        stabilisers=lnz.learning.Stabilisers(energy_penalty=penalty),
     )  # fmt: skip
     alarms = runaways(fitted.looks)
     assert len(alarms) == fires

@@ -9,12 +9,12 @@ import pytest
 from learning_cases import bits, distance, law, likelihood, model, model_mean, same, spins, symmetric
 
 import lnz
-from lnz.learning.loop import orders
-from lnz.learning.phases import cast, mean_and_gradient, mean_free_energy
+from lnz.learning._gradients import cast, mean_and_gradient, mean_free_energy
+from lnz.learning._loop import orders
 
 KEY = jax.random.key(11)
 SGD = optax.sgd(0.1)
-EXACT = lnz.ExactPhase(lnz.Enumeration())
+EXACT = lnz.learning.ExactPhase(lnz.routes.Enumeration())
 
 
 def stepwise(trainer, energy, data, *, epochs, batch, weights=None):
@@ -38,8 +38,8 @@ class TestStepAndFit:
     @pytest.mark.parametrize(
         ("name", "phase"),
         [
-            ("rbm", lnz.PersistentChains(sweeps=2, chains=7)),
-            ("potts rbm", lnz.ContrastiveDivergence(steps=2)),
+            ("rbm", lnz.learning.PersistentChains(sweeps=2, chains=7)),
+            ("potts rbm", lnz.learning.ContrastiveDivergence(steps=2)),
             ("ising", EXACT),
         ],
     )
@@ -58,7 +58,7 @@ class TestStepAndFit:
     def test_with_weights(self):
         energy, data = model("rbm")
         weights = np.random.default_rng(0).uniform(0.1, 3, len(data))
-        trainer = lnz.Trainer(SGD, lnz.ContrastiveDivergence())
+        trainer = lnz.Trainer(SGD, lnz.learning.ContrastiveDivergence())
         state, _ = stepwise(trainer, energy, data, epochs=2, batch=10, weights=weights)
         fitted = lnz.fit(
             energy, data, negative_phase=trainer.negative_phase, optimizer=SGD, epochs=2, batch_size=10,
@@ -69,7 +69,7 @@ class TestStepAndFit:
 
     def test_step_inside_a_loop_of_the_users_own(self):
         energy, data = model("rbm")
-        trainer = lnz.Trainer(SGD, lnz.PersistentChains(chains=4))
+        trainer = lnz.Trainer(SGD, lnz.learning.PersistentChains(chains=4))
         start = trainer.init(energy, KEY, batch_size=10)
         scanned, _ = jax.lax.scan(lambda s, x: trainer.step(s, x), start, jnp.asarray(data[:30]).reshape(3, 10, 5))
         state = start
@@ -118,7 +118,7 @@ def test_noise_in_the_redundant_half_of_dense_couplings_does_not_reach_the_sampl
     states = lnz.Spin(3).decode(jnp.arange(8))
     one, two = jax.vmap(good)(states), jax.vmap(bent)(states)
     np.testing.assert_allclose(one, two, atol=1e-14)
-    v = lnz.run_chains(bent, lnz.Gibbs(), KEY, jnp.ones((20_000, 3)), 30)
+    v = lnz.kernels.run_chains(bent, lnz.kernels.Gibbs(), KEY, jnp.ones((20_000, 3)), 30)
     exact = model_mean(good)
     z = (v.mean(axis=0) - exact) / np.sqrt((1 - exact**2) / len(v))
     assert np.abs(z).max() < 5
@@ -127,7 +127,7 @@ def test_noise_in_the_redundant_half_of_dense_couplings_does_not_reach_the_sampl
 class TestFigures:
     def test_what_they_are(self):
         energy, data = model("rbm")
-        trainer = lnz.Trainer(SGD, lnz.PersistentChains(chains=9))
+        trainer = lnz.Trainer(SGD, lnz.learning.PersistentChains(chains=9))
         state = trainer.init(energy, KEY, batch_size=10)
         weights = np.linspace(0, 2, 10)
         new, info = trainer.step(state, data[:10], weights)
@@ -135,7 +135,7 @@ class TestFigures:
         of_chains = np.asarray(jax.vmap(energy.free_energy)(new.negative.observed), np.float64)
         assert float(info["energy"]) == pytest.approx((weights * free).sum() / weights.sum(), rel=1e-6)
         assert float(info["energy_gap"]) == pytest.approx(float(info["energy"]) - of_chains.mean(), rel=1e-5)
-        halves = lnz.phases(energy, data[:10], new.negative.observed, weights=weights)
+        halves = lnz.learning.phases(energy, data[:10], new.negative.observed, weights=weights)
         norm = lambda tree: float(np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(tree))))  # noqa: E731
         assert float(info["gradient_norm"]) == pytest.approx(norm(halves.gradient), rel=1e-5)
         size = norm(halves.positive) + norm(halves.negative)
@@ -166,7 +166,7 @@ class TestPhases:
 
         def likelihood(e):
             v = cast(e, data)
-            return -jnp.mean(jax.vmap(e.free_energy)(v)) - lnz.log_partition(e, route=lnz.Enumeration()).value
+            return -jnp.mean(jax.vmap(e.free_energy)(v)) - lnz.log_partition(e, route=lnz.routes.Enumeration()).value
 
         direct = eqx.filter_jit(eqx.filter_grad(likelihood))(energy)
         moved = jax.tree.map(jnp.subtract, *(eqx.filter(e, eqx.is_inexact_array) for e in (state.energy, energy)))
@@ -180,7 +180,7 @@ class TestPhases:
         space = energy.observed
         states = np.asarray(space.decode(jnp.arange(space.count)))
         p = np.exp(law(energy)[1])
-        halves = lnz.phases(energy, states, lnz.Enumeration(), weights=p)
+        halves = lnz.learning.phases(energy, states, lnz.routes.Enumeration(), weights=p)
         assert distance(halves.positive, halves.negative) < 1e-12
         fitted = lnz.fit(
             energy, states, negative_phase=EXACT, optimizer=SGD, weights=p, epochs=30, batch_size=10**6,
@@ -207,8 +207,8 @@ class TestPhases:
         states, logits = law(energy)
         p = np.exp(logits - np.logaddexp.reduce(logits))
         samples = states[np.random.default_rng(0).choice(len(p), 100_000, p=p)]
-        by_chains = lnz.phases(energy, data, samples).negative
-        exact = lnz.phases(energy, data, lnz.Enumeration()).negative
+        by_chains = lnz.learning.phases(energy, data, samples).negative
+        exact = lnz.learning.phases(energy, data, lnz.routes.Enumeration()).negative
         assert distance(by_chains, exact) < 5 * 0.5 / np.sqrt(100_000) * 1.5
 
     @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ class TestPhases:
     def test_bad_weights_are_refused(self, weights, words):
         energy, data = model("rbm")
         with pytest.raises(ValueError, match=words):
-            lnz.phases(energy, data[:4], lnz.Enumeration(), weights=weights)
+            lnz.learning.phases(energy, data[:4], lnz.routes.Enumeration(), weights=weights)
         trainer = lnz.Trainer(SGD)
         with pytest.raises(ValueError, match=words):
             trainer.step(trainer.init(energy, KEY, batch_size=4), data[:4], weights)
@@ -233,11 +233,11 @@ class TestPhases:
     def test_states_of_another_space_are_refused(self):
         energy, data = model("rbm")
         with pytest.raises(ValueError, match="neither 0 nor 1"):
-            lnz.phases(energy, data * 2, lnz.Enumeration())
+            lnz.learning.phases(energy, data * 2, lnz.routes.Enumeration())
         with pytest.raises(ValueError, match="neither 0 nor 1"):
-            lnz.phases(energy, data, data * 2)
+            lnz.learning.phases(energy, data, data * 2)
         with pytest.raises(ValueError, match="draws samples"):
-            lnz.phases(energy, data, lnz.AnnealedImportanceSampling())
+            lnz.learning.phases(energy, data, lnz.routes.AnnealedImportanceSampling())
         trainer = lnz.Trainer(SGD)
         state = trainer.init(energy, KEY, batch_size=4)
         for wrong in (data[:4, :3], data[0], data[:0], spins((4, 6))):
@@ -257,7 +257,7 @@ class TestRefusals:
         with pytest.raises(TypeError, match="PersistentChains"):
             lnz.fit(energy, data, negative_phase="cd", key=KEY)
         with pytest.raises(TypeError, match="PersistentChains"):
-            lnz.fit(energy, data, negative_phase=lnz.PersistentChains, key=KEY)
+            lnz.fit(energy, data, negative_phase=lnz.learning.PersistentChains, key=KEY)
         with pytest.raises(TypeError, match="needs a `space`"):
             lnz.fit(lambda x: x.sum(), data, key=KEY)
 
@@ -271,9 +271,11 @@ class TestRefusals:
         couplings = np.triu(np.random.default_rng(0).normal(size=(64, 64)), 1)
         big = lnz.Ising(couplings + couplings.T)
         with pytest.raises(ValueError, match=r"ExactPhase cannot serve Ising.*not exact"):
-            lnz.fit(big, spins((4, 64)), negative_phase=lnz.ExactPhase(), key=KEY)
+            lnz.fit(big, spins((4, 64)), negative_phase=lnz.learning.ExactPhase(), key=KEY)
         with pytest.raises(ValueError, match="ContrastiveDivergence cannot serve RBM: Langevin moves need"):
-            lnz.fit(energy, data, negative_phase=lnz.ContrastiveDivergence(kernel=lnz.Langevin()), key=KEY)
+            lnz.fit(
+                energy, data, negative_phase=lnz.learning.ContrastiveDivergence(kernel=lnz.kernels.Langevin()), key=KEY
+            )
         pair = lnz.FunctionEnergy(
             jax.tree_util.Partial(lambda t, x: t * jnp.sum(x[0]) * jnp.sum(x[1]), jnp.ones(())),
             lnz.Product(lnz.Binary(2), lnz.Spin(1)),
@@ -284,9 +286,9 @@ class TestRefusals:
     @pytest.mark.parametrize("n", [0, -1, 1.5, "2"])
     def test_counts(self, n):
         for make in (
-            lambda: lnz.PersistentChains(sweeps=n),
-            lambda: lnz.PersistentChains(chains=n),
-            lambda: lnz.ContrastiveDivergence(steps=n),
+            lambda: lnz.learning.PersistentChains(sweeps=n),
+            lambda: lnz.learning.PersistentChains(chains=n),
+            lambda: lnz.learning.ContrastiveDivergence(steps=n),
         ):
             with pytest.raises(ValueError, match="whole number of at least 1"):
                 make()

@@ -8,7 +8,7 @@ from PIL import Image
 
 import lnz
 from lnz import report
-from lnz.exact import orders
+from lnz._graphs import orders
 
 
 def grid(side, k=2):

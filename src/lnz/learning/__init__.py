@@ -1,1 +1,5 @@
-"""Learning: phases, negative phases, the trainer and the whole run."""
+"""Learning: negative and positive phases, objectives, training, likelihoods and monitors. The names load when they are first used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,53 @@
+"""`choose` picks a route within a budget and says why."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lnz._core.energy import as_energy
+from lnz._core.route import Choice
+from lnz.routes._annealing.ais import AnnealedImportanceSampling
+from lnz.routes._exact.exact_routes import exact_route, explained
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What an exact answer may cost.
+
+    Attributes:
+        evaluations: energy evaluations that an exact route may take.
+        temperatures: length of an annealing schedule, where no exact route is affordable.
+        chains: number of annealed chains.
+    """
+
+    evaluations: float = 2.0**22
+    temperatures: int = 1000
+    chains: int = 256
+
+
+def choose(energy: Any, budget: Budget | None = None) -> Choice:
+    """The first route, from the most exact to the least, that can serve the energy within the budget, and why.
+
+    Args:
+        energy: an `Energy`, or any callable with a `space`.
+        budget: what an exact answer may cost; beyond it, annealed importance sampling of the budget's size.
+
+    Raises:
+        ValueError: where no route serves, with every route's reason.
+
+    Example:
+        >>> import jax.numpy as jnp, lnz
+        >>> print(lnz.choose(lnz.Ising(jnp.zeros((3, 3)))).why)
+        Enumeration: 8 states. Passed over: ClosedForm (Ising has no closed form of log Z).
+    """
+    energy, budget = as_energy(energy), budget or Budget()
+    choice, passed = exact_route(energy, budget.evaluations)
+    if choice is not None:
+        return choice
+    route = AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains, scouts=32)
+    reason = route.refusal(energy)
+    if reason is not None:
+        raise ValueError(f"no route serves this energy: {'; '.join([*passed, f'{type(route).__name__} ({reason})'])}")
+    size = f"{route.temperatures:,} temperatures, {route.chains:,} chains; no exact route is affordable"
+    return Choice(route, explained(route, size, passed))

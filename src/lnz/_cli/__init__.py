@@ -1,0 +1,39 @@
+"""The command line: `lnz train | evaluate | sample | logz`. Thin: all work is done by the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """The entry point of `lnz`. Exits with 0 when all went well, 2 on bad usage or input, 1 when the work failed, 130 when interrupted."""
+    sys.exit(run(sys.argv[1:] if args is None else args))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command and return its exit code. Every error is one line on stderr: `lnz: error: cause. remedy`."""
+    from lnz._cli.app import app
+    from lnz._cli.errors import explain
+
+    try:
+        code = app(args=list(args), prog_name="lnz", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        code, line = explain(error)
+        if line is None or os.environ.get("LNZ_TRACEBACK"):
+            raise
+        if line:
+            _tell(line)
+        return code
+    if code == 130:  # typer turns Ctrl-C into this
+        _tell("interrupted. Nothing was changed that is not on disk already")
+    return code if isinstance(code, int) else 0
+
+
+def _tell(line: str) -> None:
+    print("lnz: error: " + " ".join(line.split()), file=sys.stderr, flush=True)

@@ -1,0 +1,147 @@
+"""Log Z and likelihoods of a finished model, and how they are told as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import lnz
+from lnz._cli.errors import BadInput
+from lnz._cli.settings import LARGE
+from lnz._core.energy import Energy
+from lnz._core.frozen import Frozen
+from lnz._core.route import Route
+
+ROUTES: dict[str, Callable[..., Any]] = {
+    "ais": lnz.routes.AnnealedImportanceSampling,
+    "smc": lnz.routes.SequentialMonteCarlo,
+    "tempering": lnz.routes.ParallelTempering,
+    "bidirectional": lnz.routes.BidirectionalAIS,
+}
+"""The routes with samples, by the names they have on the command line."""
+
+_ANNEALED = ("auto", "exact", "ais", "bidirectional")  # routes of temperatures and chains
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much work log Z may take.
+
+    Attributes:
+        temperatures: of annealing, where no exact route is affordable; None for a number that fits the model.
+        chains: of annealing, likewise.
+        confidence: of the limits.
+        route: `auto`, `exact`, or one of `ROUTES`.
+        path: of these: `geometric`, or `moments` for one along averaged moments, fitted with the same random numbers each time.
+    """
+
+    temperatures: int | None = None
+    chains: int | None = None
+    confidence: float = 0.99
+    route: str = "auto"
+    path: str = "geometric"
+
+
+def size(energy: Energy) -> int:
+    """The number of parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(energy))
+
+
+def choose_route(energy: Energy, base: Energy | None, effort: Effort) -> Route:
+    """An exact route where one is affordable, otherwise annealing from a base that was fitted to the data."""
+    large = size(energy) > LARGE
+    temperatures = effort.temperatures or (4_000 if large else 10_000)
+    chains = effort.chains or (256 if large else 512)
+    if effort.route not in _ANNEALED and (effort.temperatures or effort.chains):
+        raise BadInput(
+            f"--temperatures and --chains are of --route ais and bidirectional, not {effort.route}: leave them out"
+        )
+    if effort.path == "moments":
+        if effort.route not in ROUTES:
+            raise BadInput("--path moments is a way to anneal: name the route that goes it, such as --route ais")
+        base = lnz.routes.moment_averaged_path(energy, base=base, key=jax.random.key(0))
+    frozen = None if base is None else Frozen(base)
+    options: dict[str, Any] = {"base": frozen, "confidence": effort.confidence}
+    if effort.route in ROUTES and effort.route not in _ANNEALED:
+        return ROUTES[effort.route](**options)
+    named = ROUTES[effort.route if effort.route in ROUTES else "ais"]
+    annealing = named(temperatures=temperatures, chains=chains, **options)
+    if effort.route in ROUTES:
+        return annealing
+    budget = lnz.Budget(evaluations=2.0**32) if effort.route == "exact" else lnz.Budget()
+    choice = lnz.choose(energy, budget)
+    if choice.route.random and effort.route == "exact":
+        raise BadInput(f"--route exact: no exact route serves this model. {choice.why}")
+    return annealing if choice.route.random else choice.route
+
+
+def estimate_json(estimate: lnz.Estimate) -> dict[str, Any]:
+    """An estimate of log Z as plain values."""
+    diagnostics = {name: float(np.asarray(value)) for name, value in estimate.diagnostics.items()}
+    return {
+        "log_z": float(estimate.value),
+        "standard_error": float(estimate.standard_error),
+        "lower": float(estimate.lower),
+        "upper": float(estimate.upper),
+        "known": estimate.known,
+        "route": estimate.route,
+        "confidence": estimate.confidence,
+        "assumption": estimate.assumption,
+        "effective_sample_size": diagnostics.get("effective_sample_size"),
+        "warnings": estimate.warnings,
+    }
+
+
+def likelihood_json(found: lnz.learning.LogLikelihood, *, split: str | None) -> dict[str, Any]:
+    """A log-likelihood as plain values, in nats per datum. The error and the limits without a prefix come from log Z alone."""
+    log_z = estimate_json(found.log_z)
+    return {
+        "log_likelihood": found.value,
+        "log_z": log_z["log_z"],
+        "standard_error": found.standard_error,
+        "lower": found.lower,
+        "upper": found.upper,
+        "is_limit": found.is_limit,
+        "known": found.known,
+        "route": log_z["route"],
+        "n": found.n,
+        "data_standard_error": found.data_standard_error,
+        "log_z_standard_error": log_z["standard_error"],
+        "log_z_lower": log_z["lower"],
+        "log_z_upper": log_z["upper"],
+        "confidence": log_z["confidence"],
+        "assumption": log_z["assumption"],
+        "effective_sample_size": log_z["effective_sample_size"],
+        "split": split,
+    }
+
+
+def agreement(energy: Energy, train: np.ndarray, states: np.ndarray, route: Route) -> dict[str, Any]:
+    """How far the two phases of the likelihood's gradient are apart on the training data (10,000 of them at most).
+
+    The negative phase is exact where log Z is, otherwise a mean over states of the model.
+    """
+    seen = train[:10_000]
+    exact = not route.random
+    halves = lnz.learning.phases(energy, seen, route if exact else states)
+    positive, negative, gap = (_norm(tree) for tree in (halves.positive, halves.negative, halves.gradient))
+    from lnz.learning._likelihood import free_energies
+
+    apart = None  # where data show a part of a state alone, F is another's
+    if energy.data_space == energy.observed:
+        apart = float(free_energies(energy, seen).mean() - free_energies(energy, states).mean())
+    return {
+        "disagreement": gap / max(positive + negative, 1e-300),
+        "energy_gap": apart,
+        "states": len(states),
+        "negative_phase": "exact" if exact else "model samples",
+    }
+
+
+def _norm(tree: Any) -> float:
+    return math.sqrt(sum(float((np.asarray(leaf, np.float64) ** 2).sum()) for leaf in jax.tree.leaves(tree)))

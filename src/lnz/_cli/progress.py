@@ -1,0 +1,204 @@
+"""What a run shows while it goes: a bar on a terminal, a line now and then elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from lnz._graphs.orders import size_text
+
+_LINE_SECONDS = 10.0  # between two lines where stderr is no terminal
+_TELLING = 0.01  # of the work before the time left can be told
+_BAR_SECONDS = 0.5  # of work before a bar is drawn
+
+
+class TrainingProgress:
+    """A bar with the updates made, the time left, the held-out log-likelihood and the energy gap. A context manager."""
+
+    def __init__(self, *, updates: int, per_epoch: int, unit: str, shown: bool = True):
+        self._per_epoch, self._unit = per_epoch, unit
+        self._said = time.monotonic() - _LINE_SECONDS
+        self._bar: Any = None
+        self._updates = updates
+        self._held_out = self._gap = ""
+        if shown and sys.stderr.isatty():
+            self._bar = _bar()
+            self._task = self._bar.add_task("", total=updates, epoch="compiling", held_out="", gap="")
+        self._shown = shown
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, done: int, total: int) -> None:
+        """After some updates."""
+        if self._bar is not None:
+            epoch = f"epoch {done / self._per_epoch:,.0f}"
+            self._bar.update(self._task, completed=done, epoch=epoch, held_out=self._held_out, gap=self._gap)
+
+    def record(self, record: dict[str, Any]) -> None:
+        """After a look at the held-out data."""
+        look = record["validation"]
+        self._held_out = (
+            ""
+            if look is None
+            else f"held-out {'≥ ' if look.get('is_limit') else ''}{look['log_likelihood']:.2f} nats/{self._unit}"
+        )
+        gap = record["figures"].get("energy_gap")
+        self._gap = "" if gap is None else f"energy gap {gap:+.2f}"
+        if self._bar is not None:
+            self._bar.update(self._task, held_out=self._held_out, gap=self._gap)
+        elif self._shown and (time.monotonic() - self._said > _LINE_SECONDS or record["step"] == self._updates):
+            self._said = time.monotonic()
+            facts = [f"update {record['step']:,} of {self._updates:,}", self._held_out, self._gap]
+            _line("  ".join(fact for fact in facts if fact))
+
+    def alarm(self, words: str) -> None:
+        """Something is wrong with the run: said at once, above the bar."""
+        if not self._shown:
+            return
+        if self._bar is None:
+            _line(f"alarm: {words}")
+        else:
+            self._bar.console.print(f"[bold yellow]alarm[/bold yellow]: {words}", highlight=False)
+
+
+class Step:
+    """A named piece of work: a spinner on a terminal, and elsewhere only what it says as it goes. A context manager."""
+
+    def __init__(self, what: str, *, shown: bool = True):
+        self._status: Any = None
+        self._shown, self._said = shown, time.monotonic() - _LINE_SECONDS
+        if shown and sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(what)
+
+    def __enter__(self) -> Step:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def say(self, text: str) -> None:
+        """How far the work is: beside the spinner, or a line now and then."""
+        if self._status is not None:
+            self._status.update(text)
+        elif self._shown and time.monotonic() - self._said > _LINE_SECONDS:
+            self._said = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+
+class Work:
+    """Long exact sums: the stage, the share of its predicted work, the memory in use and the time left. A context manager.
+
+    An instance is what `lnz._graphs.solver.Solver` takes as `progress`. On a terminal a bar, at once where the work will take long, otherwise
+    after half a second; a line now and then elsewhere.
+
+    Args:
+        what: is said once, before the first bar or line.
+        seconds: a prediction for the whole.
+    """
+
+    def __init__(self, what: str = "", *, seconds: float = 0.0, shown: bool = True):
+        self._what, self._long, self._shown = what, seconds > _BAR_SECONDS, shown
+        self._bar: Any = None
+        self._stage, self._began = "", 0.0
+        self._next = 0.0  # when to draw again
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __call__(self, stage: str, share: float) -> None:
+        """After a step of the work: the stage, and its share from 0 to 1."""
+        now = time.monotonic()
+        on_terminal = self._shown and sys.stderr.isatty()
+        if stage != self._stage:
+            self._stage, self._began = stage, now
+            # A single step may take minutes, in which nothing can be drawn for the first time.
+            self._next = now + (_LINE_SECONDS if not on_terminal else 0 if self._long else _BAR_SECONDS)
+        if not self._shown or now < self._next:
+            return
+        left = f"{_duration((now - self._began) * (1 - share) / share)} left" if share > _TELLING else ""
+        facts = {"stage": stage, "memory": _memory(), "left": left}
+        if on_terminal:
+            self._next = now + 0.1
+            if self._bar is None:
+                self._bar = _work_bar()
+                self._task = self._bar.add_task("", total=1.0, **facts)
+                self._bar.start()
+                self._say(self._bar.console.print)
+            self._bar.update(self._task, completed=share, **facts)
+        else:
+            self._next = now + _LINE_SECONDS
+            self._say(_line)
+            _line(f"{stage}: {100 * share:.0f} %  {facts['memory']}  {left}")
+
+    def _say(self, say: Any) -> None:
+        if self._what:
+            say(self._what)
+        self._what = ""
+
+
+def _line(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def _memory() -> str:
+    """The memory that this process holds."""
+    try:
+        with open("/proc/self/statm") as file:
+            return size_text(float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, IndexError):  # no Linux
+        return ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _work_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    return Progress(
+        TextColumn("{task.fields[stage]}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[memory]}"),
+        TextColumn("{task.fields[left]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.fields[epoch]}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[bold]{task.fields[held_out]}[/bold]"),
+        TextColumn("[dim]{task.fields[gap]}[/dim]"),
+        console=Console(stderr=True),
+    )

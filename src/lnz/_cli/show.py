@@ -1,0 +1,183 @@
+"""What a run and what was measured on it look like on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lnz._cli.dataset import held_out
+from lnz._cli.output import emit, emit_json, fact_table
+from lnz._core.estimate import decimals
+
+_FEW = 50  # chains that carry an estimate; below, its error is hardly known
+
+
+def number(value: float | None, error: float | None = None, *, least: int = 2, most: int = 6) -> str:
+    """A value with as many decimals as its error deserves."""
+    if value is None:
+        return "unknown"
+    digits = 4 if error is None else decimals(error) if error > 0 else 4
+    return f"{value:.{max(least, min(most, digits))}f}".replace("-", "−")
+
+
+def at_least(row: dict[str, Any]) -> str:
+    """A sign before a log-likelihood that is known from below alone."""
+    return "≥ " if row.get("is_limit") else ""
+
+
+def log_z_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """log Z, its interval, and how it is known, as rows of a table."""
+    exact = found["known"] == "exact"
+    value = number(found["log_z"], None if exact else found["standard_error"])
+    rows = [("log Z", value if exact else f"{value} ± {found['standard_error']:.2g}")]
+    if not exact and found["lower"] is not None and found["upper"] is not None:
+        between = (
+            f"{number(found['lower'], found['standard_error'])} to {number(found['upper'], found['standard_error'])}"
+        )
+        rows.append(("interval", f"{between}, with {100 * found['confidence']:g} % confidence"))
+    rows.append(("how it is known", ": ".join(part for part in (found["known"], found["assumption"]) if part)))
+    route = found["route"]
+    if found["effective_sample_size"] is not None:
+        route += f", effective sample size {found['effective_sample_size']:.0f}"
+    rows.append(("by", route))
+    if found["effective_sample_size"] is not None and found["effective_sample_size"] < _FEW:
+        rows.append(("advice", "few chains carry this estimate: measure again with more --temperatures or --chains"))
+    return rows
+
+
+def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None = None) -> Any:
+    """A table of log-likelihoods, with the error from log Z and that of the data apart."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=_box(), pad_edge=False)
+    for name in (f"log-likelihood, nats per {unit}", "", "± by log Z", "± by the data", "n"):
+        table.add_column(name, justify="left" if name.startswith("log-l") else "right")
+    for row in rows:
+        error = row["standard_error"]
+        value = at_least(row) + number(row["log_likelihood"], error or row["data_standard_error"], most=4)
+        table.add_row(
+            row["name"],
+            f"[bold]{value}[/bold]" if row.get("strong") else value,
+            "exact" if row["known"] == "exact" else f"{error:.2g}",
+            "unknown" if row["data_standard_error"] is None else f"{row['data_standard_error']:.2g}",
+            f"{row['n']:,}",
+        )
+    return table
+
+
+def training(results: dict[str, Any], *, as_json: bool) -> None:
+    """How a run ended."""
+    splits = results["splits"]
+    judge = held_out(splits)
+    if as_json:
+        emit_json(splits[judge] | results)
+        return
+    rows = [found | {"name": name, "strong": name == judge} for name, found in splits.items()]
+    rows.append(results["factorised"][judge] | {"name": f"factorised model, {judge}"})
+    phases, seconds = results["phases"], results["seconds"]
+    facts = [
+        *log_z_lines(results["log_z_estimate"]),
+        (
+            "two phases",
+            f"differ by {phases['disagreement']:.3f} of their size (negative phase: {phases['negative_phase']})"
+            + ("" if phases["energy_gap"] is None else f"; energy gap {signed(phases['energy_gap'])} nats"),
+        ),
+        ("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"),
+        ("time", f"{seconds['training']:.0f} s training, {seconds['measuring']:.0f} s measuring and drawing"),
+        ("report", f"{results['run']}/report.html"),
+    ]
+    emit(
+        "", f"{results['model']}, on {results['data']}", likelihood_table(rows, unit=results["unit"]), fact_table(facts)
+    )
+
+
+def likelihood(found: dict[str, Any], *, unit: str, name: str, as_json: bool) -> None:
+    """A measured log-likelihood."""
+    if as_json:
+        emit_json(found)
+        return
+    low, high = found["lower"], found["upper"]
+    facts = log_z_lines(estimate_of(found))
+    if found["is_limit"]:
+        value = number(found["log_likelihood"], found["standard_error"] or found["data_standard_error"], most=4)
+        emit(
+            f"{name} log-likelihood at least {value} nats per {unit}: the hidden layers are summed by mean field, which can only be too low"
+        )
+    if found["known"] != "exact" and found["is_limit"]:
+        facts.insert(0, ("log-likelihood", f"at least {number(low, found['standard_error'])} with the error of log Z"))
+    elif found["known"] != "exact":
+        limits = f"{number(low, found['standard_error'])} to {number(high, found['standard_error'])}, from log Z"
+        facts.insert(0, ("log-likelihood", limits))
+    emit(likelihood_table([found | {"name": name, "strong": True}], unit=unit), fact_table(facts))
+
+
+def log_z(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    """An estimate of log Z."""
+    if as_json:
+        emit_json(found)
+    else:
+        emit(sentence)
+
+
+def reference_models(models: list[dict[str, Any]], *, as_json: bool) -> None:
+    """The models whose log Z is known."""
+    if as_json:
+        emit_json({"models": models})
+        return
+    from rich.table import Table
+
+    table = Table(box=_box(), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("log Z", justify="right", no_wrap=True)
+    for name in ("∇", "what it is", "known by"):
+        table.add_column(name)
+    for model in models:
+        known = "yes" if model["gradient"] else ""
+        table.add_row(model["name"], f"{model['log_z']:.9g}", known, model["title"], model["source"])
+    emit(table)
+
+
+def scores(found: Any, *, as_json: bool) -> None:
+    """How a route did on them."""
+    if as_json:
+        emit_json({"scores": [score._asdict() | {"error": score.error} for score in found]})
+    else:
+        from rich.markup import escape
+
+        emit(escape(str(found)))
+
+
+def audit(found: Any, *, as_json: bool) -> None:
+    """The checklist of an audit."""
+    if as_json:
+        emit_json(found.to_json())
+    else:
+        from rich.markup import escape
+
+        emit(escape(str(found)))
+
+
+def sampling(found: dict[str, Any], *, as_json: bool) -> None:
+    """Where samples went and how they were drawn."""
+    if as_json:
+        emit_json(found)
+    else:
+        emit(f"{found['n']:,} samples in {found['out']}: {found['how']}")
+
+
+def estimate_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The estimate of log Z inside a likelihood."""
+    named = {name: found[f"log_z_{name}"] for name in ("standard_error", "lower", "upper")}
+    return {
+        name: found[name] for name in ("log_z", "known", "route", "confidence", "assumption", "effective_sample_size")
+    } | named
+
+
+def signed(value: float) -> str:
+    """A number with its sign and two decimals."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _box() -> Any:
+    from rich import box
+
+    return box.SIMPLE_HEAD

@@ -1,0 +1,1 @@
+"""The core: spaces, energies, estimates and the route protocol."""

@@ -1,0 +1,73 @@
+"""A route is a way of taking E_p[·]: log Z, its gradient, and means."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from lnz._core.energy import Energy
+from lnz._core.estimate import Estimate
+from lnz._core.spaces import State
+
+
+class Route(abc.ABC):
+    """A way of taking the expectation E_p[·] of an energy. Routes are static: frozen dataclasses of plain numbers."""
+
+    @abc.abstractmethod
+    def refusal(self, energy: Energy) -> str | None:
+        """Why this route cannot serve the energy, in words, or None."""
+
+    @abc.abstractmethod
+    def cost(self, energy: Energy) -> float:
+        """Energy evaluations that one `log_partition` takes, roughly."""
+
+    @abc.abstractmethod
+    def log_partition(self, energy: Energy, key: Any) -> Estimate:
+        """log Z of the energy, in nats."""
+
+    @abc.abstractmethod
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any) -> Estimate:
+        """E_{v ~ p}[f(v)] over the observed states."""
+
+    def mean_gradient(self, energy: Energy, key: Any) -> Any:
+        """E_p[-∂_θ E_θ(x)], a pytree like the energy's float arrays. A route with a cheaper way overrides this."""
+        return self.expectation(energy, lambda v: negative_gradient(energy, v), key).value
+
+    def log_partition_and_mean_gradient(self, energy: Energy, key: Any) -> tuple[Estimate, Any]:
+        """Both at once, for the derivative of log Z. A route that finds them together overrides this."""
+        return self.log_partition(energy, key), self.mean_gradient(energy, key)
+
+    @property
+    def structural(self) -> bool:
+        """Whether how the sum is done depends on the energy's boolean and integer arrays, so that these must be known when it is compiled."""
+        return True
+
+    @property
+    def random(self) -> bool:
+        """Whether the route draws samples and so needs a key."""
+        return False
+
+    def require(self, energy: Energy, key: Any) -> None:
+        """Raise ValueError where the route cannot serve the energy, or where its key is missing."""
+        reason = self.refusal(energy)
+        if reason is not None:
+            raise ValueError(f"{type(self).__name__} cannot serve {type(energy).__name__}: {reason}")
+        if self.random and key is None:
+            raise ValueError(f"{type(self).__name__} draws samples: pass key=jax.random.key(…)")
+
+
+def negative_gradient(energy: Energy, v: State) -> Any:
+    """-∂_θ F_θ(v) at one observed state: a pytree like the energy's float arrays."""
+    return jax.tree.map(jnp.negative, eqx.filter_grad(lambda e: e.free_energy(v))(energy))
+
+
+class Choice(NamedTuple):
+    """A route and, in words, why it was chosen."""
+
+    route: Route
+    why: str

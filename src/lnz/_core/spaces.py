@@ -1,0 +1,478 @@
+"""Where x lives: the space says whether Z is a sum or an integral, lists or samples the states, and validates them."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._core.frozen import is_traced
+
+Shape = int | Sequence[int]
+State = Any  # an array, or for a product space a tuple of them
+
+
+def _as_shape(shape: Any) -> tuple[int, ...]:
+    lengths = tuple(shape) if np.ndim(shape) else (shape,)
+    if not all(isinstance(n, int | np.integer) and n >= 0 for n in lengths):
+        raise ValueError(f"a space needs a shape of whole numbers of at least 0, but got {shape!r}")
+    return tuple(int(n) for n in lengths)
+
+
+class Space(abc.ABC):
+    """A set of states x. Spaces are static: hashable, compared by value, never traced.
+
+    Attributes:
+        shape: the shape of one state (for a product: a tuple of shapes).
+        discrete: True where Z is a sum, False where it is an integral.
+        moving: True where the limits of the space are parameters.
+    """
+
+    discrete: ClassVar[bool]
+    shape: Any
+    moving = False
+
+    @property
+    @abc.abstractmethod
+    def log_size(self) -> float:
+        """The log of the number of states (discrete) or of the volume (continuous; may be infinite), in nats."""
+
+    @property
+    @abc.abstractmethod
+    def struct(self) -> Any:
+        """One state's shape and dtype, as `jax.ShapeDtypeStruct` (for a product: a tuple of them)."""
+
+    @abc.abstractmethod
+    def uniform(self, key: PRNGKeyArray, n: int) -> State:
+        """n independent states, uniform over the space: shape (n, *shape). Raises ValueError where no such law exists."""
+
+    @abc.abstractmethod
+    def problem(self, x: np.ndarray) -> str | None:
+        """What is wrong with the values of x, in words, or None. The shape has been checked already."""
+
+    def decode(self, index: Array) -> State:
+        """The states with the given numbers in 0 … count-1, in lexicographic order: shape (*index.shape, *shape)."""
+        raise TypeError(f"{self} is continuous: its states cannot be listed. Use quadrature or a stochastic route.")
+
+    @property
+    def count(self) -> int:
+        """The number of states, as a Python int. Raises TypeError for a continuous space."""
+        raise TypeError(f"{self} is continuous: its states cannot be counted")
+
+    def validate(self, x: Any, *, batch: bool = False) -> None:
+        """Raise ValueError if x is not a state (or, with batch=True, not an array of states along axis 0).
+
+        Only what Python can see is checked: the shape always, the values unless x is being traced.
+        """
+        shape = np.shape(x)
+        state_shape = shape[1:] if batch else shape
+        if (batch and len(shape) == 0) or state_shape != self.shape:
+            wanted = ("n", *self.shape) if batch else self.shape
+            raise ValueError(
+                f"{self} wants {'states' if batch else 'a state'} of shape {_words(wanted)}, but got {shape}"
+            )
+        if not is_traced(x):
+            trouble = self.problem(np.asarray(x))
+            if trouble is not None:
+                raise ValueError(f"{trouble}, which {self} does not contain")
+
+
+def _words(shape: Sequence[Any]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def _odd_one(x: np.ndarray, good: np.ndarray) -> str:
+    position = tuple(int(i) for i in np.argwhere(~good)[0])
+    return f"the value {x[position]!r} at position {position}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Discrete(Space):
+    shape: tuple[int, ...]
+    discrete: ClassVar[bool] = True
+
+    def __init__(self, shape: Shape = ()):
+        object.__setattr__(self, "shape", _as_shape(shape))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape[0] if len(self.shape) == 1 else self.shape})"
+
+    @property
+    def categories(self) -> int:
+        return 2
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def count(self) -> int:
+        return self.categories**self.size
+
+    @property
+    def log_size(self) -> float:
+        return self.size * math.log(self.categories)
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
+
+    def _from_digits(self, digits: Array) -> Array:
+        return digits.astype(self.struct.dtype)
+
+    def decode(self, index: Array) -> Array:
+        if self.count > 2**32:
+            raise ValueError(f"{self} has {self.categories}^{self.size} states: too many to number")
+        index = jnp.asarray(index).astype(jnp.uint32)
+        place = np.asarray([self.categories**i for i in reversed(range(self.size))], np.uint32)
+        place = place.reshape((1,) * index.ndim + (self.size,))
+        digits = (index[..., None] // place) % np.uint32(self.categories)
+        return self._from_digits(digits.reshape(*index.shape, *self.shape))
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        return self._from_digits(jax.random.randint(key, (n, *self.shape), 0, self.categories))
+
+
+class Binary(_Discrete):
+    """States with entries 0 or 1: {0, 1}^shape.
+
+    Example:
+        >>> Binary(3).count
+        8
+    """
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+            return f"an array of dtype {x.dtype}"
+        good = (x == 0) | (x == 1)
+        return None if good.all() else _odd_one(x, good) + " is neither 0 nor 1"
+
+
+class Spin(_Discrete):
+    """States with entries -1 or +1: {-1, +1}^shape. Booleans and zeros are refused, they are no spins."""
+
+    def _from_digits(self, digits: Array) -> Array:
+        one = jnp.ones((), self.struct.dtype)
+        return jnp.where(digits == 0, -one, one)
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number):
+            return f"an array of dtype {x.dtype} (spins are the numbers -1 and +1: convert 0/1 by 2 * x - 1)"
+        good = (x == 1) | (x == -1)
+        hint = " (0/1 data become spins by 2 * x - 1)" if np.isin(x, (0, 1)).all() else ""
+        return None if good.all() else _odd_one(x, good) + f" is neither -1 nor +1{hint}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Categorical(_Discrete):
+    """States with integer entries 0 … k-1: {0, …, k-1}^shape.
+
+    Args:
+        shape: the shape of a state.
+        k: the number of categories, at least 1.
+    """
+
+    k: int
+
+    def __init__(self, shape: Shape = (), k: int = 2):
+        super().__init__(shape)
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"Categorical needs a whole number k of at least 1 categories, but got k={k!r}")
+        object.__setattr__(self, "k", int(k))
+
+    def __repr__(self) -> str:
+        return f"Categorical({self.shape[0] if len(self.shape) == 1 else self.shape}, k={self.k})"
+
+    @property
+    def categories(self) -> int:
+        return self.k
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.dtype("int32"))
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number):
+            return f"an array of dtype {x.dtype}"
+        good = (x >= 0) & (x < self.k) & (x == np.floor(x))
+        return None if good.all() else _odd_one(x, good) + f" is no whole number from 0 to {self.k - 1}"
+
+
+@dataclasses.dataclass(frozen=True, repr=False, init=False)
+class Labels(_Discrete):
+    """States with integer entries, each with its own number of values: entry i in 0 … k_i - 1.
+
+    Args:
+        cardinalities: k, one number of at least 1 an entry.
+
+    Example:
+        >>> Labels([2, 3, 1]).count
+        6
+    """
+
+    cardinalities: tuple[int, ...]
+
+    def __init__(self, cardinalities: Sequence[int]):
+        if not all(isinstance(k, int | np.integer) and k >= 1 for k in cardinalities):
+            raise ValueError(f"Labels needs whole numbers of at least 1, but got {cardinalities!r}")
+        super().__init__(len(cardinalities))
+        object.__setattr__(self, "cardinalities", tuple(int(k) for k in cardinalities))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.cardinalities[:6])) + (", …" if len(self.cardinalities) > 6 else "")
+        return f"Labels([{shown}])"
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.cardinalities)
+
+    @property
+    def log_size(self) -> float:
+        return sum(map(math.log, self.cardinalities))
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.dtype("int32"))
+
+    def decode(self, index: Array) -> Array:
+        if self.count > 2**32:
+            raise ValueError(f"{self} has {self.count} states: too many to number")
+        index, digits = jnp.asarray(index).astype(jnp.uint32), []
+        for k in reversed(self.cardinalities):
+            digits.append(index % np.uint32(k))
+            index = index // np.uint32(k)
+        return jnp.stack(digits[::-1], axis=-1).astype(self.struct.dtype)
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        return jax.random.randint(key, (n, *self.shape), 0, jnp.asarray(self.cardinalities, jnp.int32)[None], jnp.int32)
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number):
+            return f"an array of dtype {x.dtype}"
+        good = (x >= 0) & (x < np.asarray(self.cardinalities)) & (x == np.floor(x))
+        return None if good.all() else _odd_one(x, good) + " is no whole number below its entry's number of values"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Real(Space):
+    """States with real entries: R^shape. Z is an integral against Lebesgue measure."""
+
+    shape: tuple[int, ...]
+    discrete: ClassVar[bool] = False
+
+    def __init__(self, shape: Shape = ()):
+        object.__setattr__(self, "shape", _as_shape(shape))
+
+    def __repr__(self) -> str:
+        return f"Real({self.shape[0] if len(self.shape) == 1 else self.shape})"
+
+    @property
+    def log_size(self) -> float:
+        return math.inf if self.shape != (0,) else 0.0
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
+
+    @property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lower and the upper limit of every entry, each of shape `shape`."""
+        return np.full(self.shape, -np.inf), np.full(self.shape, np.inf)
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        raise ValueError(
+            f"{self} has no uniform law: give the energy a base it can be sampled from, such as a Gaussian"
+        )
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
+            return f"an array of dtype {x.dtype}"
+        good = np.isfinite(x)
+        return None if good.all() else _odd_one(x, good) + " is not finite"
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Box(Space):
+    """States with real entries between limits: Π [low_i, high_i]. A limit may be infinite.
+
+    Limits that are numbers or NumPy arrays are constants. Limits that are JAX arrays are parameters: the support moves with them, and
+    the derivative of log Z by `Quadrature` gains the boundary term (T4); other routes and learning refuse such a box. They must be
+    finite.
+
+    Args:
+        low: lower limit, a number or an array that broadcasts to `shape`.
+        high: upper limit, likewise; above `low` everywhere.
+        shape: the shape of a state; by default the limits' own.
+    """
+
+    shape: tuple[int, ...]
+    low: Any  # a tuple of floats; a JAX array where the box moves
+    high: Any
+    discrete: ClassVar[bool] = False
+
+    def __init__(self, low: Any, high: Any, shape: Shape | None = None):
+        shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if shape is None else _as_shape(shape)
+        if any(np.broadcast_shapes(np.shape(limit), shape) != shape for limit in (low, high)):
+            raise ValueError(
+                f"a Box's limits must broadcast to its shape {shape}, but have {np.shape(low)} and {np.shape(high)}"
+            )
+        object.__setattr__(self, "shape", shape)
+        seen = [np.asarray(limit, np.float64) for limit in (low, high) if not is_traced(limit)]
+        if (len(seen) == 2 and not (seen[0] < seen[1]).all()) or any(np.isnan(limit).any() for limit in seen):
+            raise ValueError("a Box needs low < high in every entry (and no NaN): check the limits")
+        if isinstance(low, jax.Array) or isinstance(high, jax.Array):
+            if any(np.isinf(limit).any() for limit in seen):
+                raise ValueError(
+                    "a Box with limits that are parameters must be bounded: give finite limits on both sides"
+                )
+            dtype = jnp.result_type(*(x for x in (low, high) if isinstance(x, jax.Array)))
+            dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+            low, high = (jnp.broadcast_to(jnp.asarray(limit).astype(dtype), shape) for limit in (low, high))
+        else:
+            low, high = (tuple(np.broadcast_to(limit, shape).ravel().tolist()) for limit in seen)
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    @property
+    def moving(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the limits are parameters."""
+        return not isinstance(self.low, tuple)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every limit is finite."""
+        return self.moving or bool(np.isfinite(np.asarray([*self.low, *self.high])).all())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Box) or self.shape != other.shape or self.moving != other.moving:
+            return False
+        return True if self.moving else (self.low, self.high) == (other.low, other.high)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, "moving" if self.moving else (self.low, self.high)))
+
+    def __repr__(self) -> str:
+        if self.moving:
+            return f"Box(limits that are parameters, shape={self.shape})"
+
+        def side(limit: tuple[float, ...]) -> str:
+            return (
+                f"{limit[0]:g}"
+                if len(set(limit)) == 1
+                else "[" + ", ".join(f"{v:g}" for v in limit[:4]) + (", …]" if len(limit) > 4 else "]")
+            )
+
+        return f"Box({side(self.low)}, {side(self.high)}, shape={self.shape})" if self.low else "Box(shape=())"
+
+    @property
+    def limits(self) -> tuple[Any, Any]:
+        """The lower and the upper limit of every entry, each of shape `shape`: NumPy arrays, or JAX arrays where the box moves."""
+        if self.moving:
+            return self.low, self.high
+        return np.asarray(self.low).reshape(self.shape), np.asarray(self.high).reshape(self.shape)
+
+    @property
+    def log_size(self) -> float:
+        low, high = self.limits
+        return jnp.sum(jnp.log(high - low)) if self.moving else float(np.log(high - low).sum())  # pyright: ignore[reportReturnType]
+
+    @property
+    def struct(self) -> Any:
+        return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> Array:
+        if not self.bounded:
+            raise ValueError(
+                f"{self} is unbounded and has no uniform law: give the energy a base it can be sampled from"
+            )
+        low, high = (jnp.asarray(limit, self.struct.dtype) for limit in self.limits)
+        u = jax.random.uniform(key, (n, *self.shape), self.struct.dtype)
+        return low[None] + u * (high - low)[None]
+
+    def problem(self, x: np.ndarray) -> str | None:
+        if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
+            return f"an array of dtype {x.dtype}"
+        low, high = (np.asarray(limit) for limit in self.limits)
+        good = (x >= low) & (x <= high) & np.isfinite(x)
+        return None if good.all() else _odd_one(x, good) + " is outside the limits"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Product(Space):
+    """Tuples of states, one from each space. Discrete if all its spaces are.
+
+    Example:
+        >>> Product(Binary(2), Categorical(1, k=3)).count
+        12
+    """
+
+    spaces: tuple[Space, ...]
+
+    def __init__(self, *spaces: Space):
+        if not spaces or not all(isinstance(space, Space) for space in spaces):
+            raise ValueError("Product needs one or more spaces, as Product(Binary(2), Real(3))")
+        if any(space.moving for space in spaces):
+            raise ValueError(
+                "a Box with limits that are parameters cannot be part of a Product: give it constant limits"
+            )
+        object.__setattr__(self, "spaces", spaces)
+
+    def __repr__(self) -> str:
+        return "Product(" + ", ".join(map(repr, self.spaces)) + ")"
+
+    @property
+    def discrete(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(space.discrete for space in self.spaces)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(space.shape for space in self.spaces)
+
+    @property
+    def struct(self) -> Any:
+        return tuple(space.struct for space in self.spaces)
+
+    @property
+    def log_size(self) -> float:
+        return sum(space.log_size for space in self.spaces)
+
+    @property
+    def count(self) -> int:
+        return math.prod(space.count for space in self.spaces)
+
+    def decode(self, index: Array) -> tuple[State, ...]:
+        if self.count > 2**32:
+            raise ValueError(f"{self} has {self.count} states: too many to number")
+        index = jnp.asarray(index).astype(jnp.uint32)
+        states = []
+        for space in reversed(self.spaces):
+            if space.count == 2**32:
+                states.append(space.decode(index))
+                index = jnp.zeros_like(index)
+            else:
+                states.append(space.decode(index % np.uint32(space.count)))
+                index = index // np.uint32(space.count)
+        return tuple(reversed(states))
+
+    def uniform(self, key: PRNGKeyArray, n: int) -> tuple[State, ...]:
+        return tuple(space.uniform(jax.random.fold_in(key, i), n) for i, space in enumerate(self.spaces))
+
+    def problem(self, x: np.ndarray) -> str | None:
+        raise NotImplementedError
+
+    def validate(self, x: Any, *, batch: bool = False) -> None:
+        if not isinstance(x, tuple) or len(x) != len(self.spaces):
+            raise ValueError(f"{self} wants a tuple of {len(self.spaces)} states, but got {type(x).__name__}")
+        for space, part in zip(self.spaces, x, strict=True):
+            space.validate(part, batch=batch)
+        if batch and len({np.shape(leaf)[0] for leaf in jax.tree.leaves(x)}) > 1:
+            raise ValueError(
+                f"{self} got parts with different numbers of states: {[np.shape(leaf)[0] for leaf in jax.tree.leaves(x)]}"
+            )

@@ -1,0 +1,412 @@
+"""Elimination in NumPy: what a model's tables give, exactly, and what it will cost. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lnz._graphs import barren_nodes, contraction, orders, preprocess, sparse_tables
+from lnz._graphs.barren_nodes import Dropped
+from lnz._graphs.orders import Plan, Scope
+from lnz._graphs.preprocess import Reduced
+
+PATIENCE = 3.0  # seconds of predicted work from which a sum over possible entries alone is tried
+HARD = 100.0  # seconds of the first tree, beyond which its possible entries are looked at before a long search
+TRIALS = 30.0  # seconds that these trials may take, and no more than a third of the predicted work
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What elimination may cost.
+
+    Attributes:
+        max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
+        max_seconds: where the predicted time is longer, there is no answer but a refusal with the figures.
+        search_seconds: processor time to look for an order; by default a third of the predicted work that a better one could spare.
+        seed: of that search.
+    """
+
+    max_memory: float | None = None
+    max_seconds: float = 3600.0
+    search_seconds: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_memory", "max_seconds", "search_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > (-1 if name == "search_seconds" else 0):
+                raise ValueError(f"{name} must be a number above 0, but is {value!r}")
+
+    @property
+    def memory(self) -> float:
+        """Bytes that tables may take: `max_memory`, or half of the machine's."""
+        half = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return half if self.max_memory is None else self.max_memory
+
+
+def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
+    """The contraction tree for a model. Raises ValueError, with the figures, where it would cost more than the limits.
+
+    Args:
+        every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
+    """
+    memory, passes = limits.memory, 1 + contraction.DOWN if every else 1
+    supported = _supported_plan(limits, model, every=every)
+    if supported is not None and supported.seconds < _first_look(limits, model) / 10:
+        return supported
+    try:
+        fitted = _dense_plan(limits, model, every=every)
+    except ValueError:  # beyond hope
+        if supported is None:
+            raise
+        return supported
+    need, seconds = fitted.all_bytes if every else fitted.peak_bytes, passes * fitted.seconds
+    refused = need > memory or seconds > limits.max_seconds
+    if supported is not None and (refused or supported.seconds < fitted.seconds):
+        return supported
+    if refused:
+        raise ValueError(
+            f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
+            f"{limits.max_seconds:g}. Raise them, give evidence, or take a stochastic route"
+        )
+    return fitted
+
+
+def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan | None:
+    """A tree over possible entries alone, where there are zeros, full tables would be dear, and one is found."""
+    if not any(table.size and table.min() == -np.inf for table in model.tables):
+        return None
+    expected = _first_look(limits, model)
+    if expected < PATIENCE:
+        return None
+    seconds = min(limits.max_seconds / (1 + contraction.DOWN if every else 1), expected / 3, TRIALS)
+    found = _supported(_Problem.of(model), limits.memory / (2 if every else 1), seconds, limits.seed)
+    if isinstance(found, str) or (found.all_bytes if every else found.peak_bytes) > limits.memory:
+        return None
+    return found
+
+
+def _first_look(limits: Limits, model: Reduced) -> float:
+    """The predicted seconds of the first tree; of the best that the search finds, where that is too long; of a short search, where it is hopeless."""
+    try:
+        if limits.search_seconds is not None:
+            return first_plan(limits, model).seconds
+        first = first_plan(dataclasses.replace(limits, search_seconds=0.0), model).seconds
+        if first < PATIENCE:
+            return first
+        return first_plan(limits if first < HARD else dataclasses.replace(limits, search_seconds=0.3), model).seconds
+    except ValueError:
+        return math.inf
+
+
+def _dense_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan:
+    sizes = tuple(model.sizes)
+    best = first_plan(limits, model)
+    fitted = orders.sliced(best, sizes, limits.memory, every=every)
+    if every:
+        return fitted
+    near = orders.sliced(
+        best, sizes, min(limits.memory, 2.0**26), every=False
+    )  # slices in the caches can be much quicker
+    return near if near.seconds < 0.8 * fitted.seconds else fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """A model that equals another where the same configurations are possible."""
+
+    model: Reduced = dataclasses.field(compare=False)
+    digest: bytes
+
+    @classmethod
+    def of(cls, model: Reduced) -> _Problem:
+        text = hashlib.sha256(repr((model.sizes, model.scopes)).encode())
+        for table in model.tables:
+            text.update(np.packbits(table > -np.inf).tobytes())
+        return cls(model, text.digest())
+
+
+@functools.lru_cache(maxsize=8)
+def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> Plan | str:
+    """A plan over possible entries alone, or why there is none: both are remembered."""
+    model = problem.model
+    try:
+        return sparse_tables.searched(
+            model.scopes, model.tables, model.sizes, memory=memory, seconds=seconds, seed=seed
+        )
+    except sparse_tables.TooDear as error:
+        return str(error)
+
+
+def first_plan(limits: Limits, model: Reduced) -> Plan:
+    """The cheapest tree that the search finds, whatever memory it takes."""
+    found, _ = _searched(tuple(model.scopes), tuple(model.sizes), limits.search_seconds, limits.seed)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _searched(
+    scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int
+) -> tuple[Plan | str, float]:
+    """The plan, or why there is none, and the processor time it took: remembered. A search without a limit of its own starts from the first order."""
+    begun, start = time.thread_time(), None
+    if seconds is None:
+        found, took = _searched(scopes, sizes, 0.0, seed)
+        if isinstance(found, str):
+            return found, took
+        start = found, took
+    try:
+        return orders.plan(scopes, sizes, seconds=seconds, seed=seed, start=start), time.thread_time() - begun
+    except ValueError as error:
+        return str(error), time.thread_time() - begun
+
+
+def described(variables: int, factors: int) -> str:
+    """Elimination in words, as an estimate names its route."""
+    return f"elimination of {variables:,} variables from {factors:,} factors"
+
+
+def rounding(log_z: Any, largest: Any, factors: int, eps: Any) -> Any:
+    """What rounding may have done to log Z (finite), in nats, of log-potentials up to `largest` in size, where 1 + eps is the next number."""
+    return eps * (32 + math.sqrt(factors)) * (1 + largest + abs(log_z))
+
+
+class Solver:
+    """The exact answers about one model, from log-potentials in NumPy.
+
+    Args:
+        cardinalities: of every variable.
+        scopes: the variables of every factor, in the order of its table's axes.
+        tables: log-potentials of every factor in nats, -inf where a configuration is impossible.
+        limits: what the answers may cost. Every method raises ValueError, with the figures, where it would cost more.
+        progress: told, after every step, the stage in words and the share of its predicted time that is done, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        scopes: Sequence[Scope],
+        tables: Sequence[np.ndarray],
+        limits: Limits,
+        *,
+        progress: Callable[[str, float], None] | None = None,
+    ):
+        self.cardinalities, self.scopes, self.tables, self.limits = cardinalities, scopes, tables, limits
+        self.progress = progress
+        self.reduced = preprocess.reduce(cardinalities, scopes, tables)
+
+    @functools.cached_property
+    def pruned(self) -> tuple[Reduced, list[Dropped]]:
+        """What log Z and samples need of the model: `barren_nodes.prune`."""
+        return barren_nodes.prune(self.reduced)
+
+    def plan(self, *, every: bool = False) -> Plan:
+        """The contraction tree for log Z; or one that keeps `every` table, for marginals and the most probable state."""
+        return plan_within(self.limits, self.reduced if every else self.pruned[0], every=every)
+
+    def log_partition(self) -> float:
+        """log Z, in nats; -inf where no configuration is possible."""
+        model, plan = self.pruned[0], self.plan()
+        if not model.possible:
+            return -math.inf
+        if plan.supports:
+            return _supports(model, plan, self.limits).log_total() + model.constant
+        done = self._meter("log Z", plan.seconds)
+        parts = [
+            contraction.log_total(contraction.upward(plan, leaves, model.sizes, keep=False, done=done)[-1])
+            for _, leaves in _tables(model, plan)
+        ]
+        return float(np.logaddexp.reduce(parts)) + model.constant
+
+    def rounding(self, log_z: float) -> float:
+        """What rounding may have done to log Z, in nats."""
+        finite = (np.abs(table, where=table > -np.inf, out=np.zeros(table.shape)) for table in self.tables)
+        largest = max((float(size.max(initial=0)) for size in finite), default=0.0)
+        return rounding(log_z if math.isfinite(log_z) else 0.0, largest, len(self.scopes), np.finfo(float).eps)
+
+    def marginals(self) -> list[np.ndarray]:
+        """P(x_i) of every variable: arrays (k_i,). All zero where Z is."""
+        model, (log_z, leaves) = self.reduced, self._beliefs()
+        home: dict[int, int] = {}
+        for leaf in sorted(range(len(leaves)), key=lambda leaf: -leaves[leaf].size):
+            home.update(dict.fromkeys(model.scopes[leaf], leaf))  # the smallest table of every variable
+        found = []
+        for i, k in enumerate(self.cardinalities):
+            belief = np.zeros(k)
+            if i in home:
+                axes = tuple(axis for axis, v in enumerate(model.scopes[home[i]]) if v != i)
+                belief[model.domains[i]] = leaves[home[i]].sum(axis=axes)
+            elif log_z > -math.inf:
+                belief[model.domains[i]] = 1 / len(model.domains[i])
+            found.append(belief)
+        return found
+
+    def factor_marginals(self) -> list[np.ndarray]:
+        """P(x_scope) of every factor, with zeros at the values that were pruned. All zero where Z is."""
+        return self.log_partition_and_factor_marginals()[1]
+
+    def log_partition_and_factor_marginals(self) -> tuple[float, list[np.ndarray]]:
+        """log Z and P(x_scope) of every factor, by one pass up the tree and one down."""
+        log_z, beliefs = self._beliefs()
+        if log_z == -math.inf:
+            return log_z, [np.zeros([self.cardinalities[i] for i in scope]) for scope in self.scopes]
+        return log_z, self.reduced.spread(beliefs, self.cardinalities, self.scopes)
+
+    def entropy(self) -> float:
+        """-Σ p log p, in nats: log Z - Σ_f E[φ_f]."""
+        log_z, beliefs = self.log_partition_and_factor_marginals()
+        contraction.refuse_impossible(log_z)
+        return log_z - sum(
+            float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, self.tables, strict=True)
+        )
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """n independent exact samples: the numbers of the values (n, variables)."""
+        model, dropped = self.pruned
+        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
+        plan = plan_within(self.limits, model, every=True)
+        labels = self._drawn(model, plan, rng, n)
+        for i in model.free:
+            labels[:, i] = rng.integers(model.sizes[i], size=n)
+        for part in reversed(dropped):
+            part.draw(rng, labels)
+        return model.restore(labels)
+
+    def _drawn(self, model: Reduced, plan: Plan, rng: np.random.Generator, n: int) -> np.ndarray:
+        if plan.supports:
+            return _supports(model, plan, self.limits).sample(rng, n)
+        done = self._meter("samples", 2 * plan.seconds)
+
+        def nodes(leaves: list[contraction.Table]) -> list[Any]:
+            return contraction.upward(plan, leaves, model.sizes, keep=True, done=done)
+
+        logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in _tables(model, plan)])
+        contraction.refuse_impossible(logs.max(initial=-np.inf))
+        shares = np.exp(logs - logs.max())
+        counts = rng.multinomial(n, shares / shares.sum())
+        parts = [np.zeros((0, len(model.sizes)), np.int64)]
+        for count, (fixed, leaves) in zip(counts, _tables(model, plan), strict=True):
+            if count:
+                labels = contraction.descend(plan, nodes(leaves), model.sizes, int(count), contraction.drawn(rng))
+                labels[:, list(fixed)] = list(fixed.values())
+                parts.append(labels)
+        labels = np.concatenate(parts)
+        return labels[rng.permutation(n)] if len(parts) > 2 else labels
+
+    def most_probable(self) -> np.ndarray:
+        """The most probable configuration (one of them, where several are): the numbers of its values (variables,)."""
+        return self.n_best(1)[0][0]
+
+    def n_best(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The n most probable configurations, the best first: the numbers of their values (rows, variables), and log-weights (rows,), log p + log Z.
+
+        Which of several of one weight come first, and which are left out at the end, is arbitrary. Fewer rows where fewer are possible.
+        """
+        model, plan = self.reduced, self.plan(every=True)
+        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
+        if plan.supports and n > 1:
+            raise ValueError(
+                f"only the most probable state is served where full tables are too dear, not the first {n}: ask for one"
+            )
+        labels = _supports(model, plan, self.limits).most_probable() if plan.supports else self._best(model, plan, n)
+        for i in model.free:
+            k = model.sizes[i]
+            labels = np.repeat(labels, k, axis=0)[:n]
+            labels[:, i] = np.arange(len(labels)) % k
+        labels = model.restore(labels)
+        weights = np.zeros(len(labels))
+        for scope, table in zip(self.scopes, self.tables, strict=True):
+            weights += table[tuple(labels[:, i] for i in scope)]
+        order = np.argsort(-weights, kind="stable")
+        return labels[order], weights[order]
+
+    def _best(self, model: Reduced, plan: Plan, n: int) -> np.ndarray:
+        """The labels (rows, variables) of the n largest products, the largest first."""
+        labels, totals = np.zeros((0, len(model.sizes)), np.int64), np.zeros(0)
+        done = self._meter("most probable states", plan.seconds)
+        for fixed, leaves in _slices(model, plan):
+            nodes = contraction.upward_max(plan, leaves, model.sizes, done=done)
+            if len(totals) == n and float(nodes[-1].values) <= totals[-1]:
+                continue
+            found, values = contraction.descend_best(plan, nodes, model.sizes, n)
+            found[:, list(fixed)] = list(fixed.values())
+            labels, totals = np.concatenate([labels, found]), np.concatenate([totals, values])
+            order = contraction.best_first(totals, n)
+            labels, totals = labels[order], totals[order]
+        contraction.refuse_impossible(totals.max(initial=-np.inf))
+        return labels
+
+    def _beliefs(self) -> tuple[float, list[np.ndarray]]:
+        """log Z and the marginals of the reduced tables; all zero where Z is."""
+        model = self.reduced
+        total = [np.zeros(table.shape) for table in model.tables]
+        if not model.possible:
+            return -math.inf, total
+        plan = self.plan(every=True)
+        if plan.supports:
+            log_z, beliefs = _supports(model, plan, self.limits).beliefs()
+            return log_z + model.constant, beliefs
+        running = -np.inf
+        done = self._meter("marginals", (1 + contraction.DOWN) * plan.seconds)
+        for fixed, leaves in _tables(model, plan):
+            nodes = contraction.upward(plan, leaves, model.sizes, keep=True, done=done)
+            log_z = contraction.log_total(nodes[-1])
+            if log_z == -np.inf:
+                continue
+            new = float(np.logaddexp(running, log_z))
+            old_share, share = math.exp(running - new), math.exp(log_z - new)
+            running = new
+            for leaf, belief in enumerate(contraction.downward(plan, nodes, model.sizes, done=done)):
+                scope = model.scopes[leaf]
+                rest = tuple(v for v in scope if v not in fixed)
+                if old_share < 1:
+                    total[leaf] *= old_share
+                place = tuple(fixed.get(v, slice(None)) for v in scope)
+                total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
+        return running + model.constant, total
+
+    def _meter(self, stage: str, seconds: float) -> contraction.Done | None:
+        """What turns the predicted seconds of steps into shares of a stage, and tells `progress`."""
+        if self.progress is None:
+            return None
+        tell, made = self.progress, 0.0
+
+        def done(more: float) -> None:
+            nonlocal made
+            made += more
+            tell(stage, min(1.0, made / seconds))
+
+        return done
+
+
+def _supports(model: Reduced, plan: Plan, limits: Limits) -> sparse_tables.Sums:
+    most = limits.memory / sparse_tables.ENTRY_BYTES
+    return sparse_tables.Sums(plan, model.scopes, model.tables, model.sizes, most=most, seconds=limits.max_seconds)
+
+
+def _slices(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
+    """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
+    for values in itertools.product(*(range(len(model.domains[v])) for v in plan.sliced)):
+        fixed = dict(zip(plan.sliced, values, strict=True))
+        leaves = []
+        for leaf, (scope, table) in enumerate(zip(model.scopes, model.tables, strict=True)):
+            rest = [v for v in scope if v not in fixed]
+            part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
+            leaves.append(np.asarray(contraction.permuted(part, rest, plan.scopes[leaf]), order="C"))
+        yield fixed, leaves
+
+
+def _tables(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
+    for fixed, leaves in _slices(model, plan):
+        yield fixed, [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)]

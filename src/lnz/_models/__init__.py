@@ -1,0 +1,1 @@
+"""The models: energies with structure that routes and kernels can use."""

@@ -1,0 +1,38 @@
+"""Checks of log-potentials that several models of labels share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lnz._core.frozen import is_traced
+
+
+def floats(x: Any) -> Array:
+    """An array of floating-point numbers, in its own precision if it has one."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+
+
+def booleans(name: str, values: Any, shape: tuple[int, ...]) -> Array:
+    """An array of booleans of this shape; ValueError for anything else."""
+    values = jnp.asarray(values)
+    if values.dtype != bool or values.shape != shape:
+        raise ValueError(f"{name} must be booleans of shape {shape}, but got {values.dtype} of shape {values.shape}")
+    return values
+
+
+def refuse_bad(name: str, values: Array | None) -> None:
+    """Raise ValueError where Python can see a log-potential that is NaN or +inf."""
+    if values is None or is_traced(values):
+        return
+    numbers = np.asarray(values.astype(jnp.result_type(float)))
+    bad = np.argwhere(np.isnan(numbers) | (numbers == np.inf))
+    if len(bad):
+        place = tuple(int(i) for i in bad[0])
+        raise ValueError(
+            f"{name} hold {numbers[place]} at {place}: log-potentials are finite, or -inf where a label is impossible"
+        )

@@ -1,0 +1,58 @@
+"""An energy with a parameter that stands for its own log Z."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lnz._core.energy import Energy, as_energy
+from lnz._core.spaces import Space, State
+from lnz._models.independent import as_float, base_of
+
+
+class SelfNormalised(Energy):
+    """E(x) + c, where the parameter c stands for log Z: exp(-E(x) - c) is meant to be a probability by itself, and learning sees to it.
+
+    Its own log Z is that of E less c: 0 where c is right. Learn it by `NoiseContrastive`, and take the fitted model from `.energy`.
+
+    Args:
+        energy: any energy.
+        log_z: c to start from, in nats.
+
+    Example:
+        >>> import lnz
+        >>> model = lnz.SelfNormalised(lnz.Gaussian([0.0], [1.0]), log_z=0.9)
+        >>> round(float(lnz.log_partition(model).value), 4)  # ½ log 2π - 0.9
+        0.0189
+    """
+
+    energy: Energy
+    log_z: Float[Array, ""]
+
+    def __init__(self, energy: Any, log_z: Any = 0.0):
+        number = jnp.asarray(log_z, jnp.result_type(float)) if isinstance(log_z, int | float) else as_float(log_z)
+        self.energy, self.log_z = as_energy(energy), number
+        if self.log_z.shape != ():
+            raise ValueError(f"log_z is one number, but got an array of shape {self.log_z.shape}")
+
+    @property
+    def space(self) -> Space:
+        return self.energy.space
+
+    @property
+    def observed(self) -> Space:
+        return self.energy.observed
+
+    def __call__(self, x: State) -> Array:
+        return self._shifted(self.energy(x))
+
+    def free_energy(self, v: State) -> Array:
+        return self._shifted(self.energy.free_energy(v))
+
+    def base(self) -> Energy:
+        return base_of(self.energy)
+
+    def _shifted(self, e: Array) -> Array:
+        return e + self.log_z.astype(e.dtype)

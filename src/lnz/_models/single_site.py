@@ -1,0 +1,66 @@
+"""What every change of a single unit of a discrete state does to log p̃: all that objectives of conditionals need."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lnz._core.energy import Energy
+from lnz._core.spaces import Binary, Categorical, Labels, Spin, State
+
+_STATES = 64  # whose energies are taken at once where an energy has no conditionals of its own
+
+
+def single_changes(energy: Energy, v: State) -> Float[Array, "sites others"]:
+    """log p̃(v with unit i on its j-th next value, round and round) - log p̃(v), in nats: one column for bits and spins, k - 1 for k categories.
+
+    By the energy's `conditionals` where it has them, otherwise by the energies of all changed states, some at a time, whose intermediate values
+    are computed again for the derivative. -inf where the change is impossible, and where a unit has fewer values; +inf where v itself is impossible.
+
+    Raises:
+        ValueError: for an energy whose observed states are not discrete units.
+    """
+    reason = units_refusal(energy)
+    if reason is not None:
+        raise ValueError(reason)
+    space: Any = energy.observed
+    counts = np.broadcast_to(np.asarray(getattr(space, "cardinalities", space.categories)), (space.size,))
+    # Numbers of the values: where each unit stands, and where it would go.
+    number = jnp.asarray(v).reshape(-1)
+    number = (number > 0) if isinstance(space, Binary | Spin) else number
+    number = number.astype(jnp.int32)
+    steps = jnp.arange(1, max(2, counts.max(initial=1)), dtype=jnp.int32)
+    next_ = (number[:, None] + steps[None]) % jnp.asarray(counts, jnp.int32)[:, None]
+    exists = np.arange(1, 1 + len(steps)) < counts[:, None]
+    offered = getattr(energy, "conditionals", None)
+    if offered is not None:
+        rows = offered(v)
+        here, there = jnp.take_along_axis(rows, number[:, None], 1), jnp.take_along_axis(rows, next_, 1)
+    else:
+        values = (2 * next_ - 1 if isinstance(space, Spin) else next_).astype(v.dtype)
+        flat, sites = v.reshape(-1), jnp.arange(space.size, dtype=jnp.int32)
+
+        @jax.checkpoint
+        def changed(change: tuple[Array, Array]) -> Array:
+            site, value = change
+            return -energy.free_energy(flat.at[site].set(value).reshape(v.shape))
+
+        here = -energy.free_energy(v)[None, None]
+        each = (jnp.repeat(sites, len(steps)), values.reshape(-1))
+        there = jax.lax.map(changed, each, batch_size=min(_STATES, each[0].size)).reshape(values.shape)
+    impossible = here == -jnp.inf
+    gains = there - jnp.where(impossible, 0, here)
+    return jnp.where(exists, jnp.where(impossible, jnp.inf, gains), -jnp.inf)
+
+
+def units_refusal(energy: Energy) -> str | None:
+    """Why the observed states are not discrete units, in words, or None."""
+    space = energy.observed
+    if isinstance(space, Binary | Spin | Categorical | Labels) and math.prod(space.shape) > 0:
+        return None
+    return f"conditionals of single units need a Binary, Spin, Categorical or Labels space, not {space}"

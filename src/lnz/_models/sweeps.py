@@ -1,0 +1,137 @@
+"""Gibbs sweeps over classes of sites: how states are laid out for speed, and the loop over the classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._core.spaces import Categorical, Space
+from lnz._models import units
+
+
+class Sweep(NamedTuple):
+    """One Gibbs sweep, on states in the layout that is fastest: run `pack`, any number of times `step`, and `unpack`.
+
+    Attributes:
+        pack: states (n, *shape) to the layout, any pytree.
+        step: a random key and packed states to packed states: every site once, from its conditional law.
+        back: the step with its classes in the opposite order. Drawing one class leaves the law in detailed balance, so this is the reversal
+            of `step`: p(x) P(x → y) = p(y) P_back(y → x).
+        unpack: packed states to states (n, *shape), in a dtype of the sweep's own.
+        energy: packed states to energies (n,) in nats, where the layout makes that cheap.
+    """
+
+    pack: Callable[[Array], Any]
+    step: Callable[[PRNGKeyArray, Any], Any]
+    back: Callable[[PRNGKeyArray, Any], Any]
+    unpack: Callable[[Any], Array]
+    energy: Callable[[Any], Array] | None = None
+
+    def once(self, key: PRNGKeyArray, v: Array) -> Array:
+        """One sweep of states (n, *shape), in their dtype."""
+        return self.unpack(self.step(key, self.pack(v))).astype(v.dtype)
+
+    def reversal(self) -> Sweep:
+        """The sweep whose step is `back`."""
+        return self._replace(step=self.back, back=self.step)
+
+
+class Layout(NamedTuple):
+    """Sites class by class, each class padded to the longest: where every site lies, and which site lies where.
+
+    Attributes:
+        order: (classes, length), the site of every place, or -1.
+        place: (sites,), the place of every site in the flattened order.
+    """
+
+    order: np.ndarray
+    place: np.ndarray
+
+
+def layout(classes: Sequence[Any]) -> Layout:
+    """The layout of these classes, which have every site once."""
+    length = max((len(members) for members in classes), default=0)
+    order = np.full((len(classes), length), -1)
+    for row, members in zip(order, classes, strict=True):
+        row[: len(members)] = members
+    place = np.empty(int((order >= 0).sum()), np.int32)
+    place[order[order >= 0]] = np.flatnonzero(order.ravel() >= 0)
+    return Layout(order, place)
+
+
+def neighbour_sum(owner: np.ndarray, sites: Layout) -> Callable[[Array, Array, Callable[[Array], Array]], Array]:
+    """How the terms that sites feel are summed: a function of a class number, its own potentials, and the terms of any entries.
+
+    Column after column of a table of every site's entries; or, where few sites own most entries, by a scatter of all of the class.
+
+    Args:
+        owner: (entries,), the site that feels each entry. Entry number -1 must be a term of 0.
+        sites: where the sites lie.
+    """
+    count, (classes, length) = len(sites.place), sites.order.shape
+    degree = np.bincount(owner, minlength=count)
+    if sites.order.size * degree.max(initial=0) <= 8 * len(owner) + 64:
+        table = np.full(
+            (count + 1, degree.max(initial=0)), -1, np.int32
+        )  # the last row is that of places without a site
+        by_site = np.argsort(owner, kind="stable")
+        table[owner[by_site], np.arange(len(owner)) - np.repeat(np.cumsum(degree) - degree, degree)] = by_site
+        columns = jnp.asarray(table[sites.order].transpose(0, 2, 1))
+
+        def by_columns(c: Array, own: Array, term: Callable[[Array], Array]) -> Array:
+            add = lambda total, entries: (total + term(entries), None)  # noqa: E731
+            return jax.lax.scan(add, own, columns[c], unroll=max(1, min(8, columns.shape[1])))[0]
+
+        return by_columns
+    class_of, row = np.divmod(sites.place[owner], length)
+    most = np.bincount(class_of, minlength=classes).max(initial=0)
+    entries, rows = np.full((classes, most), -1, np.int32), np.zeros((classes, most), np.int32)
+    for c in range(classes):
+        mine = np.flatnonzero(class_of == c)
+        entries[c, : len(mine)], rows[c, : len(mine)] = mine, row[mine]
+    entries, rows = jnp.asarray(entries), jnp.asarray(rows)
+    return lambda c, own, term: own.at[rows[c]].add(term(entries[c]))
+
+
+def class_sweep(space: Space, sites: Layout, potentials: Callable[[Array, Array], Array]) -> Sweep:
+    """Class after class, drawn from the log-potentials of its sites given all others.
+
+    States are packed as (classes · length, chains): booleans (spin up) or int32 categories.
+
+    Args:
+        space: `Spin` or `Categorical`, of the states.
+        sites: where the sites lie.
+        potentials: class number and packed states to log-potentials (length, chains) or (length, chains, k).
+    """
+    classes, length = sites.order.shape
+    categorical = isinstance(space, Categorical)
+    source = np.maximum(sites.order.ravel(), 0).astype(np.int32)
+
+    def pack(v: Array) -> Array:
+        flat = v.reshape(v.shape[0], -1).T
+        return (flat.astype(jnp.int32) if categorical else flat > 0)[source]
+
+    def through(key: PRNGKeyArray, x: Array, *, last_first: bool) -> Array:
+        def update(i: Array, x: Array) -> Array:
+            c = classes - 1 - i if last_first else i
+            site_key, pull = jax.random.fold_in(key, c), potentials(c, x)
+            if categorical:
+                new = units.sample_first_axis(site_key, jnp.moveaxis(pull, -1, 0))
+            else:
+                new = jax.random.uniform(site_key, pull.shape, pull.dtype) < jax.nn.sigmoid(2 * pull)
+            return jax.lax.dynamic_update_slice_in_dim(x, new, c * length, 0)
+
+        return jax.lax.fori_loop(0, classes, update, x)
+
+    def unpack(x: Array) -> Array:
+        flat = x[sites.place].T.reshape(x.shape[1], *space.shape)
+        return flat if categorical else jnp.where(flat, 1, -1).astype(jnp.int8)
+
+    step, back = (functools.partial(through, last_first=way) for way in (False, True))
+    return Sweep(pack, step, back, unpack)

@@ -1,1 +1,0 @@
-"""Stochastic estimates of log Z."""

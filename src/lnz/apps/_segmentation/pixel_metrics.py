@@ -1,0 +1,59 @@
+"""How well pixels are labelled: pixel accuracy and the intersection over union of every class."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+
+class Confusion(NamedTuple):
+    """Counts of pixels by true and by found class.
+
+    Attributes:
+        counts: whole numbers (K, K), rows the true classes and columns the found ones.
+    """
+
+    counts: Int[Any, "K K"]
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """The share of pixels whose class was found; NaN without any pixel."""
+        total = self.counts.sum()
+        return float(np.trace(self.counts) / total) if total else float("nan")
+
+    @property
+    def iou(self) -> np.ndarray:
+        """|true ∩ found| / |true ∪ found| of every class, NaN for a class that is neither there nor found."""
+        hit = np.diag(self.counts).astype(float)
+        union = self.counts.sum(0) + self.counts.sum(1) - hit
+        return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+
+    @property
+    def mean_iou(self) -> float:
+        """The mean of `iou` over the classes that are there or found."""
+        found = self.iou
+        return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+
+
+def confusion(truth: Int[Any, "*shape"], found: Int[Any, "*shape"], classes: int) -> Confusion:
+    """Count pixels by their true and their found class. Pixels whose true class is negative are left out.
+
+    Raises:
+        ValueError: where the shapes differ, or a class is `classes` or more.
+
+    Example:
+        >>> import lnz
+        >>> score = lnz.apps.confusion([[0, 1], [1, -1]], [[0, 1], [0, 0]], 2)
+        >>> round(score.pixel_accuracy, 3), score.mean_iou
+        (0.667, 0.5)
+    """
+    truth, found = np.asarray(truth), np.asarray(found)
+    if truth.shape != found.shape:
+        raise ValueError(f"labels of shape {truth.shape} cannot be compared with labels of shape {found.shape}")
+    scored = truth >= 0
+    pairs = truth[scored].astype(np.int64), found[scored].astype(np.int64)
+    if any(len(y) and not (y.min() >= 0 and y.max() < classes) for y in pairs):
+        raise ValueError(f"labels of {classes} classes lie between 0 and {classes - 1}, but some do not")
+    return Confusion(np.bincount(pairs[0] * classes + pairs[1], minlength=classes**2).reshape(classes, classes))

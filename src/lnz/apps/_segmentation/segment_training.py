@@ -1,0 +1,376 @@
+"""Training a segmenter: the unary net first, then its context by any objective. A run is the same however it was cut and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from lnz._core.checkpoint import CheckpointError, load_tree, save_tree
+from lnz._models.random_field import RandomField
+from lnz._models.structures import Grid
+from lnz.apps._segmentation.neural_potentials import Potentials
+from lnz.apps._segmentation.reading import VOID, LabelledImages, check_for_training
+from lnz.apps._segmentation.segment_settings import OBJECTIVES, Settings
+from lnz.apps._segmentation.segmenter import Segmenter
+from lnz.apps._segmentation.variation import varied
+from lnz.crf._conditional_objectives import Likelihood, PseudoLikelihood
+from lnz.io._data import DataError
+from lnz.learning._fit import Diverged
+from lnz.learning._loop import orders
+from lnz.learning._resume import digest
+
+STAGES = ("unary", "context")
+_CLIP = 5.0  # the largest norm of a gradient
+_WARM = 0.1  # of a stage's updates, in which the learning rate rises
+
+
+class Look(NamedTuple):
+    """What is known after an epoch.
+
+    Attributes:
+        stage: "unary" or "context".
+        epoch: of the stage, from 1.
+        loss: the mean objective of the epoch, in nats per node.
+        validation: the same on the images held out, or None.
+    """
+
+    stage: str
+    epoch: int
+    loss: float
+    validation: float | None
+
+
+class _State(eqx.Module):
+    """All that changes: what a checkpoint holds."""
+
+    model: Potentials
+    optimizer: Any
+    best: Potentials
+    best_loss: Array
+    stage: Array  # 0, 1; 2 when all is done
+    epoch: Array  # of the stage, epochs done
+    stale: Array  # epochs since the best one
+    step: Array  # updates of the stage
+
+
+class Training:
+    """A training run, an epoch at a time: `state = run.init()`, `state, look = run.epoch(state)` until `run.finished(state)`.
+
+    Args:
+        data: labelled images.
+        settings: everything else.
+
+    Raises:
+        DataError: for data that cannot be learned from: see `lnz.apps.read_segmentation`, `check_for_training` and `Architecture`.
+        ValueError: where the objective refuses the field, such as exact sums on a wide map.
+    """
+
+    def __init__(self, data: LabelledImages, settings: Settings):
+        check_for_training(data)
+        held = round(settings.validation * len(data))
+        if settings.validation > 0 and not 1 <= held < len(data):
+            raise DataError(
+                f"{data.source}: {len(data)} images leave none to hold out, or none to train on, at a share of {settings.validation:g}. Give more "
+                "images, or another share"
+            )
+        self.settings, self.architecture = settings, settings.architecture(data)
+        self.key, self._optimizer = jax.random.key(settings.seed), _adam(settings.weight_decay)
+        order = np.random.default_rng(settings.seed).permutation(len(data))
+        self.train, self.held_out = data[order[held:]], data[order[:held]] if held else None
+        self.batch = min(settings.batch_size, len(self.train))
+        self._parts = {
+            name: (jnp.asarray(part.images), jnp.asarray(part.labels, jnp.int32))
+            for name, part in (("train", self.train), ("held_out", self.held_out))
+            if part is not None and part.labels is not None
+        }
+        self._refuse()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What must be the same for a run to resume."""
+        return dataclasses.asdict(self.settings) | {"scales": list(self.settings.scales), "data": digest(self._parts)}
+
+    def init(self) -> _State:
+        """The state before the first epoch."""
+        model = Potentials(self.architecture, jax.random.fold_in(self.key, 0))
+        zero = jnp.zeros((), jnp.int32)
+        infinite = jnp.asarray(jnp.inf, jnp.float32)
+        return _State(model, self._moments(model), model, infinite, zero, zero, zero, zero)
+
+    def finished(self, state: _State) -> bool:
+        """Whether all stages are done."""
+        return int(state.stage) >= len(STAGES)
+
+    def epoch(self, state: _State) -> tuple[_State, Look]:
+        """One pass over the training images, and a look at those held out. Ends the stage where that is due."""
+        stage, number = int(state.stage), int(state.epoch)
+        key = jax.random.fold_in(self.key, 1 + stage)
+        n = len(self.train)
+        order = orders(key, number, 1, n, self.batch)
+        batches = -(-n // self.batch)
+        model, optimizer, step = state.model, state.optimizer, int(state.step)
+        losses = []
+        for i in range(batches):
+            rows = order[i * self.batch : (i + 1) * self.batch]
+            here = jnp.arange(i * self.batch, (i + 1) * self.batch, dtype=jnp.int32) < n
+            rate = self._rate(stage, step, batches)
+            model, optimizer, loss = _update(
+                self.settings.objective,
+                self.settings.vary,
+                self._optimizer,
+                model,
+                optimizer,
+                *self._parts["train"],
+                rows,
+                here,
+                jax.random.fold_in(key, step),
+                rate,
+                stage,
+            )
+            losses.append(loss)
+            step += 1
+        total = float(jnp.mean(jnp.stack(losses)))
+        if not math.isfinite(total):
+            raise Diverged(
+                f"the objective became {total} in epoch {number + 1} of the stage {STAGES[stage]}. Use a lower learning rate"
+            )
+        held = self.validation_loss(model, stage) if self.held_out is not None else None
+        better = held is None or held < float(state.best_loss)
+        state = _State(
+            model,
+            optimizer,
+            model if better else state.best,
+            jnp.asarray(held if better and held is not None else state.best_loss, jnp.float32),
+            state.stage,
+            state.epoch + 1,
+            jnp.zeros((), jnp.int32) if better else state.stale + 1,
+            jnp.asarray(step, jnp.int32),
+        )
+        if number + 1 >= self._epochs(stage) or int(state.stale) >= self.settings.patience:
+            state = self._next_stage(state)
+        return state, Look(STAGES[stage], number + 1, total, held)
+
+    def validation_loss(self, model: Potentials, stage: int) -> float:
+        """The objective of a stage on the images held out, in nats per node."""
+        images, labels = self._parts["held_out"]
+        sums, nodes = 0.0, 0.0
+        for start in range(0, len(images), self.batch):
+            rows = np.minimum(np.arange(start, start + self.batch), len(images) - 1)
+            here = np.arange(start, start + self.batch) < len(images)
+            a, b = _measured(model, images[rows], labels[rows], jnp.asarray(here), stage, self.settings.objective)
+            sums, nodes = sums + float(a), nodes + float(b)
+        return sums / nodes
+
+    def _epochs(self, stage: int) -> int:
+        return (self.settings.epochs, self.settings.context_epochs)[stage]
+
+    def _rate(self, stage: int, step: int, batches: int) -> Array:
+        share = (step + 1) / (self._epochs(stage) * batches)
+        rising = min(1.0, share / _WARM)
+        return jnp.asarray(self.settings.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share)), jnp.float32)
+
+    def _next_stage(self, state: _State) -> _State:
+        """Begin the next stage, from the best model of this one."""
+        stage = int(state.stage) + 1
+        while stage < len(STAGES) and not self._epochs(stage):
+            stage += 1
+        zero = jnp.zeros((), jnp.int32)
+        infinite, stage = jnp.asarray(jnp.inf, jnp.float32), jnp.asarray(stage, jnp.int32)
+        return _State(state.best, self._moments(state.best), state.best, infinite, stage, zero, zero, zero)
+
+    def _moments(self, model: Potentials) -> Any:
+        """The optimiser's first state: all weights are one vector, which compiles much faster than a leaf at a time."""
+        return self._optimizer.init(ravel_pytree(eqx.filter(model, eqx.is_inexact_array))[0])
+
+    def _refuse(self) -> None:
+        """Raise where log Z cannot be taken on this map."""
+        objective, a = OBJECTIVES[self.settings.objective], self.architecture
+        if not self.settings.context_epochs or not isinstance(objective, Likelihood):
+            return
+        structure = Grid(a.map_shape, [offset for offsets in a.offsets for offset in offsets])
+        field = RandomField(structure, jnp.zeros((*a.map_shape, a.classes)))
+        jax.eval_shape(objective.loss, field, jnp.zeros(a.map_shape, jnp.int32))
+
+
+class FittedSegmenter(NamedTuple):
+    """What `fit_segmenter` returns.
+
+    Attributes:
+        segmenter: the best one.
+        looks: one an epoch.
+        training: the run, with its data divided.
+    """
+
+    segmenter: Segmenter
+    looks: list[Look]
+    training: Training
+
+
+def fit_segmenter(
+    data: LabelledImages,
+    *,
+    checkpoint: str | Path | None = None,
+    on_look: Callable[[Look], None] | None = None,
+    **settings: Any,
+) -> FittedSegmenter:
+    """Train a segmenter on labelled images: trunk and unary net by cross-entropy, then nodes and pairs by the objective.
+
+    What is chosen on held-out images comes last: the scale of each relation, then weights and widths of the dense field; without such images
+    they stay at 1 and at their defaults.
+
+    Args:
+        data: labelled images, see `lnz.apps.read_segmentation`.
+        checkpoint: a file that is written after every epoch, and resumed from where it exists.
+        on_look: called after every epoch.
+        settings: see `lnz.apps._segmentation.segment_settings.Settings`.
+
+    Raises:
+        DataError: for data that cannot be learned from.
+        ValueError: for settings that cannot serve.
+        CheckpointError: where the checkpoint is damaged or of another run.
+        Diverged: where the objective becomes NaN or infinite.
+
+    Source: Lin, Shen, van den Hengel, Reid 2016, "Efficient piecewise training of deep structured models for semantic segmentation".
+
+    Example:
+        >>> import numpy as np, lnz
+        >>> rng = np.random.default_rng(0)
+        >>> labels = rng.integers(0, 2, (6, 1, 4)).repeat(8, 1).repeat(4, 2)  # stripes
+        >>> images = (50 + 150 * labels[..., None].repeat(3, -1)).astype(np.uint8)
+        >>> data = lnz.apps.LabelledImages(images, labels, 2, tuple("abcdef"), "stripes")
+        >>> fitted = lnz.apps.fit_segmenter(data, stride=2, channels=8, epochs=12, context_epochs=2, validation=0, learning_rate=0.01, vary=False)
+        >>> bool((fitted.segmenter.predict(images).labels == labels).mean() > 0.9)
+        True
+    """
+    from lnz.apps._segmentation.selection import fitted_dense, fitted_scales
+
+    training = Training(data, Settings(**settings))
+    state, looks = _restored(training, checkpoint)
+    while not training.finished(state):
+        state, look = training.epoch(state)
+        looks.append(look)
+        if checkpoint is not None:
+            about = {"settings": training.about, "looks": [list(look) for look in looks]}
+            save_tree(checkpoint, eqx.filter(state, eqx.is_array), about)
+        if on_look is not None:
+            on_look(look)
+    segmenter = Segmenter(state.model)
+    if training.held_out is not None:
+        if training.settings.context_epochs:
+            segmenter = fitted_scales(segmenter, training.held_out)
+        segmenter = fitted_dense(segmenter, training.held_out)
+    return FittedSegmenter(segmenter, looks, training)
+
+
+def _restored(training: Training, checkpoint: str | Path | None) -> tuple[_State, list[Look]]:
+    state = training.init()
+    if checkpoint is None or not Path(checkpoint).exists():
+        return state, []
+    arrays, rest = eqx.partition(state, eqx.is_array)
+    arrays, about = load_tree(checkpoint, arrays, with_metadata=True)
+    for name, value in training.about.items():
+        if about.get("settings", {}).get(name) != value:
+            raise CheckpointError(
+                f"{checkpoint} is a checkpoint of another run: its {name} is {about.get('settings', {}).get(name)}, but this run's is {value}. "
+                "Use the settings and data it was made with, or another checkpoint file."
+            )
+    return eqx.combine(arrays, rest), [Look(*look) for look in about["looks"]]
+
+
+@functools.lru_cache(maxsize=16)
+def _adam(weight_decay: float) -> Any:
+    """AdamW without its learning rate; one object for equal settings, so that compiled programs are shared."""
+    import optax
+
+    return optax.chain(optax.clip_by_global_norm(_CLIP), optax.scale_by_adam(), optax.add_decayed_weights(weight_decay))
+
+
+def coarse_labels(labels: Int[Array, "n height width"], stride: int, classes: int) -> Int[Array, "n rows columns"]:
+    """The most frequent class among the pixels of every node, -1 where at least half of them are not scored."""
+    n, height, width = labels.shape
+    rows, columns = -(-height // stride), -(-width // stride)
+    counts = jax.nn.one_hot(labels, classes, dtype=jnp.int32)
+    counts = jnp.pad(counts, ((0, 0), (0, rows * stride - height), (0, columns * stride - width), (0, 0)))
+    counts = counts.reshape(n, rows, stride, columns, stride, classes).sum((2, 4), dtype=jnp.int32)
+    across, down = (np.minimum(stride, m - stride * np.arange(-(-m // stride))) for m in (width, height))
+    scored = 2 * counts.sum(-1, dtype=jnp.int32) > jnp.asarray(np.outer(down, across), jnp.int32)[None]
+    return jnp.where(scored, jnp.argmax(counts, -1).astype(jnp.int32), VOID)
+
+
+def _sum(model: Any, images: Array, labels: Array, here: Array, stage: int, objective: str) -> tuple[Array, Array]:
+    """The objective of a stage summed over the images that are here, and the number of their nodes."""
+    features = model.features(images)
+    if stage == 1:
+        features = jax.lax.stop_gradient(features)
+
+    def one(x: Array, y: Array) -> Array:
+        field = model.field(x, mask=y >= 0, context=stage == 1)
+        chosen = (
+            OBJECTIVES[objective] if stage == 1 else PseudoLikelihood()
+        )  # without edges: the cross-entropy of nodes
+        return chosen.loss(field, y)
+
+    a = model.architecture
+    labels = jnp.where(here[:, None, None], coarse_labels(labels, a.stride, a.classes), VOID)
+    nats = jax.vmap(one)(features, labels)
+    return jnp.sum(nats), jnp.maximum(jnp.sum(labels >= 0), 1).astype(nats.dtype)
+
+
+_measured = eqx.filter_jit(_sum)
+
+
+@eqx.filter_jit
+def _update(
+    objective: str,
+    vary: bool,
+    optimizer: Any,
+    model: Potentials,
+    moments: Any,
+    images: Array,
+    labels: Array,
+    rows: Array,
+    here: Array,
+    key: PRNGKeyArray,
+    rate: Array,
+    stage: int,
+) -> tuple[Potentials, Any, Array]:
+    """One step of Adam on a batch. The scales of relations are never trained; the trunk only in the first stage, the pairs in the second."""
+    x, y = images[rows], labels[rows]
+    x = x.astype(jnp.float32)
+    if vary:
+        x, y = varied(x, y, key, model.architecture)
+
+    def mean(model: Potentials) -> Array:
+        total, nodes = _sum(model, x, y, here, stage, objective)
+        return total / nodes
+
+    loss, gradient = eqx.filter_value_and_grad(mean)(model)
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    weights, restored = ravel_pytree(arrays)
+    trained, _ = ravel_pytree(_trained(arrays, stage))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # which optax counts on
+        change, after = optimizer.update(ravel_pytree(gradient)[0], moments, weights)
+    moments = jax.tree.map(lambda new, old: new.astype(old.dtype), after, moments)
+    weights = weights - (rate * trained * change).astype(weights.dtype)
+    return eqx.combine(restored(weights), rest), moments, loss.astype(jnp.float32)
+
+
+def _trained(arrays: Potentials, stage: int) -> Potentials:
+    """1 for a weight that is trained in a stage, 0 for one that is not."""
+    ones, zeros = (jax.tree.map(lambda x, of=of: jnp.full_like(x, of), arrays) for of in (1, 0))
+    return eqx.tree_at(
+        lambda m: (m.trunk, m.unary, m.pairs),
+        zeros,
+        (zeros.trunk if stage else ones.trunk, ones.unary, ones.pairs if stage else zeros.pairs),
+    )

@@ -1,1 +1,0 @@
-"""The gradient audit: does ∇ log Z = E[-∇E] hold for this energy?"""

@@ -1,0 +1,5 @@
+"""Conditional random fields: structures, objectives, constraints, marginals and decoding. The names load when they are first used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,123 @@
+"""Small networks from node features to log-potentials: one of nodes, one of ordered pairs. Any other network does as well."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from lnz._core.numerics import check_whole_number
+from lnz._models.structures import Structure
+
+
+class UnaryHead(eqx.Module):
+    """Log-potentials of the labels of every node, from its features x_i: W x_i + b, or with a hidden layer W relu(V x_i + c) + b.
+
+    Args:
+        features: the number of features of a node.
+        labels: K.
+        hidden: the width of the hidden layer; 0 for none.
+        key: a random key. What makes the output starts at 0.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> head = lnz.crf.UnaryHead(5, 3, key=jax.random.key(0))
+        >>> head(jnp.ones((4, 6, 5))).shape
+        (4, 6, 3)
+    """
+
+    hidden: tuple[Float[Array, "F H"], Float[Array, " H"]] | None
+    weight: Float[Array, "H K"]
+    bias: Float[Array, " K"]
+
+    def __init__(self, features: int, labels: int, *, hidden: int = 0, key: PRNGKeyArray):
+        check_whole_number("features", features)
+        check_whole_number("labels", labels)
+        self.hidden = (_drawn(key, (features, hidden)), jnp.zeros(hidden)) if hidden else None
+        self.weight, self.bias = jnp.zeros((hidden or features, labels)), jnp.zeros(labels)
+
+    def __call__(
+        self, x: Float[Array, "*nodes F"], *, mask: Bool[Array, "*nodes"] | None = None
+    ) -> Float[Array, "*nodes K"]:
+        """The unary log-potentials. Of masked nodes the features, which may be NaN, are not looked at."""
+        rows = _rows(x, mask)
+        if self.hidden is not None:
+            weight, bias = self.hidden
+            rows = jax.nn.relu(rows @ weight + bias[None])
+        return (rows @ self.weight + self.bias[None]).reshape(*x.shape[:-1], -1)
+
+
+class PairwiseHead(eqx.Module):
+    """Log-potentials of ordered label pairs, from the features of the two ends of every edge, in the order [from, to]:
+
+        table_ij = U relu(V x_i + W x_j + c) + b,
+
+    with weights of its own for every group of edges. V x_i and W x_j are taken once a node, and joined along the edges afterwards: features
+    of nodes are never copied to edges.
+
+    Args:
+        features: the number of features of a node.
+        labels: K.
+        hidden: the width of the hidden layer.
+        groups: the structure's groups of edges, such as 2 for down and right of a grid.
+        key: a random key. U and b start at 0: at first no edge counts.
+
+    Source: Lin, Shen, van den Hengel, Reid 2016, "Efficient piecewise training of deep structured models".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> grid, x = lnz.crf.Grid((4, 6)), jnp.ones((4, 6, 5))
+        >>> head = lnz.crf.PairwiseHead(5, 3, groups=2, key=jax.random.key(0))
+        >>> head(x, grid).shape == (len(grid.edges), 3, 3)
+        True
+        >>> field = lnz.RandomField(grid, jnp.zeros((4, 6, 3)), head(x, grid))
+    """
+
+    first: Float[Array, "G F H"]
+    second: Float[Array, "G F H"]
+    bias: Float[Array, "G H"]
+    out: Float[Array, "G H K K"]
+    out_bias: Float[Array, "G K K"]
+
+    def __init__(self, features: int, labels: int, *, hidden: int = 64, groups: int = 1, key: PRNGKeyArray):
+        for name, n in (("features", features), ("labels", labels), ("hidden", hidden), ("groups", groups)):
+            check_whole_number(name, n)
+        one, two = jax.random.split(key)
+        self.first, self.second = (_drawn(k, (groups, features, hidden)) for k in (one, two))
+        self.bias = jnp.zeros((groups, hidden))
+        self.out, self.out_bias = jnp.zeros((groups, hidden, labels, labels)), jnp.zeros((groups, labels, labels))
+
+    def __call__(
+        self, x: Float[Array, "*nodes F"], structure: Structure, *, mask: Bool[Array, "*nodes"] | None = None
+    ) -> Float[Array, "E K K"]:
+        """The tables of all edges, in the order of `structure.edges`. Of masked nodes the features, which may be NaN, are not looked at.
+
+        Raises:
+            ValueError: where the structure has other groups or nodes than the head or the features.
+        """
+        groups, hidden, k, _ = self.out.shape
+        if len(structure.groups) != groups or x.shape[:-1] != structure.shape:
+            raise ValueError(
+                f"this head is made for {groups} groups of edges, and features of shape {(*structure.shape, self.first.shape[1])}, but the "
+                f"structure has {len(structure.groups)} groups and the features have shape {x.shape}"
+            )
+        rows, tables, begin = _rows(x, mask), [], 0
+        for g, count in enumerate(structure.groups):
+            near, _ = structure.at_ends(rows @ self.first[g])
+            _, far = structure.at_ends(rows @ self.second[g])
+            inner = jax.nn.relu(near[begin : begin + count] + far[begin : begin + count] + self.bias[g][None])
+            tables.append((inner @ self.out[g].reshape(hidden, k * k)).reshape(count, k, k) + self.out_bias[g][None])
+            begin += count
+        return jnp.concatenate(tables) if tables else jnp.zeros((0, k, k))
+
+
+def _rows(x: Array, mask: Array | None) -> Array:
+    x = x if mask is None else jnp.where(mask[..., None], x, jnp.zeros_like(x))
+    return x.reshape(-1, x.shape[-1])
+
+
+def _drawn(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    return jax.random.normal(key, shape) / math.sqrt(shape[-2])

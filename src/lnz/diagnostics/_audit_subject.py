@@ -1,0 +1,345 @@
+"""What the checks look at: the energy in float64, states of it, directions in its parameters, and log Z around them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import re
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._core.energy import Energy, FreeEnergy, widen
+from lnz._core.route import Route
+from lnz._core.spaces import Box, Real
+from lnz.routes._annealing.ais import AnnealedImportanceSampling
+from lnz.routes._exact.enumeration import Enumeration
+from lnz.routes._exact.quadrature import Quadrature, grids_of, locate
+
+STATES = 2**17  # of a discrete space that is listed
+POINTS = {1: 16385, 2: 257, 3: 41}  # of quadrature, a dimension
+GRID = {1: 2**16 + 1, 2: 513, 3: 65}  # that states of few real dimensions are drawn from
+REACH = 1e4  # of that grid, beyond quadrature's
+SAMPLES = 20_000
+STEPS = 0.2 * 2.0 ** -np.arange(10)  # of the difference quotients
+_DIRECTIONS = 3
+_COORDINATES = 12
+
+
+def float64() -> Any:
+    """A context in which JAX computes in float64."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # JAX before 0.8  # pyright: ignore[reportAttributeAccessIssue]
+
+    return enable_x64()
+
+
+@contextlib.contextmanager
+def plain_promotion() -> Any:
+    """JAX's default promotion, whatever the caller has set: a user's energy is run as it is."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@dataclasses.dataclass
+class Subject:
+    """An energy under audit.
+
+    Attributes:
+        energy: with float64 parameters.
+        route: an exact route or quadrature, or None where log Z must be sampled.
+        theta: all parameters in one vector (p,).
+        names: the path of every parameter in the pytree.
+        directions: u, (d, p), the last of them coordinates.
+        scales: the length that each is moved by at a step of 1: (d,).
+        labels: what each direction is.
+        states: draws of p_θ where those are at hand, else None.
+        origin: where they come from, in words.
+        broad: states from all over the space.
+    """
+
+    energy: Energy
+    route: Route | None
+    theta: Array
+    names: list[str]
+    directions: np.ndarray
+    scales: np.ndarray
+    labels: list[str]
+    states: Any
+    origin: str
+    broad: Any
+    key: PRNGKeyArray
+
+    @property
+    def size(self) -> int:
+        """The number of real dimensions."""
+        return math.prod(self.energy.observed.shape)
+
+    @property
+    def unbounded(self) -> bool:
+        space = self.energy.observed
+        return isinstance(space, Real) or (isinstance(space, Box) and not space.bounded)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The lengths of the difference quotients, halving: (d, k)."""
+        few = self.energy.observed.discrete or self.size == 1
+        return self.scales[:, None] * (STEPS if few else STEPS[::2])[None]
+
+    @functools.cached_property
+    def log_z(self) -> dict[str, np.ndarray]:
+        """log Z and its error by the route at θ, and at θ ± step · u: (d, k, 2). One program, for whoever asks first."""
+        steps = self.steps
+        shifts = steps[:, :, None, None] * np.asarray([1.0, -1.0])[:, None] * self.directions[:, None, None]
+        theta = np.asarray(self.theta)
+        places = np.concatenate([theta[None], theta + shifts.reshape(2 * steps.size, theta.size)])
+        assert self.route is not None, "log Z is asked for where a route serves"
+        value, error = (np.asarray(x) for x in log_partitions(self.route, self.energy, jnp.asarray(places)))
+        around = {"value": value[1:].reshape(*steps.shape, 2), "error": error[1:].reshape(*steps.shape, 2)}
+        return {"centre": value[0], "centre_error": error[0]} | around
+
+
+def subject(energy: Energy, *, states: Any, base: Energy | None, key: PRNGKeyArray) -> Subject:
+    """Gather what the checks need. `states` are the user's own draws, if any."""
+    energy = widen(energy)
+    theta, names = flat(energy)
+    route = exact_route(energy)
+    keys = jax.random.split(key, 4)
+    quick = energy.observed.discrete or math.prod(energy.observed.shape) == 1
+    directions, scales, labels = _directions(np.asarray(theta), names, keys[0], quick=quick)
+    origin = "the samples given"
+    if states is None:
+        states, origin = draw(energy, route, base, keys[1])
+    return Subject(
+        energy,
+        route,
+        theta,
+        names,
+        directions,
+        scales,
+        labels,
+        states,
+        origin,
+        broad_states(energy, base, keys[2]),
+        keys[3],
+    )
+
+
+def flat(energy: Energy) -> tuple[Array, list[str]]:
+    """The parameters in one vector, and the path of each."""
+    parameters = eqx.filter(energy, eqx.is_inexact_array)
+    names: list[str] = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
+        name = path_name(path)
+        indices = np.ndindex(leaf.shape)
+        names += [name + (f"[{', '.join(map(str, index))}]" if index else "") for index in indices]
+    if not names:
+        return jnp.zeros((0,)), names
+    return ravel_pytree(parameters)[0], names
+
+
+def path_name(path: Any) -> str:
+    """A parameter's path in the pytree, in the user's words: `parameters` and the insides of a `Partial` are lnz's own."""
+    name = jax.tree_util.keystr(path)
+    name = re.sub(r"^\.parameters\[<flat index 0>\]\[(\d+)\]", lambda found: f"argument {int(found[1]) + 1}", name)
+    return re.sub(r"^\.parameters", "", name).lstrip(".") or "θ"
+
+
+def moved(energy: Energy, theta: Array) -> Energy:
+    """The energy with these parameters."""
+    parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+    return eqx.combine(ravel_pytree(parameters)[1](theta), constants)
+
+
+def exact_route(energy: Energy) -> Route | None:
+    """A route without sampling that is affordable many times over, or None."""
+    space = energy.observed
+    if space.discrete:
+        smallest = energy.collapsed().space
+        return Enumeration() if smallest.discrete and smallest.count <= STATES else None
+    route = Quadrature(points=POINTS.get(math.prod(space.shape)) if isinstance(space, Real | Box) else None)
+    return route if route.refusal(energy) is None else None
+
+
+def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyArray) -> tuple[Any, str]:
+    """Draws of p_θ: exact from a list, or from a fine and wide grid of few dimensions, else from annealed chains."""
+    space = energy.observed
+    if space.discrete and space.count <= STATES:
+        every = space.decode(jnp.arange(space.count))
+        return _drawn(every, -energies(energy, every), SAMPLES, key), "exact draws"
+    if isinstance(route, Quadrature):
+        return _drawn(*grid_law(energy), SAMPLES, key), "draws from a fine grid"
+    annealing = short_annealing(energy, base)
+    if isinstance(annealing, str):
+        return None, annealing
+    log_w, v = anneal(annealing, energy, key)
+    share = np.exp(np.asarray(log_w) - np.max(log_w))
+    share = share / share.sum()
+    if not np.isfinite(share).all():
+        return None, "annealing gave weights that are not finite"
+    size = f"annealed chains, effective sample size {float(1 / np.sum(share**2)):.0f}"
+    return _drawn(v, log_w, log_w.size, key), size
+
+
+def _drawn(states: Any, log_p: Any, n: int, key: PRNGKeyArray) -> Any:
+    """n of these states, each with its (unnormalised) probability; one whose energy is NaN is drawn, so that it is seen. NumPy compiles nothing."""
+    p = np.exp(np.asarray(log_p) - np.nanmax(log_p))
+    p = np.where(np.isnan(p), 1, p)
+    cumulative = np.cumsum(p)
+    index = np.searchsorted(cumulative, numpy_source(key).random(n) * cumulative[-1], side="right")
+    index = np.minimum(index, p.size - 1)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[index]), states)
+
+
+def numpy_source(key: PRNGKeyArray) -> np.random.Generator:
+    """NumPy's generator, seeded by a key."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+
+
+def short_annealing(energy: Energy, base: Energy | None) -> AnnealedImportanceSampling | str:
+    options: Any = {"temperatures": 200, "chains": 2048}
+    try:
+        route = (
+            AnnealedImportanceSampling(**options)
+            if base is None
+            else AnnealedImportanceSampling.from_base(base, **options)
+        )
+        reason = route.refusal(energy)
+    except ValueError as error:
+        reason, route = str(error), None
+    return str(reason) if reason is not None or route is None else route
+
+
+@eqx.filter_jit
+def anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray) -> tuple[Array, Any]:
+    return route.anneal(energy, key)[:2]
+
+
+@eqx.filter_jit
+def grid_law(energy: Energy) -> tuple[Array, Array]:
+    """States on a fine and wide grid, and their log probabilities (unnormalised)."""
+    energy, size = FreeEnergy(energy), math.prod(energy.observed.shape)
+    centre, scale = locate(energy, POINTS[size])
+    grids = grids_of(energy.space, GRID[size], centre, scale, REACH)
+    nodes = jnp.stack([g.reshape(-1) for g in jnp.meshgrid(*(g[0] for g in grids), indexing="ij")], axis=-1)
+    log_w = sum(g.reshape(-1) for g in jnp.meshgrid(*(g[1] for g in grids), indexing="ij"))
+    states = nodes.reshape(-1, *energy.space.shape)
+    log_p = jnp.where(log_w > -jnp.inf, log_w - jax.vmap(energy)(states), -jnp.inf)
+    return states, jnp.where(jnp.isnan(log_p), -jnp.inf, log_p)
+
+
+def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
+    """Some 2,000 states from all over the space: of its uniform law, or of heavy-tailed ones of several widths."""
+    space = energy.observed
+    if base is not None and hasattr(base, "sample"):
+        return base.sample(key, 2048)  # pyright: ignore[reportAttributeAccessIssue]
+    if space.discrete or (isinstance(space, Box) and space.bounded):
+        return space.uniform(key, 2048)
+    if isinstance(space, Real | Box):
+        wide = np.repeat(10.0 ** np.arange(-2, 2), 512)
+        x = numpy_source(key).standard_t(2.0, (2048, *space.shape)) * wide.reshape(-1, *(1,) * len(space.shape))
+        low, high = (np.asarray(limit) for limit in space.limits)
+        x = np.where(x < low, 2 * np.where(np.isfinite(low), low, 0) - x, x)
+        return jnp.asarray(np.where(x > high, 2 * np.where(np.isfinite(high), high, 0) - x, x))
+    return None
+
+
+def _directions(
+    theta: np.ndarray, names: list[str], key: PRNGKeyArray, *, quick: bool
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Random directions in which every parameter moves by about its share, and some coordinates."""
+    p, few = len(names), _COORDINATES if quick else 2
+    if p == 0:
+        return np.zeros((0, 0)), np.zeros(0), []
+    source = numpy_source(key)
+    scale = np.maximum(np.abs(theta), 0.5)
+    rows, sizes, labels = [], [], []
+    if p > 1:
+        for i in range(_DIRECTIONS if quick else 2):
+            rows.append(scale * source.normal(size=p) / math.sqrt(p))
+            sizes.append(1.0)
+            labels.append(f"random direction {i + 1}")
+    chosen = range(p) if p <= few else sorted(source.choice(p, (few + 1) // 2, replace=False))
+    for i in chosen:
+        rows.append(np.where(np.arange(p) == i, 1.0, 0))
+        sizes.append(scale[i])
+        labels.append(names[i])
+    return np.stack(rows), np.asarray(sizes), labels
+
+
+@eqx.filter_jit
+def energies(energy: Energy, states: Any) -> Array:
+    """F_θ of a batch of observed states."""
+    return jax.lax.map(energy.free_energy, states, batch_size=4096)
+
+
+@eqx.filter_jit
+def along(energy: Energy, directions: Array, states: Any) -> Array:
+    """u · ∂_θ F_θ of a batch of states, for every direction: (n, d)."""
+    theta = flat(energy)[0]
+
+    def one(v: Any) -> Array:
+        gradient = jax.grad(lambda t: moved(energy, t).free_energy(v))(theta)
+        return directions @ gradient
+
+    return jax.lax.map(one, states, batch_size=256)
+
+
+@eqx.filter_jit
+def norms(energy: Energy, states: Any) -> Array:
+    """‖∂_θ F_θ‖ of every array of parameters, for a batch of states: (n, leaves)."""
+    parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+
+    def one(v: Any) -> Array:
+        gradient = jax.grad(lambda p: eqx.combine(p, constants).free_energy(v))(parameters)
+        return jnp.stack([jnp.sqrt(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)])
+
+    return jax.lax.map(one, states, batch_size=256)
+
+
+@eqx.filter_jit
+def log_partitions(route: Route, energy: Energy, places: Array) -> tuple[Array, Array]:
+    """log Z and its error at some parameters (n, p): (n,) each."""
+
+    def log_z(at: Array) -> tuple[Array, Array]:
+        estimate = route.log_partition(moved(energy, at), None)
+        spread = jnp.maximum(estimate.upper - estimate.value, estimate.value - estimate.lower)
+        return estimate.value, spread
+
+    return jax.lax.map(log_z, places)
+
+
+@eqx.filter_jit
+def identity(route: Route, energy: Energy, directions: Array, moments_too: bool) -> dict[str, Array]:
+    """The slopes u·E[-∂E] by the route, their errors, and second moments if those are asked for: (d,) each."""
+    theta, found = flat(energy)[0], {}
+
+    def moments(v: Any) -> tuple[Array, Array, Array, Array]:
+        def at(t: Array, u: Array) -> Array:
+            return -moved(energy, theta + t * u).free_energy(v)
+
+        def two(u: Array) -> tuple[Array, Array]:
+            first = lambda t: jax.jvp(lambda s: at(s, u), (t,), (jnp.ones_like(t),))[1]  # noqa: E731
+            return jax.jvp(first, (jnp.zeros(()),), (jnp.ones(()),))
+
+        backward = directions @ -jax.grad(lambda t: moved(energy, t).free_energy(v))(theta)  # as training takes it
+        slope, bend = jax.vmap(two)(directions)
+        return backward, slope, slope**2, bend
+
+    noise: Any = 0.0
+    if moments_too:
+        expected = route.expectation(energy, moments, None)
+        slope, mean, square, bend = expected.value
+        noise = expected.standard_error[0]
+        found = {"variance": square - mean**2, "bend": bend}
+    if not moments_too or energy.observed.moving:  # a moving box has a boundary term as well
+        slope = directions @ ravel_pytree(route.mean_gradient(energy, None))[0]
+    return found | {"slope": slope, "slope_error": 1e-12 * (1 + jnp.abs(slope)) + noise}

@@ -1,1 +1,0 @@
-"""What can be normalised: Boltzmann machines, Gaussians, mixtures, independent units."""

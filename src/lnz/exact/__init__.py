@@ -1,1 +1,0 @@
-"""Exact routes: closed forms, enumeration, quadrature."""

@@ -1,0 +1,5 @@
+"""Bridges to other packages, each of which is imported only when it is used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,22 @@
+# The public names of lnz.io. `__init__.py` loads each name from its module when it is first used.
+from ._arrays import load as load
+from ._checking import check as check
+from ._conll import Sentences as Sentences
+from ._conll import read_conll as read_conll
+from ._data import Data as Data
+from ._data import DataError as DataError
+from ._digits import digits as digits
+from ._prepare import Split as Split
+from ._prepare import binarise as binarise
+from ._prepare import split as split
+from ._sample_files import WriteError as WriteError
+from ._sample_files import save_samples as save_samples
+from ._sample_files import write_atomic as write_atomic
+from ._uai import read_uai as read_uai
+from ._uai import read_uai_evidence as read_uai_evidence
+from ._uai import read_uai_mar as read_uai_mar
+from ._uai import read_uai_pr as read_uai_pr
+from ._uai import write_uai as write_uai
+from ._uai import write_uai_evidence as write_uai_evidence
+from ._uai import write_uai_mar as write_uai_mar
+from ._uai import write_uai_pr as write_uai_pr

@@ -1,0 +1,183 @@
+"""Numbers in text, one after another: read block by block, in bounded memory, and every refusal names its line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lnz.io._data import DataError, quoted
+from lnz.io._text_blocks import AGAIN, Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+MOST = 1 << 28  # numbers of one file: 2 GiB as float64
+MOST_PARTS = 1 << 24  # variables of one file, or factors
+_LONGEST = 1 << 12  # bytes of one word
+_DEFLATE_LIMIT = 1032  # gzip cannot shrink data by more than this factor
+_NUMERIC = b"0123456789+-.eE \t\n\r\v\f"
+_SPACE = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
+
+
+class Numbers:
+    """The numbers of a text file, plain or gzipped, behind a header of one word. A context manager.
+
+    Attributes:
+        path: the file.
+        header: its first word; empty where none was asked for.
+        at: how many numbers have been taken.
+        room: how many numbers the file can hold at most: no more is ever asked of the memory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], headers: tuple[str, ...] = ()):
+        self.path, self.header, self.at = Path(path), "", 0
+        self._file = Blocks(path)
+        size = self._file.size
+        self._size = f"{size} byte{'s' * (size != 1)}"
+        self.room = min(MOST, (size * (_DEFLATE_LIMIT if self._file.zipped else 1) + 1) // 2)
+        self._carry, self._seen = b"", 0
+        self._ready = np.empty(0)
+        try:
+            if headers:
+                self._carry = self._after_header(headers)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Numbers:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+
+    def take(self, count: int) -> Float[np.ndarray, " found"]:
+        """The next numbers, finite float64: `count` of them, or fewer where the file ends."""
+        if count > len(self._ready):
+            parts, found = [self._ready], len(self._ready)
+            while found < count and (block := self._block()) is not None:
+                parts.append(block)
+                found += len(block)
+            self._ready = np.concatenate(parts)
+        taken, self._ready = self._ready[:count], self._ready[count:]
+        self.at += len(taken)
+        return taken
+
+    def count(self, what: str, *, least: int = 0) -> int:
+        """The next number as a count of things that take at least one number each."""
+        found = self.take(1)
+        if len(found) == 0:
+            raise self.cut(f"before the number of {what}")
+        value = float(found[0])
+        if value != int(value) or value < least:
+            raise self.error(self.at - 1, f"{value:g} is no number of {what}. Write a whole number from {least} up")
+        self.check_room(int(value), f"declares {value:.15g} {what}", self.at - 1)
+        if value > MOST_PARTS:  # a small gzipped file can hold very many
+            raise self.error(self.at - 1, f"declares {value:.15g} {what}, and {MOST_PARTS} are the most. Use fewer")
+        return int(value)
+
+    def check_room(self, wanted: int, what: str, index: int) -> None:
+        """Refuse at once what the rest of the file cannot hold."""
+        if wanted > self.room - self.at:
+            raise self.error(index, f"{what}, more than a file of {self._size} can hold. Correct it, or write it again")
+
+    def rest(self) -> Float[np.ndarray, " found"]:
+        """All numbers that are left."""
+        numbers = self.take(self.room)
+        self.finish("the numbers")
+        return numbers
+
+    def finish(self, last: str) -> None:
+        """Refuse what follows the last number that the file should hold."""
+        if len(self.take(1)):
+            raise self.error(self.at - 1, f"the file goes on after {last}. Remove what follows, or correct the counts")
+
+    def cut(self, where: str) -> DataError:
+        """The error of a file that ends too soon."""
+        line = self._place(None)[0]
+        return DataError(f"{self.path}: line {line}: the file ends {where}. {AGAIN}")
+
+    def error(self, index: int, message: str) -> DataError:
+        """The error of the number of this index, counted from 0 behind the header."""
+        line, word = self._place(index + bool(self.header))
+        return DataError(f"{self.path}: line {line}, word {word}: {message}")
+
+    def _after_header(self, headers: tuple[str, ...]) -> bytes:
+        text = b""
+        while not text and (block := self._file.read()):
+            text = block.lstrip()
+        found = text.split(maxsplit=1)
+        self.header = found[0][:64].decode("utf-8", "replace") if found else ""
+        if self.header not in headers:
+            wanted = " or ".join(headers)
+            what = f"starts with {quoted(self.header)}" if found else "holds nothing but white space"
+            raise DataError(f"{self.path}: line {self._place(0)[0]}: {what}. Give a file that starts with {wanted}")
+        return text[len(found[0]) :]
+
+    def _block(self) -> Float[np.ndarray, " n"] | None:
+        """The numbers of the next block of text, or None at the end of the file."""
+        text = self._file.read()
+        if not text and not self._carry:
+            return None
+        joined = self._carry + text
+        words = joined.split()
+        self._carry = b""
+        if text and words and not _SPACE[joined[-1]]:
+            self._carry = words.pop()
+            if len(self._carry) > _LONGEST:
+                words.append(self._carry)  # refused below
+        numbers = self._numbers(words, joined)
+        self._seen += len(numbers)
+        return numbers
+
+    def _numbers(self, words: list[bytes], text: bytes) -> Float[np.ndarray, " n"]:
+        if not text.translate(None, _NUMERIC) and len(max(words, key=len, default=b"")) <= _LONGEST:
+            try:
+                numbers = np.fromiter(map(float, words), np.float64, len(words))
+                if np.isfinite(numbers).all():
+                    return numbers
+            except ValueError:
+                pass
+        for i, word in enumerate(words):
+            if not _is_number(word):
+                shown = quoted(word[:64].decode("utf-8", "replace"))
+                raise self.error(self._seen + i, f"{shown} is not a finite number. Write one in plain digits")
+        return np.fromiter(map(float, words), np.float64, len(words))  # the trouble is in the carry: it comes next
+
+    def _place(self, index: int | None) -> tuple[int, int]:
+        """Line and word on the line, from 1, of the word of this index from 0, or of the end of the file."""
+        line, before, on_line, after_space, last = 1, 0, 0, True, 0
+        with Blocks(self.path) as file:
+            for block in self._raw(file):
+                data = np.frombuffer(block, np.uint8)
+                space = _SPACE[data]
+                starts = np.flatnonzero(~space & np.append(after_space, space[:-1]))
+                ends = np.flatnonzero(data == 10)
+                if index is not None and index - before < len(starts):
+                    start = starts[index - before]
+                    above = int(np.searchsorted(ends, start))
+                    first = int(np.searchsorted(starts, ends[above - 1])) if above else -on_line
+                    return line + above, index - before - first + 1
+                line, before = line + len(ends), before + len(starts)
+                on_line = int((starts > ends[-1]).sum()) if len(ends) else on_line + len(starts)
+                after_space, last = bool(space[-1]), int(data[-1])
+        return line - (last == 10), max(on_line, 1)
+
+    def _raw(self, file: Blocks) -> Iterator[bytes]:
+        try:
+            while block := file.read():
+                yield block
+        except DataError:  # what is wrong here was said, or will be: this is about a place before it
+            return
+
+
+def _is_number(word: bytes) -> bool:
+    if word.translate(None, _NUMERIC) or len(word) > _LONGEST:
+        return False
+    try:
+        return bool(np.isfinite(float(word)))
+    except ValueError:
+        return False

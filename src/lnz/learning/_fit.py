@@ -1,0 +1,294 @@
+"""`fit`: a whole training run, with its likelihood measured as it goes, checkpoints, and a clear end when something breaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._core.energy import Energy, as_energy
+from lnz._core.route import Route
+from lnz._core.spaces import State
+from lnz.crf._conditional_objectives import Objective
+from lnz.kernels._coupled import NotMet
+from lnz.learning._likelihood import LogLikelihood, log_likelihood
+from lnz.learning._loop import compiled_loop, measure_key, orders
+from lnz.learning._monitor import WATCHED, Look, Monitor, Watch
+from lnz.learning._negative import NegativePhase
+from lnz.learning._positive import PositivePhase
+from lnz.learning._regularisers import Stabilisers
+from lnz.learning._resume import Best, Keeper, Progress, describe, digest
+from lnz.learning._run_check import Plan, checked_data, checked_validation, plan_updates
+from lnz.learning._trainer import Trainer, TrainState
+
+if TYPE_CHECKING:
+    import optax
+
+_STRETCH_ROWS = 2**16  # of data, in the epochs that one call of the compiled loop may run through
+_CHUNK_SECONDS = 0.5  # how long the compiled loop runs between two looks at the clock
+
+
+class Diverged(RuntimeError):
+    """Training met a NaN or infinite energy, gradient or parameter."""
+
+
+class Interrupted(RuntimeError):
+    """Training was interrupted (Ctrl-C); its state was saved where a checkpoint path was given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One look at a run.
+
+    Attributes:
+        step: updates made.
+        epoch: passes over the data made.
+        seconds: since this call of `fit` began.
+        figures: means over the updates since the last record: see `Trainer.step`.
+        validation: log-likelihood of the validation data, where there are any.
+    """
+
+    step: int
+    epoch: float
+    seconds: float
+    figures: dict[str, float]
+    validation: LogLikelihood | None = None
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        energy: the model after the last update.
+        state: the whole training state, chains included; pass it to `fit(..., state=...)` or `Trainer.step` to go on.
+        history: one `Record` an evaluation.
+        best: the model with the best validation likelihood, or `energy` where there are no validation data.
+        best_step: the update after which that was.
+        looks: what the monitor saw, where there is one.
+    """
+
+    energy: Energy
+    state: TrainState
+    history: list[Record]
+    best: Energy
+    best_step: int
+    looks: list[Look]
+
+
+def fit(
+    energy: Any,
+    data: State,
+    *,
+    negative_phase: NegativePhase | None = None,
+    positive_phase: PositivePhase | None = None,
+    objective: Objective | None = None,
+    stabilisers: Stabilisers | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    epochs: float = 10,
+    batch_size: int = 100,
+    weights: Any = None,
+    validation: State | None = None,
+    evaluate_every: float = 1,
+    route: Route | None = None,
+    monitor: Monitor | None = None,
+    key: PRNGKeyArray,
+    checkpoint: str | Path | None = None,
+    state: TrainState | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_record: Callable[[Record], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
+) -> Fitted:
+    """Fit an energy to data by maximum likelihood, θ moving along E_data[-∂F] - E_{p_θ}[-∂F], or by an objective without Z.
+
+    Every epoch visits the data once in a random order of its own. Update number t depends only on the state, the data, the options and t,
+    so that a run that is killed and resumed is bit for bit the run that was never killed.
+
+    Args:
+        energy: an `Energy`, or any callable with a `space`; its float arrays are where learning starts.
+        data: observed states (n, *shape), n ≥ 2, of any numeric dtype; batches are cast to the parameters' as they are used.
+        negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
+        positive_phase: how the data's is, where they leave units open that have no closed sum (deep Boltzmann machines): by default
+            `MeanFieldPhase()`.
+        objective: instead of that, an objective such as `lnz.crf.PseudoLikelihood()` or `lnz.learning.ScoreMatching()`.
+        stabilisers: known departures from the textbook, for neural energies, such as `lnz.learning.Stabilisers(data_noise=0.02)`; by default none.
+        optimizer: any optax gradient transformation; by default `optax.sgd(0.01)`.
+        epochs: passes over the data in all, those of a resumed state included; a fraction is rounded up to whole updates.
+        batch_size: data an update; the last batch of an epoch may be smaller, and no bias comes from it.
+        weights: of the data, shape (n,), not negative; a datum of weight k counts as k equal data, one of weight zero is left out.
+        validation: observed states whose log-likelihood is measured as learning goes.
+        evaluate_every: epochs between two records; the last update always has one.
+        route: for log Z in that measurement; by default `lnz.choose(energy)`.
+        monitor: what is watched as learning goes, such as `lnz.learning.Monitor()`: mixing, lag and blind spots of the chains, with alarms. It
+            does not change the run.
+        key: random key of the whole run.
+        checkpoint: a file. The state is written there, atomically, before the first update, at every record and at the end; if the file
+            exists, the run resumes from it (`<name>.best` beside it holds the best model so far). A file of another model, key, batch
+            size, negative phase, objective, stabilisers or other data is refused; the optimiser's numbers are not seen.
+        state: a state to go on from, instead of `energy` and `key`.
+        on_progress: called with (updates made, updates in all) about twice a second.
+        on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record may come twice, but never not
+            at all.
+        on_look: called with every `Look` of the monitor, alarms included.
+
+    Raises:
+        ValueError: for data, weights or options that cannot serve, before any work; for validation data that are impossible under the
+            estimated log Z (see `log_likelihood`).
+        CheckpointError: for a checkpoint that is damaged, or of another run.
+        WriteError: where a checkpoint cannot be written (a full disk, no such folder).
+        Diverged: on a NaN or infinite energy, gradient or parameter, with the step and the last good checkpoint.
+        NotMet: where coupled chains have not met in the moves that they were given.
+        Interrupted: on Ctrl-C, after saving the state.
+
+    Example:
+        >>> import jax, lnz
+        >>> data = lnz.Binary(6).uniform(jax.random.key(0), 200)
+        >>> fitted = lnz.fit(lnz.RBM(visible=6, hidden=3, key=jax.random.key(1)), data, epochs=2, key=jax.random.key(2))
+        >>> int(fitted.state.step)
+        4
+    """
+    energy = as_energy(energy) if state is None else state.energy
+    trainer = Trainer(optimizer, negative_phase, positive_phase, objective, stabilisers or Stabilisers())
+    data, weights, n = checked_data(energy, data, weights)
+    validation, route = checked_validation(energy, validation, route, key)
+    plan = plan_updates(n, batch_size, epochs, evaluate_every)
+    keeper = Keeper(checkpoint)
+    resuming = keeper.exists()
+    if resuming and state is not None:
+        raise ValueError(f"both a state and an existing checkpoint, {checkpoint}, say where to start: pass one of them")
+    if checkpoint is not None:
+        keeper.settings = {
+            "model": describe(energy),
+            "data": f"fingerprint {digest((data, weights))}",
+            "batch size": plan.batch,
+            "negative phase": repr(trainer.negative_phase),
+        }
+        if positive_phase is not None:
+            keeper.settings["positive phase"] = repr(positive_phase)
+        if objective is not None:
+            keeper.settings["objective"] = repr(objective)
+        if trainer.stabilisers != Stabilisers():
+            keeper.settings["stabilisers"] = repr(trainer.stabilisers)
+    state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
+    sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
+    step = int(state.step)
+    progress = Progress(state, sums, 0, step, Best(state.energy, step, -math.inf))
+    if resuming:
+        progress = keeper.load(progress)
+    else:
+        keeper.save(progress)
+
+    run = _Run(trainer, plan, keeper, progress, data, weights, monitor)
+    history: list[Record] = []
+    looks: list[Look] = []
+    began = time.perf_counter()
+    try:
+        while True:
+            if run.due():
+                record = run.record(time.perf_counter() - began, validation, route)
+                history.append(record)
+                if on_record is not None:
+                    on_record(record)
+                run.close(record)
+            if run.progress.step >= plan.total:
+                break
+            run.advance()
+            look = run.look()
+            if look is not None:
+                looks.append(look)
+                if on_look is not None:
+                    on_look(look)
+            if on_progress is not None:
+                on_progress(run.progress.step, plan.total)
+    except KeyboardInterrupt:
+        keeper.save(run.progress)
+        where = "nothing was saved, as no checkpoint was asked for. Pass checkpoint=…, a file, to be able to resume."
+        if keeper.path is not None:
+            where = f"the state is saved in {keeper.path}. The same call resumes from there."
+        raise Interrupted(f"interrupted at step {run.progress.step}: {where}") from None
+    progress = run.progress
+    best = progress.best if validation is not None else Best(progress.state.energy, progress.step, math.nan)
+    return Fitted(progress.state.energy, progress.state, history, best.energy, best.step, looks)
+
+
+class _Run:
+    """A run on its way. `progress` changes in one assignment a time, so that an interrupt always finds a whole one."""
+
+    def __init__(
+        self, trainer: Trainer, plan: Plan, keeper: Keeper, progress: Progress, data: State, weights: Array | None,
+        monitor: Monitor | None,
+    ):  # fmt: skip
+        self.plan, self.keeper, self.progress = plan, keeper, progress
+        self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
+        self.loop, self.problem = compiled_loop(trainer, plan.batch, plan.n), trainer.problem
+        # Many small epochs make one stretch: a call of the compiled loop costs as much as some updates of a small model.
+        self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
+        self.order, self.order_block, self.chunk = None, -1, 1
+        self.watch = None
+        if monitor is not None:
+            self.watch = Watch(monitor, trainer, progress.state.energy, self.data, plan.batch, progress.step)
+
+    def due(self) -> bool:
+        """Whether the step reached wants a record that has not been made."""
+        step = self.progress.step
+        return step != self.progress.recorded and (step % self.plan.every == 0 or step == self.plan.total)
+
+    def advance(self) -> None:
+        """Make updates for about `_CHUNK_SECONDS`, up to the end of the epochs whose order is at hand or the next record."""
+        plan, progress = self.plan, self.progress
+        length = plan.per_epoch * self.epochs
+        block, first = divmod(progress.step, length)
+        if block != self.order_block:
+            order = orders(progress.state.key, block * self.epochs, self.epochs, plan.n, plan.batch)
+            self.order, self.order_block = order, block
+        to_record = plan.every - progress.step % plan.every
+        to_look = plan.total if self.watch is None else self.watch.next_stop(progress.step) - progress.step
+        stop = first + min(self.chunk, length - first, plan.total - progress.step, to_record, to_look)
+        tick = time.perf_counter()
+        state, sums, bad = self.loop(progress.state, progress.sums, self.data, self.weights, self.order, first, stop)
+        if int(bad) >= 0:
+            raise Diverged(
+                f"the energies, gradients or parameters became NaN or infinite at step {block * length + int(bad)}; "
+                f"{self.keeper}. Lower the learning rate, or check the data's scale."
+            )
+        problem = self.problem(sums)
+        if problem is not None:
+            raise NotMet(f"before step {block * length + stop}, {problem}; {self.keeper}")
+        if self.watch is not None:
+            self.watch.note({name: float(sums[name]) - float(progress.sums[name]) for name in WATCHED if name in sums})
+        self.progress = dataclasses.replace(progress, state=state, sums=sums, since=progress.since + stop - first)
+        spent = time.perf_counter() - tick
+        if spent < _CHUNK_SECONDS / 2:
+            self.chunk *= 2
+        elif spent > 2 * _CHUNK_SECONDS:
+            self.chunk = max(1, self.chunk // 2)
+
+    def look(self) -> Look | None:
+        """What the monitor sees, if it has a look at the step reached."""
+        return None if self.watch is None else self.watch.see(self.progress.state, self.progress.step)
+
+    def record(self, seconds: float, validation: State | None, route: Route | None) -> Record:
+        """Look at the run as it stands."""
+        progress, likelihood = self.progress, None
+        if validation is not None:
+            key = measure_key(progress.state.key, progress.step)
+            likelihood = log_likelihood(progress.state.energy, validation, route=route, key=key)
+        figures = {name: float(total) / progress.since for name, total in progress.sums.items()}
+        return Record(progress.step, progress.step / self.plan.per_epoch, seconds, figures, likelihood)
+
+    def close(self, record: Record) -> None:
+        """Keep the best model and the state on disk, once everybody has seen the record."""
+        progress = self.progress
+        best = progress.best
+        if record.validation is not None and record.validation.value > best.value:
+            best = Best(progress.state.energy, record.step, record.validation.value)
+            self.keeper.save_best(best)
+        sums = jax.tree.map(jnp.zeros_like, progress.sums)
+        self.progress = dataclasses.replace(progress, sums=sums, since=0, recorded=record.step, best=best)
+        self.keeper.save(self.progress)

@@ -1,0 +1,161 @@
+"""How far a negative phase's gradient is from the exact one, where that is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from lnz._core.energy import as_energy
+from lnz._core.numerics import check_whole_number
+from lnz._core.route import Route
+from lnz._core.spaces import State
+from lnz.learning._gradients import as_arrays, cast, data_mean_and_gradient
+from lnz.learning._negative import ExactPhase, NegativePhase
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientError:
+    """The error of a negative phase's gradient, with parameters held still. Prints as a sentence; `plot` draws it.
+
+    Attributes:
+        exact: the exact gradient of the mean log-likelihood, all parameters in one row (p,).
+        mean: the phase's, a mean over `repeats` independent chains of updates, after 1, 2, … draws: shape (draws, p).
+        variance: of one draw over the repeats, summed over the parameters: shape (draws,).
+        repeats: the number of independent repetitions.
+        phase: its name.
+    """
+
+    exact: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    repeats: int
+    phase: str
+
+    @property
+    def bias(self) -> np.ndarray:
+        """‖mean - exact‖ after each draw, (draws,), less what chance adds to it: √max(0, ‖mean - exact‖² - variance / repeats)."""
+        squares = ((self.mean - self.exact) ** 2).sum(axis=1) - self.variance / self.repeats
+        return np.sqrt(np.maximum(squares, 0))
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """Of the angle between the mean and the exact gradient, after each draw: (draws,). At 0 and below, learning goes nowhere or back."""
+        norms = np.linalg.norm(self.mean, axis=1) * np.linalg.norm(self.exact)
+        return np.where(norms > 0, self.mean @ self.exact / np.where(norms > 0, norms, 1), np.nan)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.phase} after {len(self.variance):,} draws: bias {self.bias[-1]:.3g} and standard deviation {self.variance[-1] ** 0.5:.3g} of a "
+            f"gradient of norm {np.linalg.norm(self.exact):.3g}; cosine of their angle {self.cosine[-1]:.3f}"
+        )
+
+    def plot(self, path: str | Path) -> None:
+        """Draw bias and standard deviation against the number of draws, as a PNG."""
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}):
+            figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+            FigureCanvasAgg(figure)
+            axes = figure.subplots()
+            draws = np.arange(1, len(self.variance) + 1)
+            axes.plot(draws, self.bias, marker="o", markersize=3, label="bias")
+            axes.plot(draws, np.sqrt(self.variance), marker="o", markersize=3, label="standard deviation")
+            axes.axhline(
+                float(np.linalg.norm(self.exact)), linestyle=":", color="#7a8794", label="norm of the exact gradient"
+            )
+            axes.set(xlabel="draws with parameters held still", ylabel="nats", title=self.phase, ylim=(0, None))
+            axes.legend()
+            figure.savefig(path, format="png", dpi=150)
+
+
+def gradient_error(
+    energy: Any,
+    data: State,
+    negative_phase: NegativePhase,
+    *,
+    draws: int = 10,
+    repeats: int = 64,
+    batch_size: int | None = None,
+    route: Route | None = None,
+    key: PRNGKeyArray,
+) -> GradientError:
+    """Bias and variance of a negative phase's gradient against ∇ mean log p_θ(data), with the parameters held still.
+
+    Each repeat begins with a fresh state of the phase and draws again and again under the same θ: persistent chains start at the energy's base
+    and their bias shows how fast they come near p_θ; that of contrastive divergence stays.
+
+    Args:
+        energy: an `Energy`, or any callable with a `space`, whose log Z is affordable exactly.
+        data: observed states (n, *shape), the batch.
+        negative_phase: any but `ExactPhase`.
+        draws: in a repeat.
+        repeats: independent ones.
+        batch_size: sets the number of chains where the phase leaves it open; by default n.
+        route: an exact route; by default `lnz.choose(energy)`.
+        key: random key.
+
+    Raises:
+        ValueError: if the phase cannot serve the energy, no exact route can, or the numbers are not whole and at least 1 (repeats: 2).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> rbm = lnz.RBM(visible=4, hidden=2, key=jax.random.key(0))
+        >>> found = lnz.learning.gradient_error(rbm, jnp.ones((10, 4)), lnz.learning.PersistentChains(), key=jax.random.key(1))
+        >>> bool(found.cosine[-1] > 0.99)
+        True
+    """
+    energy = as_energy(energy)
+    check_whole_number("draws", draws)
+    check_whole_number("repeats", repeats)
+    if repeats < 2:
+        raise ValueError("a variance needs at least 2 repeats")
+    if isinstance(negative_phase, ExactPhase):
+        raise ValueError("the exact negative phase has no error. Pass one that draws states")
+    truth = ExactPhase(route)
+    for phase in (truth, negative_phase):
+        reason = phase.refusal(energy)
+        if reason is not None:
+            raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
+    data = as_arrays(energy, data)
+    energy.data_space.validate(data, batch=True)
+    data = cast(energy, data)
+    size = batch_size or jax.tree.leaves(data)[0].shape[0]
+    exact, found = _gradients(
+        energy, data, truth.chosen(energy), negative_phase, size, draws, jax.random.split(key, repeats)
+    )
+    exact, found = np.asarray(exact, np.float64), np.asarray(found, np.float64)
+    return GradientError(
+        exact, found.mean(axis=0), found.var(axis=0, ddof=1).sum(axis=1), repeats, type(negative_phase).__name__
+    )
+
+
+@eqx.filter_jit
+def _gradients(
+    energy: Any, data: State, route: Route, phase: NegativePhase, size: int, draws: int, keys: PRNGKeyArray
+) -> Any:
+    """The exact gradient (p,), and the phase's in every repeat after every draw (repeats, draws, p)."""
+    positive = data_mean_and_gradient(energy, data, None)[1]
+
+    def row(negative: Any) -> Any:
+        leaves = jax.tree.leaves(jax.tree.map(jnp.subtract, positive, negative))
+        return jnp.concatenate([leaf.reshape(-1).astype(jnp.result_type(float)) for leaf in leaves])
+
+    def repeat(key: PRNGKeyArray) -> Any:
+        start, go = jax.random.split(key)
+
+        def draw(state: Any, key: PRNGKeyArray) -> Any:
+            _, negative, state, _ = phase.gradient(energy, state, data, None, key)
+            return state, row(negative)
+
+        return jax.lax.scan(draw, phase.init(energy, start, size), jax.random.split(go, draws))[1]
+
+    return row(route.mean_gradient(energy, None)), jax.lax.map(repeat, keys)

@@ -1,0 +1,389 @@
+"""What is looked at while learning goes on, and the alarms: what was seen, and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lnz._core.energy import Energy
+from lnz._core.numerics import log_mean_exp
+from lnz._core.spaces import Binary, Categorical, Space, Spin, State
+from lnz.learning._gradients import cast
+from lnz.learning._loop import measure_key
+from lnz.learning._mixing import autocorrelation_time, nearest_distances, split_r_hat
+from lnz.learning._negative.negative_phase import NegativePhase, between
+from lnz.learning._trainer import Trainer, TrainState
+from lnz.routes._annealing.ais import AnnealedImportanceSampling
+
+WATCHED = ("unmet", "acceptance", "energy_gap")  # the figures of updates that a look has the mean of
+_SNAPSHOTS = 8  # at equal distances between two looks
+_CHAINS = 128  # of which snapshots are kept
+_REFUSED = 0.05  # an acceptance below it: nearly every move is refused
+_FAR = 10  # times √n nats between data and chains: n independent entries, or a log-concave density, spread by at most about √n
+_SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
+_ROWS = 256  # of the data that a look reads
+_FIXED = 0.05  # seconds that a look takes whatever the model
+# Seconds of a state's move for every parameter (two operations), entry and transcendental function; of an update besides.
+_PER_WEIGHT, _PER_BIT, _PER_EXP, _PER_UPDATE = 2e-11, 4e-9, 1e-9, 5e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """Something is wrong with the chains or the model: `step` says when, `name` which alarm, `seen` what was seen, `remedy` what to do."""
+
+    step: int
+    name: str
+    seen: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"update {self.step:,}: {self.seen}. {self.remedy}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One look at a run: the update, the figures by name (see `Monitor`), and the alarms that went off."""
+
+    step: int
+    figures: dict[str, float]
+    alarms: tuple[Alarm, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """What `fit` watches while it learns, for about `share` of the time. It never changes what is learned.
+
+    At every look, fresh chains are annealed from the energy's base to the model, by AIS. They owe nothing to the data or to the chains of the
+    negative phase, and so see what those cannot. Between looks, snapshots of chains that go on from update to update tell how fast they mix.
+    The figures of a look:
+
+    - `log_z`, by AIS, with `effective`, the effective number of its chains; `log_likelihood`, -E_data[F] - log Ẑ of the training data;
+    - `energy_data`, `energy_chains`, `energy_fresh`: mean F of the data, of the negative phase's states, of the fresh chains;
+    - `unseen` (discrete states): how much more of the fresh chains' mass than of the phase's states lies farther from the nearest datum than
+      some distance, at the distance where that is most (a one-sided Kolmogorov-Smirnov distance): what CD does not see (T11);
+    - `r_hat` of the chains' energy, and `tau`, the autocorrelation time of their states in updates;
+    - `lag`, the nats by which the log-probabilities of the chains' states change while they mix once: the standard deviation of
+      F_θ(t) - F_θ(t-τ) over the chains. It is step size × |∇| × τ (T12), in units that do not depend on the model; above 1 the chains stand
+      for a model of the past;
+    - `unmet`, of coupled chains that may be cut: the share of pairs that had not met, in all updates since the last look;
+    - `acceptance`, of kernels that accept or refuse: its mean over all updates since the last look;
+    - `energy_gap`, mean F of the data less that of the chains, over all updates since the last look. The states of a law of n entries differ by
+      about √n nats. Where the chains lie ten times as far above the data, the energy runs away, and an alarm says so already at a snapshot, in a
+      look without other figures;
+    - `dead`, the share of hidden units that are the same for every datum.
+
+    Looks come at fixed updates, set by a prediction of what they and the updates cost, and by nothing else: a run and its repetition look
+    alike. After a resumption, the first look lacks the figures of a whole stretch of snapshots.
+
+    Attributes:
+        share: of the run's time that looks may take, in (0, 0.5].
+        chains: of the annealing.
+        temperatures: of the annealing.
+
+    Example:
+        >>> import jax, lnz
+        >>> data = lnz.Binary(6).uniform(jax.random.key(0), 200)
+        >>> rbm = lnz.RBM(visible=6, hidden=3, key=jax.random.key(1))
+        >>> fitted = lnz.fit(rbm, data, epochs=2000, key=jax.random.key(2), monitor=lnz.learning.Monitor(share=0.3))
+        >>> [alarm.name for look in fitted.looks for alarm in look.alarms]
+        []
+    """
+
+    share: float = 0.05
+    chains: int = 128
+    temperatures: int = 50
+
+    def __post_init__(self) -> None:
+        between("share", self.share, 0, 0.5)
+        if self.chains < 8:
+            raise ValueError(f"a monitor needs at least 8 chains, but got {self.chains}")
+
+    def every(self, energy: Energy, phase: NegativePhase | None, batch: int) -> int:
+        """The updates between two looks: as many as make the looks' predicted time the share asked for, a multiple of 8."""
+        move = _move_seconds(energy)
+        moves = 0 if phase is None else phase.moves(energy, batch)
+        update = _PER_UPDATE + move * (2 * batch + moves)
+        look = _FIXED + move * (2.5 * self.chains * self.temperatures + moves)
+        return _SNAPSHOTS * math.ceil(look / update / self.share / _SNAPSHOTS)
+
+
+def _move_seconds(energy: Energy) -> float:
+    """A prediction of what the move of one state takes: a Gibbs sweep by the parameters, a gradient by the operations that it compiles to, since a
+    convolution uses every weight many times."""
+    bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
+    if energy.observed.discrete:
+        weights = sum(leaf.size for leaf in jax.tree.leaves(energy) if eqx.is_inexact_array(leaf))
+        return _PER_WEIGHT * weights + _PER_BIT * bits
+    arrays, rest = eqx.partition(energy, eqx.is_array)
+    gradient = jax.jit(lambda arrays, v: jax.value_and_grad(eqx.combine(arrays, rest).free_energy)(v))
+    counted: Any = gradient.lower(arrays, energy.observed.struct).cost_analysis() or {}
+    return 0.5 * _PER_WEIGHT * counted.get("flops", 0) + _PER_EXP * counted.get("transcendentals", 0) + _PER_BIT * bits
+
+
+class Watch:
+    """A monitor at work on one run: it says after which updates it wants to see the state, and keeps what it saw."""
+
+    def __init__(self, monitor: Monitor, trainer: Trainer, energy: Energy, data: State, batch: int, step: int):
+        self.monitor, self.trainer = monitor, trainer
+        self.every = monitor.every(energy, trainer.negative_phase, batch)
+        self.gap = self.every // _SNAPSHOTS
+        n = jax.tree.leaves(data)[0].shape[0]
+        self.batch = jax.tree.map(lambda leaf: leaf[: min(batch, n)], data)
+        rows = np.linspace(0, n - 1, min(n, _ROWS)).astype(np.int64)
+        self.rows = jax.tree.map(lambda leaf: leaf[rows], data)
+        self.annealing = AnnealedImportanceSampling(temperatures=monitor.temperatures, chains=monitor.chains)
+        self.fresh = self.annealing.refusal(energy) is None
+        self.snapshots: list[tuple[int, Any]] = []
+        self.models: dict[int, Energy] = {step: energy}
+        self.best, self.active = -math.inf, set[str]()
+        self.sums: dict[str, float] = {}
+        self.entries = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
+        self.since, self.gap_before = step, 0.0  # the last snapshot at equal distances, and the sum of gaps there
+
+    def next_stop(self, step: int) -> int:
+        """The next update, after this one, whose state `see` wants."""
+        end = (step // self.every + 1) * self.every
+        return min(stop for stop in self._stops(end) if stop > step)
+
+    def _stops(self, end: int) -> list[int]:
+        """Snapshots at equal distances up to a look, and closer ones just before it."""
+        fine = {end - 2**k for k in range(20) if 2**k < self.gap}
+        return sorted({end - self.gap * k for k in range(_SNAPSHOTS)} | fine)
+
+    def note(self, sums: dict[str, float]) -> None:
+        """Take in the sums of figures over the updates since the last call."""
+        self.sums = {name: self.sums.get(name, 0.0) + total for name, total in sums.items()}
+
+    def see(self, state: TrainState, step: int) -> Look | None:
+        """Take a snapshot after this update, and have a look if one is due."""
+        end = -(-step // self.every) * self.every
+        if step not in self._stops(end):
+            return None
+        phase = self.trainer.negative_phase
+        chains = None if phase is None else phase.positions(state.energy, state.negative)
+        if chains is not None:
+            kept = jax.tree.map(lambda leaf: np.asarray(leaf[:_CHAINS]), chains)
+            self.snapshots.append((step, kept))
+        if step in (end - self.gap, end - 1):
+            self.models[step] = state.energy
+        strayed = self._strayed(step) if (end - step) % self.gap == 0 else None
+        if step != end:
+            if strayed is None or strayed.name in self.active:
+                return None
+            self.active.add(strayed.name)
+            return Look(step, {}, (strayed,))
+        look = self._look(state, step, strayed)
+        self.models, self.snapshots = {step: state.energy}, []
+        return look
+
+    def _strayed(self, step: int) -> Alarm | None:
+        """The alarm *runaway*, by the gap of all updates since the last snapshot."""
+        total = self.sums.get("energy_gap", 0.0)
+        gap, spread = (self.gap_before - total) / max(step - self.since, 1), math.sqrt(self.entries)
+        self.since, self.gap_before = step, total
+        if not gap > _FAR * spread:
+            return None
+        seen = (
+            f"the energy runs away: the states of {type(self.trainer.negative_phase).__name__} lie {gap:,.3g} nats above the data, where the states "
+            f"of a law of {self.entries:,} entries differ by about {spread:,.2g}"
+        )
+        remedy = (
+            "Go back to an earlier model; lower the learning rate or the step size, take adjusted moves (Langevin in place of UnadjustedLangevin), "
+            "or Stabilisers(energy_penalty=0.1)"
+        )
+        return Alarm(step, "runaway", seen, remedy)
+
+    def _look(self, state: TrainState, step: int, strayed: Alarm | None) -> Look:
+        figures, errors = self._measured(state, step)
+        figures |= self._mixing(state.energy, step)
+        figures |= {name: total / self.every for name, total in self.sums.items()}
+        self.sums, self.gap_before = {}, 0.0
+        found = [] if strayed is None else [strayed]
+        found += _alarms(step, figures, errors, self.best, type(self.trainer.negative_phase).__name__)
+        likelihood = figures.get("log_likelihood", -math.inf)
+        if math.isfinite(likelihood) and errors["log_z"] < 0.5:
+            self.best = max(self.best, likelihood)
+        fired = tuple(alarm for alarm in found if alarm.name not in self.active)
+        self.active = {alarm.name for alarm in found}
+        return Look(step, figures, fired)
+
+    def _measured(self, state: TrainState, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Figures of the data, the phase's states and the fresh chains, and the errors of two of them."""
+        energy = state.energy
+        key = jax.random.fold_in(measure_key(state.key, step), 1)
+        data_energy, drawn, fresh, activity = _probe(
+            self.trainer, self.annealing if self.fresh else None, state, self.rows, self.batch, key
+        )
+        figures, errors = {"energy_data": float(data_energy)}, {"log_z": math.inf, "unseen": math.inf}
+        if activity is not None:
+            low, high = (np.asarray(a) for a in activity)
+            figures["dead"] = float(((high < 0.01) | (low > 0.99)).mean())
+        if drawn is not None:
+            _, share, free = drawn
+            figures["energy_chains"] = float(np.sum(np.asarray(share) * np.asarray(free)))
+        if fresh is None:
+            return figures, errors
+        log_weights, fresh_states, fresh_free = fresh
+        w = np.asarray(jax.nn.softmax(log_weights), np.float64)
+        effective = 1 / float((w**2).sum())
+        log_z = float(log_mean_exp(log_weights))
+        errors["log_z"] = math.sqrt(max(1 / effective - 1 / len(w), 0)) if math.isfinite(log_z) else math.inf
+        figures |= {
+            "log_z": log_z, "effective": effective, "log_likelihood": -figures["energy_data"] - log_z,
+            "energy_fresh": float((w * np.asarray(fresh_free)).sum()),
+        }  # fmt: skip
+        spread = np.asarray(fresh_free, np.float64) - figures["energy_fresh"]
+        errors["energy"] = math.sqrt(float((w**2 * spread**2).sum()))
+        if drawn is not None and isinstance(energy.observed, Binary | Spin | Categorical):
+            flat = [
+                np.asarray(v).reshape(len(v), -1)
+                for v in (*map(energy.shown, (drawn[0], fresh_states)), cast(energy, self.rows))
+            ]
+            near, far = (nearest_distances(states, flat[2]) for states in flat[:2])
+            shares = np.asarray(drawn[1], np.float64)
+            beyond = [float((w * (far > d)).sum() - (shares * (near > d)).sum()) for d in np.unique(near)]
+            figures["unseen"] = max(0.0, *beyond)
+            errors["unseen"] = math.sqrt(0.25 / effective + 0.25 * float((shares**2).sum()))
+        return figures, errors
+
+    def _mixing(self, energy: Energy, step: int) -> dict[str, float]:
+        """Figures of the snapshots of a whole stretch."""
+        uniform = [v for at, v in self.snapshots if (step - at) % self.gap == 0]
+        if len(uniform) < _SNAPSHOTS or len(jax.tree.leaves(uniform[0])[0]) < 4:
+            return {}
+        n = len(jax.tree.leaves(uniform[0])[0])
+        stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *uniform)
+        energies = np.asarray(_free_energies(energy, stacked)).reshape(_SNAPSHOTS, n)
+        features = np.stack([_entries(energy.observed, v) for _, v in self.snapshots])
+        tau, _ = autocorrelation_time([at for at, _ in self.snapshots], features)
+        last = jax.tree.map(jnp.asarray, uniform[-1])
+        now = np.asarray(_free_energies(energy, last))
+        moved = {
+            step - at: float(np.std(now - np.asarray(_free_energies(model, last)))) for at, model in self.models.items()
+        }
+        return {"r_hat": split_r_hat(energies), "tau": tau, "lag": _at_lag(moved, tau)}
+
+
+@eqx.filter_jit
+def _probe(
+    trainer: Trainer,
+    annealing: AnnealedImportanceSampling | None,
+    state: TrainState,
+    rows: State,
+    batch: State,
+    key: Any,
+) -> Any:
+    """Mean F of the data; the phase's states with their weights' shares and F; the annealed chains with log weights and F; and the least and
+    greatest mean activity of every hidden unit over the data."""
+    energy, phase = state.energy, trainer.negative_phase
+    rows, batch = cast(energy, rows), cast(energy, batch)
+    data_energy = jnp.mean(jax.vmap(energy.data_energy)(rows))
+    drawn = fresh = activity = None
+    if trainer.draws:
+        assert phase is not None
+        states, weights, _, _ = phase.draw(energy, state.negative, batch, None, key)
+        free = jax.vmap(energy.free_energy)(states)
+        weights = jnp.ones_like(free) if weights is None else weights.astype(free.dtype)
+        drawn = states, weights / jnp.sum(weights), free
+    if annealing is not None:
+        log_weights, v, _ = annealing.anneal(energy, jax.random.fold_in(key, 1))
+        v = cast(energy, v)
+        fresh = log_weights, v, jax.vmap(energy.free_energy)(v)
+    if hasattr(energy, "hidden_mean"):
+        means = energy.hidden_mean(energy.completed(jax.random.fold_in(key, 2), rows))  # pyright: ignore[reportAttributeAccessIssue]
+        activity = jnp.min(means, axis=0), jnp.max(means, axis=0)
+    return data_energy, drawn, fresh, activity
+
+
+@eqx.filter_jit
+def _free_energies(energy: Energy, v: State) -> Any:
+    return jax.vmap(energy.free_energy)(v)
+
+
+def _entries(space: Space, v: State) -> np.ndarray:
+    """States as rows of numbers whose products say how alike two states are: indicators for categories."""
+    if isinstance(v, tuple):
+        return np.concatenate([_entries(s, part) for s, part in zip(space.spaces, v, strict=True)], axis=1)  # pyright: ignore[reportAttributeAccessIssue]
+    flat = np.asarray(v).reshape(len(v), -1)
+    if isinstance(space, Categorical):
+        return (flat[:, :, None] == np.arange(space.categories)).reshape(len(v), -1)
+    return flat
+
+
+def _at_lag(moved: dict[int, float], tau: float) -> float:
+    """The change over τ updates, between those over the lags at hand by a power law, and beyond the longest as a random walk."""
+    lags = sorted(moved)
+    if tau >= lags[-1]:
+        return moved[lags[-1]] * math.sqrt(tau / lags[-1])
+    values = [max(moved[lag], 1e-12) for lag in lags]
+    return float(np.exp(np.interp(math.log(tau), np.log(lags), np.log(values))))
+
+
+def _alarms(step: int, figures: dict[str, float], errors: dict[str, float], best: float, phase: str) -> list[Alarm]:
+    """All alarms that hold at a look."""
+    found = []
+
+    def alarm(name: str, seen: str, remedy: str) -> None:
+        found.append(Alarm(step, name, seen, remedy))
+
+    lag, tau = figures.get("lag", 0), figures.get("tau", 0)
+    if lag > 1 or (lag > 0.5 and tau > _SLOW):
+        alarm(
+            "lag",
+            f"the chains mix more slowly than the parameters move: they need about {tau:,.0f} updates to mix once, in which the model "
+            f"moves by {lag:.1f} nats",
+            "Lower the learning rate or raise sweeps, or use TemperedChains or JarzynskiWalkers",
+        )
+    elif figures.get("r_hat", 1) > 1.5:
+        alarm(
+            "r_hat",
+            f"the chains disagree: R̂ of their energy is {figures['r_hat']:.2f}, and they need about {tau:,.0f} updates to mix once",
+            "Raise sweeps, or use TemperedChains",
+        )
+    if figures.get("unseen", 0) - 3 * errors["unseen"] > 0.05:
+        alarm(
+            "unseen",
+            f"about {100 * figures['unseen']:.0f} % of the model's mass lies farther from the data than the states of {phase} go: its gradient "
+            "hardly takes that mass away",
+            "Use chains that do not start at the data, such as TemperedChains or PersistentChains, or more sweeps",
+        )
+    deeper = figures.get("energy_chains", -math.inf) - figures.get("energy_fresh", math.inf)
+    if figures.get("effective", 0) > 10 and deeper > max(1.0, 4 * errors.get("energy", math.inf)):
+        alarm(
+            "deeper",
+            f"chains annealed afresh find states {deeper:.1f} nats deeper than those of {phase}",
+            "Raise sweeps, lower the learning rate, or use TemperedChains",
+        )
+    fallen = best - figures.get("log_likelihood", math.inf)
+    if fallen > 0.1 + 4 * errors["log_z"]:
+        alarm(
+            "likelihood",
+            f"the log-likelihood of the training data has fallen to about {figures['log_likelihood']:.2f} nats per datum, from {best:.2f}",
+            "Go back to the best model; lower the learning rate or raise sweeps",
+        )
+    if figures.get("unmet", 0) > 0:
+        alarm(
+            "unmet",
+            f"{100 * figures['unmet']:.2g} % of the pairs of coupled chains were cut before they met: the gradient has a bias",
+            "Allow more by max_moves, lower the learning rate, or use TemperedChains",
+        )
+    if figures.get("acceptance", 1) < _REFUSED:
+        alarm(
+            "refused",
+            f"only {100 * figures['acceptance']:.2g} % of the chains' moves are accepted: they stand still, and every update raises the energy where "
+            "they stand and digs where they do not go",
+            "Go back to an earlier model, and take a smaller step size or a lower learning rate",
+        )
+    if figures.get("dead", 0) > 0.1:
+        alarm(
+            "dead",
+            f"{100 * figures['dead']:.0f} % of the hidden units are the same for every datum",
+            "Lower the learning rate or the weight decay, or use fewer hidden units",
+        )
+    return found

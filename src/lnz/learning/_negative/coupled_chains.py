@@ -1,0 +1,161 @@
+"""Unbiased contrastive divergence: coupled chains that pay back what a finite run leaves out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._core.energy import Energy
+from lnz._core.numerics import check_whole_number
+from lnz._core.random import fast_key
+from lnz._core.spaces import State
+from lnz.kernels._coupled import Run, coupling_refusal, not_met, run_coupled
+from lnz.kernels._kernels import Kernel, compact, default_kernel
+from lnz.learning._gradients import cast, weighted_sum
+from lnz.learning._negative.negative_phase import NegativePhase, base_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class CoupledChains(NegativePhase):
+    """Unbiased contrastive divergence: every update's gradient has the exact one as its mean, however short its chains.
+
+    Each chain X has a twin Y, which begins at the same state, follows `lag` moves behind with the same random numbers, and so meets X after τ
+    moves. The states of X from `burn_in` on give the gradient of CD, and the differences of X and Y until they meet give the rest of the way to
+    p: `lnz.kernels._coupled.run_coupled` has the formula. What bias was becomes variance: where chains leave a mode once in a thousand moves,
+    the gradient is nearly that of CD, but once in a thousand times it has a part a thousand times as large. More chains and a lower
+    learning rate help; so does a kernel that mixes.
+
+    An update lasts until its slowest pair has met. Its figures: `meeting`, the mean of τ; `longest`, the moves of the update; `unmet`, the share of
+    pairs that had not met after `max_moves`. One such pair is an error, unless `cut`.
+
+    Attributes:
+        burn_in: k, at least 0; 1 is the counterpart of CD-1.
+        length: the states of X that are averaged, from the k-th on. More of them make payments smaller.
+        lag: L.
+        start: where pairs begin: "data", at the batch, as in CD (what data leave open is drawn by `energy.completed`); or "chains", where the last
+            update's X ended.
+        chains: pairs, with start="chains"; by default one for every datum of a batch. They first start at samples of the energy's base.
+        max_moves: the most moves of an update.
+        cut: whether pairs that have not met by then are cut off there, which makes a bias, with the alarm *unmet*, instead of an error.
+        kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states. See `coupled_step` for those that can be
+            coupled.
+
+    Raises:
+        NotMet: by `fit`, `Trainer.step` and `phases`, where a pair has not met after `max_moves`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> rbm = lnz.RBM(visible=4, hidden=2, key=jax.random.key(0))
+        >>> found = lnz.learning.gradient_error(rbm, jnp.ones((50, 4)), lnz.learning.CoupledChains(), draws=1, key=jax.random.key(1))
+        >>> bool(found.cosine[-1] > 0.99)
+        True
+
+    Source: Qiu, Zhang & Wang 2020, "Unbiased contrastive divergence algorithm for training energy-based latent variable models", after Jacob,
+    O'Leary & Atchadé 2020.
+    """
+
+    burn_in: int = 1
+    length: int = 1
+    lag: int = 1
+    start: str = "data"
+    chains: int | None = None
+    max_moves: int = 10_000
+    cut: bool = False
+    kernel: Kernel | None = None
+
+    by_states: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_whole_number("burn_in", self.burn_in, 0)
+        for name in ("length", "lag", "max_moves"):
+            check_whole_number(name, getattr(self, name))
+        if self.start not in ("data", "chains"):
+            raise ValueError(f'start must be "data" or "chains", but is {self.start!r}')
+        if self.chains is not None:
+            check_whole_number("chains", self.chains)
+            if self.start == "data":
+                raise ValueError('one pair starts at every datum of a batch: leave chains out, or take start="chains"')
+        least = max(self.burn_in + self.length - 1, self.lag)
+        if self.max_moves < least:
+            raise ValueError(
+                f"max_moves must be at least {least}, for burn_in + length - 1 moves and the lag, but is {self.max_moves}"
+            )
+
+    def refusal(self, energy: Energy) -> str | None:
+        try:
+            return coupling_refusal(self.kernel or default_kernel(energy), energy)
+        except ValueError as error:
+            return str(error)
+
+    def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
+        return () if self.start == "data" else base_samples(energy, key, self.chains or batch_size)
+
+    def draw(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[State, Array | None, Any, dict[str, Array]]:
+        """The states of X after the last move, which follow p only in the limit of many moves: what is unbiased is `gradient`."""
+        _, run, state, weights, figures = self._run(energy, state, data, weights, key)
+        return cast(energy, run.last), weights, state, figures
+
+    def gradient(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Array | None, Any, Any, dict[str, Array]]:
+        found, _, state, _, figures = self._run(energy, state, data, weights, key)
+        return found[0], jax.tree.map(jnp.negative, found[1]), state, figures
+
+    def _run(
+        self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Any, Run, Any, Array | None, dict[str, Array]]:
+        """Mean F and mean ∂F without bias, the run, the state for the next update, the pairs' weights, and the figures."""
+        of_data = self.start == "data"
+        begin = energy.completed(jax.random.fold_in(key, 1), data) if of_data else state
+        n = jax.tree.leaves(begin)[0].shape[0]
+        weights = weights if of_data else None
+        share = jnp.full((n,), 1 / n) if weights is None else weights / jnp.sum(weights)
+
+        def part(v: State, weights: Array) -> Any:
+            def mean(e: Energy) -> Array:
+                return weighted_sum(lambda v: jax.vmap(e.free_energy)(v), cast(energy, v), weights)
+
+            return eqx.filter_value_and_grad(mean)(energy)
+
+        def add(total: Any, v: State, signed: Array) -> Any:
+            weights = signed * jnp.concatenate([share, share]).astype(signed.dtype)
+            return jax.tree.map(jnp.add, total, part(v, weights))
+
+        start = compact(energy, cast(energy, begin))
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(part, start, share))
+        run = run_coupled(
+            energy, self.kernel or default_kernel(energy), fast_key(key), start, start, burn_in=self.burn_in, length=self.length,
+            lag=self.lag, max_moves=self.max_moves, total=nothing, add=add,
+        )  # fmt: skip
+        # A datum of weight zero (of a batch that is not full) has a pair, but no say.
+        counted = share > 0
+        figures = {
+            "meeting": jnp.mean(run.times.astype(jnp.float32), where=counted),
+            "longest": run.moves.astype(jnp.float32),
+            "unmet": jnp.mean((~run.met).astype(jnp.float32), where=counted),
+        }
+        after = () if of_data else cast(energy, run.last)
+        return run.total, run, after, weights, figures
+
+    def moves(self, energy: Energy, batch_size: int) -> float:
+        """At least: until a pair has met, which is not known beforehand."""
+        return 2.0 * (self.burn_in + self.length + self.lag) * (self.chains or batch_size)
+
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        return ("meeting", "longest", "unmet")
+
+    def problem(self, figures: Mapping[str, Array]) -> str | None:
+        if self.cut or not float(figures["unmet"]) > 0:
+            return None
+        return f"{not_met(self.max_moves)}, use TemperedChains, or let them be cut there, with a bias (cut=True)"
+
+    def positions(self, energy: Energy, state: Any) -> State | None:
+        return None if self.start == "data" else state

@@ -1,0 +1,96 @@
+"""Replicas on a ladder of models: moves at every rung, and swaps of neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lnz._core.energy import Energy
+from lnz._core.spaces import State
+from lnz.kernels._kernels import Kernel, moved_chains
+
+
+def rounds(
+    rung: Callable[[Any], Energy],
+    points: Any,
+    kernel: Kernel,
+    key: PRNGKeyArray,
+    replicas: State,
+    first: Int[Array, ""],
+    sweeps: int,
+) -> tuple[State, Float[Array, " pairs"], Bool[Array, " pairs"], dict[str, Array]]:
+    """`sweeps` times: one move of every replica under its rung, then swaps of the pairs (0, 1), (2, 3), … or (1, 2), (3, 4), … in turns.
+
+    Swaps in turns, rather than at random, let replicas travel along the ladder instead of diffusing (non-reversible parallel tempering).
+    Each swap has p_i(x_i) p_j(x_j) as its law, with free energies: latent units are summed out at both rungs.
+
+    Args:
+        rung: the energy at a point of the ladder.
+        points: the points, stacked along axis 0: k rungs, from the one that mixes by itself to the model.
+        replicas: observed states (k, n, *shape).
+        first: the number of rounds made before; its parity says which pairs come first.
+
+    Returns:
+        The replicas, the mean swap probability of each pair, which pairs were tried (in one round every second), and the
+        means of the kernel's figures at the last rung.
+
+    Source: Swendsen & Wang 1986; Geyer 1991; Okabe, Kawata, Okamoto & Mikami 2001 (alternate pairs); Syed, Bouchard-Côté, Deligiannidis &
+    Doucet 2022, "Non-reversible parallel tempering".
+    """
+    k = jax.tree.leaves(points)[0].shape[0]
+
+    def move(point: Any, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
+        return moved_chains(rung(point), kernel, key, v, 1)
+
+    def one(carry: tuple[State, Array, Array], inputs: tuple[PRNGKeyArray, Array]) -> Any:
+        replicas, rates, tried = carry
+        key, number = inputs
+        swap_key, move_key = jax.random.split(key)
+        replicas, figures = jax.vmap(move)(points, jax.random.split(move_key, k), replicas)
+        replicas, rate, pairs = swapped(rung, points, swap_key, replicas, number)
+        return (replicas, rates + rate, tried + pairs), jax.tree.map(lambda leaf: leaf[-1], figures)
+
+    numbers = first + jnp.arange(sweeps, dtype=first.dtype)
+    none = jnp.zeros((k - 1,), jnp.float32)
+    (replicas, rates, tried), figures = jax.lax.scan(
+        one, (replicas, none, none), (jax.random.split(key, sweeps), numbers)
+    )
+    return replicas, rates / jnp.maximum(tried, 1), tried > 0, jax.tree.map(jnp.mean, figures)
+
+
+def swapped(
+    rung: Callable[[Any], Energy], points: Any, key: PRNGKeyArray, replicas: State, number: Int[Array, ""]
+) -> tuple[State, Float[Array, " pairs"], Float[Array, " pairs"]]:
+    """The replicas after the swaps of one round, the mean swap probability of each pair tried, and which pairs were (1 or 0)."""
+    k, n = jax.tree.leaves(replicas)[0].shape[:2]
+    place = jnp.arange(k, dtype=jnp.int32)
+    mate = place + 1 - 2 * ((place + number) % 2)
+    mate = jnp.where((mate >= 0) & (mate < k), mate, place)
+    gain = gains(rung, points, replicas, mate)
+    total = gain + gain[mate]  # log of p_i(x_j) p_j(x_i) / p_i(x_i) p_j(x_j)
+    u = jax.random.uniform(key, (k, n), gain.dtype)[jnp.minimum(place, mate)]
+    accept = (u < jnp.exp(total)) & (mate != place)[:, None]
+    shaped = lambda leaf: accept.reshape(k, n, *(1,) * (leaf.ndim - 2))  # noqa: E731
+    after = jax.tree.map(lambda leaf: jnp.where(shaped(leaf), leaf[mate], leaf), replicas)
+    pairs = (mate == place + 1)[:-1].astype(jnp.float32)
+    return after, pairs * mean_probability(total)[:-1], pairs
+
+
+def gains(rung: Callable[[Any], Energy], points: Any, replicas: State, mate: Int[Array, " k"]) -> Float[Array, "k n"]:
+    """F_i(x_i) - F_j(x_i) of the replicas at every rung i, with j its mate."""
+
+    def free(point: Any, v: State) -> Array:
+        return jax.vmap(rung(point).free_energy)(v)
+
+    return jax.vmap(free)(points, replicas) - jax.vmap(free)(jax.tree.map(lambda p: p[mate], points), replicas)
+
+
+def mean_probability(log_ratios: Float[Array, "k n"]) -> Float[Array, " k"]:
+    """The mean probability of swaps with these log ratios. A replica that is impossible under its own rung (∞ - ∞: a start outside the
+    support) never swaps."""
+    probability = jnp.where(jnp.isnan(log_ratios), 0, jnp.exp(jnp.minimum(log_ratios, 0)))
+    return jnp.mean(probability, axis=1).astype(jnp.float32)

@@ -1,0 +1,77 @@
+"""Noise-contrastive estimation: log Z as one more parameter of a classifier that tells data from noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lnz._core.energy import as_energy
+from lnz._core.frozen import Frozen
+from lnz._core.numerics import check_whole_number, softplus
+from lnz._models.self_normalised import SelfNormalised
+from lnz.crf._conditional_objectives import Objective
+from lnz.learning._gradients import cast
+from lnz.learning._objectives.score_matching import required
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseContrastive(Objective):
+    """-log P(data | x) - Σ_k log P(noise | y_k), in nats: tell a datum from ν samples y_k of a known law by G(x) = log p_θ(x) - log p_noise(x).
+
+    P(data | x) = 1 / (1 + ν e^-G(x)). The model must be normalised by itself: `lnz.SelfNormalised(energy)` has a parameter for log Z, which
+    comes out of the fit, known as well as the rest. Consistent for any noise that covers the data; as ν grows it becomes maximum likelihood.
+    Noise that is far from the data is told from them too easily, and teaches little.
+
+    Attributes:
+        noise: any energy on the data's space with a closed form and exact samples, such as `lnz.Gaussian`, `lnz.Independent` or `lnz.Mixture`;
+            kept as a constant.
+        samples: ν.
+
+    Source: Gutmann & Hyvärinen 2010, "Noise-contrastive estimation: a new estimation principle for unnormalized statistical models".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> model = lnz.SelfNormalised(lnz.Gaussian([0.0], [1.0]), log_z=0.5)
+        >>> objective = lnz.learning.NoiseContrastive(lnz.Gaussian([0.0], [0.5]))
+        >>> objective.loss(model, jnp.asarray([0.3]), key=jax.random.key(0)).shape
+        ()
+    """
+
+    noise: Any
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole_number("samples", self.samples)
+        noise = as_energy(self.noise.value if isinstance(self.noise, Frozen) else self.noise)
+        for name in ("log_normaliser", "sample"):
+            if not hasattr(noise, name):
+                raise ValueError(
+                    f"the noise must have a closed form and exact samples, but a {type(noise).__name__} has no {name}: use lnz.Gaussian, "
+                    "lnz.Independent or lnz.Mixture"
+                )
+        object.__setattr__(self, "noise", Frozen(noise))
+
+    def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        noise = jax.tree.map(jnp.asarray, self.noise.value)
+        y = cast(energy, noise.sample(required(key, self), self.samples))
+        log_noise, dtype = noise.log_normaliser(), jnp.result_type(float)
+
+        def evidence(x: Any) -> Array:
+            """log [P(data | x) / P(noise | x)]."""
+            log_q = -noise.free_energy(x).astype(dtype) - log_noise.astype(dtype)
+            return -energy.free_energy(x).astype(dtype) - log_q - math.log(self.samples)
+
+        return softplus(-evidence(state)) + jnp.sum(softplus(jax.vmap(evidence)(y)))
+
+    def refusal(self, energy: Any) -> str | None:
+        noise = self.noise.value
+        if noise.observed != energy.observed:
+            return f"the noise lives in {noise.observed}, but the data in {energy.observed}"
+        if not isinstance(energy, SelfNormalised):
+            return "it learns log Z as a parameter: wrap the energy as lnz.SelfNormalised(energy)"
+        return None

@@ -1,0 +1,162 @@
+"""Positive phases: how learning takes E_data[-∂F] where the data leave units open that have no closed sum (deep Boltzmann machines)."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._choose import choose
+from lnz._core.energy import Energy
+from lnz._core.numerics import check_whole_number
+from lnz._core.random import fast_key
+from lnz._core.route import Route
+from lnz._core.spaces import State
+from lnz._models.deep_boltzmann_machine import DeepBoltzmannMachine
+from lnz._partition import log_partition
+from lnz.learning._gradients import data_mean_and_gradient, mean_and_gradient, weighted_mean
+
+
+class PositivePhase(abc.ABC):
+    """How learning takes the data's expectation E[-∂E] over all that the data do not show. Static: a frozen dataclass."""
+
+    def refusal(self, energy: Energy) -> str | None:
+        """Why this positive phase cannot serve the energy, in words, or None."""
+        if isinstance(energy, DeepBoltzmannMachine) and energy.data_space != energy.observed:
+            return None
+        return f"what data do not show of this {type(energy).__name__} has a closed sum, so that it is exact: leave positive_phase out"
+
+    @abc.abstractmethod
+    def mean_and_gradient(
+        self, energy: Any, v: State, weights: Array | None, key: PRNGKeyArray | None
+    ) -> tuple[Array, Any]:
+        """The mean over data (n, *shape) of -log Σ exp(-E), or of an upper limit of it, in nats, and the mean of E[-∂E]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanFieldPhase(PositivePhase):
+    """The hidden units by mean field: updates of odd and even layers in turns, undamped, to a fixed point. Learning climbs a lower limit of log p.
+
+    Attributes:
+        iterations: at most, of every update of the parameters.
+        tolerance: the change of a mean at which they end.
+
+    Source: Salakhutdinov & Hinton 2009, "Deep Boltzmann machines" (there 25 iterations or so).
+
+    Example:
+        >>> import lnz
+        >>> lnz.Trainer(positive_phase=lnz.learning.MeanFieldPhase(iterations=10)).positive_phase.iterations
+        10
+    """
+
+    iterations: int = 30
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_whole_number("iterations", self.iterations)
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance must be finite and not negative, but is {self.tolerance!r}")
+
+    def mean_and_gradient(
+        self, energy: DeepBoltzmannMachine, v: State, weights: Array | None, key: PRNGKeyArray | None
+    ) -> tuple[Array, Any]:
+        options: dict[str, Any] = {"iterations": self.iterations, "tolerance": self.tolerance}
+        return mean_and_gradient(energy, v, weights, term=lambda e: lambda row: e.data_energy(row, **options))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClampedChains(PositivePhase):
+    """The hidden units by block Gibbs with the data held, from a draw of mean field: one chain a datum and update.
+
+    The gradient sums out the odd layers, given the even ones of the chain. Its mean comes near that of the exact posterior as the sweeps grow,
+    where mean field keeps its bias. The energy that it reports is the variational limit.
+
+    Attributes:
+        sweeps: over all hidden layers.
+        iterations: at most, of the mean field that the chains start from.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> dbm = lnz.DeepBoltzmannMachine(4, (3, 2), key=jax.random.key(0))
+        >>> fitted = lnz.fit(dbm, jnp.ones((10, 4)), positive_phase=lnz.learning.ClampedChains(sweeps=2), epochs=1, key=jax.random.key(1))
+        >>> int(fitted.state.step)
+        1
+    """
+
+    sweeps: int = 5
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        check_whole_number("sweeps", self.sweeps)
+        check_whole_number("iterations", self.iterations)
+
+    def mean_and_gradient(
+        self, energy: DeepBoltzmannMachine, v: Any, weights: Array | None, key: PRNGKeyArray | None
+    ) -> tuple[Array, Any]:
+        if key is None:
+            raise ValueError("clamped chains draw samples: pass key=jax.random.key(…)")
+        start_key, chain_key = jax.random.split(fast_key(key))
+        means = jax.vmap(lambda row: energy.fixed_point(row, iterations=self.iterations))(v)
+        limits, x = jax.vmap(energy.limit)(v, means), energy.drawn(start_key, v, means)
+        x = jax.lax.scan(
+            lambda x, key: (energy.gibbs_given(key, x), None), x, jax.random.split(chain_key, self.sweeps)
+        )[0]
+        return weighted_mean(lambda x: x, limits, weights), mean_and_gradient(energy, x, weights)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactPosterior(PositivePhase):
+    """The hidden units by an exact sum at every datum: for small machines, and to test the others by.
+
+    Attributes:
+        route: of the sum; by default the exact one that `lnz.choose` finds.
+    """
+
+    route: Route | None = None
+
+    def refusal(self, energy: Any) -> str | None:
+        return super().refusal(energy) or posterior_refusal(energy, self.route, exact=True)
+
+    def mean_and_gradient(
+        self, energy: DeepBoltzmannMachine, v: State, weights: Array | None, key: PRNGKeyArray | None
+    ) -> tuple[Array, Any]:
+        return mean_and_gradient(
+            energy, v, weights, term=lambda e: lambda row: posterior_energy(e, row, self.route, None)
+        )
+
+
+class ClosedSum(PositivePhase):
+    """All that the data do not show, by `energy.data_energy`: exact where the latent variables have a closed sum."""
+
+    def refusal(self, energy: Energy) -> str | None:
+        return None
+
+    def mean_and_gradient(
+        self, energy: Energy, v: State, weights: Array | None, key: PRNGKeyArray | None
+    ) -> tuple[Array, Any]:
+        return data_mean_and_gradient(energy, v, weights)
+
+
+def default_positive_phase(energy: Energy) -> PositivePhase:
+    """The closed sum, or mean field where there is none."""
+    return ClosedSum() if energy.data_space == energy.observed else MeanFieldPhase()
+
+
+def posterior_energy(energy: DeepBoltzmannMachine, v: Array, route: Route | None, key: PRNGKeyArray | None) -> Array:
+    """-log Σ_h exp(-E(v, h)) of one datum, in nats, its hidden units summed out by a route (None: the one that `choose` finds)."""
+    total = log_partition(energy.given(v), route=route, key=key).value
+    return (-total - jnp.dot(energy.layer_biases[0], v.astype(energy.dtype)).astype(total.dtype)).astype(energy.dtype)
+
+
+def posterior_refusal(energy: DeepBoltzmannMachine, route: Route | None, *, exact: bool = False) -> str | None:
+    """Why a route (None: the one that `choose` finds) cannot sum out the hidden units of a datum, in words, or None."""
+    law = energy.given(jnp.zeros((energy.sizes[0],), energy.dtype))
+    route = choose(law).route if route is None else route
+    if exact and route.random:
+        return f"{type(route).__name__} is not exact: use lnz.learning.MeanFieldPhase() or lnz.learning.ClampedChains()"
+    return route.refusal(law)

@@ -1,0 +1,145 @@
+"""What a run keeps on disk: its progress in one file, the best model so far in another beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lnz._core.checkpoint import CheckpointError, load_tree, save_tree
+from lnz._core.energy import Energy
+from lnz.learning._trainer import TrainState
+
+
+class Best(NamedTuple):
+    """The model with the best validation likelihood so far, the update after which it was, and that likelihood in nats per datum."""
+
+    energy: Energy
+    step: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        state: the training state.
+        sums: figures summed over the updates since the last record (float32).
+        since: the number of those updates.
+        recorded: the update after which the last record was made, or where the run began.
+        best: the best model so far; its value is -inf before the first record.
+    """
+
+    state: TrainState
+    sums: dict[str, Array]
+    since: int
+    recorded: int
+    best: Best
+
+    @property
+    def step(self) -> int:
+        """The number of updates made."""
+        return int(self.state.step)
+
+
+class Keeper:
+    """Writes and reads the checkpoint of a run, where one is asked for. Prints as the place of the last good one.
+
+    Attributes:
+        path: the checkpoint, or None.
+        settings: what must be the same for a run to resume from it: named numbers and words.
+        saved: the update whose state it holds.
+    """
+
+    def __init__(self, path: str | Path | None):
+        self.path = None if path is None else Path(path)
+        self.settings: dict[str, Any] = {}
+        self.saved = 0
+
+    def __str__(self) -> str:
+        if self.path is None:
+            return "no checkpoint was kept"
+        return f"the last good checkpoint is {self.path}, at step {self.saved}"
+
+    def exists(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return self.path is not None and self.path.exists()
+
+    def save(self, progress: Progress) -> None:
+        """Write the progress, atomically."""
+        if self.path is None:
+            return
+        about = {
+            "step": progress.step,
+            "settings": self.settings,
+            "sums": {name: float(total) for name, total in progress.sums.items()},
+            "since": progress.since,
+            "recorded": progress.recorded,
+            "best_step": progress.best.step if progress.best.value > -math.inf else None,
+        }
+        save_tree(self.path, progress.state, about)
+        self.saved = progress.step
+
+    def save_best(self, best: Best) -> None:
+        """Write the best model, atomically. A checkpoint written earlier knows nothing of it and finds it again when it resumes."""
+        if self.path is not None:
+            save_tree(best_path(self.path), best.energy, {"step": best.step, "value": best.value})
+
+    def load(self, start: Progress) -> Progress:
+        """The progress in the file, of the same shape as `start`.
+
+        Raises CheckpointError if it is damaged, or of another model or other settings.
+        """
+        assert self.path is not None
+        state, about = load_tree(self.path, start.state, with_metadata=True)
+        if "settings" not in about:
+            raise CheckpointError(f"{self.path} is no checkpoint of a training run. Name another file.")
+        same_key = bool(jnp.all(_key_data(state.key) == _key_data(start.state.key)))
+        found = about["settings"] | {"key": "the same" if same_key else "another"}
+        for name, value in (self.settings | {"key": "the same"}).items():
+            if found.get(name) != value:
+                raise CheckpointError(
+                    f"{self.path} is a checkpoint of another run: its {name} is {found.get(name)}, but this run's is {value}. "
+                    "Use the settings it was made with, or another checkpoint file."
+                )
+        self.saved = int(state.step)
+        best = Best(state.energy, self.saved, -math.inf)
+        if about["best_step"] is not None:
+            energy, kept = load_tree(best_path(self.path), state.energy, with_metadata=True)
+            best = Best(energy, kept["step"], kept["value"])
+        sums = {name: jnp.asarray(about["sums"][name], jnp.float32) for name in start.sums}
+        return Progress(state, sums, about["since"], about["recorded"], best)
+
+
+def best_path(checkpoint: Path) -> Path:
+    """Where `fit` keeps the best model beside a checkpoint."""
+    return checkpoint.with_name(checkpoint.name + ".best")
+
+
+def digest(tree: Any) -> str:
+    """A short fingerprint of the arrays of a pytree: of their values, shapes and dtypes."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf, order="C")
+        sha.update(f"{array.dtype.name}{array.shape}".encode())
+        sha.update(array.reshape(-1).view(np.uint8).data if array.size else b"")
+    return sha.hexdigest()[:16]
+
+
+def describe(energy: Energy) -> str:
+    """An energy's class and space in words, the same in every process."""
+    arrays = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(energy) if eqx.is_array(leaf)]
+    return f"{type(energy).__name__} on {energy.space} with {', '.join(arrays)}"
+
+
+def _key_data(key: Any) -> Any:
+    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

@@ -1,0 +1,293 @@
+"""Learning one update at a time: `init` and `step`, with the state in the user's hands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from lnz._core.energy import Energy, as_energy, check_scalar
+from lnz._core.frozen import is_traced
+from lnz._core.random import fast_key
+from lnz._core.spaces import State
+from lnz.crf._conditional_objectives import Objective
+from lnz.kernels._coupled import NotMet
+from lnz.learning._gradients import as_arrays, as_weights, cast, mean_and_gradient, weighted_mean
+from lnz.learning._negative import ExactPhase, NegativePhase, PersistentChains
+from lnz.learning._positive import PositivePhase, default_positive_phase
+from lnz.learning._regularisers import Stabilisers
+
+if TYPE_CHECKING:
+    import optax
+
+# Folded into an update's key: for the noise on the data, and for the positive phase.
+_NOISE, _POSITIVE = 0x6E6F6973, 0x706F7369
+
+
+class TrainState(eqx.Module):
+    """All that a training run is: restored from these leaves, it goes on bit for bit.
+
+    Attributes:
+        energy: the model with its parameters.
+        optimizer: the optimiser's state.
+        negative: the negative phase's state, such as the persistent chains.
+        step: the number of updates made.
+        key: the run's random key; update number t uses `fold_in(key, t)`.
+    """
+
+    energy: Energy
+    optimizer: Any
+    negative: Any
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Maximum likelihood by the two phases, θ moving along E_data[-∂F] - E_{p_θ}[-∂F]; or an objective without Z, moving against E_data[∂loss].
+
+    Attributes:
+        optimizer: any optax gradient transformation that needs gradients and parameters alone; by default plain gradient ascent,
+            `optax.sgd(0.01)`.
+        negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
+        positive_phase: how the data's expectation is taken where they leave units open that have no closed sum (deep Boltzmann machines);
+            by default the closed sum, or else `MeanFieldPhase()`.
+        objective: instead of phases, an objective such as `lnz.learning.ScoreMatching()`.
+        stabilisers: known departures from the textbook, for neural energies; by default none.
+
+    Raises:
+        TypeError: where these are something else, such as a name.
+        ValueError: where there are both a negative phase and an objective, or a penalty on the energies of states that are never drawn.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> trainer = lnz.Trainer(negative_phase=lnz.learning.PersistentChains(sweeps=1))
+        >>> state = trainer.init(lnz.RBM(visible=4, hidden=2, key=jax.random.key(0)), jax.random.key(1), batch_size=8)
+        >>> state, info = trainer.step(state, jnp.ones((8, 4)))
+        >>> int(state.step)
+        1
+    """
+
+    optimizer: optax.GradientTransformation | None = None
+    negative_phase: NegativePhase | None = None
+    positive_phase: PositivePhase | None = None
+    objective: Objective | None = None
+    stabilisers: Stabilisers = dataclasses.field(default_factory=Stabilisers)
+
+    def __post_init__(self) -> None:
+        if self.objective is not None and (self.negative_phase is not None or self.positive_phase is not None):
+            raise ValueError("an objective without Z has no phases: give one of the two")
+        if self.objective is None and self.negative_phase is None:
+            object.__setattr__(self, "negative_phase", PersistentChains())
+        if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
+            raise TypeError(
+                f"optimizer must be an optax gradient transformation, such as optax.adam(1e-3), but is {self.optimizer!r}"
+            )
+        if self.objective is not None and not isinstance(self.objective, Objective):
+            raise TypeError(f"objective must be one such as lnz.crf.PseudoLikelihood(), but is {self.objective!r}")
+        if not isinstance(self.stabilisers, Stabilisers):
+            raise TypeError(f"stabilisers must be lnz.learning.Stabilisers(…), but is {self.stabilisers!r}")
+        if self.stabilisers.energy_penalty and (self.negative_phase is None or not self.negative_phase.by_states):
+            raise ValueError(
+                "energy_penalty is on the energies of data and chains: it needs a negative phase that draws states"
+            )
+        if self.objective is None and not isinstance(self.negative_phase, NegativePhase):
+            raise TypeError(
+                f"negative_phase must be one such as lnz.learning.PersistentChains(sweeps=1), but is {self.negative_phase!r}"
+            )
+        if not isinstance(self.positive_phase, PositivePhase | None):
+            raise TypeError(
+                f"positive_phase must be one such as lnz.learning.MeanFieldPhase(), but is {self.positive_phase!r}"
+            )
+
+    def _positive_phase(self, energy: Energy) -> PositivePhase:
+        return default_positive_phase(energy) if self.positive_phase is None else self.positive_phase
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        import optax
+
+        return optax.sgd(0.01) if self.optimizer is None else self.optimizer
+
+    @property
+    def draws(self) -> bool:
+        """Whether updates draw states that stand for the model."""
+        return self.negative_phase is not None and not isinstance(self.negative_phase, ExactPhase)
+
+    def figures(self, energy: Energy) -> tuple[str, ...]:
+        """The names of the figures that an update of this energy gives: see `step`."""
+        if self.negative_phase is None:
+            return ("objective", "gradient_norm")
+        gap = ("energy_gap",) if self.draws and energy.data_space == energy.observed else ()
+        seen = self.negative_phase.figures(energy)
+        likelihood = ("log_likelihood",) if "log_z" in seen else ()
+        return ("energy", *gap, *seen, *likelihood, "gradient_norm", "disagreement")
+
+    def problem(self, figures: Mapping[str, Array]) -> str | None:
+        """What the figures of updates say has failed so that learning must not go on, in words, or None."""
+        return None if self.negative_phase is None else self.negative_phase.problem(figures)
+
+    def init(self, energy: Any, key: PRNGKeyArray, *, batch_size: int) -> TrainState:
+        """The state before the first update. `batch_size` sets the number of persistent chains where that is not given.
+
+        Raises ValueError where the negative phase cannot serve the energy, or the energy has no parameters.
+        """
+        energy = as_energy(energy)
+        parameters = eqx.filter(energy, eqx.is_inexact_array)
+        if not jax.tree.leaves(parameters):
+            raise ValueError(f"{type(energy).__name__} has no floating-point parameters to learn")
+        if energy.observed.moving:
+            raise ValueError(
+                "the limits of this energy's box are parameters: the two phases miss the boundary term (T4). Give the box constant limits, or "
+                "climb lnz.log_partition's own derivative"
+            )
+        check_scalar(energy)
+        positive = None if self.objective is not None else self._positive_phase(energy)
+        for part in (self.negative_phase, positive, self.objective, self.stabilisers):
+            reason = None if part is None else part.refusal(energy)
+            if reason is not None:
+                raise ValueError(f"{type(part).__name__} cannot serve {type(energy).__name__}: {reason}")
+        if self.objective is not None and energy.data_space != energy.observed:
+            raise ValueError(
+                f"{type(self.objective).__name__} cannot serve {type(energy).__name__}: its data leave units open. Learn by phases."
+            )
+        run_key, start_key = jax.random.split(key)
+        negative = () if self.negative_phase is None else self.negative_phase.init(energy, start_key, batch_size)
+        return TrainState(energy, self._optimizer().init(parameters), negative, jnp.zeros((), jnp.int32), run_key)
+
+    def step(
+        self, state: TrainState, data: State, weights: Any = None, *, scale: Any = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One update on a batch of observed states (n, *shape), compiled.
+
+        Args:
+            state: from `init` or the step before.
+            data: the batch, of any numeric dtype (its values are not checked here). Any size: each phase is a mean over its own number
+                of states.
+            weights: of the data, shape (n,), not negative; a weight of zero leaves a row out.
+            scale: a factor of the gradient. Batches of weighted data differ in total weight: with the batch's mean weight over the mean
+                weight of all data, the updates' expectation is the gradient of all data, as in `fit`.
+
+        Returns:
+            The new state and figures: `energy`, mean F of the data, in nats (or its limit, see `positive_phase`); `energy_gap`, that less the
+            mean F of the model's states (absent in the exact phase, and where data show a part of a state alone: the two are not alike); of
+            persistent chains of two layers `flips`, the share of hidden units that the last sweep changed (near 0: the chains are stuck);
+            of Langevin moves `acceptance`; those that the negative phase lists under its name;
+            where it gives `log_z`, the running `log_likelihood` of the batch, -`energy` - `log_z`, in nats per datum;
+            `gradient_norm`, ‖positive - negative‖ before any clipping; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the
+            phases cancel) to 1. With an objective in place of the phases: `objective`, its mean over the batch, and `gradient_norm`.
+
+        Raises:
+            ValueError: for data of another shape, or weights that are not finite, negative or all zero.
+            NotMet: where coupled chains have not met.
+        """
+        data = as_arrays(state.energy, data)
+        wanted = jax.tree.map(lambda struct: struct.shape, state.energy.data_space.struct, is_leaf=_is_struct)
+        found = jax.tree.map(lambda leaf: leaf.shape[1:], data)
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
+        if found != wanted or len(sizes) > 1 or sizes & {(), (0,)}:
+            raise ValueError(
+                f"a batch needs one or more states of shape {wanted} along axis 0, but got "
+                f"{jax.tree.map(lambda leaf: leaf.shape, data)}"
+            )
+        weights = None if weights is None else as_weights(weights, sizes.pop()[0])
+        state, figures = self._step(state, data, weights, None if scale is None else jnp.asarray(scale))
+        problem = None if is_traced(figures["gradient_norm"]) else self.problem(figures)
+        if problem is not None:
+            raise NotMet(problem)
+        return state, figures
+
+    @eqx.filter_jit
+    def _step(
+        self, state: TrainState, data: State, weights: Array | None, scale: Array | None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        return self.update(state, data, weights, scale)
+
+    def update(
+        self, state: TrainState, data: State, weights: Array | None = None, scale: Array | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """`step` without compilation and checks, to be called inside a loop of your own."""
+        energy = state.energy
+        key = jax.random.fold_in(state.key, state.step)
+        data = self.stabilisers.noisy(cast(energy, data), jax.random.fold_in(key, _NOISE))
+        if self.objective is not None:
+            loss, descent = _objective_gradient(self.objective, energy, data, weights, key)
+            chains, figures = state.negative, {"objective": loss, "gradient_norm": _norm(descent)}
+        else:
+            descent, chains, figures = self._phases(energy, state.negative, data, weights, key)
+        descent = self.stabilisers.clipped(descent, figures["gradient_norm"])
+        if scale is not None:
+            descent = jax.tree.map(lambda g: g * scale.astype(g.dtype), descent)
+        parameters = eqx.filter(energy, eqx.is_inexact_array)
+        with (
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+        ):  # optimisers rely on JAX's default promotion
+            try:
+                updates, optimizer = self._optimizer().update(descent, state.optimizer, parameters)
+            except TypeError as error:
+                if "required keyword-only argument" not in str(error):
+                    raise
+                raise TypeError(
+                    f"the optimiser wants more than gradients and parameters ({error}): line searches need an objective, which "
+                    "learning by phases has not. Use one such as optax.adam(1e-3)."
+                ) from None
+        energy = eqx.apply_updates(energy, _like(updates, parameters))
+        return TrainState(energy, _like(optimizer, state.optimizer), chains, state.step + 1, state.key), figures
+
+    def _phases(
+        self, energy: Energy, chains: Any, data: State, weights: Array | None, key: PRNGKeyArray
+    ) -> tuple[Any, Any, dict[str, Array]]:
+        """Negative less positive phase, the state of the negative phase for the next update, and figures."""
+        phase, penalty = self.negative_phase, self.stabilisers.energy_penalty
+        assert phase is not None
+        if penalty:
+            data_energy, positive = mean_and_gradient(energy, data, weights, penalty=penalty)
+            states, state_weights, chains, seen = phase.draw(energy, chains, data, weights, key)
+            model_energy, negative = mean_and_gradient(energy, states, state_weights, penalty=-penalty)
+        else:
+            positive_key = jax.random.fold_in(key, _POSITIVE)
+            data_energy, positive = self._positive_phase(energy).mean_and_gradient(energy, data, weights, positive_key)
+            model_energy, negative, chains, seen = phase.gradient(energy, chains, data, weights, key)
+        figures = {"energy": data_energy, **seen}
+        if model_energy is not None and energy.data_space == energy.observed:
+            figures["energy_gap"] = data_energy - model_energy
+        if "log_z" in seen:
+            figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)
+        descent = jax.tree.map(jnp.subtract, negative, positive)
+        norm, size = _norm(descent), _norm(positive) + _norm(negative)
+        return descent, chains, figures | {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}
+
+
+def _objective_gradient(
+    objective: Objective, energy: Energy, data: State, weights: Array | None, key: PRNGKeyArray
+) -> tuple[Array, Any]:
+    """The objective's weighted mean over a batch, and its gradient; every row has a key of its own."""
+    n = jax.tree.leaves(data)[0].shape[0]
+    keys = jax.random.split(fast_key(key), n)
+
+    def mean(energy: Energy) -> Array:
+        each = jax.vmap(lambda v, key: objective.loss(energy, v, key=key))
+        return weighted_mean(lambda v: each(v, keys), data, weights)
+
+    return eqx.filter_value_and_grad(mean)(energy)
+
+
+def _is_struct(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _like(tree: Any, old: Any) -> Any:
+    """The tree with the dtypes of the old one: an optimiser may compute in a wider one, but nothing widens from step to step."""
+    return jax.tree.map(
+        lambda new, old: new.astype(old.dtype) if eqx.is_array(old) and new.dtype != old.dtype else new, tree, old
+    )
+
+
+def _norm(tree: Any) -> Array:
+    flat = [leaf.astype(jnp.float32).reshape(-1) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(jnp.dot(leaf, leaf) for leaf in flat))  # a dot product is vectorised; a sum of squares is not

@@ -1,0 +1,278 @@
+"""`report.html`: a run on one page, with everything inside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+from lnz._core.estimate import decimals
+from lnz.io import write_atomic
+
+CSS = """
+:root { --ink: #22303c; --quiet: #66727e; --line: #dfe4e8; --soft: #f6f8f9; --blue: #2f6f9f; }
+* { box-sizing: border-box; }
+body { margin: 0; background: white; color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 960px; margin: 0 auto; padding: 48px 24px 72px; }
+h1 { font-size: 28px; line-height: 1.25; margin: 0 0 4px; font-weight: 600; }
+h2 { font-size: 18px; margin: 44px 0 10px; font-weight: 600; }
+p { margin: 6px 0; max-width: 75ch; }
+.quiet { color: var(--quiet); }
+.headline { display: flex; flex-wrap: wrap; gap: 14px; margin: 26px 0 8px; }
+.card { flex: 1 1 200px; background: var(--soft); border: 1px solid var(--line); border-radius: 8px; padding: 14px 18px; }
+.card .value { font-size: 26px; font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.card .label, .card .small { color: var(--quiet); font-size: 13px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }
+th { text-align: left; font-weight: 500; color: var(--quiet); font-size: 13px; }
+th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td.name { white-space: nowrap; color: var(--quiet); padding-right: 28px; }
+tr.strong td { font-weight: 600; }
+figure { margin: 14px 0 0; }
+figure img { display: block; width: 100%; height: auto; }
+figure img.narrow { max-width: 680px; }
+figcaption { color: var(--quiet); font-size: 14px; margin-top: 6px; max-width: 80ch; }
+details { border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px; margin-top: 10px; }
+summary { cursor: pointer; font-weight: 500; }
+details table { margin-top: 8px; font-size: 14px; }
+code { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+@media print { main { padding: 0; } details { border: 0; padding: 0; } }
+"""
+
+_FEW = 50  # chains that carry an estimate; below, its error is hardly known
+
+_CAPTIONS = {
+    "curves": (
+        "How the run went",
+        "Left: the held-out log-likelihood as it was measured on the way; the band is what is not known of log Z. "
+        "Middle: the mean free energy of the data less that of the chains; it is steady once learning has settled, and far below 0 where the "
+        "data lie deeper than the model's own states, by overfitting or because the chains lag. "
+        "Right: the norm of the difference of the gradient's two phases over the sum of their norms, in one update; with mini-batches it "
+        "does not reach 0.",
+    ),
+    "objective": (
+        "How the run went",
+        "Left: the held-out log-likelihood as it was measured on the way; the band is what is not known of log Z. "
+        "Right: the mean of the objective that was learned by, {objective}, on the training data; it need not move with the likelihood.",
+    ),
+    "samples": ("Samples", "Held-out data, and states drawn from the model ({samples})."),
+    "moments": (
+        "Means and covariances",
+        "Each point is a variable, or a pair of them. On the diagonal, the model's samples agree with the training data.",
+    ),
+    "filters": (
+        "Parameters",
+        "What the model has learned: weights of hidden units, or couplings; red is positive, blue negative.",
+    ),
+}
+
+
+def page(
+    path: Path, *, title: str, results: dict[str, Any], config: dict[str, Any], pictures: dict[str, bytes]
+) -> None:
+    """Write the page of a run: its likelihoods, how log Z is known, the pictures and the settings, in one file that needs no other.
+
+    Args:
+        path: the HTML file.
+        title: the run's name.
+        results: as `results.json` holds them.
+        config: as `config.json` holds it.
+        pictures: PNGs, by the names `curves`, `samples`, `moments` and `filters`.
+    """
+    figures = "".join(
+        _picture(name, pictures[name], results, config)
+        for name in ("curves", "samples", "moments", "filters")
+        if name in pictures
+    )
+    body = f"""<h1>{escaped(title)}</h1>
+<p class="quiet">{escaped(_upper(results["model"]))}, trained on {escaped(results["data"])}.</p>
+{_cards(results)}
+{_alarms(results.get("alarms"))}
+<h2>Log-likelihood</h2>
+{_likelihoods(results)}
+<p class="quiet">The error of log Z is shared by all data; the error of the data is that of their mean as a sample. The factorised model
+has the same means and no dependence between variables.</p>
+<h2>log Z and how it is known</h2>
+{_log_z(results)}
+{figures}
+<h2>Settings</h2>
+{_settings(config)}"""
+    write_atomic(path, lambda file: file.write(document(title, body).encode()))
+
+
+def _alarms(alarms: list[dict[str, Any]] | None) -> str:
+    """What went wrong on the way, in words. Nothing where nothing did, or nobody looked."""
+    if not alarms:
+        return ""
+    rows = "".join(
+        f'<tr><td class="number">{alarm["step"]:,}</td><td>{escaped(_upper(alarm["seen"]))}.</td><td>{escaped(alarm["remedy"])}.</td></tr>'
+        for alarm in alarms
+    )
+    head = '<tr><th class="number">update</th><th>what was seen</th><th>what to do</th></tr>'
+    return f'<h2>Alarms</h2><table class="alarms">{head}{rows}</table>'
+
+
+def _cards(results: dict[str, Any]) -> str:
+    splits, unit = results["splits"], results["unit"]
+    name = next(part for part in ("test", "validation", "train") if part in splits)
+    found, alone = splits[name], results["factorised"][name]
+    gain = found["log_likelihood"] - alone["log_likelihood"]
+    error = found["standard_error"]
+    by_z = "log Z is exact" if found["known"] == "exact" else f"± {error:.2g} by log Z"
+    of_data = found["data_standard_error"]
+    by_data = "" if of_data is None else f", ± {of_data:.2g} by the data"
+    seconds = results["seconds"]
+    cards = [
+        (f"{name} log-likelihood, nats per {unit}", _likelihood(found), by_z + by_data),
+        (
+            "above the factorised model",
+            f"{_number(gain, 0.1, sign=True)} nats",
+            f"it scores {_likelihood(alone)}",
+        ),
+        ("training time", _duration(seconds["training"]), f"and {_duration(seconds['measuring'])} to measure and draw"),
+    ]
+    inner = "".join(
+        f'<div class="card"><div class="label">{escaped(label)}</div><div class="value">{escaped(value)}</div>'
+        f'<div class="small">{escaped(small)}</div></div>'
+        for label, value, small in cards
+    )
+    return f'<div class="headline">{inner}</div>'
+
+
+def _likelihoods(results: dict[str, Any]) -> str:
+    head = (
+        f'<tr><th>part of the data</th><th class="number">nats per {escaped(results["unit"])}</th>'
+        '<th class="number">± by log Z</th><th class="number">± by the data</th>'
+        '<th class="number">factorised model</th><th class="number">n</th></tr>'
+    )
+    rows = []
+    for name, found in results["splits"].items():
+        alone = results["factorised"][name]
+        of_data = found["data_standard_error"]
+        cells = (
+            _likelihood(found),
+            "exact" if found["known"] == "exact" else f"{found['standard_error']:.2g}",
+            "unknown" if of_data is None else f"{of_data:.2g}",
+            _likelihood(alone),
+            f"{found['n']:,}",
+        )
+        numbers = "".join(f'<td class="number">{escaped(cell)}</td>' for cell in cells)
+        rows.append(f'<tr class="{"strong" if name == "test" else ""}"><td>{escaped(name)}</td>{numbers}</tr>')
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _log_z(results: dict[str, Any]) -> str:
+    found, phases = results["log_z_estimate"], results["phases"]
+    error = found["standard_error"] or 0.0
+    exact = found["known"] == "exact"
+    rows = [("log Z", _number(found["log_z"], error or 1e-4) + ("" if exact else f" ± {error:.2g}"))]
+    if not exact:
+        low, high = (
+            "unknown" if found[side] is None else _number(found[side], error or 1e-4) for side in ("lower", "upper")
+        )
+        rows.append(("interval", f"{low} to {high}, with {100 * found['confidence']:g} % confidence"))
+    rows.append(("known", ": ".join(part for part in (found["known"], found["assumption"]) if part)))
+    ess = found["effective_sample_size"]
+    rows.append(("by", found["route"] + ("" if ess is None else f"; effective sample size {ess:.0f}")))
+    if ess is not None and ess < _FEW:
+        rows.append(("advice", "few chains carry this estimate: measure again with more temperatures or chains"))
+    rows.append(
+        (
+            "two phases",
+            f"‖positive − negative‖ is {phases['disagreement']:.3f} of ‖positive‖ + ‖negative‖ on the training data "
+            f"(negative phase: {phases['negative_phase']})" + _gap(phases["energy_gap"]),
+        )
+    )
+    rows.append(("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"))
+    return fact_table(rows)
+
+
+def _picture(name: str, png: bytes, results: dict[str, Any], config: dict[str, Any]) -> str:
+    objective = config["settings"].get("objective", "likelihood")
+    title, caption = _CAPTIONS["objective" if name == "curves" and objective != "likelihood" else name]
+    return figure(title, caption.format(samples=results["samples"], objective=objective), png)
+
+
+def _settings(config: dict[str, Any]) -> str:
+    data = config["data"]
+    facts = [
+        *config["settings"].items(),
+        ("rows", ", ".join(f"{name} {n:,}" for name, n in data["rows"].items())),
+        ("coding", ", ".join(f"{name} {value}" for name, value in data["coding"].items() if value is not None)),
+        ("data sha256", data["sha256"]),
+    ]
+    made = [("begun", config["begun"]), ("command", " ".join(config["command"])), *config["versions"].items()]
+    shown = [(str(name).replace("_", " "), _plain(value)) for name, value in facts if value is not None]
+    return (
+        f"<details open><summary>The run</summary>{fact_table(shown, code=True)}</details>"
+        f"<details><summary>Where and with what</summary>{fact_table([(n, _plain(v)) for n, v in made], code=True)}</details>"
+    )
+
+
+def fact_table(rows: list[tuple[str, str]], *, code: bool = False) -> str:
+    """Names and facts as a table."""
+    tag = ("<code>", "</code>") if code else ("", "")
+    inner = "".join(
+        f'<tr><td class="name">{escaped(name)}</td><td>{tag[0]}{escaped(fact)}{tag[1]}</td></tr>' for name, fact in rows
+    )
+    return f"<table>{inner}</table>"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _gap(gap: float | None) -> str:
+    return (
+        "" if gap is None else f"; the data's mean free energy less the model's is {_number(gap, 0.1, sign=True)} nats"
+    )
+
+
+def _likelihood(found: dict[str, Any]) -> str:
+    """With the decimals that the error of log Z deserves, or, where that is exact, the error of the data."""
+    return ("≥ " if found.get("is_limit") else "") + _number(
+        found["log_likelihood"], found["standard_error"] or found["data_standard_error"] or 0.01
+    )
+
+
+def _number(value: float, error: float, *, sign: bool = False) -> str:
+    digits = max(2, min(6, decimals(error)))
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def figure(title: str, caption: str, png: bytes) -> str:
+    """A picture under its title."""
+    source = base64.b64encode(png).decode()
+    return (
+        f'<h2>{escaped(title)}</h2><figure><img alt="{escaped(title)}" src="data:image/png;base64,{source}">'
+        f"<figcaption>{escaped(caption)}</figcaption></figure>"
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs no other file."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escaped(title)} · lnz</title><style>{CSS}</style></head><body><main>
+{body}
+</main></body></html>
+"""
+
+
+def escaped(value: Any) -> str:
+    """Text that is safe in HTML."""
+    return html.escape(str(value))

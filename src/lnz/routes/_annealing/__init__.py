@@ -1,0 +1,1 @@
+"""Stochastic routes: annealing, tempering and sequential Monte Carlo."""

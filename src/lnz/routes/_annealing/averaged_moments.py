@@ -1,0 +1,213 @@
+"""The moment-averaged path: laws of one exponential family whose moments, not their parameters, lie evenly between base and model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._core.energy import Energy
+from lnz._core.frozen import is_traced
+from lnz._core.numerics import check_whole_number
+from lnz._core.random import fast_key
+from lnz._core.route import Route
+from lnz._core.spaces import State
+from lnz._models.independent import Independent, base_of
+from lnz._models.pairwise import Ising, Potts
+from lnz._models.rbm import RBM
+from lnz.kernels._kernels import default_kernel
+from lnz.routes._annealing.path import Path, move, unwrapped
+from lnz.routes._annealing.user_path import AnnealingPath, KnownLaw
+from lnz.routes._exact.exact_routes import exact_route
+
+_SUMMED = 2.0**16  # evaluations of an exact sum, up to which moments are exact
+
+
+def moment_averaged_path(
+    model: Energy,
+    *,
+    base: Energy | None = None,
+    knots: int = 8,
+    samples: Any = None,
+    key: PRNGKeyArray | None = None,
+    chains: int = 128,
+    updates: int = 2000,
+    learning_rate: float = 0.1,
+) -> AnnealingPath:
+    """The path whose law at β has the moments E_β[s] = (1 - β) E_0[s] + β E_1[s], fitted at some β and geometric between them.
+
+    Of an exponential family, E(x) = -θ · s(x), the geometric path interpolates θ, and where its ends disagree most it has laws that are spread
+    as neither is; averaged moments keep what both have. The member of the family with these moments is fitted at β = k / knots by gradient
+    ascent of θ · m - log Z(θ): to the last digit where log Z is a short sum, otherwise by persistent chains. The fit need not be exact: log Ẑ of
+    the path has mean Z whatever its laws are, for the chains that estimate are others.
+
+    Args:
+        model: an `Ising`, `Potts` or `RBM`, or `Independent` units.
+        base: independent units; by default the model's own `base()`. Of an RBM, its hidden units begin as fair coins.
+        knots: the number of stretches, each geometric.
+        samples: observed states (n, *shape) of the model, for its moments, such as the ends of long chains, or the data that it was trained on;
+            by default chains of its own are annealed to it and moved on. Exact moments need none.
+        key: a random key; needed where moments are not exact.
+        chains: of each fit.
+        updates: of each fit, and moves of the chains that find the model's moments.
+        learning_rate: of a fit by chains, falling to 0.
+
+    Raises:
+        ValueError: for a model of no such family, a base that is none of its members, or a missing key.
+
+    Example:
+        >>> import jax, lnz
+        >>> rbm = lnz.RBM(visible=6, hidden=4, key=jax.random.key(0), scale=2.0)
+        >>> path = lnz.routes.moment_averaged_path(rbm, knots=4)
+        >>> route = lnz.routes.AnnealedImportanceSampling.from_path(path, temperatures=200)
+        >>> estimate = lnz.log_partition(rbm, route=route, key=jax.random.key(1))
+        >>> bool(estimate.lower < lnz.log_partition(rbm).value < estimate.upper)
+        True
+
+    Source: Grosse, Maddison & Salakhutdinov 2013, "Annealing between distributions by averaging moments" (the path, its spline, RBMs).
+    """
+    check_whole_number("knots", knots)
+    check_whole_number("chains", chains)
+    check_whole_number("updates", updates)
+    if not isinstance(model, Ising | Potts | RBM | Independent):
+        raise ValueError(
+            f"averaged moments need a family whose energy is linear in its parameters (Ising, Potts, RBM, Independent), but got a "
+            f"{type(model).__name__}: give the energies of a path yourself (lnz.routes.AnnealingPath)"
+        )
+    if any(map(is_traced, jax.tree.leaves(model))):
+        raise ValueError("the path is fitted when it is made, so its model cannot be traced: make it outside jit")
+    if samples is not None:
+        model.observed.validate(samples, batch=True)
+    start = _member(model, base_of(model) if base is None else base)
+    begin = unwrapped(start)
+    route = _short_sum(model)
+    if route is not None:
+        target = _summed(model, route)[1] if samples is None else _mean_moments(model, jnp.asarray(samples))
+        found, origin = [begin], _summed(begin, route)[1]
+        for k in range(1, knots):
+            found.append(_fitted_exactly(found[-1], _between(origin, target, k / knots), route))
+    else:
+        if key is None:
+            raise ValueError("moments of a model of this size are found by chains: pass key=jax.random.key(…)")
+        size = {"chains": chains, "updates": updates}
+        target_key, origin_key, fit_key = jax.random.split(fast_key(key), 3)
+        v = start.sample(origin_key, 16 * chains)  # pyright: ignore[reportAttributeAccessIssue]
+        origin = _mean_moments(begin, v)
+        target = None if samples is None else _mean_moments(model, jnp.asarray(samples))
+        if target is None:
+            target = _moments_by_chains(model, Path(model, base), target_key, **size)
+        found, chain = [begin], v[:chains]
+        for k in range(1, knots):
+            rate = jnp.asarray(learning_rate, jnp.result_type(float))
+            wanted = _between(origin, target, k / knots)
+            law, chain = _fitted_by_chains(
+                found[-1], wanted, chain, jax.random.fold_in(fit_key, k), rate, updates=updates
+            )
+            found.append(law)
+    return AnnealingPath([start, *found[1:], model])
+
+
+def _member(model: Any, base: Any) -> Energy:
+    """The law of the base as a member of the model's family, with log Z and samples."""
+    if not isinstance(base, Independent) or base.observed != model.observed:
+        raise ValueError(
+            f"the base of averaged moments is independent units on {model.observed}, but got a {type(base).__name__} on {base.observed}: "
+            "lnz.routes.fitted_base(space, data) makes one"
+        )
+    if isinstance(model, Independent):
+        return base
+    log_z: Any = base.log_normaliser()
+    if isinstance(model, Ising | Potts):
+        return KnownLaw(model.tempered(base, jnp.zeros(())), base, log_z)
+    bias = base.potentials.reshape(-1).astype(model.visible_bias.dtype)
+    parts = (jnp.zeros_like(model.weights), bias, jnp.zeros_like(model.hidden_bias))
+    machine = eqx.tree_at(lambda m: (m.weights, m.visible_bias, m.hidden_bias), model, parts)
+    return KnownLaw(machine, base, log_z + model.hidden_bias.size * math.log(2))
+
+
+def _short_sum(model: Energy) -> Route | None:
+    """An exact route that is quick enough to be taken hundreds of times."""
+    choice, _ = exact_route(model, _SUMMED)
+    return None if choice is None else choice.route
+
+
+def _between(origin: Any, target: Any, beta: float) -> Any:
+    return jax.tree.map(lambda a, b: (1 - beta) * a + beta * b.astype(a.dtype), origin, target)
+
+
+def _fitted_exactly(law: Energy, wanted: Any, route: Route) -> Energy:
+    """The member with these moments, from the law next to it: the maximum of θ · m - log Z(θ), which is concave."""
+    from scipy.optimize import minimize
+
+    flat, unflat = jax.flatten_util.ravel_pytree(law)
+    moments = np.asarray(jax.flatten_util.ravel_pytree(wanted)[0], np.float64)
+
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        value, mean = _summed(unflat(jnp.asarray(theta, flat.dtype)), route)
+        slope = np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(mean)])
+        return float(value) - float(theta @ moments), slope - moments
+
+    best = minimize(loss, np.asarray(flat, np.float64), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    return unflat(jnp.asarray(best.x, flat.dtype))
+
+
+@eqx.filter_jit
+def _summed(law: Energy, route: Route) -> tuple[Array, Any]:
+    """log Z and E[s], a pytree like the law's parameters."""
+    estimate, mean = route.log_partition_and_mean_gradient(law, None)
+    return estimate.value, mean
+
+
+@eqx.filter_jit
+def _mean_moments(law: Energy, v: State) -> Any:
+    """The mean of s, with latent variables summed out, over states (n, *shape)."""
+    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, law.observed.struct)
+    return eqx.filter_grad(lambda e: -jnp.mean(jax.vmap(e.free_energy)(v)))(law)
+
+
+@eqx.filter_jit
+def _moments_by_chains(model: Energy, path: Path, key: PRNGKeyArray, *, chains: int, updates: int) -> Any:
+    """The moments of the model by chains that are annealed to it along a path in `updates` moves and then moved as often."""
+    kernel, (start_key, key) = default_kernel(model), jax.random.split(key)
+    no_step = jnp.zeros((), jnp.result_type(float))
+
+    def warmed(v: State, inputs: tuple[Array, Array]) -> tuple[State, None]:
+        beta, key = inputs
+        return move(kernel, path.at(beta), key, v, no_step)[0], None
+
+    def watched(carry: tuple[State, Any], key: Array) -> tuple[tuple[State, Any], None]:
+        v, total = carry
+        v, _ = move(kernel, model, key, v, no_step)
+        return (v, jax.tree.map(jnp.add, total, _mean_moments(model, v))), None
+
+    forth, stay = jax.random.split(key)
+    betas = jnp.linspace(0, 1, updates + 1)[1:]
+    v, _ = jax.lax.scan(warmed, path.start(start_key, chains), (betas, jax.random.split(forth, updates)))
+    nothing = jax.tree.map(jnp.zeros_like, model)
+    (_, total), _ = jax.lax.scan(watched, (v, nothing), jax.random.split(stay, updates))
+    return jax.tree.map(lambda x: x / updates, total)
+
+
+@eqx.filter_jit
+def _fitted_by_chains(
+    law: Energy, wanted: Any, v: State, key: PRNGKeyArray, rate: Array, *, updates: int
+) -> tuple[Energy, State]:
+    """The law moved to have these moments: up the slope m - E[s], of chains that go on from one law to the next. And the chains."""
+    kernel, no_step = default_kernel(law), jnp.zeros((), jnp.result_type(float))
+
+    def update(carry: tuple[Energy, State], inputs: tuple[Array, Array]) -> tuple[tuple[Energy, State], None]:
+        law, v = carry
+        size, key = inputs
+        v, _ = move(kernel, law, key, v, no_step)
+        seen = _mean_moments(law, v)
+        law = jax.tree.map(lambda p, m, s: p + size.astype(p.dtype) * (m - s), law, wanted, seen)
+        return (law, v), None
+
+    sizes = rate * (1 - jnp.arange(updates, dtype=rate.dtype) / updates)
+    return jax.lax.scan(update, (law, v), (sizes, jax.random.split(key, updates)))[0]

@@ -1,0 +1,199 @@
+"""Scouts: chains that start far apart, or where annealing ended, and ask whether the model has weight where the annealed chains do not come."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lnz._core.energy import Energy
+from lnz._core.estimate import Estimate
+from lnz._core.spaces import Binary, Categorical, Real, Space, Spin, State
+from lnz._models.independent import Gaussian, Independent
+from lnz._models.units import features
+from lnz.kernels._kernels import Kernel
+from lnz.routes._annealing.certificate import lower_limit, upper_limit
+from lnz.routes._annealing.path import Path, move, walk
+
+MISSED = (
+    "chains that started elsewhere found weight where the annealed chains do not come: modes are missed, and the upper limit allows only for "
+    "what was seen; give a base that covers all modes (from_base), or samples of the model (lnz.routes.BidirectionalAIS.from_samples)"
+)
+LAGGING = (
+    "chains that moved on from where annealing ended came to places to which the annealed chains hardly come: annealing lags behind the model, and "
+    "the upper limit allows only for what was seen; take many more temperatures or sweeps, or coordinates in which the model is as wide everywhere"
+)
+_STEPS = (-5.0, 2.0)  # about the logarithm of the step size that fits: into narrow places, and through wide ones
+_CERTAIN = 0.999  # confidence with which scouts contradict
+_LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
+_MARGIN = 3.0  # nats
+
+
+def can_scout(space: Space) -> bool:
+    """Whether scouts know how to start and what base to make: units of `Binary`, `Spin`, `Categorical`, or a vector of reals."""
+    return isinstance(space, Binary | Spin | Categorical) or (isinstance(space, Real) and len(space.shape) == 1)
+
+
+def scouted(
+    estimate: Estimate,
+    path: Path,
+    kernel: Kernel,
+    key: PRNGKeyArray,
+    ends: State,
+    log_weights: Float[Array, " n"],
+    back: Callable[[PRNGKeyArray, State], Array],
+    *,
+    log_step: Float[Array, ""],
+    scouts: int,
+    moves: int,
+    sweeps: int = 1,
+) -> Estimate:
+    """The estimate with what scouts found: flags, and an upper limit that allows for it, where something was missed.
+
+    All is told by the way back: from a state at the model along the path of the annealed chains to its base. Where that takes far more work than
+    it usually does from the ends of the annealed chains, forward chains hardly come (Crooks). Two kinds of chains look for such places.
+
+    A scout starts far from the base's middle, moves by the model's own law, and fits independent units, or normal ones, to where it settles.
+    From that base of its own it is annealed to the model: a weight with mean Z again, whatever the base. Modes are missed if
+
+    - the scouts' weights alone say, with 99.9 % confidence and no assumption, that log Z lies above the upper limit; or
+    - a scout has found more than a hundredth of the estimate in a place from which the way back takes far more work.
+
+    As many ends of the annealed chains, drawn by their weights, move on by the model's law. If they stand for the model, so do the chains that
+    moved on, and the ways back are alike. Annealing lags behind if one of them has come to a place from which the way back takes far more work.
+    Each of their moves draws its own step size about the one that fits, e^-5 to e^2 times it, so that they get into places which are too narrow for
+    the others. The upper limit is then what reverse annealing from these places says of log Z, were they typical of the model.
+
+    Scouts see modes that attract chains from afar. A mode that does not (one deep state among 2^40 others) no scout finds; and one that neither
+    kind reaches, or of less weight, goes unseen: no warning is no proof.
+
+    Args:
+        estimate: of annealed chains along the path.
+        ends: the chains' last states (n, *shape).
+        log_weights: those of the ends, up to a constant.
+        back: log weights of chains that go from states at the model, in the path's own dtype, back along the path to its base.
+        log_step: the logarithm of the step size that fits at the model, for kernels that have one.
+        scouts: how many of each kind; the ends alone on spaces that scouts do not know (see `can_scout`).
+        moves: of a scout by the model's law, and as many on its way from its own base.
+        sweeps: ends move on 2 · moves · sweeps times, as many as chains that go back.
+
+    Source: the weights are those of Neal 2001; that the works of both directions must agree, Crooks 1999; limits, see `certificate`.
+    """
+    explore_key, pick_key, on_key, back_key = jax.random.split(key, 4)
+    chosen = jax.random.categorical(pick_key, log_weights, shape=(scouts,))
+    usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
+    after = moved_on(path, kernel, on_key, usual, log_step, moves=2 * moves * sweeps)
+    groups, found = [usual, after], jnp.full((scouts,), -jnp.inf, estimate.value.dtype)
+    if can_scout(path.energy.observed):
+        found, states = explored(path, kernel, explore_key, log_step, scouts=scouts, moves=max(moves, 8))
+        groups.append(states)
+    together = jax.tree.map(lambda *parts: jnp.concatenate([x.astype(parts[0].dtype) for x in parts]), *groups)
+    usually, on, *theirs = jnp.split(path.log_z0() - back(back_key, together), len(groups))
+    # Quartiles: a stray chain in a mode that all others miss must not make the way there look usual.
+    low, high = jnp.quantile(usually, 0.25), jnp.quantile(usually, 0.75)
+    level = high + 3 * (high - low) + _MARGIN
+    left = on > level
+    lags = jnp.any(left)
+    beyond = jnp.log(jnp.sum(left.astype(on.dtype))) - jax.nn.logsumexp(jnp.where(left, -on, -jnp.inf))
+    upper = jnp.where(lags, jnp.maximum(estimate.upper, beyond), estimate.upper)
+    diagnostics, flags = {"ends_that_left": jnp.mean(left.astype(on.dtype))}, {LAGGING: lags}
+    if theirs:
+        unseen = (found > estimate.value - _LIGHT) & (theirs[0] > level)
+        sure = lower_limit(found, confidence=_CERTAIN)
+        missed = jnp.any(unseen) | (sure > estimate.upper)
+        allowed = jnp.logaddexp(upper, upper_limit(found, confidence=estimate.confidence))
+        upper = jnp.where(missed, allowed, upper)
+        diagnostics["scouts_lower"], flags[MISSED] = sure, missed
+    return dataclasses.replace(
+        estimate, upper=upper, diagnostics=estimate.diagnostics | diagnostics, flags=estimate.flags | flags
+    )
+
+
+def moved_on(path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, log_step: Array, *, moves: int) -> State:
+    """States after so many moves by the model's law, each move of each chain with a step size of its own where the kernel has one."""
+    going, n = walk(path, kernel), jax.tree.leaves(v)[0].shape[0]
+
+    def step(x: Any, key: PRNGKeyArray) -> tuple[Any, None]:
+        step_key, move_key = jax.random.split(key)
+        log_steps = log_step + jax.random.uniform(step_key, (n,), log_step.dtype, *_STEPS)
+        return going.move(move_key, jnp.ones((), log_step.dtype), x, log_steps)[0], None
+
+    x, _ = jax.lax.scan(step, going.pack(v), jax.random.split(key, moves))
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), v)
+
+
+def explored(
+    path: Path, kernel: Kernel, key: PRNGKeyArray, log_step: Array, *, scouts: int, moves: int
+) -> tuple[Float[Array, " n"], State]:
+    """Log weights with mean Z, one of every scout, and where they ended. Moves by the model's law and annealing are one loop."""
+    space, dtype = path.energy.observed, jnp.result_type(float)
+    start_key, key = jax.random.split(key)
+    times = jnp.arange(2 * moves)
+    after = jnp.where(times < moves, 1.0, (times - moves + 1) / moves).astype(dtype)
+    before = jnp.where(times < moves, 1.0, (times - moves) / moves).astype(dtype)
+
+    def one(key: PRNGKeyArray, start: State) -> tuple[Array, State]:
+        def step(carry: Any, inputs: Any) -> tuple[Any, None]:
+            v, log_w, base, seen = carry
+            t, before, after, key = inputs
+            draw_key, move_key = jax.random.split(key)
+            fitted = _fitted(space, seen, log_step)
+            base = jax.tree.map(lambda new, old: jnp.where(t == moves, new, old), fitted, base)
+            own = Path(path.energy, base)
+            v = jax.tree.map(
+                lambda new, old: jnp.where(t == moves, new.astype(old.dtype), old), own.start(draw_key, 1), v
+            )
+            gain = jnp.where(t < moves, 0, own.gain(v, before, after)[0])
+            log_w = jnp.where(log_w == -jnp.inf, log_w, log_w + gain)
+            v, _ = move(kernel, own.at(after), move_key, v, log_step)
+            watched = (t >= moves // 2) & (t < moves)
+            seen = jax.tree.map(lambda s, x: s + jnp.where(watched, x, 0), seen, _seen(space, own.public(v)[0], dtype))
+            return (v, log_w, base, seen), None
+
+        v = path.compact(jax.tree.map(lambda x: x[None], start))
+        nothing = jax.tree.map(jnp.zeros_like, _seen(space, start, dtype))
+        begin = (v, jnp.zeros((), dtype), _fitted(space, nothing, log_step), nothing)
+        (v, log_w, base, _), _ = jax.lax.scan(step, begin, (times, before, after, jax.random.split(key, 2 * moves)))
+        return log_w + Path(path.energy, base).log_z0(), jax.tree.map(lambda x: x[0], v)
+
+    return jax.vmap(one)(jax.random.split(key, scouts), _starts(path, start_key, scouts))
+
+
+def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:
+    """Far apart: reals at up to 64 times the base's width; units of one chance of being on, or of one law of categories, which differs by scout."""
+    space: Any = path.energy.observed
+    first, second, third = jax.random.split(key, 3)
+    like, dtype = path.public(path.start(first, n)), jnp.result_type(float)
+    if isinstance(space, Real):
+        scale = 2 ** jax.random.uniform(third, (n, *(1,) * len(space.shape)), like.dtype, 1, 6)
+        return like + scale * (path.public(path.start(second, n)) - like)
+    last = (space.k,) if isinstance(space, Categorical) else (1,) * 0
+    each = 2 * jax.random.logistic(second, (n, *(1,) * len(space.shape), *last), dtype)
+    shape = (n, *space.shape, *last)
+    laws = jnp.broadcast_to(each if isinstance(space, Categorical | Binary) else 0.5 * each, shape)
+    drawn = jax.vmap(lambda k, p: Independent(p, space).sample(k, 1)[0])(jax.random.split(third, n), laws)
+    return drawn.astype(like.dtype)
+
+
+def _seen(space: Space, v: Array, dtype: Any) -> tuple[Array, Array, Array]:
+    """What is summed over a scout's moves: 1, the features of its state, and their squares."""
+    phi = v.astype(dtype) if isinstance(space, Real) else features(space, v, dtype)
+    return jnp.ones((), dtype), phi, jnp.square(phi)
+
+
+def _fitted(space: Space, seen: tuple[Array, Array, Array], log_step: Array) -> Energy:
+    """Independent units with these means, each value counted once more; or normal ones, twice as wide as what was seen."""
+    count, total, squares = seen
+    if isinstance(space, Categorical):
+        return Independent(jnp.log(total + 1) - jnp.log(count + space.k), space)
+    if isinstance(space, Real):
+        mean = total / jnp.maximum(count, 1)
+        variance = jnp.maximum(squares / jnp.maximum(count, 1) - jnp.square(mean), 0)
+        return Gaussian(mean, 1 / (4 * variance + 2 * jnp.exp(log_step)))
+    on = total if isinstance(space, Binary) else 0.5 * (count + total)
+    log_odds = jnp.log(on + 1) - jnp.log(count - on + 1)
+    return Independent(log_odds if isinstance(space, Binary) else 0.5 * log_odds, space)

@@ -1,0 +1,252 @@
+"""The annealing path: laws p_β between a base that is known and an energy that is not, and how chains move along it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lnz._core.energy import Energy
+from lnz._core.spaces import Real, Space, State
+from lnz._models.independent import Gaussian, Independent, base_of
+from lnz._models.layers import TwoLayers
+from lnz._models.sweeps import Sweep
+from lnz.kernels._continuous import HamiltonianMonteCarlo
+from lnz.kernels._kernels import Gibbs, Kernel, Langevin, compact
+from lnz.kernels._leapfrog import leapfrog_moves
+
+_ROWS = 4096  # of the data, from which a base takes the means of what they leave open
+
+
+def unwrapped(base: Any) -> Energy:
+    """A base, or the model that it wraps to give it a closed form and samples."""
+    return getattr(base, "unwrapped", base)
+
+
+class Path(eqx.Module):
+    """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
+
+    `energy.tempered(base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A base that has
+    a method `way(energy, beta)` knows another way to the energy (`annealing.paths`), and its `refusal(energy)` says where it does not lead there.
+
+    Args:
+        energy: the model, β = 1.
+        base: β = 0; by default the energy's own `base()`. One that wraps a model, to give it a closed form and samples, shows it as `unwrapped`.
+    """
+
+    energy: Energy
+    base: Any
+
+    def __init__(self, energy: Energy, base: Energy | None = None):
+        self.energy = energy
+        self.base = base_of(energy) if base is None else jax.tree.map(jnp.asarray, base)
+
+    @property
+    def origin(self) -> Energy:
+        """The base, or the model that it wraps."""
+        return unwrapped(self.base)
+
+    def refusal(self) -> str | None:
+        """Why the path cannot be walked, in words, or None."""
+        base, energy = self.base, self.energy
+        if not (hasattr(base, "log_normaliser") and hasattr(base, "sample")):
+            return f"the base {type(base).__name__} lacks a closed form or exact samples"
+        if base.observed != energy.observed:
+            return f"the base lives on {base.observed}, the energy's data on {energy.observed}"
+        return None if self.own else base.refusal(energy)
+
+    @property
+    def own(self) -> bool:
+        """Whether the path is the energy's own (`tempered`), not one that the base brings."""
+        return not hasattr(self.base, "way")
+
+    def at(self, beta: Any) -> Energy:
+        """The law at β, as an energy."""
+        return self.energy.tempered(self.origin, beta) if self.own else self.base.way(self.energy, beta)
+
+    def log_z0(self) -> Array:
+        """log Z at β = 0, in nats."""
+        return (self.base.log_normaliser() + self.at(jnp.zeros(())).log_latent_volume).astype(jnp.result_type(float))
+
+    def start(self, key: PRNGKeyArray, n: int) -> State:
+        """n exact samples of the base, in the dtype that moves fastest."""
+        return self.compact(self.base.sample(key, n))
+
+    def compact(self, v: State) -> State:
+        """States in the dtype that moves fastest."""
+        return compact(self.at(jnp.zeros(())), v)
+
+    def public(self, v: State) -> State:
+        """States in the dtype of the base's samples."""
+        sampled = jax.eval_shape(lambda: self.base.sample(jax.random.key(0), 1))
+        return jax.tree.map(lambda x, s: x.astype(s.dtype), v, sampled)
+
+    def gain(self, v: State, before: Any, after: Any) -> Array:
+        """What the log weight of each state (n, *shape) gains from β = `before` to `after`: F_before(v) - F_after(v), in nats.
+
+        -inf where p_after = 0; in the widest dtype that JAX is set to.
+        """
+        dtype = jnp.result_type(float)
+        if self.own and self.energy.tempers_free_energy:
+            # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less.
+            start, end = (jax.vmap(e.free_energy)(v).astype(dtype) for e in (self.origin, self.energy))
+            step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
+            return jnp.where(step == 0, 0, step * (start - end))
+        warm, cold = (jax.vmap(self.at(beta).free_energy)(v).astype(dtype) for beta in (before, after))
+        return jnp.where(cold == jnp.inf, -jnp.inf, warm - cold)
+
+
+def fitted_base(space: Space | Energy, data: Any) -> Energy:
+    """A base from data: independent units with the data's means (and, of real entries, their variances).
+
+    Args:
+        space: where the data live: `Binary`, `Spin`, `Categorical` or `Real`; or an energy. Where data show a part of its states alone (a deep
+            Boltzmann machine), the rest is drawn for some of them, by `energy.completed`, and its means are part of the base.
+        data: observed states (n, *shape).
+
+    Raises:
+        ValueError: for data that the space does not contain, or real data with an entry that never varies.
+
+    Example:
+        >>> import numpy as np, lnz
+        >>> base = lnz.routes.fitted_base(lnz.Binary(2), np.array([[0, 1], [1, 1], [0, 1]]))
+        >>> [round(float(p), 3) for p in base.potentials]  # log odds, with one count added to each value
+        [-0.405, 1.386]
+    """
+    if isinstance(space, Energy):
+        space.data_space.validate(data, batch=True)
+        if space.data_space != space.observed:
+            rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS)).astype(np.int64)
+            data = _completed(space, jnp.asarray(np.asarray(data)[rows]), jax.random.key(0))
+        space = space.observed
+    if not isinstance(space, Real):
+        return Independent.from_data(data, space)
+    space.validate(data, batch=True)
+    values = np.asarray(data, np.float64)
+    if values.ndim != 2 or not (values.std(axis=0) > 0).all():
+        raise ValueError(
+            f"a base is fitted to real data of shape (n, d) in which every entry varies, but got shape {values.shape}: drop constant entries"
+        )
+    dtype = jnp.result_type(float)
+    return Gaussian(values.mean(axis=0).astype(dtype), (1 / values.var(axis=0)).astype(dtype))
+
+
+@eqx.filter_jit
+def _completed(energy: Energy, v: Array, key: PRNGKeyArray) -> Array:
+    return energy.completed(key, v.astype(energy.observed.struct.dtype))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# ----------------------------------------------------------------------------------------------------------- how chains move
+
+
+def first_log_step(energy: Energy) -> Array:
+    """The logarithm of a step size to begin with, for kernels that have one."""
+    size = sum(math.prod(s.shape) for s in jax.tree.leaves(energy.observed.struct))
+    return jnp.asarray(math.log(0.5 * max(size, 1) ** (-1 / 3)), jnp.result_type(float))
+
+
+def has_step(kernel: Kernel) -> bool:
+    """Whether the kernel has a step size to be fitted."""
+    return isinstance(kernel, Langevin | HamiltonianMonteCarlo)
+
+
+def move(
+    kernel: Kernel,
+    energy: Energy,
+    key: PRNGKeyArray,
+    v: State,
+    log_step: Array,
+    *,
+    sweeps: int = 1,
+    reverse: bool = False,
+) -> tuple[State, Array]:
+    """`sweeps` moves that leave the energy's law as it is, and their mean acceptance (1 for kernels without a step size).
+
+    With `reverse`, moves of the kernel's reversal where that is known (see `reversible`). Hamiltonian moves stay in a box by its walls, not by
+    the kernel's own map to the reals: an annealed chain starts all over the box, where the map would make its law steep.
+    """
+    if has_step(kernel):
+        v, acceptance = leapfrog_moves(
+            energy, key, v, jnp.exp(log_step), moves=sweeps, leapfrogs=getattr(kernel, "leapfrogs", 1)
+        )
+        return v, acceptance.astype(log_step.dtype)
+
+    def once(v: State, key: PRNGKeyArray) -> State:
+        moved = kernel.reversal(energy, key, v) if reverse and isinstance(kernel, Gibbs) else None
+        return kernel.step(energy, key, v)[0] if moved is None else moved
+
+    one = jnp.ones((), log_step.dtype)
+    if sweeps == 1:
+        return once(v, key), one
+    return jax.lax.scan(lambda v, key: (once(v, key), None), v, jax.random.split(key, sweeps))[0], one
+
+
+class Walk(NamedTuple):
+    """How many chains go along a path, in the layout that is fastest: `pack`, any number of gains and moves, and `unpack`.
+
+    Attributes:
+        pack: states as `Path.start` gives them to the layout.
+        unpack: the way back, in a dtype of the layout's own.
+        gain: as `Path.gain`, of packed states.
+        move: from a key, the law's β, packed states and the logarithm of the step size to new states and the mean acceptance.
+    """
+
+    pack: Callable[[State], Any]
+    unpack: Callable[[Any], State]
+    gain: Callable[[Any, Any, Any], Array]
+    move: Callable[[PRNGKeyArray, Any, Any, Array], tuple[Any, Array]]
+
+
+def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) -> Walk:
+    """The walk of a kernel, or of its reversal, with `sweeps` moves at every β. Where sweeps have a layout that gives energies too, chains
+    stay in it."""
+
+    def step(key: PRNGKeyArray, beta: Any, v: State, log_step: Array) -> tuple[State, Array]:
+        return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps, reverse=reverse)
+
+    sweep, slope = _lattice(path, kernel)
+    if sweep is None or slope is None:
+        return Walk(lambda v: v, lambda v: v, path.gain, step)
+
+    def gain(x: Any, before: Any, after: Any) -> Array:
+        dtype = jnp.result_type(float)
+        return (jnp.asarray(before, dtype) - jnp.asarray(after, dtype)) * slope(x).astype(dtype)
+
+    def packed_step(key: PRNGKeyArray, beta: Any, x: Any, log_step: Array) -> tuple[Any, Array]:
+        at: Any = kernel.sweep(path.at(beta))  # pyright: ignore[reportAttributeAccessIssue]
+        once = at.back if reverse else at.step
+        if sweeps == 1:
+            return once(key, x), jnp.ones((), log_step.dtype)
+        keys = jax.random.split(key, sweeps)
+        return jax.lax.scan(lambda x, key: (once(key, x), None), x, keys)[0], jnp.ones((), log_step.dtype)
+
+    return Walk(sweep.pack, sweep.unpack, gain, packed_step)
+
+
+def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], Array] | None]:
+    """The layout of all the path's sweeps and the energy of its slope in it, of paths that have both."""
+    slope_of: Any = getattr(path.energy, "slope", None)
+    slope = None if slope_of is None else slope_of(path.origin)
+    if slope is None or not isinstance(kernel, Gibbs):
+        return None, None
+    sweep = kernel.sweep(slope)
+    return (None, None) if sweep is None else (sweep, sweep.energy)
+
+
+def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) -> Array:
+    """The step size after a look at the acceptance of a move, on the way to 57 %, which is best for Langevin moves."""
+    return log_step + rate * (acceptance - 0.574)
+
+
+def reversible(kernel: Kernel, path: Path) -> bool:
+    """Whether the reversal of every move is known: Langevin and Hamiltonian moves and block Gibbs moves of two layers are their own, sweeps over
+    sites or colour classes are reversed by going through them the other way round. A `gibbs` of an energy's own may be anything."""
+    energy = path.at(jnp.zeros(()))
+    by_sites = hasattr(energy, "gibbs_sweep") or not hasattr(energy, "gibbs")
+    return has_step(kernel) or (isinstance(kernel, Gibbs) and (by_sites or isinstance(energy, TwoLayers)))

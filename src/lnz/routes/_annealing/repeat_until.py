@@ -1,0 +1,117 @@
+"""A stochastic log Z to a wanted accuracy: further independent runs of a route until the interval is narrow enough, or time is out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lnz._core.energy import Energy
+from lnz._core.estimate import Estimate
+from lnz._core.frozen import is_traced
+from lnz._core.numerics import log_mean_exp
+from lnz.routes._annealing.annealing_route import AnnealingRoute, from_weights
+from lnz.routes._annealing.saved_runs import Rounds, mark_of
+
+
+def log_partition_until(
+    energy: Energy,
+    route: AnnealingRoute,
+    key: PRNGKeyArray,
+    *,
+    within: float = 0.1,
+    max_seconds: float = 60.0,
+    resume: str | Path | None = None,
+    progress: Callable[[int, Estimate], None] | None = None,
+) -> Estimate:
+    """log Z in nats by as many runs of the route as make the interval `within` wide, and one weighing of all their chains.
+
+    What `lnz.log_partition(energy, route=…, key=…, within=…, max_seconds=…)` calls. The number of runs doubles between looks at the interval.
+    The certified lower limit holds whenever one stops: it is the reach of a gambler's capital, which Ville's inequality bounds at all times
+    at once (see `certificate.lower_limit`).
+
+    Args:
+        energy: the model.
+        route: one whose weights have mean Z: `AnnealedImportanceSampling` or `SequentialMonteCarlo`.
+        key: a random key.
+        within: the width of the interval to stop at, in nats.
+        max_seconds: the time to stop at; the run that has begun is finished.
+        resume: a file to keep the runs in, each as it ends. Where it exists, the work goes on from there: the answer is that of a job that was
+            never stopped, unless `max_seconds` stopped either.
+        progress: is told, at every look and after every run, how many runs there are and the estimate of the last look.
+
+    Raises:
+        ValueError: for another route, under `jit`, `vmap` or `grad`, or where `within` or `max_seconds` is not above 0.
+        CheckpointError: for a file of another model, route or key.
+    """
+    if not route.unbiased:
+        raise ValueError(
+            f"{type(route).__name__} gives no weights with mean Z that further runs could join: take lnz.routes.AnnealedImportanceSampling or "
+            "lnz.routes.SequentialMonteCarlo, or leave out within and max_seconds"
+        )
+    if any(is_traced(leaf) for leaf in jax.tree.leaves((energy, key))):
+        raise ValueError(
+            "log_partition(within=…) runs on the host and cannot be traced: call it outside jit, vmap and grad"
+        )
+    if not (within > 0 and max_seconds > 0):
+        raise ValueError(f"within and max_seconds must be above 0, but are {within} and {max_seconds}")
+    file, rounds, mark = None if resume is None else Path(resume), Rounds(), ""
+    if file is not None:
+        mark = mark_of(energy, route, key)
+        rounds = Rounds.load(file, mark) if file.exists() else rounds
+    begun = time.perf_counter() - rounds.seconds
+    parts, estimate = rounds.log_weights, None
+    looking = 1 << (max(1, len(parts)) - 1).bit_length()  # looks are at 1, 2, 4, … runs
+    while True:
+        while len(parts) < looking and not (parts and time.perf_counter() - begun > max_seconds):
+            log_weights, once = _run(route, energy, jax.random.fold_in(key, len(parts)))
+            rounds.add(log_weights, once.flags, once.route)
+            rounds.seconds = time.perf_counter() - begun
+            if file is not None:
+                rounds.save(file, mark)
+            if progress is not None and estimate is not None:
+                progress(len(parts), estimate)
+        estimate = _weighed(jnp.asarray(np.concatenate(parts)), route.confidence)
+        if progress is not None:
+            progress(len(parts), estimate)
+        spent = time.perf_counter() - begun
+        wide = not float(estimate.upper - estimate.lower) <= within
+        if not wide or spent > max_seconds or math.isnan(float(estimate.value)):
+            break
+        looking *= 2
+    raised = {words: jnp.asarray(flag) for words, flag in rounds.raised.items()}
+    flags = raised | estimate.flags | {_WIDE: jnp.asarray(wide)}  # of the same words, those of all runs together count
+    diagnostics = estimate.diagnostics | {"runs": jnp.asarray(len(parts)), "seconds": jnp.asarray(spent)}
+    return dataclasses.replace(
+        estimate, route=f"{len(parts):,} runs of {rounds.name}", flags=flags, diagnostics=diagnostics
+    )
+
+
+_WIDE = "time ran out before the interval was as narrow as asked: give more max_seconds, or a route with longer runs"
+
+
+@eqx.filter_jit
+def _run(route: AnnealingRoute, energy: Energy, key: PRNGKeyArray) -> tuple[Float[Array, " n"], Estimate]:
+    """Independent weights with mean Z: of every chain, or population."""
+    run = route.run(energy, key)
+    return jax.vmap(log_mean_exp)(run.log_weights), run.estimate
+
+
+@eqx.filter_jit
+def _weighed(log_weights: Float[Array, " n"], confidence: float) -> Estimate:
+    return from_weights(
+        log_weights,
+        confidence=confidence,
+        route="",
+        assumption="the chains reach every mode; the lower limit alone is certified",
+        diagnostics={},
+        flags={},
+    )

@@ -1,0 +1,147 @@
+"""Parallel tempering: a ladder of chains between the base and the model that swap their states, even pairs and odd pairs in turn."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lnz._core.spaces import State
+from lnz.kernels._kernels import Kernel
+from lnz.routes._annealing.path import Path, move
+
+
+class Tempered(eqx.Module):
+    """The state of R independent ladders of K + 1 rungs.
+
+    Attributes:
+        states: (K + 1, R, *shape), from the base to the model.
+        last_end: (K + 1, R), the end where the walker that now stands on the rung was last: 1 the base, -1 the model, 0 neither yet.
+        round_trips: (R,), walkers that came from the base to the model and back.
+        steps: the number of steps so far; its parity says which pairs swap next.
+    """
+
+    states: State
+    last_end: Int[Array, "K+1 R"]
+    round_trips: Int[Array, " R"]
+    steps: Int[Array, ""]
+
+
+class Swaps(NamedTuple):
+    """What one step saw, before its swaps.
+
+    Attributes:
+        up: (K, R), F_k - F_{k+1} at the state of rung k: the log weight of taking it one rung up.
+        down: (K, R), F_{k+1} - F_k at the state of rung k + 1.
+        swapped: (K, R), min(1, exp(up + down)), the chance of a swap.
+        acceptance: (K,), of the moves on every rung but the base.
+    """
+
+    up: Float[Array, "K R"]
+    down: Float[Array, "K R"]
+    swapped: Float[Array, "K R"]
+    acceptance: Float[Array, " K"]
+
+
+def init_tempering(path: Path, key: PRNGKeyArray, rungs: int, ladders: int) -> Tempered:
+    """Ladders whose chains all stand at exact samples of the base."""
+    v = path.start(key, rungs * ladders)
+    none = jnp.zeros((rungs, ladders), jnp.int32)
+    states = jax.tree.map(lambda x: x.reshape(rungs, ladders, *x.shape[1:]), v)
+    return Tempered(states, none, none[0], jnp.zeros((), jnp.int32))
+
+
+def tempering_step(
+    path: Path,
+    kernel: Kernel,
+    betas: Float[Array, " K+1"],
+    log_steps: Float[Array, " K+1"],
+    key: PRNGKeyArray,
+    state: Tempered,
+    *,
+    sweeps: int = 1,
+) -> tuple[Tempered, Swaps]:
+    """Moves on every rung (the base draws afresh), then swaps between the pairs whose turn it is.
+
+    Swapping even and odd pairs in turn, not at random, lets walkers go straight on: the number of steps from the base to the model grows with the
+    number of rungs, not with its square.
+
+    Args:
+        path: from the base to the model.
+        kernel: how chains move.
+        betas: the ladder, 0 = β_0 < … < β_K = 1; it may be traced.
+        log_steps: logarithms of the step sizes on every rung, for kernels that have one.
+        key: a random key.
+        state: from `init_tempering`, or the last step.
+        sweeps: moves on every rung before the swaps.
+
+    Source: Okabe, Kawata, Okamoto & Mikami 2001; Syed, Bouchard-Côté, Deligiannidis & Doucet 2022, "Non-reversible parallel tempering".
+    """
+    rungs, ladders = state.last_end.shape
+    base_key, move_key, swap_key = jax.random.split(key, 3)
+
+    def moved(beta: Array, log_step: Array, key: PRNGKeyArray, v: State) -> tuple[State, Array]:
+        return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps)
+
+    others = jax.tree.map(lambda x: x[1:], state.states)
+    others, acceptance = jax.vmap(moved)(betas[1:], log_steps[1:], jax.random.split(move_key, rungs - 1), others)
+    v = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), path.start(base_key, ladders), others)
+    gain = jax.vmap(path.gain)
+    up = gain(jax.tree.map(lambda x: x[:-1], v), betas[:-1], betas[1:])
+    down = gain(jax.tree.map(lambda x: x[1:], v), betas[1:], betas[:-1])
+    chance = jnp.exp(jnp.minimum(up + down, 0))
+    chance = jnp.where(jnp.isnan(chance), 0, chance)
+
+    turn = (jnp.arange(rungs - 1, dtype=jnp.int32) + state.steps) % 2 == 0
+    swap = turn[:, None] & (jax.random.uniform(swap_key, chance.shape, chance.dtype) < chance)
+    no = jnp.zeros((1, ladders), jnp.int32)
+    swap = swap.astype(jnp.int32)
+    source = jnp.arange(rungs, dtype=jnp.int32)[:, None] + jnp.concatenate([swap, no]) - jnp.concatenate([no, swap])
+
+    def exchanged(x: Array) -> Array:
+        return jnp.take_along_axis(x, source.reshape(rungs, ladders, *(1,) * (x.ndim - 2)), axis=0)
+
+    last_end = exchanged(state.last_end)
+    home = (last_end[0] == -1).astype(jnp.int32)
+    last_end = last_end.at[0].set(1).at[-1].set(jnp.where(last_end[-1] == 0, 0, -1))
+    after = Tempered(jax.tree.map(exchanged, v), last_end, state.round_trips + home, state.steps + 1)
+    return after, Swaps(up, down, chance, acceptance)
+
+
+def equal_rejections(betas: Float[Array, " K+1"], rejected: Float[Array, " K"]) -> Float[Array, " K+1"]:
+    """The ladder with as many rungs whose neighbours would all reject alike: equal shares of the barrier Λ = Σ_k r_k.
+
+    Source: Syed et al. 2022, section 5: the barrier is interpolated between the rungs (here linearly) and inverted.
+    """
+    # A little is added, so that the barrier rises where nothing was rejected, and a rung is never alone in a wide gap.
+    widths = jnp.diff(betas)
+    rejected = rejected + 0.05 * (jnp.sum(rejected) + 1e-3) * widths
+    barrier = jnp.concatenate([jnp.zeros((1,), betas.dtype), jnp.cumsum(rejected)])
+    placed = jnp.interp(jnp.linspace(0, 1, betas.size).astype(betas.dtype) * barrier[-1], barrier, betas)
+    return placed.at[0].set(0).at[-1].set(1)
+
+
+def rank_r_hat(series: Float[Array, "chains n"]) -> Float[Array, ""]:
+    """R̂ of a scalar that several chains give in turn, by ranks: the larger of that of the values and that of their distance from the median.
+
+    Each chain is cut in half; ranks are made normal. 1 where all chains agree. The ratio itself is BlackJAX's.
+
+    Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, "Rank-normalization, folding, and localization".
+    """
+    from blackjax.diagnostics import potential_scale_reduction
+
+    half = series.shape[1] // 2
+    halves = series[:, : 2 * half].reshape(-1, half)
+
+    def of(x: Array) -> Array:
+        ordered = jnp.sort(x.reshape(-1))
+        first, last = (jnp.searchsorted(ordered, x.reshape(-1), side=side) for side in ("left", "right"))
+        rank = 0.5 * (first + last + 1).astype(x.dtype)  # ties share their mean rank
+        z = jax.scipy.special.ndtri((rank - 0.375) / (x.size + 0.25)).reshape(x.shape)
+        constant = jnp.max(x) == jnp.min(x)
+        return jnp.where(constant, 1.0, potential_scale_reduction(z))
+
+    return jnp.maximum(of(halves), of(jnp.abs(halves - jnp.median(halves))))

@@ -1,0 +1,314 @@
+"""A way of your own from a law that is known to the model: through any energies, or along a function of β."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lnz._core.energy import Energy, as_energy
+from lnz._core.frozen import Frozen, is_traced, same_structure
+from lnz._core.spaces import Space, State
+from lnz.kernels._kernels import Gibbs, default_kernel
+from lnz.routes._annealing.path import unwrapped
+from lnz.routes._exact.exact_routes import exact_route
+from lnz.routes._exact.exact_samples import exact_sampler
+
+_STATES = 32  # of the start, at which energies are looked at
+_STOPS = 9  # inverse temperatures at which a function is looked at
+_ROUNDING = 1e-5
+_MODEL = 1e-4
+
+
+class AnnealingPath(Energy):
+    """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, along which a route anneals to a model: through given energies, or along a function of β.
+
+    Energies E_0, …, E_K stand at β = 0, 1/K, …, 1, and between two of them the path is the geometric one, as `E_{k+1}.tempered(E_k, β)` has it
+    (between RBMs of one size that of the joint energies: machines whose parameters are interpolated). Any path gives weights with mean Z; the
+    nearer its neighbours are to each other, the less they spread. Schedules act on the path's β.
+
+    `AnnealedImportanceSampling.from_path`, and the same of every annealing route, wraps it; it may also be given as the `base` of a route.
+
+    Args:
+        path: a list of energies on one space, the first known and the last the model; or a callable from β, a scalar that is traced, to the
+            energy at β, of which that at 1 is the model. Both are kept as constants: where the model's parameters move on (in training), the
+            path still ends at the model itself.
+        base: what the law at β = 0 is, with `log_normaliser()` and `sample(key, n)`. It may be left out where E_0 has these itself, or is
+            small or simple enough to be summed exactly.
+
+    Raises:
+        TypeError: for a callable that cannot be traced, or what is no energy.
+        ValueError: for energies on different spaces, a start that is not known, or an energy that is NaN at a state that the start reaches.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> def colder(beta):
+        ...     return lnz.Ising.lattice((4, 4), 0.3 * beta**2, periodic=True)
+        >>> route = lnz.routes.AnnealedImportanceSampling.from_path(colder, temperatures=200)
+        >>> torus = lnz.Ising.lattice((4, 4), 0.3, periodic=True)
+        >>> estimate = lnz.log_partition(torus, route=route, key=jax.random.key(0))
+        >>> bool(estimate.lower < 12.7855 < estimate.upper)  # Kaufman 1949
+        True
+
+    Source: Neal 2001 (any sequence of laws); Gelman & Meng 1998 (paths and what they cost).
+    """
+
+    start: Energy
+    energies: tuple[Energy, ...]
+    _law: Frozen | None = eqx.field(static=True)
+
+    def __init__(self, path: Sequence[Any] | Callable[[Array], Any], *, base: Energy | None = None):
+        if callable(path):
+            self._law = Frozen(path)
+            first = _traceable(path)
+            stops = [(f"at β = {beta:g}", as_energy(path(jnp.asarray(beta)))) for beta in np.linspace(0, 1, _STOPS)]
+            self.energies = tuple(energy for _, energy in stops[1:])  # which also tell one function from another
+        else:
+            energies = [as_energy(energy) for energy in path]
+            if len(energies) < 2:
+                raise ValueError(
+                    f"a path needs at least two energies, from one that is known to the model, but got {len(energies)}"
+                )
+            self._law, first, self.energies = None, energies[0], tuple(energies[1:])
+            if first.log_latent_volume:
+                raise ValueError(
+                    f"a path does not begin at a {type(first).__name__}: begin at the base that it was made from"
+                )
+            stops = [(f"{k} of the path", energy) for k, energy in enumerate(energies)]
+        if any(map(is_traced, jax.tree.leaves((self.energies, first)))):
+            raise TypeError("a path is looked at when it is made: make it outside jit, vmap and grad")
+        for where, energy in stops:
+            if energy.observed != first.observed:
+                raise ValueError(
+                    f"the energies of a path live on one space, but that {where} lives on {energy.observed} and the first on "
+                    f"{first.observed}: sum out what they do not share, or give energies on one space"
+                )
+        self.start = known(first) if base is None else _base_of(first, as_energy(base))
+        v = self._states()
+        for where, energy in stops:
+            if np.isnan(_free_energies(energy, v)).any():
+                raise ValueError(
+                    f"the energy {where} is NaN at a state that the start of the path reaches: an intermediate energy must be a number, or "
+                    "+inf where its law has no mass"
+                )
+        ours, theirs = _free_energies(self.start, v), _free_energies(first, v) + first.log_latent_volume
+        if not _agree(ours, theirs, _ROUNDING):
+            raise ValueError(
+                f"the path does not begin at its base: at one state that is {ours[0]:.6g} nats, the path's first energy {theirs[0]:.6g}. "
+                "They must be equal, constants included"
+            )
+
+    @property
+    def space(self) -> Space:
+        return self.start.observed
+
+    def __call__(self, x: State) -> Array:
+        return self.start.free_energy(x)
+
+    def log_normaliser(self) -> Array:
+        """log Z at β = 0, in nats."""
+        return self.start.log_normaliser()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def sample(self, key: PRNGKeyArray, n: int) -> State:
+        """n independent exact samples of the law at β = 0."""
+        return self.start.sample(key, n)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def refusal(self, energy: Energy) -> str | None:
+        """Why the path does not lead to the energy, in words, or None. Under `jit` its end is not looked at: it is bent to the model."""
+        kernel = default_kernel(energy)
+        for beta in (0.0, *(np.arange(len(self.energies)) + 0.5) / len(self.energies)):
+            law = self._law_at(energy, beta)
+            reason = kernel.refusal(law)
+            if reason is not None:
+                return f"the moves along the path do not serve its law at β = {beta:.3g}: {reason}"
+        last = self.energies[-1]
+        if any(map(is_traced, (*jax.tree.leaves(energy), jnp.zeros(())))) or _same_leaves(last, energy):
+            return None  # the zero is traced wherever nothing can be computed now
+        v = self._states()
+        ours, theirs = _free_energies(last, v), _free_energies(energy, v)
+        if _agree(ours, theirs, _MODEL):
+            return None
+        i = int(np.argmax(np.where(ours == theirs, 0, np.abs(ours - theirs))))
+        return (
+            f"the path ends at another energy than the model: at one and the same state it is {ours[i]:.6g} nats there and {theirs[i]:.6g} by "
+            "the model. Put the model itself last (an energy that differs by a constant has another log Z)"
+        )
+
+    def way(self, energy: Energy, beta: Any) -> Energy:
+        """The law at β on the way to the energy, which stands at β = 1 in place of the path's last."""
+        beta = jnp.asarray(beta)
+        if self._law is not None:
+            return _one_of((as_energy(self._law.value(beta)), energy), (beta >= 1).astype(jnp.int32))
+        pieces = self._pieces(energy)
+        k = jnp.clip(jnp.floor(beta * len(pieces)).astype(jnp.int32), 0, len(pieces) - 1)
+        t = jnp.clip(beta * len(pieces) - k.astype(beta.dtype), 0, 1)
+        groups: list[list[tuple[Energy, Energy]]] = []
+        for piece in pieces:
+            alike = groups and same_structure(groups[-1][-1], piece)
+            groups[-1].append(piece) if alike else groups.append([piece])
+        laws, first, group = [], 0, jnp.zeros((), jnp.int32)
+        for pieces_alike in groups:
+            within = jnp.clip(k - first, 0, len(pieces_alike) - 1)
+            start, end = jax.tree.map(lambda *leaves, at=within: _stacked(leaves)[at], *pieces_alike)
+            laws.append(end.tempered(start, t))
+            group = jnp.where(k >= first, len(laws) - 1, group).astype(jnp.int32)
+            first += len(pieces_alike)
+        return _one_of(tuple(laws), group)
+
+    def _law_at(self, energy: Energy, beta: float) -> Energy:
+        """One law of the path as it is, not as one of several."""
+        if self._law is not None:
+            return as_energy(self._law.value(jnp.asarray(beta)))
+        start, end = self._pieces(energy)[min(int(beta * len(self.energies)), len(self.energies) - 1)]
+        return end.tempered(start, jnp.asarray(0.5))
+
+    def _pieces(self, energy: Energy) -> list[tuple[Energy, Energy]]:
+        """Neighbours on the way to the energy."""
+        knots = [unwrapped(self.start), *self.energies[:-1], energy]
+        return list(itertools.pairwise(knots))
+
+    def _states(self) -> State:
+        return self.sample(jax.random.key(0), _STATES)
+
+
+class KnownLaw(Energy):
+    """An energy that says what its log Z is and how it is sampled.
+
+    Attributes:
+        model: the energy.
+        sampler: an energy of the same law on the observed states that `exact_sampler` can sample.
+        log_z: in nats; where `tempered` made the model, without `log_latent_volume`.
+    """
+
+    model: Energy
+    sampler: Energy
+    log_z: Any
+
+    @property
+    def unwrapped(self) -> Energy:
+        """The model, whose way through joint energies paths can use."""
+        return self.model
+
+    @property
+    def space(self) -> Space:
+        return self.model.observed
+
+    def __call__(self, x: State) -> Array:
+        return self.model.free_energy(x) + self.model.log_latent_volume
+
+    def log_normaliser(self) -> Array:
+        """log Z in nats, as it was found when the law was made."""
+        return jnp.asarray(self.log_z)
+
+    def sample(self, key: PRNGKeyArray, n: int) -> State:
+        """n independent exact samples."""
+        drawn: Any = exact_sampler(self.sampler)
+        struct = self.model.observed.struct
+        return jax.tree.map(lambda x, s: x.reshape(n, *s.shape).astype(s.dtype), drawn.draw(key, n), struct)
+
+
+def known(energy: Energy) -> Energy:
+    """The energy with log Z and exact samples: as it is where it has them, otherwise summed here.
+
+    Raises ValueError where neither a formula nor an affordable exact sum is at hand.
+    """
+    if hasattr(energy, "log_normaliser") and hasattr(energy, "sample"):
+        return energy
+    choice, _ = exact_route(energy)
+    if choice is None or exact_sampler(energy) is None:
+        raise ValueError(
+            f"the path must begin at a law with known log Z and exact samples, but {type(energy).__name__} has no closed form and is too large to "
+            "be summed exactly: begin with lnz.Independent, lnz.Gaussian or the like, or say by base=… what the first law is"
+        )
+    return KnownLaw(energy, energy, choice.route.log_partition(energy, None).value - energy.log_latent_volume)
+
+
+class OneOf(Energy):
+    """One of several energies on the same space, by a number that may be traced: the law of a path whose parts are of different kinds."""
+
+    laws: tuple[Energy, ...]
+    which: Int[Array, ""]
+
+    @property
+    def space(self) -> Space:
+        return self.laws[0].observed
+
+    @property
+    def log_latent_volume(self) -> float:
+        return self.laws[0].log_latent_volume
+
+    def __call__(self, x: State) -> Array:
+        dtype = jnp.result_type(float)
+        x = jax.tree.map(lambda x, s: x.astype(s.dtype), x, self.space.struct)
+        return jax.lax.switch(self.which, [lambda x, law=law: law.free_energy(x).astype(dtype) for law in self.laws], x)
+
+    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
+        """One sweep of the chosen energy's own kind."""
+
+        def sweep(law: Energy) -> Callable[[PRNGKeyArray, Array], Array]:
+            return lambda key, v: Gibbs().step(law, key, v)[0].astype(v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+
+        wide = v.astype(self.space.struct.dtype)
+        return jax.lax.switch(self.which, [sweep(law) for law in self.laws], key, wide).astype(v.dtype)
+
+
+def _one_of(laws: tuple[Energy, ...], which: Int[Array, ""]) -> Energy:
+    """The chosen law. Where all are alike in all but their numbers, one of the same kind, so that its moves stay what they are."""
+    if len(laws) == 1:
+        return laws[0]
+    if all(same_structure(laws[0], law) for law in laws):
+        return jax.tree.map(lambda *leaves: _stacked(leaves)[which], *laws)
+    return OneOf(laws, which)
+
+
+def _stacked(leaves: Sequence[Array]) -> Array:
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    dtype = np.result_type(*(leaf.dtype for leaf in leaves))
+    return jnp.stack([leaf.astype(dtype) for leaf in leaves])
+
+
+def _same_leaves(a: Any, b: Any) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=False)
+    return same_structure(a, b) and all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
+
+
+def _free_energies(energy: Energy, v: State) -> Float[np.ndarray, " n"]:
+    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, energy.observed.struct)
+    return np.asarray(jax.vmap(energy.free_energy)(v), np.float64)
+
+
+def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Whether two lists of energies are the same but for rounding; +inf and +inf are."""
+    finite = np.isfinite(a) & np.isfinite(b)
+    near = np.abs(a[finite] - b[finite]) <= tolerance * (1 + np.abs(a[finite]))
+    return bool((a[~finite] == b[~finite]).all() and near.all())
+
+
+def _base_of(first: Energy, base: Energy) -> Energy:
+    """The base that was given for the law at β = 0. Raises ValueError for one that is not known, or lives elsewhere."""
+    for name in ("log_normaliser", "sample"):
+        if not hasattr(base, name):
+            raise ValueError(
+                f"the base of a path has a closed form and exact samples, but {type(base).__name__} has no {name}: "
+                "give lnz.Independent, lnz.Gaussian or the like"
+            )
+    if base.observed != first.observed:
+        raise ValueError(f"the base lives on {base.observed}, the path on {first.observed}: give both on one space")
+    return base
+
+
+def _traceable(path: Callable[[Array], Any]) -> Energy:
+    """The energy at β = 0 of a function. Raises TypeError for one that cannot be traced, or gives no energy."""
+    try:
+        eqx.filter_eval_shape(lambda beta: as_energy(path(beta)), jax.ShapeDtypeStruct((), jnp.result_type(float)))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            "the function of a path is traced: write it with jax.numpy, without float(β), NumPy or branches on β's value"
+        ) from error
+    return as_energy(path(jnp.zeros(())))

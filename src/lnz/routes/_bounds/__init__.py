@@ -1,0 +1,1 @@
+"""Routes that bound log Z."""

@@ -1,0 +1,98 @@
+"""Naive mean field: a lower limit of log Z from the best product of independent variables."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from lnz._core.energy import Energy
+from lnz._core.estimate import Estimate
+from lnz._core.numerics import check_whole_number
+from lnz._graphs import messages
+from lnz._graphs.ascent import climb
+from lnz._models.random_field import RandomField
+from lnz.routes._bounds import parallel_mean_field
+from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanField(LocalRoute):
+    """A lower limit of log Z for any discrete model with factors: the best of the products q(x) = Π_i q_i(x_i) that coordinate ascent finds.
+
+    log Z ≥ Σ_f E_q[φ_f] + Σ_i H(q_i), in nats, for every q. Each q_i ∝ exp(E_q[Σ_f φ_f | x_i]) in turn, variables without a common factor at
+    once, from several starts side by side: one even, the others random. Where some states are impossible, the starts are possible states that
+    a search finds; if it finds none the limit is -inf, which says nothing. The gradient is that of the limit at fixed q.
+
+    Attributes:
+        restarts: the number of starts.
+        max_sweeps: the most updates of every variable.
+        tolerance: the change of a probability at which it has converged.
+        seed: of the starts.
+        schedule: "ascent" as above, for one model at a time. Of a `lnz.RandomField` also, in JAX, for many inputs under `jit` and `vmap`, and
+            for training, from one start, the nodes' own log-potentials: "coloured" (nodes without a common factor at once) and "sequential" (in
+            the order of their numbers), whose value never falls without damping, and "parallel" (all nodes at once), which may swing.
+        damping: the part of the old probabilities that stays, from 0 up to but not 1; for schedules other than "ascent".
+
+    Raises:
+        ValueError: where the energy has no factors, or is no field and the schedule is none for it.
+
+    Source: Jordan, Ghahramani, Jaakkola, Saul 1999, "An introduction to variational methods for graphical models".
+
+    Example:
+        >>> import lnz
+        >>> torus = lnz.Ising.lattice((4, 4), 0.3, periodic=True)  # log Z = 12.7855
+        >>> bool(lnz.log_partition(torus, route=lnz.routes.MeanField()).lower < 12.7855)
+        True
+    """
+
+    name: ClassVar[str] = "mean field"
+    restarts: int = 8
+    max_sweeps: int = 200
+    tolerance: float = 1e-7
+    seed: int = 0
+    schedule: Literal["ascent", "parallel", "coloured", "sequential"] = "ascent"
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_sweeps(self.max_sweeps, self.tolerance, self.damping)
+        check_whole_number("restarts", self.restarts)
+        if self.schedule not in ("ascent", *parallel_mean_field.SCHEDULES):
+            raise ValueError(
+                f'schedule must be "ascent", "parallel", "coloured" or "sequential", but is {self.schedule!r}'
+            )
+        if self.schedule == "ascent" and self.damping:
+            raise ValueError('the schedule "ascent" is not damped: leave out damping')
+
+    def refusal(self, energy: Energy) -> str | None:
+        if self.schedule != "ascent" and not isinstance(energy, RandomField):
+            return f'the schedule "{self.schedule}" is for a RandomField: take the schedule "ascent"'
+        return super().refusal(energy)
+
+    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+        if self.schedule == "ascent" or not isinstance(energy, RandomField):
+            return super().log_partition_and_mean_gradient(energy, key)
+        return parallel_mean_field.estimated(
+            energy,
+            schedule=self.schedule,
+            damping=self.damping,
+            max_sweeps=self.max_sweeps,
+            tolerance=self.tolerance,
+        )
+
+    @property
+    def sides(self) -> tuple[bool, bool]:
+        return True, False
+
+    def solve(self, found: messages.Model) -> Solved:
+        best = climb(
+            found, restarts=self.restarts, max_sweeps=self.max_sweeps, tolerance=self.tolerance, seed=self.seed
+        )
+        factors = []
+        for scope, table in zip(found.scopes, found.tables, strict=True):
+            product = np.ones(())
+            for i, k in zip(scope, table.shape, strict=True):
+                product = product[..., None] * best.q[i, :k]
+            factors.append(product)
+        return Solved(best.value, best.q, factors, best.residual, best.residual <= self.tolerance, best.sweeps)

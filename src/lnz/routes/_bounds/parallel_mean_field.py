@@ -1,0 +1,211 @@
+"""Mean field on a random field in JAX: schedules for many inputs at once, and steps to be differentiated through."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lnz._core.estimate import Estimate
+from lnz._core.numerics import check_whole_number
+from lnz._models.random_field import RandomField
+from lnz._models.structures import Structure
+from lnz.routes._bounds.field_messages import (
+    Prepared,
+    Sides,
+    Tables,
+    along,
+    at_nodes,
+    ends,
+    merged,
+    outer,
+    prepared,
+    products,
+    summed,
+    tables_of,
+    turned,
+)
+
+SCHEDULES = ("parallel", "coloured", "sequential")
+
+
+class _Split(NamedTuple):
+    """Tables of pairs and factors with 0 for -inf, and where -inf was."""
+
+    soft: Tables
+    hard: Tables
+    any_hard: Array
+
+
+def _split(tables: Tables) -> _Split:
+    soft = jax.tree.map(lambda t: jnp.where(t == -jnp.inf, 0, t), tables)
+    hard = jax.tree.map(lambda t: (t == -jnp.inf).astype(t.dtype), tables)
+    found = [jnp.any(t > 0) for t in (*hard.edges, *hard.factors)]
+    return _Split(soft, hard, functools.reduce(jnp.logical_or, found))
+
+
+def _said(structure: Structure, tables: Tables, heard: Sides) -> Sides:
+    """The mean of every factor's table, for every label of each of its nodes, over its other nodes."""
+    second = along(structure, tables.edges, products, heard.first)
+    first = along(structure, turned(tables.edges), products, heard.second)
+    factors = []
+    for table, q in zip(tables.factors, heard.factors, strict=True):
+        arity, means = q.shape[1], []
+        for a in range(arity):
+            others = outer([jnp.ones_like(q[:, b]) if b == a else q[:, b] for b in range(arity)])
+            means.append(jnp.sum(table * others, tuple(b + 1 for b in range(arity) if b != a)))
+        factors.append(jnp.stack(means, 1))
+    return Sides(first, second, tuple(factors))
+
+
+def _forbidden(structure: Structure, split: _Split, heard: Sides) -> Sides:
+    """How probable it is, for every label of each node of a factor, that the factor forbids it. Computed only where a table has a -inf."""
+    nothing = jax.tree.map(jnp.zeros_like, heard)
+
+    def body(state: tuple[Array, Sides]) -> tuple[Array, Sides]:
+        (_, heard_now), hard = jax.lax.optimization_barrier(((state[0], heard), split.hard))
+        return jnp.zeros_like(state[0]), _said(structure, hard, heard_now)
+
+    return jax.lax.while_loop(lambda state: state[0], body, (split.any_hard, nothing))[1]
+
+
+def _updated(structure: Structure, split: _Split, nodes: Array, q: Array) -> Array:
+    """log q_i ∝ E_q[Σ_f φ_f | x_i] of every node, (K, n), among the labels that are forbidden least."""
+    heard = at_nodes(structure, q)
+    logits = nodes + summed(structure, _said(structure, split.soft, heard))
+    against = summed(structure, _forbidden(structure, split, jax.lax.stop_gradient(heard)))
+    against = jnp.where(nodes == -jnp.inf, jnp.inf, against)
+    least = jnp.min(against, 0, keepdims=True) * (1 + 8 * float(jnp.finfo(q.dtype).eps))
+    return jax.nn.log_softmax(jnp.where(against <= least, logits, -jnp.inf), axis=0)
+
+
+def _classes(structure: Structure, schedule: str) -> np.ndarray:
+    """When every node has its turn. Node after node: those that no earlier neighbour keeps waiting go together, which changes nothing."""
+    if schedule == "parallel":
+        return np.zeros(structure.nodes, np.int32)
+    return structure.colours if schedule == "coloured" else _levels(structure)
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(structure: Structure) -> np.ndarray:
+    near: list[set[int]] = [set() for _ in range(structure.nodes)]
+    for scope in (*structure.edges.tolist(), *structure.factors):
+        for i in scope:
+            near[i].update(j for j in scope if j < i)
+    level: list[int] = []
+    for others in near:
+        level.append(max((level[j] + 1 for j in others), default=0))
+    return np.asarray(level, np.int32)
+
+
+class _State(NamedTuple):
+    q: Array
+    residual: Array
+    sweeps: Array
+
+
+def _ascended(
+    model: Prepared, split: _Split, schedule: str, damping: float, max_sweeps: int, tolerance: float
+) -> _State:
+    structure, nodes = model.structure, jnp.where(model.possible, model.tables.nodes, 0)
+    turns = _classes(structure, schedule)
+
+    def turn(c: Array, q: Array) -> Array:
+        new = damping * q + (1 - damping) * jnp.exp(_updated(structure, split, nodes, q))
+        return jnp.where((turns == c)[None], new, q)
+
+    def sweep(state: _State) -> _State:
+        q = jax.lax.fori_loop(0, int(turns.max(initial=-1)) + 1, turn, state.q)
+        return _State(q, jnp.max(jnp.abs(q - state.q), initial=0), state.sweeps + 1)
+
+    start = jax.nn.softmax(nodes, axis=0)
+    residual = jnp.where(model.possible, jnp.inf, 0).astype(nodes.dtype)
+    least = max(tolerance, 8 * float(jnp.finfo(nodes.dtype).eps))
+    begin = _State(start, residual, jnp.asarray(0, jnp.int32))
+    return jax.lax.while_loop(lambda s: (s.residual > least) & (s.sweeps < max_sweeps), sweep, begin)
+
+
+def estimated(
+    field: RandomField, *, schedule: str, damping: float, max_sweeps: int, tolerance: float
+) -> tuple[Estimate, Any]:
+    """The value of the product that the sweeps end at, a lower limit of log Z, and its moments in the place of the field's float arrays."""
+    model = prepared(field)
+    structure, split = model.structure, _split(model.tables)
+    found = _ascended(model, split, schedule, damping, max_sweeps, tolerance)
+    heard = at_nodes(structure, found.q)
+    said, forbidden = _said(structure, split.soft, heard), _forbidden(structure, split, heard)
+
+    def mean(of: Sides) -> Array:
+        return jnp.sum(of.second * heard.second) + sum(
+            jnp.sum(s[:, 0] * q[:, 0]) for s, q in zip(of.factors, heard.factors, strict=True)
+        )
+
+    entropy = -jnp.sum(found.q * jnp.log(jnp.where(found.q > 0, found.q, 1)))
+    value = jnp.sum(found.q * split.soft.nodes) + mean(said) + entropy
+    allowed = model.possible & (mean(forbidden) == 0)
+    pairs = []
+    for table, (a, b) in zip(model.tables.edges, ends(structure, model.tables.edges), strict=True):
+        part = heard.first[:, a:b], heard.second[:, a:b]
+        joined = part[0][:, None] * part[1][None]
+        pairs.append(
+            joined if joined.shape == table.shape else jnp.einsum("ke,le->kl", *part, precision="highest")[:, :, None]
+        )
+    wide = tuple(outer([q[:, a] for a in range(q.shape[1])]) for q in heard.factors)
+    means = jax.tree.map(lambda x: jnp.where(allowed, x, 0), Tables(found.q, tuple(pairs), wide))
+    dtype = jnp.result_type(float)
+    sizes = [jnp.sum(jnp.abs(jnp.where(jnp.isfinite(t), t, 0))) for t in jax.tree.leaves(model.tables)]
+    size = functools.reduce(jnp.add, sizes).astype(dtype)
+    rounding = jax.lax.stop_gradient(32 * float(jnp.finfo(found.q.dtype).eps) * (1 + size))
+    value, nothing = jnp.where(allowed, value, -jnp.inf).astype(dtype), jnp.zeros((), dtype)
+    estimate = Estimate(
+        value=value,
+        standard_error=nothing,
+        lower=value - rounding,
+        upper=nothing + jnp.inf,
+        known="bound",
+        route=f"mean field on {field.structure.nodes:,} nodes, {schedule} updates",
+        diagnostics={
+            "residual": found.residual.astype(dtype),
+            "converged": (found.residual <= max(tolerance, 8 * float(jnp.finfo(found.q.dtype).eps))).astype(dtype),
+            "sweeps": found.sweeps.astype(dtype),
+        },
+    )
+    return estimate, model.derivative(means)
+
+
+def mean_field_steps(field: RandomField, steps: int) -> Float[Array, "*nodes K"]:
+    """log q after a number of parallel mean-field updates from the nodes' own log-potentials, differentiable through all of them.
+
+        q_i ← softmax(unary_i + Σ_j E_{q_j}[pairwise_ij(·, y_j)] + …), starting at q_i = softmax(unary_i).
+
+    Its cross-entropy with the labels trains a network for just these steps (`lnz.routes.MeanField` runs them until they stand still). Labels that the
+    others forbid get -inf where some label is forbidden less. Works under `jit`, `vmap` and `grad`.
+
+    Args:
+        field: one input's field.
+        steps: how many updates, 0 and more; fixed when it is compiled.
+
+    Returns:
+        log q in nats, (*structure.shape, K); at masked nodes label 0 has 0.
+
+    Raises:
+        ValueError: where steps is no whole number.
+
+    Source: Zheng et al. 2015, "Conditional random fields as recurrent neural networks".
+
+    Example:
+        >>> import jax.numpy as jnp, lnz
+        >>> field = lnz.RandomField(lnz.crf.Chain(2), jnp.asarray([[1.0, 0.0], [0.0, 0.0]]), jnp.eye(2))
+        >>> jnp.exp(lnz.routes.mean_field_steps(field, 3))[:, 0].round(3).tolist()
+        [0.7730000615119934, 0.6330000162124634]
+    """
+    check_whole_number("steps", steps, 0)
+    structure, tables = merged(field.structure), tables_of(field)
+    split = _split(tables)
+    step = lambda log_q, _: (_updated(structure, split, tables.nodes, jnp.exp(log_q)), None)  # noqa: E731
+    log_q, _ = jax.lax.scan(step, jax.nn.log_softmax(tables.nodes, axis=0), None, length=steps)
+    return log_q.T.reshape(*field.structure.shape, -1)

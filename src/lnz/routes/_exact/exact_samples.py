@@ -1,0 +1,62 @@
+"""Exact, independent samples of the observed states of a model, by whatever is at hand: a formula, a list of states, elimination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from lnz._core.energy import Energy
+from lnz._core.spaces import Binary, State
+from lnz._models.layers import TwoLayers
+from lnz.routes._exact.elimination import Elimination
+from lnz.routes._exact.enumeration import Enumeration
+
+_STATES = 2**20  # that may be listed
+_CHEAP = 2.0**24  # evaluations by elimination
+
+
+class ExactSampler(NamedTuple):
+    """How exact samples are drawn.
+
+    Attributes:
+        draw: from a key and a number n to observed states (n, *shape); also under `jit`.
+        how: in words.
+    """
+
+    draw: Callable[[PRNGKeyArray, int], State]
+    how: str
+
+
+def exact_sampler(energy: Energy) -> ExactSampler | None:
+    """The cheapest way to exact samples of the observed states, or None where none is affordable.
+
+    Example:
+        >>> import jax, lnz
+        >>> sampler = exact_sampler(lnz.RBM(visible=784, hidden=12, key=jax.random.key(0)))
+        >>> sampler.how, sampler.draw(jax.random.key(1), 5).shape
+        ('a list of 4,096 hidden states', (5, 784))
+    """
+    if hasattr(energy, "sample"):
+        return ExactSampler(energy.sample, "a formula")  # pyright: ignore[reportAttributeAccessIssue]
+    if energy.observed.discrete and energy.observed.count <= _STATES:
+        how = f"a list of {energy.observed.count:,} states"
+        return ExactSampler(lambda key, n: Enumeration().sample(energy, key, n), how)
+    if isinstance(energy, TwoLayers):
+        hidden = energy.collapsed()
+        if hidden.space != energy.observed and isinstance(hidden.space, Binary) and hidden.space.count <= _STATES:
+            return ExactSampler(
+                lambda key, n: _by_hidden(energy, hidden, key, n), f"a list of {hidden.space.count:,} hidden states"
+            )
+    route = Elimination(max_seconds=10.0)
+    if energy.observed == energy.space and route.refusal(energy) is None and route.cost(energy) <= _CHEAP:
+        return ExactSampler(lambda key, n: route.sample(energy, key, n), "elimination")
+    return None
+
+
+def _by_hidden(energy: TwoLayers, hidden: Energy, key: PRNGKeyArray, n: int) -> State:
+    hidden_key, visible_key = jax.random.split(key)
+    h = Enumeration().sample(hidden, hidden_key, n)
+    return energy.sample_visible(visible_key, h.astype(bool)).astype(energy.observed.struct.dtype)

@@ -1,0 +1,86 @@
+"""Routes that run on the host: NumPy behind a callback, and the gradient through an energy's factors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array
+
+from lnz._core.energy import Energy, widen
+from lnz._models.factor_graph import FactorGraph
+
+
+def on_host(
+    run: Callable[..., Any],
+    shapes: Any,
+    *arguments: Array,
+    route: Any,
+    batched: bool = False,
+    order: int = 1,
+) -> Any:
+    """`run` of NumPy arrays, under any transformation but a derivative, which is refused in words.
+
+    Args:
+        run: from arrays to arrays of the `shapes`, a pytree of `jax.ShapeDtypeStruct`.
+        route: whose name the refusal gives.
+        batched: whether `run` takes arrays with further axes in front, and so a whole `vmap` at once; otherwise it is called for each member.
+        order: of the derivatives of log Z that the route does give, 1 or 2.
+    """
+    method = "broadcast_all" if batched else "sequential"
+    call = lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method)  # noqa: E731
+    return undifferentiated(call, route, order)(*arguments)
+
+
+def undifferentiated(f: Callable[..., Any], route: Any, order: int = 1) -> Callable[..., Any]:
+    """A function of arrays whose derivative is refused in words, since its value is used for log Z or for a derivative up to `order`."""
+    once = jax.custom_jvp(f)
+
+    @once.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        served, wanted = ("first", "second") if order == 1 else ("first and second", "third")
+        raise ValueError(
+            f"{type(route).__name__} gives {served} derivatives only. For {wanted} derivatives of log Z pass route=lnz.routes.Enumeration(), or take "
+            "differences"
+        )
+
+    return once
+
+
+def symmetric(product: Callable[[Array], Array], t: Array, unserved: Callable[[Array], Array]) -> Array:
+    """A symmetric matrix times t, whose product JAX cannot see into: linear in t, and its own transpose, under every transformation.
+
+    JAX has no public way to say so of a callback but `custom_linear_solve`: the answer of a system whose solver is the product. `unserved` stands
+    for the system's matrix, which is read only where one differentiates with respect to what the product is made of: it raises.
+    """
+    return jax.lax.custom_linear_solve(unserved, t, lambda _, b: product(b), symmetric=True)
+
+
+def structure(energy: Energy) -> FactorGraph:
+    """The graph of an energy, whose log-potentials may be traced or not be computed at all."""
+    parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+    found: list[FactorGraph] = []
+
+    def build(parameters: Any) -> Array:
+        found.append(eqx.combine(parameters, constants).factors())
+        return found[0].log_potentials
+
+    jax.eval_shape(build, parameters)
+    return found[0]
+
+
+def tables_of(energy: Energy) -> tuple[FactorGraph, Array, Callable[[Array], Any]]:
+    """An energy's factors, their log-potentials in one array, and what makes of ∂log Z/∂φ, the factors' marginals, the gradient of log Z.
+
+    E[-∂E] = Σ_f Σ_x P(x_f = x) ∂φ_f(x) (T1), a pytree like the energy's float arrays.
+    """
+    parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+
+    def factors(parameters: Any) -> tuple[Array, FactorGraph]:
+        graph = widen(eqx.combine(parameters, constants)).factors()
+        return graph.log_potentials, graph
+
+    flat, pull_back, graph = jax.vjp(factors, parameters, has_aux=True)
+    return graph, flat, lambda means: pull_back(means)[0]

@@ -1,0 +1,47 @@
+"""What routes for models of one structure share: when they refuse, and what they do about an expectation."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+from lnz._core.energy import Energy
+from lnz._core.estimate import Estimate
+from lnz._core.route import Route
+from lnz._core.spaces import State
+from lnz.routes._exact.enumeration import Enumeration
+
+
+class Structured(Route):
+    """A route to log Z and its gradient for models of one structure.
+
+    Whether a model has the structure may hang on values: fields that are zero, couplings that are equal. Where they are traced, nobody can
+    see; `choose` then leaves the model to other routes. A route that is named takes the model, and looks at the values as the sum is run.
+    """
+
+    @abc.abstractmethod
+    def misfit(self, energy: Energy) -> str | None:
+        """Why the energy does not have the structure, in words, or None. What is traced is taken to fit."""
+
+    def unseen(self, energy: Energy) -> str | None:
+        """Of an energy that fits: what is traced and might not fit, with the remedy, in words, or None."""
+        return None
+
+    def refusal(self, energy: Energy) -> str | None:
+        return self.misfit(energy) or self.unseen(energy)
+
+    def require(self, energy: Energy, key: Any) -> None:
+        """Raise ValueError where the route cannot serve the energy; what is traced is left to be looked at when the sum is run."""
+        reason = self.misfit(energy)
+        if reason is not None:
+            raise ValueError(f"{type(self).__name__} cannot serve {type(energy).__name__}: {reason}")
+
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+        """E[f] of any f is a sum over all states: by enumeration where they are few enough."""
+        reason = Enumeration().refusal(energy)
+        if reason is not None:
+            raise ValueError(
+                f"{type(self).__name__} gives log Z and its gradient, but E[f] of any f needs all states, and {reason}"
+            )
+        return Enumeration().expectation(energy, f, key)

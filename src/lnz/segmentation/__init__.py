@@ -1,1 +1,0 @@
-"""Semantic segmentation by conditional random fields with neural potentials."""

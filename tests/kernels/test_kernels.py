@@ -1,0 +1,26 @@
+"""Langevin moves in a box, and what kernels refuse. That kernels keep their laws is in the contract suite."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lnz
+from contracts.energies import named
+from lnz.kernels._kernels import default_kernel
+
+
+def test_langevin_moves_stay_in_a_box(key):
+    energy = lnz.FunctionEnergy(lambda x: -2.0 * x[0], lnz.Box([0.0], [1.0]))
+    v = lnz.kernels.run_chains(energy, lnz.kernels.Langevin(step_size=0.05), key, jnp.full((4000, 1), 0.5), 60)
+    assert (v >= 0).all()
+    assert (v <= 1).all()
+    mean = 1 / (1 - np.exp(-2)) - 0.5
+    assert abs(float(v.mean()) - mean) < 6 * float(v.std()) / np.sqrt(4000)
+
+
+def test_kernels_refuse_what_they_cannot_serve():
+    mixed = named("product of spaces").energy
+    with pytest.raises(ValueError, match="no kernel serves this energy: Gibbs sweeps need the energy's own `gibbs`"):
+        default_kernel(mixed)
+    assert "step size must be above 0" in str(lnz.kernels.Langevin(step_size=0.0).refusal(named("double well").energy))
+    assert "Langevin moves need a Real space" in str(lnz.kernels.Langevin().refusal(named("rbm").energy))
