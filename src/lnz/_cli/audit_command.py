@@ -33,7 +33,7 @@ def audit(target: str, *, samples: Path | None, report: Path | None, force: bool
     with refusing():
         found = lnz.audit(energy, samples=drawn, key=jax.random.key(seed))
     if report is not None:
-        from lnz.report import _audit_page as audit_page
+        from lnz.report import audit_page
 
         audit_page(report, found)
     return found
