@@ -1,6 +1,6 @@
 """Do the intervals of log Z hold? Many seeded runs of every stochastic route on models with known log Z, at two budgets.
 
-    python benchmarks/coverage.py [--seeds 1000] [--routes ais,scouts,samples,…] [--models NAME,…] [--budgets small,large] [--json FILE]
+    python benchmarks/coverage.py [--seeds 1000] [--routes ais,mode probes,samples,…] [--models NAME,…] [--budgets small,large] [--json FILE]
     python benchmarks/coverage.py --table FILE                    print the rows of a file, in the order of the lists here
 
 For every model, route and budget: how many of the intervals hold the truth, below and above apart; the claimed standard error against the
@@ -53,9 +53,9 @@ ROUTES: dict[str, tuple[lnz.Route, lnz.Route]] = {
         lnz.routes.AnnealedImportanceSampling(temperatures=50, chains=32),
         lnz.routes.AnnealedImportanceSampling(temperatures=200, chains=64),
     ),
-    "scouts": (
-        lnz.routes.AnnealedImportanceSampling(temperatures=50, chains=32, scouts=32),
-        lnz.routes.AnnealedImportanceSampling(temperatures=200, chains=64, scouts=32),
+    "mode probes": (
+        lnz.routes.AnnealedImportanceSampling(temperatures=50, chains=32, mode_probes=32),
+        lnz.routes.AnnealedImportanceSampling(temperatures=200, chains=64, mode_probes=32),
     ),
     "samples": (
         lnz.routes.BidirectionalAIS(temperatures=25, chains=32),
@@ -95,7 +95,9 @@ def measure(
 ) -> dict[str, Any] | None:
     """What `seeds` runs say, as plain numbers; None where the route refuses the model. Samples of the model may be given to it."""
     energy = model.energy()
-    absent = samples(model, energy, jax.random.key(0), 1) is None if given else route.refusal(energy) is not None
+    absent = (
+        samples(model, energy, jax.random.key(0), 1) is None if given else route.unsupported_reason(energy) is not None
+    )
     if absent:
         return None
     known: list[str] = []
@@ -107,7 +109,7 @@ def measure(
             estimate = route.between(energy, states, key, exact=False).estimate  # pyright: ignore[reportAttributeAccessIssue]
         else:
             estimate = route.log_partition(energy, key)
-        known.append(estimate.known)
+        known.append(estimate.guarantee)
         flags = list(estimate.flags.values())
         warned = np.False_ if not flags else jax.numpy.any(jax.numpy.stack(flags))
         return estimate.value, estimate.standard_error, estimate.lower, estimate.upper, warned

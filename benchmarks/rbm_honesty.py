@@ -109,7 +109,7 @@ def measured(rbm: Any, train: np.ndarray, test: np.ndarray, hidden: int) -> list
         except ValueError as error:
             likelihood, flags = "refused", [*flags, str(error)]
         numbers = (float(x) for x in (estimate.value, estimate.lower, estimate.upper))
-        rows.append(Row(budget, method, *numbers, estimate.known, likelihood, flags, seconds))
+        rows.append(Row(budget, method, *numbers, estimate.guarantee, likelihood, flags, seconds))
         print(rows[-1], file=sys.stderr, flush=True)
         return estimate
 
@@ -120,8 +120,8 @@ def measured(rbm: Any, train: np.ndarray, test: np.ndarray, hidden: int) -> list
         options: dict[str, Any] = {"temperatures": budget.temperatures, "chains": budget.chains}
         forth = lnz.routes.AnnealedImportanceSampling.from_base(base, **options)
         take(budget.name, "AIS", forth, jax.random.key(2))
-        scouted = lnz.routes.AnnealedImportanceSampling.from_base(base, scouts=32, **options)
-        take(budget.name, "AIS, 32 scouts", scouted, jax.random.key(2))
+        probe_modes = lnz.routes.AnnealedImportanceSampling.from_base(base, mode_probes=32, **options)
+        take(budget.name, "AIS, 32 mode probes", probe_modes, jax.random.key(2))
         if small:
             both = lnz.routes.BidirectionalAIS.from_base(base, **options)
         else:
@@ -156,7 +156,15 @@ def printed(rows: list[Row], hidden: int) -> None:
             words += [] if flag in words else [flag]
             numbers.append(str(words.index(flag) + 1))
         interval = "" if np.isnan(row.lower) else f"{row.lower:.2f} to {row.upper:.2f}"
-        line = (row.budget, row.method, f"{row.log_z:.2f}", interval, row.known, row.likelihood, f"{row.seconds:.1f}")
+        line = (
+            row.budget,
+            row.method,
+            f"{row.log_z:.2f}",
+            interval,
+            row.guarantee,
+            row.likelihood,
+            f"{row.seconds:.1f}",
+        )
         print("| " + " | ".join((*line, ", ".join(numbers) or "–")) + " |")
     print()
     for number, flag in enumerate(words, 1):

@@ -45,8 +45,8 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
     choice, passed = exact_route(energy, budget.evaluations)
     if choice is not None:
         return choice
-    route = AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains, scouts=32)
-    reason = route.refusal(energy)
+    route = AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains, mode_probes=32)
+    reason = route.unsupported_reason(energy)
     if reason is not None:
         raise ValueError(f"no route serves this energy: {'; '.join([*passed, f'{type(route).__name__} ({reason})'])}")
     size = f"{route.temperatures:,} temperatures, {route.chains:,} chains; no exact route is affordable"

@@ -85,4 +85,4 @@ def test_a_path_along_averaged_moments_can_be_asked_for(key):
     assert isinstance(route, lnz.routes.AnnealedImportanceSampling)
     assert route.base is not None
     assert isinstance(route.base.value, lnz.routes.AnnealingPath)
-    assert route.refusal(rbm) is None
+    assert route.unsupported_reason(rbm) is None

@@ -24,7 +24,7 @@ def exact_routes(case: Case) -> dict[str, lnz.Route]:
     routes |= {"forward-backward": lnz.routes.ForwardBackward(), "semi-Markov": lnz.routes.SemiMarkov()}
     if case.name in ("ising cylinder", "potts odd torus"):
         routes["transfer matrix"] = lnz.routes.TransferMatrix()
-    return {name: route for name, route in routes.items() if route.refusal(case.energy) is None}
+    return {name: route for name, route in routes.items() if route.unsupported_reason(case.energy) is None}
 
 
 # Small tables, so that limits are no identities, and sweeps until they stand still, so that they have derivatives.
@@ -38,7 +38,7 @@ BOUNDS: dict[str, lnz.Route] = {
 
 
 def bounds(case: Case) -> dict[str, lnz.Route]:
-    return {name: route for name, route in BOUNDS.items() if route.refusal(case.energy) is None}
+    return {name: route for name, route in BOUNDS.items() if route.unsupported_reason(case.energy) is None}
 
 
 PAIRS = [(case, route) for case in CASES for route in exact_routes(case)]

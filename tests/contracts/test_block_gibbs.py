@@ -134,7 +134,7 @@ def test_blocks_are_checked():
     with pytest.raises(ValueError, match="numbers of sites"):
         lnz.kernels.Gibbs(blocks=[[0.5]])
     assert "does not say which sites interact" in str(
-        lnz.kernels.Gibbs(blocks=[[0]]).refusal(lnz.FunctionEnergy(lambda x: x.sum(), lnz.Binary(1)))
+        lnz.kernels.Gibbs(blocks=[[0]]).unsupported_reason(lnz.FunctionEnergy(lambda x: x.sum(), lnz.Binary(1)))
     )
 
 

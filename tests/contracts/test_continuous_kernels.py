@@ -114,15 +114,17 @@ def test_bad_step_sizes_are_refused(bad):
         lnz.kernels.UnadjustedLangevin,
         lnz.kernels.Langevin,
     ):
-        assert "step size must be above 0" in str(kind(bad).refusal(normal))
+        assert "step size must be above 0" in str(kind(bad).unsupported_reason(normal))
 
 
 def test_what_the_kernels_refuse():
     spins = lnz.Ising.lattice((3,), 0.2, periodic=False)
-    assert "leapfrogs" in str(lnz.kernels.HamiltonianMonteCarlo(leapfrogs=0).refusal(lnz.Gaussian([1.0], [4.0])))
-    assert "doublings" in str(lnz.kernels.NUTS(doublings=0).refusal(lnz.Gaussian([1.0], [4.0])))
-    assert "Real space" in str(lnz.kernels.NUTS().refusal(spins))
-    assert "leave a Box" in str(lnz.kernels.UnadjustedLangevin().refusal(energy()))
+    assert "leapfrogs" in str(
+        lnz.kernels.HamiltonianMonteCarlo(leapfrogs=0).unsupported_reason(lnz.Gaussian([1.0], [4.0]))
+    )
+    assert "doublings" in str(lnz.kernels.NUTS(doublings=0).unsupported_reason(lnz.Gaussian([1.0], [4.0])))
+    assert "Real space" in str(lnz.kernels.NUTS().unsupported_reason(spins))
+    assert "leave a Box" in str(lnz.kernels.UnadjustedLangevin().unsupported_reason(energy()))
 
 
 def test_a_chain_that_reaches_no_energy_stops():

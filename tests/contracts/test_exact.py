@@ -75,7 +75,7 @@ def test_second_derivatives(pair):
 def test_routes_say_how_they_know(name, route, words):
     case = named(name)
     estimate = lnz.log_partition(case.energy, route=exact_routes(case)[route])
-    assert estimate.known == ("approximate" if route == "quadrature" else "exact")
+    assert estimate.guarantee == ("approximate" if route == "quadrature" else "exact")
     assert abs(float(estimate.value) - float(np.real(case.log_z(case.flat)))) <= 1e-9
     assert re.search(words, str(estimate))
 
@@ -118,7 +118,7 @@ def test_expectation_agrees_with_the_list(pair):
     np.testing.assert_allclose(values["square"], p @ first.sum(axis=1) ** 2, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(values["positive"], np.tensordot(p, parts[0] > 0, axes=1), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(values["one"], 1, rtol=1e-12)
-    assert m.moments.known == "exact"
+    assert m.moments.guarantee == "exact"
     assert m.moments.lower["square"] <= p @ first.sum(axis=1) ** 2 <= m.moments.upper["square"]
 
 

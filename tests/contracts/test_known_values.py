@@ -15,7 +15,7 @@ BETA_C = reference.ISING_CRITICAL_BETA
 
 def value(energy, **options):
     estimate = lnz.log_partition(energy, **options)
-    assert estimate.known == "exact"
+    assert estimate.guarantee == "exact"
     return float(estimate.value)
 
 

@@ -67,10 +67,12 @@ def test_what_has_no_gradient_is_refused():
     )
     categories = next(case for case in GIBBS if case.name == CATEGORICAL_CALLABLE).energy
     for kernel in KERNELS.values():
-        assert "gradient of this FunctionEnergy in x is zero everywhere" in str(kernel.refusal(indexed))
-        assert "whole numbers" in str(kernel.refusal(categories))
-        assert "Binary, Spin or Categorical" in str(kernel.refusal(named("double well").energy))
-        assert kernel.refusal(named("function").energy) is None
+        assert "gradient of this FunctionEnergy in x is zero everywhere" in str(kernel.unsupported_reason(indexed))
+        assert "whole numbers" in str(kernel.unsupported_reason(categories))
+        assert "Binary, Spin or Categorical" in str(kernel.unsupported_reason(named("double well").energy))
+        assert kernel.unsupported_reason(named("function").energy) is None
     for bad in (0.0, -1.0, float("nan"), float("inf")):
-        assert "step size must be above 0" in str(lnz.kernels.DiscreteLangevin(bad).refusal(named("function").energy))
-    assert "length must be" in str(lnz.kernels.PathAuxiliary(0).refusal(named("function").energy))
+        assert "step size must be above 0" in str(
+            lnz.kernels.DiscreteLangevin(bad).unsupported_reason(named("function").energy)
+        )
+    assert "length must be" in str(lnz.kernels.PathAuxiliary(0).unsupported_reason(named("function").energy))

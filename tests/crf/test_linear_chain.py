@@ -285,6 +285,6 @@ def test_the_same_chain_as_a_factor_graph():
     with pytest.raises(ValueError, match="neither a LinearChain nor a RandomField on a Chain"):
         lnz.log_partition(graph, route=lnz.routes.ForwardBackward())
     estimate = lnz.log_partition(chain)
-    assert estimate.known == "exact"
+    assert estimate.guarantee == "exact"
     assert estimate.lower <= wanted <= estimate.upper
     assert "forward-backward over 4 nodes" in str(estimate)

@@ -25,7 +25,7 @@ def test_the_energy_of_every_state(seed):
 
 
 def test_labels_are_states_of_mixed_cardinality():
-    space = lnz.crf.Labels([2, 1, 3])
+    space = lnz.crf.MixedCategorical([2, 1, 3])
     assert space.count == 6
     assert space.decode(jnp.arange(6)).tolist() == [[a, 0, c] for a in range(2) for c in range(3)]
     draws = np.asarray(space.uniform(jax.random.key(0), 600))
@@ -34,7 +34,7 @@ def test_labels_are_states_of_mixed_cardinality():
     with pytest.raises(ValueError, match="no whole number below"):
         space.validate(np.array([0, 1, 0]))
     with pytest.raises(ValueError, match="at least 1"):
-        lnz.crf.Labels([2, 0])
+        lnz.crf.MixedCategorical([2, 0])
     assert lnz.FactorGraph([3, 3], [], []).space == lnz.Categorical(2, k=3)
 
 

@@ -55,9 +55,11 @@ def test_components_are_those_of_a_graph_library():
 
 
 def test_what_is_refused():
-    assert "couplings of at least 0" in str(lnz.kernels.SwendsenWang().refusal(named("potts sparse").energy))
-    assert "one coupling a pair" in str(lnz.kernels.SwendsenWang().refusal(named("potts dense tables").energy))
-    assert "for Ising and Potts models" in str(lnz.kernels.SwendsenWang().refusal(named("rbm").energy))
+    assert "couplings of at least 0" in str(lnz.kernels.SwendsenWang().unsupported_reason(named("potts sparse").energy))
+    assert "one coupling a pair" in str(
+        lnz.kernels.SwendsenWang().unsupported_reason(named("potts dense tables").energy)
+    )
+    assert "for Ising and Potts models" in str(lnz.kernels.SwendsenWang().unsupported_reason(named("rbm").energy))
     with pytest.raises(Exception, match="negative Potts coupling"):
         jax.jit(lambda e, v: lnz.kernels.run_chains(e, lnz.kernels.SwendsenWang(), jax.random.key(0), v, 1))(
             named("potts sparse").energy, jnp.zeros((2, 4), jnp.int32)

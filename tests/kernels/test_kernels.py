@@ -22,5 +22,7 @@ def test_kernels_refuse_what_they_cannot_serve():
     mixed = named("product of spaces").energy
     with pytest.raises(ValueError, match="no kernel serves this energy: Gibbs sweeps need the energy's own `gibbs`"):
         default_kernel(mixed)
-    assert "step size must be above 0" in str(lnz.kernels.Langevin(step_size=0.0).refusal(named("double well").energy))
-    assert "Langevin moves need a Real space" in str(lnz.kernels.Langevin().refusal(named("rbm").energy))
+    assert "step size must be above 0" in str(
+        lnz.kernels.Langevin(step_size=0.0).unsupported_reason(named("double well").energy)
+    )
+    assert "Langevin moves need a Real space" in str(lnz.kernels.Langevin().unsupported_reason(named("rbm").energy))

@@ -73,8 +73,8 @@ def test_hamiltonian_moves_leave_the_estimate_unbiased(key):
 
 def test_leapfrogs_are_of_continuous_states():
     route = lnz.routes.SequentialMonteCarlo(leapfrogs=3)
-    assert "has Gibbs sweeps: leave leapfrogs at 1" in str(route.refusal(named("rbm").energy))
-    assert route.refusal(named("double well").energy) is None
+    assert "has Gibbs sweeps: leave leapfrogs at 1" in str(route.unsupported_reason(named("rbm").energy))
+    assert route.unsupported_reason(named("double well").energy) is None
     assert "leapfrogs=3" in repr(route)
     assert route.cost(named("double well").energy) == 3 * dataclasses.replace(route, leapfrogs=1).cost(
         named("double well").energy

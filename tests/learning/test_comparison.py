@@ -20,7 +20,7 @@ def models():
 def test_the_difference_is_that_of_the_exact_log_likelihoods():
     a, b = models()
     found = lnz.learning.compare(a, b, data())
-    assert found.known == "exact"
+    assert found.guarantee == "exact"
     assert found.confidence == 1
     assert found.value == pytest.approx(found.a.value - found.b.value, abs=1e-12)
     assert found.lower <= found.value <= found.upper
@@ -37,7 +37,7 @@ def test_the_difference_is_that_of_the_exact_log_likelihoods():
 
 def known_to(value, error, width, confidence=0.99):
     class Given(lnz.routes.ClosedForm):
-        def refusal(self, energy):
+        def unsupported_reason(self, energy):
             return None
 
         def log_partition(self, energy, key):
@@ -54,7 +54,7 @@ def test_errors_and_confidence_add_up():
     a, b = models()
     routes = known_to(4.9, 0.03, 0.2), known_to(4.6, 0.04, 0.4, 0.98)
     found = lnz.learning.compare(a, b, data(), routes=routes)
-    assert found.known == "conditional"
+    assert found.guarantee == "conditional"
     assert found.standard_error == pytest.approx(0.05)
     assert found.upper - found.lower == pytest.approx(0.6)
     assert found.confidence == pytest.approx(0.97)

@@ -107,7 +107,7 @@ class TestTheMachine:
         even, odd = energy.join(*layers)
         assert even.shape == energy.observed.shape == (5,)
         assert [x.tolist() for x in energy.split(even, odd)] == [x.tolist() for x in layers]
-        np.testing.assert_array_equal(energy.shown(even), layers[0])
+        np.testing.assert_array_equal(energy.visible_part(even), layers[0])
 
     def test_factors_and_the_smaller_side_have_the_same_sum(self):
         energy = machine((2, 3, 1, 2, 2))

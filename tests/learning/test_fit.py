@@ -310,7 +310,7 @@ class TestRecords:
         assert fitted.best_step == fitted.history[best].step
         assert likelihood(fitted.best, validation) == pytest.approx(values[best], abs=1e-12)
         assert distance(fitted.best, fitted.energy) > 0.1
-        assert fitted.history[0].validation.known == "exact"
+        assert fitted.history[0].validation.guarantee == "exact"
 
     def test_validation_by_annealing_has_a_key_of_its_own_at_every_record(self):
         energy, data = model("rbm")
@@ -319,7 +319,7 @@ class TestRecords:
             energy, data, optimizer=optax.sgd(0.0), batch_size=10, epochs=3, validation=data, route=route, key=KEY
         )
         values = [record.validation.value for record in fitted.history]
-        assert fitted.history[0].validation.known == "conditional"
+        assert fitted.history[0].validation.guarantee == "conditional"
         assert len(set(values)) == 3
         exact = likelihood(energy, data)
         assert all(abs(v.validation.value - exact) < 6 * v.validation.standard_error for v in fitted.history)
@@ -411,7 +411,7 @@ class TestDivergence:
 
 @dataclasses.dataclass(frozen=True)
 class _Still(lnz.kernels.Kernel):
-    def refusal(self, energy):
+    def unsupported_reason(self, energy):
         return None
 
     def step(self, energy, key, v):

@@ -18,7 +18,7 @@ def test_it_is_what_the_definition_says(name):
     energy, data = model(name)
     found = lnz.log_likelihood(energy, data)
     assert found.value == pytest.approx(likelihood(energy, data), abs=2e-6)
-    assert found.known == ("approximate" if name == "real" else "exact")
+    assert found.guarantee == ("approximate" if name == "real" else "exact")
     assert found.standard_error < 1e-9
     assert found.lower <= found.value <= found.upper
     each = -free_energies(energy, np.asarray(data))
@@ -38,13 +38,13 @@ def test_data_of_any_dtype_and_in_any_number():
 
 def test_the_two_errors_are_apart():
     energy, data = model("rbm")
-    log_z = dataclasses.replace(with_log_z(energy, 0.02, error=0.1), known="conditional")
+    log_z = dataclasses.replace(with_log_z(energy, 0.02, error=0.1), guarantee="conditional")
     log_z = dataclasses.replace(log_z, lower=log_z.value - 0.3, upper=log_z.value + 0.2)
     found = lnz.log_likelihood(energy, data, log_z=log_z)
     assert found.standard_error == float(log_z.standard_error) > 0
     assert (found.lower, found.upper) == (pytest.approx(found.value - 0.2), pytest.approx(found.value + 0.3))
     assert found.lower < likelihood(energy, data) < found.upper
-    assert found.known == "conditional"
+    assert found.guarantee == "conditional"
     assert "conditional" in str(found)
     assert f"{len(data)} data" in str(found)
     assert "nats per datum" in str(lnz.log_likelihood(energy, data))

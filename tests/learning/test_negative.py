@@ -22,7 +22,7 @@ class Shift(lnz.kernels.Kernel):
 
     by: int = 1
 
-    def refusal(self, energy):
+    def unsupported_reason(self, energy):
         return None
 
     def step(self, energy, key, v):

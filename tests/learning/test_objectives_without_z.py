@@ -220,7 +220,7 @@ class TestDiscrete:
             nats -= log_p
             ratios += (1 - np.exp(log_p)) ** 2
         objectives = [lnz.crf.PseudoLikelihood(), lnz.learning.RatioMatching()]
-        objectives = [objective for objective in objectives if objective.refusal(energy) is None]
+        objectives = [objective for objective in objectives if objective.unsupported_reason(energy) is None]
         found = jax.jit(jax.vmap(lambda v: [objective.loss(energy, v) for objective in objectives]))(
             jnp.asarray(states)
         )
@@ -394,7 +394,7 @@ REAL = lnz.Gaussian(np.zeros(2), np.ones(2))
 @pytest.mark.parametrize(
     ("objective", "energy", "reason"),
     [
-        (lnz.crf.PseudoLikelihood(), REAL, "Binary, Spin, Categorical or Labels space, not Real"),
+        (lnz.crf.PseudoLikelihood(), REAL, "Binary, Spin, Categorical or MixedCategorical space, not Real"),
         (lnz.learning.RatioMatching(), categories(jnp.zeros(3)), "Binary or Spin space, not Categorical"),
         (lnz.learning.ScoreMatching(), bits(jnp.zeros(5)), "needs a Real space"),
         (lnz.learning.ScoreMatching(), lnz.FunctionEnergy(PARTIAL(relu, jnp.ones(2)), lnz.Box(0.0, 1.0, shape=(2,))), "not Box"),

@@ -1,4 +1,4 @@
-"""Energies given by networks: the replay buffer, tilted laws, stabilisers, and colder Langevin moves."""
+"""Energies given by networks: the replay buffer, tilted laws, regularisers, and colder Langevin moves."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ NORMAL = lnz.Gaussian(np.zeros(2), np.ones(2))
 class Add(lnz.kernels.Kernel):
     """A kernel without chance: every entry grows by 1."""
 
-    def refusal(self, energy):
+    def unsupported_reason(self, energy):
         return None
 
     def step(self, energy, key, v):
@@ -113,9 +113,9 @@ class TestReplayBuffer:
     def test_a_mean_is_learned_with_every_stabiliser(self):
         data = np.array([0.8, -0.5]) + np.random.default_rng(0).normal(size=(1000, 2))
         phase = lnz.learning.ReplayBuffer(size=2000, chains=500, sweeps=20, kernel=lnz.kernels.UnadjustedLangevin(0.1))
-        stabilisers = lnz.learning.Stabilisers(energy_penalty=1e-4, data_noise=0.01, clip=5.0)
+        regularisers = lnz.learning.Regularisers(energy_penalty=1e-4, data_noise=0.01, clip=5.0)
         fitted = lnz.fit(
-            pulled([0.0, 0.0]), data, negative_phase=phase, stabilisers=stabilisers, optimizer=optax.sgd(0.2), batch_size=500,
+            pulled([0.0, 0.0]), data, negative_phase=phase, regularisers=regularisers, optimizer=optax.sgd(0.2), batch_size=500,
             epochs=15, evaluate_every=15, key=KEY,
         )  # fmt: skip
         slope = jax.tree.leaves(fitted.energy)[0]
@@ -166,16 +166,16 @@ class TestTilted:
 
 
 class TestStabilisers:
-    def step(self, stabilisers, data=((1.0, 2.0), (0.5, -1.0))):
+    def step(self, regularisers, data=((1.0, 2.0), (0.5, -1.0))):
         trainer = lnz.Trainer(
-            optax.sgd(1.0), lnz.learning.PersistentChains(chains=3, kernel=Add()), stabilisers=stabilisers
+            optax.sgd(1.0), lnz.learning.PersistentChains(chains=3, kernel=Add()), regularisers=regularisers
         )
         start = trainer.init(pulled([0.3, 0.1]), KEY, batch_size=2)
         return start, *trainer.step(start, np.array(data))
 
     def test_the_penalty_is_the_gradient_of_the_squares(self):
         alpha, data = 0.3, jnp.asarray([[1.0, 2.0], [0.5, -1.0]])
-        start, state, figures = self.step(lnz.learning.Stabilisers(energy_penalty=alpha))
+        start, state, figures = self.step(lnz.learning.Regularisers(energy_penalty=alpha))
         chains = start.negative + 1
 
         def loss(energy):
@@ -188,21 +188,21 @@ class TestStabilisers:
         assert float(figures["energy"]) == pytest.approx(float(mean_and_gradient(start.energy, data, None)[0]))
 
     def test_the_gradient_is_shortened_where_it_is_too_long(self):
-        start, state, figures = self.step(lnz.learning.Stabilisers(clip=0.1))
+        start, state, figures = self.step(lnz.learning.Regularisers(clip=0.1))
         assert float(figures["gradient_norm"]) > 0.2
         moved = jax.tree.leaves(state.energy)[0] - jax.tree.leaves(start.energy)[0]
         assert float(jnp.linalg.norm(moved)) == pytest.approx(0.1, rel=1e-5)
-        free, plain = (self.step(lnz.learning.Stabilisers(clip=clip))[1] for clip in (1e6, math.inf))
+        free, plain = (self.step(lnz.learning.Regularisers(clip=clip))[1] for clip in (1e6, math.inf))
         np.testing.assert_allclose(jax.tree.leaves(free.energy)[0], jax.tree.leaves(plain.energy)[0])
 
     def test_noise_on_the_data(self):
         """-E of the data under E = -½|x|² + …: the mean square grows by σ² an entry."""
-        _, _, figures = self.step(lnz.learning.Stabilisers(data_noise=0.5), data=np.zeros((20_000, 2)))
+        _, _, figures = self.step(lnz.learning.Regularisers(data_noise=0.5), data=np.zeros((20_000, 2)))
         assert float(figures["energy"]) == pytest.approx(0.25, rel=0.05)
 
     def test_they_are_off_by_default_and_show(self):
-        assert repr(lnz.Trainer().stabilisers) == "Stabilisers(energy_penalty=0.0, data_noise=0.0, clip=inf)"
-        assert "energy_penalty=0.1" in repr(lnz.Trainer(stabilisers=lnz.learning.Stabilisers(energy_penalty=0.1)))
+        assert repr(lnz.Trainer().regularisers) == "Regularisers(energy_penalty=0.0, data_noise=0.0, clip=inf)"
+        assert "energy_penalty=0.1" in repr(lnz.Trainer(regularisers=lnz.learning.Regularisers(energy_penalty=0.1)))
         assert "temperature=0.25" in repr(
             lnz.learning.ReplayBuffer(kernel=lnz.kernels.UnadjustedLangevin(temperature=0.25))
         )
@@ -210,23 +210,23 @@ class TestStabilisers:
     def test_what_cannot_serve_is_refused(self):
         for options in ({"energy_penalty": -1.0}, {"data_noise": math.nan}, {"data_noise": math.inf}, {"clip": -1.0}):
             with pytest.raises(ValueError, match="must be a number of at least 0"):
-                lnz.learning.Stabilisers(**options)
+                lnz.learning.Regularisers(**options)
         with pytest.raises(ValueError, match="clip = 0"):
-            lnz.learning.Stabilisers(clip=0.0)
+            lnz.learning.Regularisers(clip=0.0)
         with pytest.raises(ValueError, match="needs a negative phase that draws states"):
             lnz.Trainer(
-                negative_phase=lnz.learning.ExactPhase(), stabilisers=lnz.learning.Stabilisers(energy_penalty=0.1)
+                negative_phase=lnz.learning.ExactPhase(), regularisers=lnz.learning.Regularisers(energy_penalty=0.1)
             )
         with pytest.raises(ValueError, match="needs a negative phase that draws states"):
             lnz.Trainer(
-                objective=lnz.learning.ScoreMatching(), stabilisers=lnz.learning.Stabilisers(energy_penalty=0.1)
+                objective=lnz.learning.ScoreMatching(), regularisers=lnz.learning.Regularisers(energy_penalty=0.1)
             )
         with pytest.raises(ValueError, match="data_noise needs a Real space"):
-            lnz.Trainer(stabilisers=lnz.learning.Stabilisers(data_noise=0.1)).init(
+            lnz.Trainer(regularisers=lnz.learning.Regularisers(data_noise=0.1)).init(
                 lnz.Ising(np.zeros((3, 3))), KEY, batch_size=2
             )
-        with pytest.raises(TypeError, match="stabilisers must be"):
-            lnz.Trainer(stabilisers=0.1)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(TypeError, match="regularisers must be"):
+            lnz.Trainer(regularisers=0.1)  # pyright: ignore[reportArgumentType]
 
 
 def test_colder_langevin_moves():

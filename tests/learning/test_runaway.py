@@ -81,7 +81,7 @@ def test_a_network_runs_away_and_the_remedies_hold_it(kernel, penalty, fires):
     fitted = lnz.fit(
         start, data, negative_phase=phase, optimizer=optax.adam(1e-3), batch_size=100, epochs=12.5, evaluate_every=12.5,
         monitor=lnz.learning.Monitor(share=0.5, chains=64, temperatures=30), key=jax.random.key(0),
-        stabilisers=lnz.learning.Stabilisers(energy_penalty=penalty),
+        regularisers=lnz.learning.Regularisers(energy_penalty=penalty),
     )  # fmt: skip
     alarms = runaways(fitted.looks)
     assert len(alarms) == fires

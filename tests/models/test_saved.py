@@ -63,7 +63,7 @@ ENERGIES = {
     ),
     "semi-Markov chain": lambda: lnz.SemiMarkovChain(np.arange(24.0).reshape(4, 3, 2), np.eye(2), 3, end=np.ones(2)),
     "its own log Z a parameter": lambda: lnz.SelfNormalised(lnz.Gaussian([1.0], [2.0]), log_z=0.5),
-    "uniform on labels": lambda: lnz.Uniform(lnz.crf.Labels([2, 3])),
+    "uniform on labels": lambda: lnz.Uniform(lnz.crf.MixedCategorical([2, 3])),
     "independent": lambda: lnz.Independent(FIELDS, lnz.Binary(4)),
     "independent categories": lambda: lnz.Independent(np.ones((2, 3)), lnz.Categorical(2, k=np.int64(3))),
     "independent spins on a grid": lambda: lnz.Independent(np.ones((2, 2)), lnz.Spin((2, 2))),

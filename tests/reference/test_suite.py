@@ -131,15 +131,15 @@ def test_scores_tell_right_from_wrong():
     assert len(seen) == 2
     scores = lnz.reference.score_route(lnz.routes.Torus(), models=["torus-4x4-hot", "glass-10x10"])
     assert scores[0].inside
-    assert scores[0].known == "exact"
-    assert scores[1].refusal
+    assert scores[0].guarantee == "exact"
+    assert scores[1].unsupported_reason
     assert not scores[1].inside
     assert "1 of 1 intervals hold the truth" in str(scores)
     assert "refused: " in str(scores)
     assert "NO" not in str(scores)
     assert "NO" in str(lnz.reference.score_route(lambda energy, key: wrong, models=["torus-4x4-hot"]))
     (chosen,) = lnz.reference.score_route(models=lnz.reference.reference_models("torus-4x4-hot"))
-    assert chosen.known == "exact"
+    assert chosen.guarantee == "exact"
 
 
 def test_a_bad_estimator_is_refused():

@@ -166,6 +166,6 @@ def sample(
         image_shape = dataset.Coding.from_json(target.run.config()["data"]["coding"]).image_shape
     with refusing():
         states, how = draw(target.energy, target.base, n, target.key(seed, 3), temperatures=temperatures, sweeps=sweeps)
-        states = target.energy.shown(states)
+        states = target.energy.visible_part(states)
         lnz.io.save_samples(out, states, image_shape, force=force)
     return {"n": n, "out": str(out), "shape": list(states.shape), "dtype": str(states.dtype), "how": how}

@@ -139,7 +139,7 @@ def reference_models(models: list[dict[str, Any]], *, as_json: bool) -> None:
 def scores(found: Any, *, as_json: bool) -> None:
     """How a route did on them."""
     if as_json:
-        emit_json({"scores": [score._asdict() | {"error": score.error} for score in found]})
+        emit_json({"scores": [score._asdict() | {"error": score.error, "known": score.guarantee} for score in found]})
     else:
         from rich.markup import escape
 

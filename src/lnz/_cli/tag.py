@@ -147,7 +147,7 @@ def _train(
     from lnz._cli.errors import refusing
     from lnz._cli.folder import RunFolder, versions
     from lnz._cli.progress import Step
-    from lnz.apps._tagging.tag_training import Look, Training
+    from lnz.apps._tagging.tag_training import Evaluation, Training
     from lnz.learning._fit import Interrupted
 
     with refusing():
@@ -158,7 +158,7 @@ def _train(
     lines: list[dict[str, Any]] = []
     saved = 0
 
-    def on_look(look: Look) -> None:
+    def on_look(look: Evaluation) -> None:
         nonlocal saved
         look.tagger.save(folder[_MODEL])
         saved = look.step

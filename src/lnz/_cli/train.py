@@ -24,7 +24,7 @@ from lnz._cli.settings import LARGE, Settings, fill, look_effort
 from lnz._core.checkpoint import load_arrays
 from lnz._core.energy import Energy
 from lnz.learning._fit import Interrupted, Record
-from lnz.learning._monitor import Look
+from lnz.learning._monitor import MonitorReport
 
 
 @dataclasses.dataclass
@@ -93,7 +93,7 @@ def _refuse_unfit(run: Run) -> None:
     """Raise where the model, its optimiser and its negative phase do not go together."""
     energy = model_options.build(run.settings, run.dataset, run.keys["init"])
     phase = model_options.negative_phase(run.settings)
-    reason = None if phase is None else phase.refusal(energy)
+    reason = None if phase is None else phase.unsupported_reason(energy)
     if reason is not None:
         raise BadInput(f"--negative-phase {run.settings.negative_phase}: {reason}")
     if phase is None:
@@ -110,7 +110,7 @@ def _refuse_objective(run: Run, learner: Energy) -> None:
         )
     objective = model_options.objective(run.settings, run.standard_base)
     assert objective is not None
-    reason = objective.refusal(learner)
+    reason = objective.unsupported_reason(learner)
     if reason is not None:
         raise BadInput(f"--objective {name}: {reason}")
 
@@ -158,7 +158,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
         metrics.add(_record_json(record, earlier, standard.log_volume))
         progress.record(metrics.records[-1])
 
-    def on_look(look: Look) -> None:
+    def on_look(look: MonitorReport) -> None:
         looks.add(dataclasses.asdict(look))
         for alarm in look.alarms:
             progress.alarm(str(alarm))
@@ -235,7 +235,7 @@ def _record_json(record: Record, earlier: float, log_volume: float) -> dict[str,
             "standard_error": look.standard_error,
             "data_standard_error": look.data_standard_error,
             "log_z": float(look.log_z.value),
-            "known": look.known,
+            "known": look.guarantee,
             "is_limit": look.is_limit,
             "n": look.n,
         },
@@ -271,7 +271,7 @@ def _illustrate(run: Run, model: Energy, base: Energy, results: dict[str, Any], 
     large = measuring.size(model) > LARGE
     n, temperatures = (256, 500) if large else (1000, 1000)
     states, how = draw(model, base, n, run.keys["samples"], temperatures=temperatures)
-    samples = model.shown(states)
+    samples = model.visible_part(states)
     route = measuring.choose_route(model, base, measuring.Effort())
     results["phases"] = measuring.agreement(model, data.train, states, route)
     results["samples"] = how

@@ -51,7 +51,7 @@ class Energy(eqx.Module):
 
     - `free_energy(v)` and `observed`, where latent variables are summed out in closed form (T6): the marginal of the observed part is
       p(v) = exp(-F(v)) / Z with the same Z.
-    - `data_space`, `data_energy(v)`, `completed(key, v)` and `shown(x)`, where data show a part of the observed state alone, and the rest has
+    - `data_space`, `data_energy(v)`, `complete(key, v)` and `visible_part(x)`, where data show a part of the observed state alone, and the rest has
       no closed sum (deep Boltzmann machines).
     - `collapsed()`: another energy with the same Z for every θ, on the smallest space that is at hand.
     - `factors()`: for discrete models, a `FactorGraph` over the entries of the space, its tables differentiable functions of θ.
@@ -104,11 +104,11 @@ class Energy(eqx.Module):
         """-log Σ exp(-E) over all that one datum does not show, in nats, or an upper limit of it. Where data show the observed state, F_θ(v)."""
         return self.free_energy(v)
 
-    def completed(self, key: PRNGKeyArray, v: State) -> State:
+    def complete(self, key: PRNGKeyArray, v: State) -> State:
         """Observed states that show the data (n, *shape): what the data leave open is drawn, by an approximation of its law."""
         return v
 
-    def shown(self, x: State) -> State:
+    def visible_part(self, x: State) -> State:
         """The part of observed states (*batch, *shape) that data show."""
         return x
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from jaxtyping import Array
 
 from lnz._core.frozen import is_traced
 
-Known = Literal["exact", "certified", "bound", "conditional", "approximate"]
+Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
 """How an estimate is known.
 
 - ``exact``: a finite computation of the quantity itself; the limits allow for floating-point rounding.
@@ -31,7 +32,7 @@ class Estimate(eqx.Module):
         standard_error: one standard error of `value` (0 for a deterministic route), like `value`.
         lower: lower limit, like `value`; -inf where none is known.
         upper: upper limit, like `value`; +inf where none is known.
-        known: how it is known: see `Known`.
+        guarantee: what the bounds rest on: see `Guarantee`.
         route: the route that made it, in words.
         confidence: the probability with which the limits hold (1.0 for deterministic ones).
         assumption: what a `conditional` estimate rests on, in words; empty otherwise.
@@ -44,13 +45,23 @@ class Estimate(eqx.Module):
     standard_error: Any
     lower: Any
     upper: Any
-    known: Known = eqx.field(static=True)
+    guarantee: Guarantee = eqx.field(static=True)
     route: str = eqx.field(static=True)
     confidence: float = eqx.field(static=True, default=1.0)
     assumption: str = eqx.field(static=True, default="")
     diagnostics: dict[str, Array] = eqx.field(default_factory=dict)
     flags: dict[str, Any] = eqx.field(default_factory=dict)
     quantity: str = eqx.field(static=True, default="log Z")
+
+    @property
+    def known(self) -> Guarantee:
+        """Deprecated: the name of `guarantee` in version 0.1."""
+        warnings.warn(
+            "Estimate.known is now Estimate.guarantee; the old name goes with version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.guarantee
 
     @property
     def warnings(self) -> list[str]:
@@ -63,10 +74,10 @@ class Estimate(eqx.Module):
         leaves = jax.tree.leaves(self.value)
         if len(leaves) != 1 or np.ndim(leaves[0]) != 0 or is_traced(leaves[0]):
             shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
-            return f"{name}: arrays of shape {shapes}, {self.known}, by {self.route}"
+            return f"{name}: arrays of shape {shapes}, {self.guarantee}, by {self.route}"
         value, error = float(leaves[0]), float(jax.tree.leaves(self.standard_error)[0])
         lower, upper = float(jax.tree.leaves(self.lower)[0]), float(jax.tree.leaves(self.upper)[0])
-        if self.known == "exact":
+        if self.guarantee == "exact":
             if math.isinf(value):
                 return f"{name} = {value} (exact), by {self.route}"
             rounding = max(upper - value, value - lower)
@@ -85,7 +96,7 @@ class Estimate(eqx.Module):
             text += f", {between}"
             if self.confidence < 1:
                 text += f" with {100 * self.confidence:g} % confidence"
-        text += f" ({self.known}{': ' + self.assumption if self.assumption else ''}), by {self.route}"
+        text += f" ({self.guarantee}{': ' + self.assumption if self.assumption else ''}), by {self.route}"
         if "converged" in self.diagnostics and not float(self.diagnostics["converged"]):
             text += f", not converged: the last change was {float(self.diagnostics['residual']):.2g}"
         if "effective_sample_size" in self.diagnostics:
@@ -109,7 +120,7 @@ def exact(value: Array, *, rounding: Array, route: str, diagnostics: dict[str, A
         standard_error=zero,
         lower=jax.tree.map(lambda v, r: v - r, value, rounding),
         upper=jax.tree.map(lambda v, r: v + r, value, rounding),
-        known="exact",
+        guarantee="exact",
         route=route,
         diagnostics=diagnostics or {},
     )

@@ -19,7 +19,7 @@ class Route(abc.ABC):
     """A way of taking the expectation E_p[·] of an energy. Routes are static: frozen dataclasses of plain numbers."""
 
     @abc.abstractmethod
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         """Why this route cannot serve the energy, in words, or None."""
 
     @abc.abstractmethod
@@ -54,7 +54,7 @@ class Route(abc.ABC):
 
     def require(self, energy: Energy, key: Any) -> None:
         """Raise ValueError where the route cannot serve the energy, or where its key is missing."""
-        reason = self.refusal(energy)
+        reason = self.unsupported_reason(energy)
         if reason is not None:
             raise ValueError(f"{type(self).__name__} cannot serve {type(energy).__name__}: {reason}")
         if self.random and key is None:

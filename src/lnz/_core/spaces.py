@@ -206,14 +206,14 @@ class Categorical(_Discrete):
 
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)
-class Labels(_Discrete):
+class MixedCategorical(_Discrete):
     """States with integer entries, each with its own number of values: entry i in 0 … k_i - 1.
 
     Args:
         cardinalities: k, one number of at least 1 an entry.
 
     Example:
-        >>> Labels([2, 3, 1]).count
+        >>> MixedCategorical([2, 3, 1]).count
         6
     """
 
@@ -221,13 +221,13 @@ class Labels(_Discrete):
 
     def __init__(self, cardinalities: Sequence[int]):
         if not all(isinstance(k, int | np.integer) and k >= 1 for k in cardinalities):
-            raise ValueError(f"Labels needs whole numbers of at least 1, but got {cardinalities!r}")
+            raise ValueError(f"MixedCategorical needs whole numbers of at least 1, but got {cardinalities!r}")
         super().__init__(len(cardinalities))
         object.__setattr__(self, "cardinalities", tuple(int(k) for k in cardinalities))
 
     def __repr__(self) -> str:
         shown = ", ".join(map(str, self.cardinalities[:6])) + (", …" if len(self.cardinalities) > 6 else "")
-        return f"Labels([{shown}])"
+        return f"MixedCategorical([{shown}])"
 
     @property
     def count(self) -> int:

@@ -257,10 +257,10 @@ class DeepBoltzmannMachine(BilinearLayers):
         inner = jnp.dot(odd, means) + jnp.sum(softplus(even + law.down(means))) + jnp.sum(entr(means) + entr(1 - means))
         return -jnp.dot(self.layer_biases[0], v.astype(self.dtype)) - inner
 
-    def shown(self, x: Array) -> Array:
+    def visible_part(self, x: Array) -> Array:
         return x[..., : self.sizes[0]]
 
-    def completed(self, key: PRNGKeyArray, v: Array) -> Array:
+    def complete(self, key: PRNGKeyArray, v: Array) -> Array:
         if len(self.sizes) == 2:
             return v
         return self.drawn(key, v, jax.vmap(self.fixed_point)(v))
@@ -275,7 +275,7 @@ class DeepBoltzmannMachine(BilinearLayers):
         odd_key, even_key = jax.random.split(key)
         potentials = self.visible_potentials(self.sample_hidden(odd_key, x))[:, self.sizes[0] :]
         drawn = units.sample(Binary(potentials.shape[1]), even_key, potentials)
-        return jnp.concatenate([self.shown(x), drawn.astype(x.dtype)], axis=1)
+        return jnp.concatenate([self.visible_part(x), drawn.astype(x.dtype)], axis=1)
 
 
 def _sizes(visible: Any, hidden: Any) -> list[int]:

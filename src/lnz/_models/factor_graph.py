@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen, is_traced
-from lnz._core.spaces import Binary, Categorical, Labels, Product, Space, Spin, State
+from lnz._core.spaces import Binary, Categorical, MixedCategorical, Product, Space, Spin, State
 from lnz._models.colouring import Blocks, colour_classes
 from lnz._models.independent import as_float
 from lnz._models.sweeps import Sweep, class_sweep, layout, neighbour_sum
@@ -109,10 +109,10 @@ class FactorGraph(Energy):
 
     @property
     def space(self) -> Space:
-        """`Categorical` where all variables have the same number of values, otherwise `Labels`."""
+        """`Categorical` where all variables have the same number of values, otherwise `MixedCategorical`."""
         same = len(set(self.cardinalities)) <= 1
         k = self.cardinalities[0] if self.cardinalities else 1
-        return Categorical(len(self.cardinalities), k) if same else Labels(self.cardinalities)
+        return Categorical(len(self.cardinalities), k) if same else MixedCategorical(self.cardinalities)
 
     def __call__(self, x: State) -> Array:
         if not self.scopes:
@@ -323,7 +323,7 @@ def states_of(space: Space, labels: Any) -> State:
     labels = jnp.asarray(labels).reshape(len(labels), *space.shape)
     if isinstance(space, Spin):
         labels = 2 * labels - 1
-    elif not isinstance(space, Binary | Categorical | Labels):
+    elif not isinstance(space, Binary | Categorical | MixedCategorical):
         raise TypeError(f"{space} is no space of labelled values")
     return labels.astype(space.struct.dtype)
 

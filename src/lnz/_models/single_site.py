@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnz._core.energy import Energy
-from lnz._core.spaces import Binary, Categorical, Labels, Spin, State
+from lnz._core.spaces import Binary, Categorical, MixedCategorical, Spin, State
 
 _STATES = 64  # whose energies are taken at once where an energy has no conditionals of its own
 
@@ -61,6 +61,6 @@ def single_changes(energy: Energy, v: State) -> Float[Array, "sites others"]:
 def units_refusal(energy: Energy) -> str | None:
     """Why the observed states are not discrete units, in words, or None."""
     space = energy.observed
-    if isinstance(space, Binary | Spin | Categorical | Labels) and math.prod(space.shape) > 0:
+    if isinstance(space, Binary | Spin | Categorical | MixedCategorical) and math.prod(space.shape) > 0:
         return None
-    return f"conditionals of single units need a Binary, Spin, Categorical or Labels space, not {space}"
+    return f"conditionals of single units need a Binary, Spin, Categorical or MixedCategorical space, not {space}"

@@ -28,7 +28,7 @@ from ._queries import partial_log_probability as partial_log_probability
 from ._structures import Chain as Chain
 from ._structures import Graph as Graph
 from ._structures import Grid as Grid
-from ._structures import Labels as Labels
+from ._structures import MixedCategorical as MixedCategorical
 from ._structures import Tree as Tree
 from ._structures import gaussian_tables as gaussian_tables
 from ._structures import low_rank_tables as low_rank_tables

@@ -47,7 +47,7 @@ class Objective(abc.ABC):
                 samples gets no key.
         """
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         """Why this objective cannot serve the energy, in words, or None."""
         return None
 
@@ -112,7 +112,7 @@ class PseudoLikelihood(Objective):
         gains = single_changes(energy, state)
         return jnp.sum(log_sum_exp(jnp.concatenate([jnp.zeros_like(gains[:, :1]), gains], axis=1), axis=1))
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         return None if isinstance(energy, RandomField | LinearChain) else units_refusal(energy)
 
 

@@ -61,7 +61,7 @@ def _relative(energy: LinearChain | RandomField, labels: Array) -> tuple[LinearC
 
 
 def _bounded(log_p: Array, log_z: Estimate) -> Array:
-    return _at_most_zero(log_p) if log_z.known == "exact" else log_p
+    return _at_most_zero(log_p) if log_z.guarantee == "exact" else log_p
 
 
 def negative_log_likelihood(energy: Any, labels: Any, *, route: Route | None = None) -> Float[Array, ""]:

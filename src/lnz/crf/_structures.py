@@ -1,6 +1,6 @@
 """Structures and log-potentials of conditional models, as `lnz.crf` shows them."""
 
-from lnz._core.spaces import Labels as Labels
+from lnz._core.spaces import MixedCategorical as MixedCategorical
 from lnz._models.pairwise_tables import gaussian_tables as gaussian_tables
 from lnz._models.pairwise_tables import low_rank_tables as low_rank_tables
 from lnz._models.pairwise_tables import potts_tables as potts_tables

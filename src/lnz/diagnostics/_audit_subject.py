@@ -166,7 +166,7 @@ def exact_route(energy: Energy) -> Route | None:
         smallest = energy.collapsed().space
         return Enumeration() if smallest.discrete and smallest.count <= STATES else None
     route = Quadrature(points=POINTS.get(math.prod(space.shape)) if isinstance(space, Real | Box) else None)
-    return route if route.refusal(energy) is None else None
+    return route if route.unsupported_reason(energy) is None else None
 
 
 def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyArray) -> tuple[Any, str]:
@@ -212,7 +212,7 @@ def short_annealing(energy: Energy, base: Energy | None) -> AnnealedImportanceSa
             if base is None
             else AnnealedImportanceSampling.from_base(base, **options)
         )
-        reason = route.refusal(energy)
+        reason = route.unsupported_reason(energy)
     except ValueError as error:
         reason, route = str(error), None
     return str(reason) if reason is not None or route is None else route

@@ -13,7 +13,7 @@ import numpy as np
 from lnz._core.checkpoint import CheckpointError, load_arrays, save_tree
 from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen
-from lnz._core.spaces import Binary, Box, Categorical, Labels, Product, Real, Space, Spin
+from lnz._core.spaces import Binary, Box, Categorical, MixedCategorical, Product, Real, Space, Spin
 from lnz._models import (
     deep_boltzmann_machine,
     factor_graph,
@@ -50,7 +50,9 @@ _CLASSES = {
         self_normalised.SelfNormalised,
     )
 }
-_SPACES: dict[str, type[Space]] = {cls.__name__: cls for cls in (Binary, Spin, Categorical, Labels, Real, Box, Product)}
+_SPACES: dict[str, type[Space]] = {
+    cls.__name__: cls for cls in (Binary, Spin, Categorical, MixedCategorical, Real, Box, Product)
+}
 _STRUCTURES: dict[str, type[Structure]] = {cls.__name__: cls for cls in (Chain, Tree, Grid, Graph)}
 _KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "space": (Space, _SPACES),

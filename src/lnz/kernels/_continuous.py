@@ -34,7 +34,7 @@ class Hamiltonian(Kernel):
         """What is wrong with the kernel's own numbers, in words, or None."""
         return step_size_problem(self.step_size)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return continuous_refusal(energy) or self.problem()
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
@@ -138,7 +138,7 @@ class UnadjustedLangevin(Kernel):
     step_size: float = 0.01
     temperature: float = 1.0
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if isinstance(energy.observed, Box):
             return "unadjusted Langevin moves leave a Box: use Langevin, HamiltonianMonteCarlo or NUTS"
         if not 0 < self.temperature < float("inf"):
@@ -228,7 +228,7 @@ def adapted(
     """
     from blackjax.optimizers.dual_averaging import dual_averaging
 
-    reason = kernel.refusal(energy)
+    reason = kernel.unsupported_reason(energy)
     if reason is not None:
         raise ValueError(reason)
     if not hasattr(kernel, "step_size") or "acceptance" not in kernel.figures:

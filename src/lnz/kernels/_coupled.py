@@ -31,7 +31,7 @@ def not_met(max_moves: int, pairs: str = "some pairs of coupled chains") -> str:
 
 def coupling_refusal(kernel: Kernel, energy: Energy) -> str | None:
     """Why two chains of this kernel cannot be made to meet, in words, or None."""
-    reason = kernel.refusal(energy)
+    reason = kernel.unsupported_reason(energy)
     if reason is not None or energy.observed.discrete or isinstance(kernel, Langevin):
         return reason
     return (
@@ -285,7 +285,7 @@ def unbiased_expectation(
         standard_error=as_array(error),
         lower=as_array(jax.tree.map(lambda m, e: m - z * e, mean, error)),
         upper=as_array(jax.tree.map(lambda m, e: m + z * e, mean, error)),
-        known="conditional",
+        guarantee="conditional",
         route=f"coupled chains ({count:,} pairs, {type(kernel).__name__})",
         confidence=confidence,
         assumption="the pairs are many enough for a normal limit",

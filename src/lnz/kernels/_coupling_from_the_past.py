@@ -38,7 +38,7 @@ def coupling_from_the_past(energy: Ising, key: PRNGKeyArray, n: int, *, max_swee
         >>> samples = lnz.kernels.coupling_from_the_past(torus, jax.random.key(0), 100)
         >>> route = lnz.routes.BidirectionalAIS.from_samples(samples, exact=True, temperatures=200)
         >>> estimate = lnz.log_partition(torus, route=route, key=jax.random.key(1))
-        >>> estimate.known, bool(estimate.lower < 56.6 < estimate.upper)
+        >>> estimate.guarantee, bool(estimate.lower < 56.6 < estimate.upper)
         ('certified', True)
 
     Source: Propp & Wilson 1996, "Exact sampling with coupled Markov chains and applications to statistical mechanics".

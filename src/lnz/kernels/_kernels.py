@@ -16,12 +16,12 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._core.random import fast_key
-from lnz._core.spaces import Binary, Box, Categorical, Labels, Real, Spin, State
+from lnz._core.spaces import Binary, Box, Categorical, MixedCategorical, Real, Spin, State
 from lnz._models.colouring import block_problem
 from lnz._models.sweeps import Sweep
 from lnz.kernels._leapfrog import leapfrog_moves
 
-_SITES = Binary | Spin | Categorical | Labels
+_SITES = Binary | Spin | Categorical | MixedCategorical
 
 
 class Kernel(abc.ABC):
@@ -31,7 +31,7 @@ class Kernel(abc.ABC):
     """The names of the figures that a move gives."""
 
     @abc.abstractmethod
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         """Why this kernel cannot serve the energy, in words, or None."""
 
     @abc.abstractmethod
@@ -69,7 +69,7 @@ class Gibbs(Kernel):
                 raise ValueError(f"blocks are lists of the numbers of sites, but got {self.blocks!r}")
             object.__setattr__(self, "blocks", blocks)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if self.blocks is not None:
             interactions = getattr(energy, "interactions", None)
             if interactions is None:
@@ -77,12 +77,12 @@ class Gibbs(Kernel):
             return block_problem(self.blocks, interactions(), energy.observed.size)  # pyright: ignore[reportAttributeAccessIssue]
         if hasattr(energy, "gibbs") or isinstance(energy.observed, _SITES):
             return None
-        return f"Gibbs sweeps need the energy's own `gibbs` or a Binary, Spin, Categorical or Labels space, not {energy.observed}"
+        return f"Gibbs sweeps need the energy's own `gibbs` or a Binary, Spin, Categorical or MixedCategorical space, not {energy.observed}"
 
     def sweep(self, energy: Energy) -> Sweep | None:
         """The sweep in a layout of its own, of energies that have one. Raises ValueError for blocks that do not fit."""
         if self.blocks is not None:
-            reason = self.refusal(energy)
+            reason = self.unsupported_reason(energy)
             if reason is not None:
                 raise ValueError(reason)
         offered: Any = getattr(energy, "gibbs_sweep", None)
@@ -143,7 +143,7 @@ class Langevin(Kernel):
     figures: ClassVar[tuple[str, ...]] = ("acceptance",)
     step_size: float = 0.1
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         space = energy.observed
         if not isinstance(space, Real | Box):
             return f"Langevin moves need a Real space or a Box, not {space}"
@@ -164,7 +164,7 @@ def step_size_problem(step_size: Any) -> str | None:
 def default_kernel(energy: Energy) -> Kernel:
     """Gibbs sweeps where the energy allows them, Langevin moves otherwise. Raises ValueError where neither serves."""
     kernels = (Gibbs(), Langevin())
-    reasons = [kernel.refusal(energy) for kernel in kernels]
+    reasons = [kernel.unsupported_reason(energy) for kernel in kernels]
     for kernel, reason in zip(kernels, reasons, strict=True):
         if reason is None:
             return kernel
@@ -179,7 +179,7 @@ def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, swee
         FloatingPointError: where a chain has come to a state whose energy is NaN or infinite. Inside `jit` this is not looked at.
     """
     if not is_traced(v):
-        reason = kernel.refusal(energy)
+        reason = kernel.unsupported_reason(energy)
         if reason is not None:
             raise ValueError(reason)
         energy.observed.validate(v, batch=True)

@@ -43,7 +43,7 @@ class LocallyInformed(Kernel):
     ) -> tuple[Int[Array, " sites"], Float[Array, ""]]:
         """One move of one chain: the proposal, and the log of its acceptance ratio."""
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return self.problem() or gradient_refusal(energy)
 
     def problem(self) -> str | None:

@@ -40,7 +40,7 @@ class SwendsenWang(Kernel):
     Source: Swendsen & Wang 1987, "Nonuniversal critical dynamics in Monte Carlo simulations"; fields as in Edwards & Sokal 1988.
     """
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if not isinstance(energy, Ising | Potts):
             return f"Swendsen-Wang moves are for Ising and Potts models, not for a {type(energy).__name__}"
         strength = energy.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,8 +9,8 @@ from ._gradient_error import GradientError as GradientError
 from ._gradient_error import gradient_error as gradient_error
 from ._likelihood import LogLikelihood as LogLikelihood
 from ._monitor import Alarm as Alarm
-from ._monitor import Look as Look
 from ._monitor import Monitor as Monitor
+from ._monitor import MonitorReport as MonitorReport
 from ._negative import ContrastiveDivergence as ContrastiveDivergence
 from ._negative import CoupledAnnealing as CoupledAnnealing
 from ._negative import CoupledChains as CoupledChains
@@ -35,5 +35,5 @@ from ._positive import ExactPosterior as ExactPosterior
 from ._positive import MeanFieldPhase as MeanFieldPhase
 from ._positive import PositivePhase as PositivePhase
 from ._pretraining import pretrained as pretrained
-from ._regularisers import Stabilisers as Stabilisers
+from ._regularisers import Regularisers as Regularisers
 from ._trainer import TrainState as TrainState

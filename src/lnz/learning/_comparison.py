@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from lnz._core.energy import as_energy
-from lnz._core.estimate import Known, decimals
+from lnz._core.estimate import Guarantee, decimals
 from lnz._core.route import Route
 from lnz._core.spaces import State
 from lnz.learning._gradients import as_arrays
 from lnz.learning._likelihood import LogLikelihood, data_energies, log_likelihood
 
-_FIRMNESS: tuple[Known, ...] = ("exact", "bound", "certified", "conditional", "approximate")
+_FIRMNESS: tuple[Guarantee, ...] = ("exact", "bound", "certified", "conditional", "approximate")
 
 
 class Comparison(eqx.Module):
@@ -42,17 +42,17 @@ class Comparison(eqx.Module):
     b: LogLikelihood
 
     @property
-    def known(self) -> Known:
+    def guarantee(self) -> Guarantee:
         """How it is known: as the less firmly known of both log Z is."""
-        return _FIRMNESS[max(map(_FIRMNESS.index, (self.a.known, self.b.known)))]
+        return _FIRMNESS[max(map(_FIRMNESS.index, (self.a.guarantee, self.b.guarantee)))]
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error or self.data_standard_error))
         text = f"log-likelihood of a less that of b = {self.value:+.{digits}f} nats per datum over {self.a.n:,} data"
-        if self.known != "exact":
+        if self.guarantee != "exact":
             sure = f" with {100 * self.confidence:g} % confidence" if self.confidence < 1 else ""
             text += f", between {self.lower:+.{digits}f} and {self.upper:+.{digits}f} from the errors of log Z{sure}"
-        text += f" ({self.known}; data's own standard error {self.data_standard_error:.2g}). "
+        text += f" ({self.guarantee}; data's own standard error {self.data_standard_error:.2g}). "
         if self.lower > 0 or self.upper < 0:
             return text + f"As far as log Z goes, {'a' if self.lower > 0 else 'b'} is better on these data"
         return text + "Which is better on these data is open: log Z is not known well enough"

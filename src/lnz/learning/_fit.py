@@ -20,10 +20,10 @@ from lnz.crf._conditional_objectives import Objective
 from lnz.kernels._coupled import NotMet
 from lnz.learning._likelihood import LogLikelihood, log_likelihood
 from lnz.learning._loop import compiled_loop, measure_key, orders
-from lnz.learning._monitor import WATCHED, Look, Monitor, Watch
+from lnz.learning._monitor import WATCHED, Monitor, MonitorReport, Watch
 from lnz.learning._negative import NegativePhase
 from lnz.learning._positive import PositivePhase
-from lnz.learning._regularisers import Stabilisers
+from lnz.learning._regularisers import Regularisers
 from lnz.learning._resume import Best, Keeper, Progress, describe, digest
 from lnz.learning._run_check import Plan, checked_data, checked_validation, plan_updates
 from lnz.learning._trainer import Trainer, TrainState
@@ -79,7 +79,7 @@ class Fitted(NamedTuple):
     history: list[Record]
     best: Energy
     best_step: int
-    looks: list[Look]
+    looks: list[MonitorReport]
 
 
 def fit(
@@ -89,7 +89,7 @@ def fit(
     negative_phase: NegativePhase | None = None,
     positive_phase: PositivePhase | None = None,
     objective: Objective | None = None,
-    stabilisers: Stabilisers | None = None,
+    regularisers: Regularisers | None = None,
     optimizer: optax.GradientTransformation | None = None,
     epochs: float = 10,
     batch_size: int = 100,
@@ -103,7 +103,7 @@ def fit(
     state: TrainState | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_record: Callable[[Record], None] | None = None,
-    on_look: Callable[[Look], None] | None = None,
+    on_look: Callable[[MonitorReport], None] | None = None,
 ) -> Fitted:
     """Fit an energy to data by maximum likelihood, θ moving along E_data[-∂F] - E_{p_θ}[-∂F], or by an objective without Z.
 
@@ -117,7 +117,7 @@ def fit(
         positive_phase: how the data's is, where they leave units open that have no closed sum (deep Boltzmann machines): by default
             `MeanFieldPhase()`.
         objective: instead of that, an objective such as `lnz.crf.PseudoLikelihood()` or `lnz.learning.ScoreMatching()`.
-        stabilisers: known departures from the textbook, for neural energies, such as `lnz.learning.Stabilisers(data_noise=0.02)`; by default none.
+        regularisers: known departures from the textbook, for neural energies, such as `lnz.learning.Regularisers(data_noise=0.02)`; by default none.
         optimizer: any optax gradient transformation; by default `optax.sgd(0.01)`.
         epochs: passes over the data in all, those of a resumed state included; a fraction is rounded up to whole updates.
         batch_size: data an update; the last batch of an epoch may be smaller, and no bias comes from it.
@@ -130,12 +130,12 @@ def fit(
         key: random key of the whole run.
         checkpoint: a file. The state is written there, atomically, before the first update, at every record and at the end; if the file
             exists, the run resumes from it (`<name>.best` beside it holds the best model so far). A file of another model, key, batch
-            size, negative phase, objective, stabilisers or other data is refused; the optimiser's numbers are not seen.
+            size, negative phase, objective, regularisers or other data is refused; the optimiser's numbers are not seen.
         state: a state to go on from, instead of `energy` and `key`.
         on_progress: called with (updates made, updates in all) about twice a second.
         on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record may come twice, but never not
             at all.
-        on_look: called with every `Look` of the monitor, alarms included.
+        on_look: called with every `MonitorReport` of the monitor, alarms included.
 
     Raises:
         ValueError: for data, weights or options that cannot serve, before any work; for validation data that are impossible under the
@@ -154,7 +154,7 @@ def fit(
         4
     """
     energy = as_energy(energy) if state is None else state.energy
-    trainer = Trainer(optimizer, negative_phase, positive_phase, objective, stabilisers or Stabilisers())
+    trainer = Trainer(optimizer, negative_phase, positive_phase, objective, regularisers or Regularisers())
     data, weights, n = checked_data(energy, data, weights)
     validation, route = checked_validation(energy, validation, route, key)
     plan = plan_updates(n, batch_size, epochs, evaluate_every)
@@ -173,8 +173,8 @@ def fit(
             keeper.settings["positive phase"] = repr(positive_phase)
         if objective is not None:
             keeper.settings["objective"] = repr(objective)
-        if trainer.stabilisers != Stabilisers():
-            keeper.settings["stabilisers"] = repr(trainer.stabilisers)
+        if trainer.regularisers != Regularisers():
+            keeper.settings["regularisers"] = repr(trainer.regularisers)
     state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
     sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
     step = int(state.step)
@@ -186,7 +186,7 @@ def fit(
 
     run = _Run(trainer, plan, keeper, progress, data, weights, monitor)
     history: list[Record] = []
-    looks: list[Look] = []
+    looks: list[MonitorReport] = []
     began = time.perf_counter()
     try:
         while True:
@@ -269,7 +269,7 @@ class _Run:
         elif spent > 2 * _CHUNK_SECONDS:
             self.chunk = max(1, self.chunk // 2)
 
-    def look(self) -> Look | None:
+    def look(self) -> MonitorReport | None:
         """What the monitor sees, if it has a look at the step reached."""
         return None if self.watch is None else self.watch.see(self.progress.state, self.progress.step)
 

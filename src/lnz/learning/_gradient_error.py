@@ -122,7 +122,7 @@ def gradient_error(
         raise ValueError("the exact negative phase has no error. Pass one that draws states")
     truth = ExactPhase(route)
     for phase in (truth, negative_phase):
-        reason = phase.refusal(energy)
+        reason = phase.unsupported_reason(energy)
         if reason is not None:
             raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
     data = as_arrays(energy, data)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lnz._core.energy import as_energy
-from lnz._core.estimate import Estimate, Known, decimals
+from lnz._core.estimate import Estimate, Guarantee, decimals
 from lnz._core.route import Route
 from lnz._core.spaces import Binary, Product, Space, Spin, State
 from lnz._partition import log_partition
@@ -48,9 +48,9 @@ class LogLikelihood(eqx.Module):
     is_limit: bool = False
 
     @property
-    def known(self) -> Known:
+    def guarantee(self) -> Guarantee:
         """How it is known: as log Z is."""
-        return self.log_z.known
+        return self.log_z.guarantee
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error)) if self.standard_error > 0 else 4
@@ -59,14 +59,17 @@ class LogLikelihood(eqx.Module):
             f"log-likelihood {relation} {self.value:.{digits}f} nats per datum over {self.n:,} data "
             f"(data's own standard error {self.data_standard_error:.2g})"
         )
-        if self.known == "exact":
+        if self.guarantee == "exact":
             return f"{text}, {'with exact log Z' if self.is_limit else 'exact'}, by {self.log_z.route}"
         if self.is_limit:
             return (
-                f"{text}; at least {self.lower:.{digits}f} with the error of log Z ({self.log_z.confidence * 100:g} % confidence, {self.known}), "
+                f"{text}; at least {self.lower:.{digits}f} with the error of log Z ({self.log_z.confidence * 100:g} % confidence, {self.guarantee}), "
                 f"by {self.log_z.route}"
             )
-        return f"{text}, between {self.lower:.{digits}f} and {self.upper:.{digits}f} from the error of log Z ({self.known}), by {self.log_z.route}"
+        return (
+            f"{text}, between {self.lower:.{digits}f} and {self.upper:.{digits}f} from the error of log Z ({self.guarantee}), "
+            f"by {self.log_z.route}"
+        )
 
 
 def log_likelihood(

@@ -47,7 +47,7 @@ class Alarm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class MonitorReport:
     """One look at a run: the update, the figures by name (see `Monitor`), and the alarms that went off."""
 
     step: int
@@ -138,7 +138,7 @@ class Watch:
         rows = np.linspace(0, n - 1, min(n, _ROWS)).astype(np.int64)
         self.rows = jax.tree.map(lambda leaf: leaf[rows], data)
         self.annealing = AnnealedImportanceSampling(temperatures=monitor.temperatures, chains=monitor.chains)
-        self.fresh = self.annealing.refusal(energy) is None
+        self.fresh = self.annealing.unsupported_reason(energy) is None
         self.snapshots: list[tuple[int, Any]] = []
         self.models: dict[int, Energy] = {step: energy}
         self.best, self.active = -math.inf, set[str]()
@@ -160,7 +160,7 @@ class Watch:
         """Take in the sums of figures over the updates since the last call."""
         self.sums = {name: self.sums.get(name, 0.0) + total for name, total in sums.items()}
 
-    def see(self, state: TrainState, step: int) -> Look | None:
+    def see(self, state: TrainState, step: int) -> MonitorReport | None:
         """Take a snapshot after this update, and have a look if one is due."""
         end = -(-step // self.every) * self.every
         if step not in self._stops(end):
@@ -177,7 +177,7 @@ class Watch:
             if strayed is None or strayed.name in self.active:
                 return None
             self.active.add(strayed.name)
-            return Look(step, {}, (strayed,))
+            return MonitorReport(step, {}, (strayed,))
         look = self._look(state, step, strayed)
         self.models, self.snapshots = {step: state.energy}, []
         return look
@@ -195,11 +195,11 @@ class Watch:
         )
         remedy = (
             "Go back to an earlier model; lower the learning rate or the step size, take adjusted moves (Langevin in place of UnadjustedLangevin), "
-            "or Stabilisers(energy_penalty=0.1)"
+            "or Regularisers(energy_penalty=0.1)"
         )
         return Alarm(step, "runaway", seen, remedy)
 
-    def _look(self, state: TrainState, step: int, strayed: Alarm | None) -> Look:
+    def _look(self, state: TrainState, step: int, strayed: Alarm | None) -> MonitorReport:
         figures, errors = self._measured(state, step)
         figures |= self._mixing(state.energy, step)
         figures |= {name: total / self.every for name, total in self.sums.items()}
@@ -211,7 +211,7 @@ class Watch:
             self.best = max(self.best, likelihood)
         fired = tuple(alarm for alarm in found if alarm.name not in self.active)
         self.active = {alarm.name for alarm in found}
-        return Look(step, figures, fired)
+        return MonitorReport(step, figures, fired)
 
     def _measured(self, state: TrainState, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Figures of the data, the phase's states and the fresh chains, and the errors of two of them."""
@@ -243,7 +243,7 @@ class Watch:
         if drawn is not None and isinstance(energy.observed, Binary | Spin | Categorical):
             flat = [
                 np.asarray(v).reshape(len(v), -1)
-                for v in (*map(energy.shown, (drawn[0], fresh_states)), cast(energy, self.rows))
+                for v in (*map(energy.visible_part, (drawn[0], fresh_states)), cast(energy, self.rows))
             ]
             near, far = (nearest_distances(states, flat[2]) for states in flat[:2])
             shares = np.asarray(drawn[1], np.float64)
@@ -296,7 +296,7 @@ def _probe(
         v = cast(energy, v)
         fresh = log_weights, v, jax.vmap(energy.free_energy)(v)
     if hasattr(energy, "hidden_mean"):
-        means = energy.hidden_mean(energy.completed(jax.random.fold_in(key, 2), rows))  # pyright: ignore[reportAttributeAccessIssue]
+        means = energy.hidden_mean(energy.complete(jax.random.fold_in(key, 2), rows))  # pyright: ignore[reportAttributeAccessIssue]
         activity = jnp.min(means, axis=0), jnp.max(means, axis=0)
     return data_energy, drawn, fresh, activity
 

@@ -97,7 +97,7 @@ def _phase_gradient(phase: NegativePhase, energy: Energy, data: State, weights: 
     """E_{p_θ}[-∂F] by one update of a phase from a fresh start."""
     if key is None:
         raise ValueError(f"{type(phase).__name__} draws samples: pass key=jax.random.key(0), or any other")
-    reason = phase.refusal(energy)
+    reason = phase.unsupported_reason(energy)
     if reason is not None:
         raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
     gradient, figures = _drawn_gradient(phase, energy, data, weights, key)

@@ -25,7 +25,7 @@ from lnz.learning._gradients import data_mean_and_gradient, mean_and_gradient, w
 class PositivePhase(abc.ABC):
     """How learning takes the data's expectation E[-∂E] over all that the data do not show. Static: a frozen dataclass."""
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         """Why this positive phase cannot serve the energy, in words, or None."""
         if isinstance(energy, DeepBoltzmannMachine) and energy.data_space != energy.observed:
             return None
@@ -119,8 +119,8 @@ class ExactPosterior(PositivePhase):
 
     route: Route | None = None
 
-    def refusal(self, energy: Any) -> str | None:
-        return super().refusal(energy) or posterior_refusal(energy, self.route, exact=True)
+    def unsupported_reason(self, energy: Any) -> str | None:
+        return super().unsupported_reason(energy) or posterior_refusal(energy, self.route, exact=True)
 
     def mean_and_gradient(
         self, energy: DeepBoltzmannMachine, v: State, weights: Array | None, key: PRNGKeyArray | None
@@ -133,7 +133,7 @@ class ExactPosterior(PositivePhase):
 class ClosedSum(PositivePhase):
     """All that the data do not show, by `energy.data_energy`: exact where the latent variables have a closed sum."""
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return None
 
     def mean_and_gradient(
@@ -159,4 +159,4 @@ def posterior_refusal(energy: DeepBoltzmannMachine, route: Route | None, *, exac
     route = choose(law).route if route is None else route
     if exact and route.random:
         return f"{type(route).__name__} is not exact: use lnz.learning.MeanFieldPhase() or lnz.learning.ClampedChains()"
-    return route.refusal(law)
+    return route.unsupported_reason(law)

@@ -16,7 +16,7 @@ from lnz._core.spaces import Real, State
 
 
 @dataclasses.dataclass(frozen=True)
-class Stabilisers:
+class Regularisers:
     """What is added to maximum likelihood so that a neural energy does not run away. None of it by default.
 
     They change what is learned, or how. Others stand elsewhere: fresh restarts in `ReplayBuffer`, colder noise in `UnadjustedLangevin`, weight
@@ -33,8 +33,8 @@ class Stabilisers:
 
     Example:
         >>> import lnz
-        >>> lnz.learning.Stabilisers(energy_penalty=0.1)
-        Stabilisers(energy_penalty=0.1, data_noise=0.0, clip=inf)
+        >>> lnz.learning.Regularisers(energy_penalty=0.1)
+        Regularisers(energy_penalty=0.1, data_noise=0.0, clip=inf)
 
     Source: Du & Mordatch 2019, "Implicit generation and modeling with energy-based models" (the penalty); Nijkamp, Hill, Han, Zhu & Wu 2020, "On
     the anatomy of MCMC-based maximum likelihood learning of energy-based models" (the noise).
@@ -52,7 +52,7 @@ class Stabilisers:
         if self.clip == 0:
             raise ValueError("clip = 0 would leave no gradient: leave it out, or give a number above 0")
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         """Why they cannot serve the energy, in words, or None."""
         if self.data_noise and not isinstance(energy.observed, Real):
             return f"data_noise needs a Real space, not {energy.observed}"

@@ -20,7 +20,7 @@ from lnz.kernels._coupled import NotMet
 from lnz.learning._gradients import as_arrays, as_weights, cast, mean_and_gradient, weighted_mean
 from lnz.learning._negative import ExactPhase, NegativePhase, PersistentChains
 from lnz.learning._positive import PositivePhase, default_positive_phase
-from lnz.learning._regularisers import Stabilisers
+from lnz.learning._regularisers import Regularisers
 
 if TYPE_CHECKING:
     import optax
@@ -58,7 +58,7 @@ class Trainer:
         positive_phase: how the data's expectation is taken where they leave units open that have no closed sum (deep Boltzmann machines);
             by default the closed sum, or else `MeanFieldPhase()`.
         objective: instead of phases, an objective such as `lnz.learning.ScoreMatching()`.
-        stabilisers: known departures from the textbook, for neural energies; by default none.
+        regularisers: known departures from the textbook, for neural energies; by default none.
 
     Raises:
         TypeError: where these are something else, such as a name.
@@ -77,7 +77,7 @@ class Trainer:
     negative_phase: NegativePhase | None = None
     positive_phase: PositivePhase | None = None
     objective: Objective | None = None
-    stabilisers: Stabilisers = dataclasses.field(default_factory=Stabilisers)
+    regularisers: Regularisers = dataclasses.field(default_factory=Regularisers)
 
     def __post_init__(self) -> None:
         if self.objective is not None and (self.negative_phase is not None or self.positive_phase is not None):
@@ -90,9 +90,9 @@ class Trainer:
             )
         if self.objective is not None and not isinstance(self.objective, Objective):
             raise TypeError(f"objective must be one such as lnz.crf.PseudoLikelihood(), but is {self.objective!r}")
-        if not isinstance(self.stabilisers, Stabilisers):
-            raise TypeError(f"stabilisers must be lnz.learning.Stabilisers(…), but is {self.stabilisers!r}")
-        if self.stabilisers.energy_penalty and (self.negative_phase is None or not self.negative_phase.by_states):
+        if not isinstance(self.regularisers, Regularisers):
+            raise TypeError(f"regularisers must be lnz.learning.Regularisers(…), but is {self.regularisers!r}")
+        if self.regularisers.energy_penalty and (self.negative_phase is None or not self.negative_phase.by_states):
             raise ValueError(
                 "energy_penalty is on the energies of data and chains: it needs a negative phase that draws states"
             )
@@ -147,8 +147,8 @@ class Trainer:
             )
         check_scalar(energy)
         positive = None if self.objective is not None else self._positive_phase(energy)
-        for part in (self.negative_phase, positive, self.objective, self.stabilisers):
-            reason = None if part is None else part.refusal(energy)
+        for part in (self.negative_phase, positive, self.objective, self.regularisers):
+            reason = None if part is None else part.unsupported_reason(energy)
             if reason is not None:
                 raise ValueError(f"{type(part).__name__} cannot serve {type(energy).__name__}: {reason}")
         if self.objective is not None and energy.data_space != energy.observed:
@@ -213,13 +213,13 @@ class Trainer:
         """`step` without compilation and checks, to be called inside a loop of your own."""
         energy = state.energy
         key = jax.random.fold_in(state.key, state.step)
-        data = self.stabilisers.noisy(cast(energy, data), jax.random.fold_in(key, _NOISE))
+        data = self.regularisers.noisy(cast(energy, data), jax.random.fold_in(key, _NOISE))
         if self.objective is not None:
             loss, descent = _objective_gradient(self.objective, energy, data, weights, key)
             chains, figures = state.negative, {"objective": loss, "gradient_norm": _norm(descent)}
         else:
             descent, chains, figures = self._phases(energy, state.negative, data, weights, key)
-        descent = self.stabilisers.clipped(descent, figures["gradient_norm"])
+        descent = self.regularisers.clipped(descent, figures["gradient_norm"])
         if scale is not None:
             descent = jax.tree.map(lambda g: g * scale.astype(g.dtype), descent)
         parameters = eqx.filter(energy, eqx.is_inexact_array)
@@ -243,7 +243,7 @@ class Trainer:
         self, energy: Energy, chains: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[Any, Any, dict[str, Array]]:
         """Negative less positive phase, the state of the negative phase for the next update, and figures."""
-        phase, penalty = self.negative_phase, self.stabilisers.energy_penalty
+        phase, penalty = self.negative_phase, self.regularisers.energy_penalty
         assert phase is not None
         if penalty:
             data_energy, positive = mean_and_gradient(energy, data, weights, penalty=penalty)

@@ -33,7 +33,7 @@ class Score(NamedTuple):
         lower: its lower limit.
         upper: its upper limit.
         inside: whether the truth lies between the limits, up to rounding.
-        known: how the estimate says that it is known; empty where the model was refused.
+        guarantee: what the bounds rest on (see `Guarantee`); empty where the model was refused.
         seconds: of the call, compilation included.
         warnings: what the estimate warns of.
         refusal: why the model could not be served, in words; empty where it was.
@@ -46,7 +46,7 @@ class Score(NamedTuple):
     lower: float
     upper: float
     inside: bool
-    known: str
+    guarantee: str
     seconds: float
     warnings: tuple[str, ...] = ()
     refusal: str = ""
@@ -70,7 +70,7 @@ class Scores(tuple[Score, ...]):
             if s.refusal:
                 lines.append(f"{head}  refused: {s.refusal}")
                 continue
-            row = f"{head}  {s.error:+11.3g}  {s.standard_error:9.2g}  {'yes' if s.inside else 'NO':6}  {s.known:12}  {s.seconds:6.1f}"
+            row = f"{head}  {s.error:+11.3g}  {s.standard_error:9.2g}  {'yes' if s.inside else 'NO':6}  {s.guarantee:12}  {s.seconds:6.1f}"
             lines += [row, *(f"{'':{wide}}  warning: {words}" for words in s.warnings)]
         served = [s for s in self if not s.refusal]
         lines.append(f"{sum(s.inside for s in served)} of {len(served)} intervals hold the truth")
@@ -124,7 +124,7 @@ def _scored(route: Any, model: ReferenceModel, key: Any) -> Score:
     if route is None:
         route = choose(energy).route
     if isinstance(route, Route):
-        refusal = route.refusal(energy)
+        refusal = route.unsupported_reason(energy)
         if refusal is not None:
             nothing = math.nan
             return Score(
@@ -142,7 +142,7 @@ def _scored(route: Any, model: ReferenceModel, key: Any) -> Score:
     rounding = 64 * float(jnp.finfo(jnp.result_type(float)).eps) * max(1.0, abs(model.log_z)) + 1e-9
     inside = lower - rounding <= model.log_z <= upper + rounding
     warnings = tuple(estimate.warnings)
-    return Score(model.name, model.log_z, value, error, lower, upper, inside, estimate.known, seconds, warnings)
+    return Score(model.name, model.log_z, value, error, lower, upper, inside, estimate.guarantee, seconds, warnings)
 
 
 def _as_estimate(found: Any) -> Estimate:

@@ -18,7 +18,7 @@ from ._bounds.parallel_mean_field import mean_field_steps as mean_field_steps
 from ._bounds.structured_mean_field import StructuredMeanField as StructuredMeanField
 from ._bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from ._exact.closed_form import ClosedForm as ClosedForm
-from ._exact.complete_graph import Counting as Counting
+from ._exact.complete_graph import CompleteGraph as CompleteGraph
 from ._exact.elimination import Elimination as Elimination
 from ._exact.enumeration import Enumeration as Enumeration
 from ._exact.forest import Forest as Forest

@@ -111,7 +111,7 @@ def test_annealing_and_tempering_agree():
 
 def test_the_sandwich_is_certified():
     (estimates, _), truth = sandwich()
-    assert estimates.known == "certified"
+    assert estimates.guarantee == "certified"
     assert "from a list of 16 states" in estimates.assumption
     assert covered(estimates, truth) >= 0.95
     assert abs(estimates.value.mean() - truth) < 5 * estimates.value.std(ddof=1) / 10 + 0.005
@@ -152,7 +152,7 @@ def test_one_mode_of_two_carries_its_warning():
     warned = np.any(list(estimates.flags.values()), axis=0)
     assert warned.mean() > 0.9
     assert (warned | ~wrong).all()
-    assert estimates.known == "conditional"
+    assert estimates.guarantee == "conditional"
 
 
 @pytest.mark.slow

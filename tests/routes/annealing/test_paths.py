@@ -81,7 +81,7 @@ def test_the_mean_weight_is_z(name):
         (lnz.routes.ParallelTempering, {"rungs": 4, "iterations": 100, "replicates": 4}),
         (lnz.routes.BidirectionalAIS, {"temperatures": 20, "chains": 50}),
         (ANNEALING, {"temperatures": 20, "chains": 50, "schedule": "barrier"}),
-        (ANNEALING, {"temperatures": 20, "chains": 50, "schedule": "adaptive", "scouts": 4}),
+        (ANNEALING, {"temperatures": 20, "chains": 50, "schedule": "adaptive", "mode probes": 4}),
     ],
 )
 def test_every_route_takes_every_path(name, route, options):
@@ -178,7 +178,7 @@ def test_spins_along_moments_of_given_samples(key):
     mean = lnz.expectation(middle, lambda s: jnp.outer(s, s).astype(float), route=lnz.routes.Enumeration()).value
     wanted = 0.5 * np.eye(3) + 0.5 * np.asarray(samples.T.astype(float) @ samples.astype(float)) / 500
     np.testing.assert_allclose(mean, wanted, atol=2e-4)
-    assert lnz.routes.ParallelTempering.from_base(path).refusal(model) is None
+    assert lnz.routes.ParallelTempering.from_base(path).unsupported_reason(model) is None
 
 
 def test_a_path_found_by_chains(key):
@@ -239,8 +239,10 @@ def test_bad_paths_are_refused(key):
     with pytest.raises(ValueError, match="put 0 first, 1 last"):
         ANNEALING.from_path(curved, schedule=(0.0, 0.5, 0.9))
     shifted = lnz.FunctionEnergy(lambda v: MODEL.free_energy(v) + 0.1, lnz.Binary(5))
-    assert "ends at another energy" in (ANNEALING.from_path([START, shifted]).refusal(MODEL) or "")
-    assert "lives on" in (ANNEALING.from_path([START, MODEL]).refusal(lnz.RBM(visible=4, hidden=3, key=key)) or "")
+    assert "ends at another energy" in (ANNEALING.from_path([START, shifted]).unsupported_reason(MODEL) or "")
+    assert "lives on" in (
+        ANNEALING.from_path([START, MODEL]).unsupported_reason(lnz.RBM(visible=4, hidden=3, key=key)) or ""
+    )
 
 
 def test_bad_families_are_refused(key):

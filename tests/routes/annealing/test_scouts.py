@@ -1,4 +1,4 @@
-"""Scouts warn where the annealed chains miss a mode or lag behind, and not where nothing is missed; their weights have mean Z."""
+"""Mode probes warn where the annealed chains miss a mode or lag behind, and not where nothing is missed; their weights have mean Z."""
 
 import math
 from typing import Any
@@ -13,10 +13,10 @@ import lnz
 from lnz._core.estimate import Estimate
 from lnz._models.independent import StratifiedMixture, default_base
 from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.mode_probes import LAGGING, MISSED, explored, moved_on, scouted
+from lnz.routes._annealing.mode_probes import LAGGING, MISSED, explored, moved_on, probe_modes
 from lnz.routes._annealing.path import Path
 
-ROUTE = lnz.routes.AnnealedImportanceSampling(temperatures=40, chains=24, scouts=24)
+ROUTE = lnz.routes.AnnealedImportanceSampling(temperatures=40, chains=24, mode_probes=24)
 
 
 @eqx.filter_jit
@@ -67,7 +67,7 @@ def test_weights_from_a_scouts_own_base_have_mean_z(space):
         base, log_step, moves = lnz.Gaussian([0.0], [11.0]), -0.3, 16
     truth = float(lnz.log_partition(energy).value)
     path, kernel = Path(energy, base), default_kernel(energy)
-    run = jax.jit(lambda key: explored(path, kernel, key, jnp.asarray(log_step), scouts=3000, moves=moves)[0])
+    run = jax.jit(lambda key: explored(path, kernel, key, jnp.asarray(log_step), mode_probes=3000, moves=moves)[0])
     ratio = np.exp(np.asarray(run(jax.random.key(1))) - truth)
     z = (ratio.mean() - 1) / (ratio.std() / math.sqrt(ratio.size))
     assert abs(z) < 4
@@ -87,7 +87,7 @@ def test_far_modes_of_a_density(keys):
 @pytest.mark.slow
 def test_chains_that_do_not_get_into_a_funnel_are_warned_of(keys):
     (model,) = lnz.reference.reference_models("funnel-10")
-    route = lnz.routes.AnnealedImportanceSampling(temperatures=100, chains=64, scouts=32)
+    route = lnz.routes.AnnealedImportanceSampling(temperatures=100, chains=64, mode_probes=32)
 
     def one(energy, key):
         e = route.log_partition(energy, key)
@@ -110,7 +110,7 @@ def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow)
     value = jnp.asarray(-5.0, jnp.result_type(float))
     given: Any = {"value": value, "standard_error": value, "lower": value - 1, "upper": value + 1}
     estimate = Estimate(
-        **given, known="conditional", route="", confidence=0.99, assumption="", diagnostics={}, flags={}
+        **given, guarantee="conditional", route="", confidence=0.99, assumption="", diagnostics={}, flags={}
     )
     seen = []
 
@@ -118,7 +118,7 @@ def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow)
         seen.append(np.asarray(v))
         return jax.vmap(NARROW)(v)
 
-    found = scouted(
+    found = probe_modes(
         estimate,
         Path(NARROW),
         default_kernel(NARROW),
@@ -127,10 +127,10 @@ def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow)
         jnp.zeros(200),
         back,
         log_step=jnp.log(jnp.asarray(3e-3)),
-        scouts=64,
+        mode_probes=64,
         moves=100,
     )
-    assert MISSED not in found.flags  # scouts do not know boxes
+    assert MISSED not in found.flags  # mode probes do not know boxes
     assert bool(found.flags[LAGGING]) is not narrow
     work = -1e4 * np.square(seen[0] - 0.3).sum(axis=1)
     usual, after = work[:64], work[64:]
@@ -185,6 +185,6 @@ def test_a_stratified_mixture_shares_out_its_components_evenly_and_without_bias(
 
 
 def test_scouts_must_be_a_count():
-    with pytest.raises(ValueError, match="scouts must be a whole number of at least 0"):
-        lnz.routes.AnnealedImportanceSampling(scouts=-1)
-    assert lnz.routes.AnnealedImportanceSampling(10, 10, scouts=40).cost(lnz.Ising(jnp.zeros((2, 2)))) == 600
+    with pytest.raises(ValueError, match="mode probes must be a whole number of at least 0"):
+        lnz.routes.AnnealedImportanceSampling(mode_probes=-1)
+    assert lnz.routes.AnnealedImportanceSampling(10, 10, mode_probes=40).cost(lnz.Ising(jnp.zeros((2, 2)))) == 600

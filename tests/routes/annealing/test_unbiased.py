@@ -105,7 +105,7 @@ def test_a_base_of_the_users_own_gives_the_same_answer(key):
     route = lnz.routes.AnnealedImportanceSampling.from_base(base, temperatures=300, chains=400)
     estimate = lnz.log_partition(case.energy, route=route, key=key)
     assert float(estimate.lower) < float(np.real(case.log_z(case.flat))) < float(estimate.upper)
-    assert estimate.known == "conditional"
+    assert estimate.guarantee == "conditional"
     assert "certified" in str(estimate)
 
 

@@ -90,7 +90,7 @@ def test_the_estimate_says_how_it_is_known():
     rng = np.random.default_rng(0)
     wide = lnz.Ising.lattice((24, 24), rng.normal(size=(2, 24, 24)), rng.normal(size=(24, 24)), periodic=True)
     estimate = lnz.log_partition(wide, within=0.01, max_seconds=0.5)
-    assert estimate.known == "bound"
+    assert estimate.guarantee == "bound"
     assert float(estimate.lower) < float(estimate.value) < float(estimate.upper) < np.inf
     assert "ran out" in str(estimate)
     assert "lower limit by" in estimate.route
@@ -98,12 +98,12 @@ def test_the_estimate_says_how_it_is_known():
     assert float(estimate.diagnostics["seconds"]) > 0.1
     small = lnz.Ising.lattice((3, 4), rng.normal(size=(2, 3, 4)), rng.normal(size=(3, 4)), periodic=True)
     exact = lnz.log_partition(small, within=0.1)
-    assert exact.known == "exact"
+    assert exact.guarantee == "exact"
     assert float(exact.value) == pytest.approx(
         float(lnz.log_partition(small, route=lnz.routes.Enumeration()).value), rel=1e-12
     )
-    assert lnz.log_partition(lnz.Ising.lattice((4, 4), 0.4, periodic=True), max_seconds=5).known == "exact"
-    assert lnz.log_partition(lnz.Gaussian(jnp.zeros(2), jnp.eye(2)), within=0.1).known == "exact"
+    assert lnz.log_partition(lnz.Ising.lattice((4, 4), 0.4, periodic=True), max_seconds=5).guarantee == "exact"
+    assert lnz.log_partition(lnz.Gaussian(jnp.zeros(2), jnp.eye(2)), within=0.1).guarantee == "exact"
 
 
 def test_limits_in_float32_are_rounded_outward():

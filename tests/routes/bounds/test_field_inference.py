@@ -85,7 +85,7 @@ def test_all_messages_at_once_end_where_sweeps_over_classes_end(structure, table
         mask = mask.at[1].set(jnp.asarray([[True, False, True], [True, False, True]]))
         unary = unary.at[1, 0, 1].set(jnp.nan)
     estimate, gradient = by_propagation(structure, unary, pairwise, factors, mask)
-    assert estimate.known == "approximate"
+    assert estimate.guarantee == "approximate"
     assert (np.asarray(estimate.diagnostics["converged"]) == 1).all()
     for b in range(4):
         field = field_of(structure, unary[b], pairwise[b], [f[b] for f in factors], mask[b])
@@ -129,7 +129,7 @@ def test_trees_are_exact_and_what_underflows_is_not_lost(dtype):
     unary = unary.at[4, 5].set(-jnp.inf)
     mask = mask.at[2].set(jnp.asarray([True, True, False, True, True, True]))
     estimate, gradient = by_propagation(TREE, unary, pairwise, (), mask)
-    assert estimate.known == "exact"
+    assert estimate.guarantee == "exact"
     assert float(estimate.value[4]) == -np.inf
     assert not np.any(gradient.unary[4])
     for b in range(4):

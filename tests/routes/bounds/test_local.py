@@ -67,7 +67,7 @@ def test_belief_propagation_is_exact_on_forests(first):
             assert value == -np.inf, seed
             continue
         assert value == pytest.approx(listed.log_z, rel=1e-11, abs=slack(listed)), seed
-        assert route.known(listed.graph) == "exact"
+        assert route.guarantee(listed.graph) == "exact"
         flat = messages.pulled(listed.graph, answer.variables, answer.factors)
         truth = np.concatenate([np.zeros(0), *(listed.marginal(scope).ravel() for scope in listed.scopes)])
         np.testing.assert_allclose(flat, truth, rtol=1e-8, atol=1e-9, err_msg=str(seed))
@@ -80,7 +80,7 @@ def test_the_bethe_approximation_is_close_where_coupling_is_weak_and_says_when_i
     edges = list(itertools.combinations(range(8), 2))
     weak = lnz.Ising.sparse(edges, 0.1 * rng.normal(size=len(edges)), rng.normal(size=8), n=8)
     estimate = lnz.log_partition(weak, route=lnz.routes.BeliefPropagation())
-    assert estimate.known == "approximate"
+    assert estimate.guarantee == "approximate"
     assert float(estimate.diagnostics["converged"]) == 1
     assert float(estimate.value) == pytest.approx(float(lnz.log_partition(weak).value), abs=0.01)
     wild = lnz.Ising.sparse(edges, 3 * rng.normal(size=len(edges)), 0.1 * rng.normal(size=8), n=8)

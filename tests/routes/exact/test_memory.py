@@ -20,7 +20,7 @@ make, small, large = {"spins": (spins, 4, 25), "rbm": (rbm, 3, 20)}[sys.argv[1]]
 float(lnz.log_partition(make(small)).value)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 estimate = lnz.log_partition(make(large), route=lnz.routes.Enumeration())
-assert np.isfinite(float(estimate.value)) and estimate.known == "exact"
+assert np.isfinite(float(estimate.value)) and estimate.guarantee == "exact"
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

@@ -178,7 +178,7 @@ def test_refusals(model, why):
 
 def test_more_bonds_than_asked_for():
     assert (
-        lnz.routes.KacWard(max_edges=2).refusal(lnz.Ising.sparse(RING, 1.0, n=3))
+        lnz.routes.KacWard(max_edges=2).unsupported_reason(lnz.Ising.sparse(RING, 1.0, n=3))
         == "its 3 bonds are more than max_edges, 2"
     )
     with pytest.raises(ValueError, match="max_edges must be"):

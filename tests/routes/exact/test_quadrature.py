@@ -158,7 +158,7 @@ def test_the_claimed_error_covers_the_true_one(name):
     function, space, parameters, log_z = FAMILIES[name]
     estimate = integrals(function, space, parameters)
     truth = np.array([log_z(np.asarray(t)) for t in parameters])
-    assert estimate.known == "approximate"
+    assert estimate.guarantee == "approximate"
     assert (estimate.lower <= truth).all()
     assert (truth <= estimate.upper).all()
     assert (estimate.standard_error < 0.02).all(), "an error that wide says nothing"
@@ -171,7 +171,7 @@ def test_a_needle_far_from_the_rest_can_be_missed():
     assert "they miss a mode" in " ".join(lnz.routes.Quadrature.__doc__.split())
     estimate = integrals(two_modes, lnz.Real(1), [(300.0, 1.0, 0.01)])
     assert float(estimate.value[0]) < L2P / 2 - 1  # 70 % of the mass lie in the needle
-    assert estimate.known == "approximate"
+    assert estimate.guarantee == "approximate"
 
 
 def test_means_come_with_their_errors():

@@ -35,7 +35,7 @@ _CLIP = 5.0  # the largest norm of a gradient
 _WARM = 0.1  # of a stage's updates, in which the learning rate rises
 
 
-class Look(NamedTuple):
+class Evaluation(NamedTuple):
     """What is known after an epoch.
 
     Attributes:
@@ -112,7 +112,7 @@ class Training:
         """Whether all stages are done."""
         return int(state.stage) >= len(STAGES)
 
-    def epoch(self, state: _State) -> tuple[_State, Look]:
+    def epoch(self, state: _State) -> tuple[_State, Evaluation]:
         """One pass over the training images, and a look at those held out. Ends the stage where that is due."""
         stage, number = int(state.stage), int(state.epoch)
         key = jax.random.fold_in(self.key, 1 + stage)
@@ -159,7 +159,7 @@ class Training:
         )
         if number + 1 >= self._epochs(stage) or int(state.stale) >= self.settings.patience:
             state = self._next_stage(state)
-        return state, Look(STAGES[stage], number + 1, total, held)
+        return state, Evaluation(STAGES[stage], number + 1, total, held)
 
     def validation_loss(self, model: Potentials, stage: int) -> float:
         """The objective of a stage on the images held out, in nats per node."""
@@ -213,7 +213,7 @@ class FittedSegmenter(NamedTuple):
     """
 
     segmenter: Segmenter
-    looks: list[Look]
+    looks: list[Evaluation]
     training: Training
 
 
@@ -221,7 +221,7 @@ def fit_segmenter(
     data: LabelledImages,
     *,
     checkpoint: str | Path | None = None,
-    on_look: Callable[[Look], None] | None = None,
+    on_look: Callable[[Evaluation], None] | None = None,
     **settings: Any,
 ) -> FittedSegmenter:
     """Train a segmenter on labelled images: trunk and unary net by cross-entropy, then nodes and pairs by the objective.
@@ -273,7 +273,7 @@ def fit_segmenter(
     return FittedSegmenter(segmenter, looks, training)
 
 
-def _restored(training: Training, checkpoint: str | Path | None) -> tuple[_State, list[Look]]:
+def _restored(training: Training, checkpoint: str | Path | None) -> tuple[_State, list[Evaluation]]:
     state = training.init()
     if checkpoint is None or not Path(checkpoint).exists():
         return state, []
@@ -285,7 +285,7 @@ def _restored(training: Training, checkpoint: str | Path | None) -> tuple[_State
                 f"{checkpoint} is a checkpoint of another run: its {name} is {about.get('settings', {}).get(name)}, but this run's is {value}. "
                 "Use the settings and data it was made with, or another checkpoint file."
             )
-    return eqx.combine(arrays, rest), [Look(*look) for look in about["looks"]]
+    return eqx.combine(arrays, rest), [Evaluation(*look) for look in about["looks"]]
 
 
 @functools.lru_cache(maxsize=16)

@@ -24,7 +24,7 @@ _LOOK = 10  # iterations of L-BFGS between two looks
 _MOST_LABELS = 1000
 
 
-class Look(NamedTuple):
+class Evaluation(NamedTuple):
     """What is known at a moment of training.
 
     Attributes:
@@ -57,7 +57,7 @@ class FittedTagger(NamedTuple):
 
 
 def fit_tagger(
-    sentences: Sentences, *, on_look: Callable[[Look], Any] | None = None, **options: Unpack[Options]
+    sentences: Sentences, *, on_look: Callable[[Evaluation], Any] | None = None, **options: Unpack[Options]
 ) -> FittedTagger:
     """Train a tagger on sentences whose last column are the tags: minimise -Σ log P(y|x) + l2 ‖θ‖², in nats.
 
@@ -161,7 +161,7 @@ class Training:
                 self.problem, l2, epochs, learning_rate, rows, len(sentences), seed, record
             )
 
-    def run(self, on_look: Callable[[Look], Any] | None = None) -> FittedTagger:
+    def run(self, on_look: Callable[[Evaluation], Any] | None = None) -> FittedTagger:
         """Train; `on_look` is called at every look."""
         record = _Record(self.problem, self._validation, self._gold, self._patience, on_look)
         finished = self._solve(record)
@@ -208,7 +208,7 @@ class _Record:
         else:
             self._worse += 1
         if self._on_look is not None:
-            self._on_look(Look(step, objective, score, self.best or tagger))
+            self._on_look(Evaluation(step, objective, score, self.best or tagger))
         return self._worse >= self._patience
 
 

@@ -18,7 +18,7 @@ from lnz.learning._negative.negative_phase import NegativePhase, kernel_refusal
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveDivergence(NegativePhase):
-    """CD-k: chains start at the data of every update and take k steps (T11). What data leave open is drawn first, by `energy.completed`.
+    """CD-k: chains start at the data of every update and take k steps (T11). What data leave open is drawn first, by `energy.complete`.
 
     It cannot see, and so cannot raise the energy of, modes far from the data.
 
@@ -35,7 +35,7 @@ class ContrastiveDivergence(NegativePhase):
     def __post_init__(self) -> None:
         check_whole_number("steps", self.steps)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return kernel_refusal(self.kernel, energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
@@ -46,7 +46,7 @@ class ContrastiveDivergence(NegativePhase):
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         kernel = self.kernel or default_kernel(energy)
         start_key, key = jax.random.split(key) if energy.data_space != energy.observed else (key, key)
-        start = energy.completed(start_key, data)
+        start = energy.complete(start_key, data)
         states, figures = moved_chains(energy, kernel, fast_key(key), start, self.steps)
         return states, weights, (), figures
 

@@ -73,8 +73,8 @@ class CoupledAnnealing(NegativePhase):
         if self.chains is not None:
             check_whole_number("chains", self.chains)
 
-    def refusal(self, energy: Energy) -> str | None:
-        return self._annealing(1).refusal(energy)
+    def unsupported_reason(self, energy: Energy) -> str | None:
+        return self._annealing(1).unsupported_reason(energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
         return ()

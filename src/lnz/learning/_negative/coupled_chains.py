@@ -38,7 +38,7 @@ class CoupledChains(NegativePhase):
         burn_in: k, at least 0; 1 is the counterpart of CD-1.
         length: the states of X that are averaged, from the k-th on. More of them make payments smaller.
         lag: L.
-        start: where pairs begin: "data", at the batch, as in CD (what data leave open is drawn by `energy.completed`); or "chains", where the last
+        start: where pairs begin: "data", at the batch, as in CD (what data leave open is drawn by `energy.complete`); or "chains", where the last
             update's X ended.
         chains: pairs, with start="chains"; by default one for every datum of a batch. They first start at samples of the energy's base.
         max_moves: the most moves of an update.
@@ -87,7 +87,7 @@ class CoupledChains(NegativePhase):
                 f"max_moves must be at least {least}, for burn_in + length - 1 moves and the lag, but is {self.max_moves}"
             )
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         try:
             return coupling_refusal(self.kernel or default_kernel(energy), energy)
         except ValueError as error:
@@ -114,7 +114,7 @@ class CoupledChains(NegativePhase):
     ) -> tuple[Any, Run, Any, Array | None, dict[str, Array]]:
         """Mean F and mean ∂F without bias, the run, the state for the next update, the pairs' weights, and the figures."""
         of_data = self.start == "data"
-        begin = energy.completed(jax.random.fold_in(key, 1), data) if of_data else state
+        begin = energy.complete(jax.random.fold_in(key, 1), data) if of_data else state
         n = jax.tree.leaves(begin)[0].shape[0]
         weights = weights if of_data else None
         share = jnp.full((n,), 1 / n) if weights is None else weights / jnp.sum(weights)

@@ -26,11 +26,11 @@ class ExactPhase(NegativePhase):
 
     by_states: ClassVar[bool] = False
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         route = self.chosen(energy)
         if route.random:
             return f"{type(route).__name__} is not exact: name an affordable exact route, or use PersistentChains"
-        return route.refusal(energy)
+        return route.unsupported_reason(energy)
 
     def chosen(self, energy: Energy) -> Route:
         """The route that serves this energy."""

@@ -59,7 +59,7 @@ class FastWeights(NegativePhase):
             raise ValueError(f"fast_rate must be finite and not negative, but is {self.fast_rate!r}")
         between("decay", self.decay, 0, 1)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return kernel_refusal(self.kernel, energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> FastChains:

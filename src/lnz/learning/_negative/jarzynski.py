@@ -73,8 +73,8 @@ class JarzynskiWalkers(NegativePhase):
             check_whole_number("chains", self.chains)
         between("threshold", self.threshold, 0, 1)
 
-    def refusal(self, energy: Energy) -> str | None:
-        return kernel_refusal(self.kernel, energy) or self._annealing(1).refusal(energy)
+    def unsupported_reason(self, energy: Energy) -> str | None:
+        return kernel_refusal(self.kernel, energy) or self._annealing(1).unsupported_reason(energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Walkers:
         groups, n = 1 + self.measure, self.chains or batch_size

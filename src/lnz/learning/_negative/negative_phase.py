@@ -26,7 +26,7 @@ class NegativePhase(abc.ABC):
 
     by_states: ClassVar[bool] = True
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         """Why this negative phase cannot serve the energy, in words, or None."""
         return None
 
@@ -77,7 +77,7 @@ def base_samples(energy: Energy, key: PRNGKeyArray, n: int) -> State:
 def kernel_refusal(kernel: Kernel | None, energy: Energy) -> str | None:
     """Why a kernel (None: the default one) cannot serve the energy, in words, or None."""
     try:
-        return (kernel or default_kernel(energy)).refusal(energy)
+        return (kernel or default_kernel(energy)).unsupported_reason(energy)
     except ValueError as error:
         return str(error)
 

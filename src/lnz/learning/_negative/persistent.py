@@ -48,7 +48,7 @@ class PersistentChains(NegativePhase):
         if self.chains is not None:
             check_whole_number("chains", self.chains)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return kernel_refusal(self.kernel, energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:

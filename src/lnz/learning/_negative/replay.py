@@ -65,9 +65,9 @@ class ReplayBuffer(NegativePhase):
             check_whole_number("chains", self.chains)
             self._places(self.chains)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         try:
-            return self._kernel(energy).refusal(energy)
+            return self._kernel(energy).unsupported_reason(energy)
         except ValueError as error:
             return str(error)
 
@@ -115,6 +115,6 @@ class ReplayBuffer(NegativePhase):
             return self.kernel
         if not hasattr(energy, "gibbs"):
             kernel = UnadjustedLangevin() if isinstance(energy.observed, Real) else GibbsWithGradients()
-            if kernel.refusal(energy) is None:
+            if kernel.unsupported_reason(energy) is None:
                 return kernel
         return default_kernel(energy)

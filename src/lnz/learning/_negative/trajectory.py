@@ -71,7 +71,7 @@ class TrajectoryTempered(NegativePhase):
             check_whole_number("chains", self.chains)
         between("target", self.target, 0, 1)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return kernel_refusal(self.kernel, energy)
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Trajectory:

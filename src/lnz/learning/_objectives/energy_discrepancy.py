@@ -72,7 +72,7 @@ class EnergyDiscrepancy(Objective):
             other = -x if isinstance(space, Spin) else 1 - x
         return jnp.where(changed, other, x)
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         space = energy.observed
         if not isinstance(space, Real | Binary | Spin | Categorical):
             return f"the perturbation needs a Real, Binary, Spin or Categorical space, not {space}"

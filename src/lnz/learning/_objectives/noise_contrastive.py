@@ -68,7 +68,7 @@ class NoiseContrastive(Objective):
 
         return softplus(-evidence(state)) + jnp.sum(softplus(jax.vmap(evidence)(y)))
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         noise = self.noise.value
         if noise.observed != energy.observed:
             return f"the noise lives in {noise.observed}, but the data in {energy.observed}"

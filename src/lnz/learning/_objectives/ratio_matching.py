@@ -35,6 +35,6 @@ class RatioMatching(Objective):
     def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         return jnp.sum(jnp.square(jax.nn.sigmoid(single_changes(energy, state))))
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         space = energy.observed
         return None if isinstance(space, Binary | Spin) else f"ratio matching needs a Binary or Spin space, not {space}"

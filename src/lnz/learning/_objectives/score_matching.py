@@ -47,7 +47,7 @@ class ScoreMatching(Objective):
         trace = jnp.sum(jax.lax.map(diagonal, jnp.arange(n, dtype=jnp.int32), batch_size=min(n, _DIRECTIONS)))
         return 0.5 * jnp.sum(jnp.square(slope)) - trace
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         return slope_refusal(energy) or curvature_refusal(energy)
 
 
@@ -75,7 +75,7 @@ class SlicedScoreMatching(Objective):
         along = jax.vmap(lambda v: jnp.sum(v * curvature(v)))(v)
         return 0.5 * jnp.sum(jnp.square(slope)) - jnp.mean(along)
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         return slope_refusal(energy) or curvature_refusal(energy)
 
 
@@ -103,7 +103,7 @@ class DenoisingScoreMatching(Objective):
         slope = slope_of(energy)(x + self.noise * epsilon)
         return 0.5 * jnp.sum(jnp.square(slope - epsilon / self.noise))
 
-    def refusal(self, energy: Any) -> str | None:
+    def unsupported_reason(self, energy: Any) -> str | None:
         return slope_refusal(energy)
 
 

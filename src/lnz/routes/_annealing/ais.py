@@ -18,11 +18,11 @@ from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.routes._annealing.friction import friction_betas
-from lnz.routes._annealing.mode_probes import scouted
+from lnz.routes._annealing.mode_probes import probe_modes
 from lnz.routes._annealing.path import Path, has_step, walk
 from lnz.routes._annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
 
-SCOUTED = 50  # temperatures of the way back of scouts, for routes without a number of their own
+PROBE_TEMPERATURES = 50  # temperatures of the way back of mode probes, for routes without a number of their own
 _ASSUMPTION = "the annealed chains reach every mode; the lower limit alone is certified"
 
 
@@ -50,7 +50,8 @@ class AnnealedImportanceSampling(AnnealingRoute):
             numbers themselves, rising from 0 to 1 (`temperatures` is then their count less one).
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `AnnealedImportanceSampling.from_base` wraps it.
         confidence: of the limits.
-        scouts: chains that look for what the annealed chains miss, from far away and from where these ended (see `scouts.scouted`), at most as
+        mode_probes: chains that look for what the annealed chains miss, from far away and from where these ended (see `mode_probes.probe_modes`),
+            at most as
             many as these; each costs as many moves as five of them. 0 for none; 32 where `lnz.choose` takes the route.
 
     Source: Neal 2001, "Annealed importance sampling"; Salakhutdinov & Murray 2008 for RBMs; Zhou, Johansen & Aston 2016 (adaptive
@@ -64,17 +65,17 @@ class AnnealedImportanceSampling(AnnealingRoute):
     schedule: Schedule = "linear"
     base: Frozen | None = None
     confidence: float = 0.99
-    scouts: int = 0
+    mode_probes: int = 0
 
     def __post_init__(self) -> None:
         checked(self, "temperatures", "chains", "sweeps")
-        check_whole_number("scouts", self.scouts, 0)
+        check_whole_number("mode probes", self.mode_probes, 0)
         object.__setattr__(self, "schedule", checked_schedule(self.schedule))
         if not isinstance(self.schedule, str):
             object.__setattr__(self, "temperatures", len(self.schedule) - 1)
 
     def cost(self, energy: Energy) -> float:
-        return float(self.temperatures * self.sweeps * (self.chains + 5 * min(self.scouts, self.chains)))
+        return float(self.temperatures * self.sweeps * (self.chains + 5 * min(self.mode_probes, self.chains)))
 
     def run(self, energy: Energy, key: Any) -> Weighted:
         log_weights, v, diagnostics, (betas, log_steps) = self._annealed(energy, fast_key(key))
@@ -87,9 +88,9 @@ class AnnealedImportanceSampling(AnnealingRoute):
             diagnostics=diagnostics,
             flags=path_flags(path, v),
         )
-        ends, sent = (v, log_weights), min(self.scouts, self.chains)
-        estimate = with_scouts(
-            estimate, path, kernel, fast_key(key), ends, betas, log_steps, scouts=sent, sweeps=self.sweeps
+        ends, sent = (v, log_weights), min(self.mode_probes, self.chains)
+        estimate = with_mode_probes(
+            estimate, path, kernel, fast_key(key), ends, betas, log_steps, mode_probes=sent, sweeps=self.sweeps
         )
         return Weighted(estimate, v, log_weights[:, None])
 
@@ -128,7 +129,7 @@ def planned(
     return betas, found.log_steps(betas)
 
 
-def with_scouts(
+def with_mode_probes(
     estimate: Estimate,
     path: Path,
     kernel: Kernel,
@@ -137,25 +138,34 @@ def with_scouts(
     betas: Array,
     log_steps: Array,
     *,
-    scouts: int,
+    mode_probes: int,
     sweeps: int,
 ) -> Estimate:
-    """The estimate with what scouts found (`scouts.scouted`), if any are sent.
+    """The estimate with what mode probes found (`mode_probes.probe_modes`), if any are sent.
 
     Args:
         ends: states (n, *shape) that stand for the model by these log weights (n,).
         betas: inverse temperatures from 0 to 1 for their way back; half as many moves are theirs elsewhere.
         log_steps: the logarithms of the step sizes at these.
     """
-    if scouts == 0:
+    if mode_probes == 0:
         return estimate
 
     def back(key: PRNGKeyArray, v: State) -> Array:
         return annealed(path, kernel, key, v, betas[::-1], log_steps[::-1], sweeps=sweeps)[0]
 
     key, moves = jax.random.fold_in(key, 2), betas.size // 2
-    return scouted(
-        estimate, path, kernel, key, *ends, back, log_step=log_steps[-1], scouts=scouts, moves=moves, sweeps=sweeps
+    return probe_modes(
+        estimate,
+        path,
+        kernel,
+        key,
+        *ends,
+        back,
+        log_step=log_steps[-1],
+        mode_probes=mode_probes,
+        moves=moves,
+        sweeps=sweeps,
     )
 
 

@@ -73,7 +73,7 @@ class AnnealingRoute(Route):
         """From the route's base, or the energy's own, to the energy."""
         return Path(energy, None if self.base is None else self.base.value)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if energy.observed.moving:
             return "the limits of its box are parameters: chains do not see the boundary term of the derivative (T4). Use Quadrature"
         try:
@@ -81,7 +81,7 @@ class AnnealingRoute(Route):
             path = self.path(energy)
         except ValueError as error:
             return str(error)
-        return path.refusal()
+        return path.unsupported_reason()
 
     def log_partition(self, energy: Energy, key: Any) -> Estimate:
         return self.run(energy, key).estimate
@@ -107,7 +107,7 @@ class AnnealingRoute(Route):
             standard_error=error,
             lower=jax.tree.map(lambda m, e: m - z * e, mean, error),
             upper=jax.tree.map(lambda m, e: m + z * e, mean, error),
-            known="conditional",
+            guarantee="conditional",
             route=run.estimate.route,
             confidence=self.confidence,
             assumption="the chains reach every mode, and their weights are many enough for a normal limit",
@@ -158,7 +158,7 @@ def from_weights(
         standard_error=jnp.where(alive, error, jnp.inf),
         lower=lower_limit(log_weights, confidence=1 - tail),
         upper=upper_limit(log_weights, confidence=1 - tail),
-        known="conditional",
+        guarantee="conditional",
         route=route,
         confidence=confidence,
         assumption=assumption,

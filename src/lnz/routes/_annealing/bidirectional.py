@@ -61,7 +61,7 @@ class BidirectionalAIS(AnnealingRoute):
         >>> import jax, lnz
         >>> rbm = lnz.RBM(visible=40, hidden=8, key=jax.random.key(0), scale=0.3)
         >>> estimate = lnz.log_partition(rbm, route=lnz.routes.BidirectionalAIS(temperatures=300, chains=200), key=jax.random.key(1))
-        >>> estimate.known, bool(estimate.lower < lnz.log_partition(rbm).value < estimate.upper)
+        >>> estimate.guarantee, bool(estimate.lower < lnz.log_partition(rbm).value < estimate.upper)
         ('certified', True)
     """
 
@@ -89,7 +89,7 @@ class BidirectionalAIS(AnnealingRoute):
         """The route with samples of the model of your own, observed states (n, *shape): exact and independent, or believed to be."""
         return cls(samples=Frozen(samples), exact=exact, base=None if base is None else Frozen(base), **options)
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if self.samples is not None:
             try:
                 energy.observed.validate(self.samples.value, batch=True)
@@ -101,7 +101,7 @@ class BidirectionalAIS(AnnealingRoute):
                 "long chains, or (Ising models without negative couplings) lnz.kernels.coupling_from_the_past, or use "
                 "lnz.routes.AnnealedImportanceSampling"
             )
-        return super().refusal(energy)
+        return super().unsupported_reason(energy)
 
     def cost(self, energy: Energy) -> float:
         return float(2 * self.temperatures * self.sweeps * self.chains)
@@ -144,7 +144,7 @@ class BidirectionalAIS(AnnealingRoute):
             standard_error=error,
             lower=lower,
             upper=upper,
-            known="certified" if exact else "conditional",
+            guarantee="certified" if exact else "conditional",
             route=f"annealing in both directions ({self.temperatures:,} temperatures, {forward.size:,} and {reverse.size:,} chains)",
             confidence=self.confidence,
             assumption=f"reverse chains start at exact samples, {how}"

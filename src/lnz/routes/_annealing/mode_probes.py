@@ -1,4 +1,4 @@
-"""Scouts: chains that start far apart, or where annealing ended, and ask whether the model has weight where the annealed chains do not come."""
+"""Mode probes: chains that start far apart, or where annealing ended, and ask whether the model has weight where the annealed chains do not come."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ LAGGING = (
     "the upper limit allows only for what was seen; take many more temperatures or sweeps, or coordinates in which the model is as wide everywhere"
 )
 _STEPS = (-5.0, 2.0)  # about the logarithm of the step size that fits: into narrow places, and through wide ones
-_CERTAIN = 0.999  # confidence with which scouts contradict
+_CERTAIN = 0.999  # confidence with which mode probes contradict
 _LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 _MARGIN = 3.0  # nats
 
 
-def can_scout(space: Space) -> bool:
-    """Whether scouts know how to start and what base to make: units of `Binary`, `Spin`, `Categorical`, or a vector of reals."""
+def can_probe(space: Space) -> bool:
+    """Whether mode probes know how to start and what base to make: units of `Binary`, `Spin`, `Categorical`, or a vector of reals."""
     return isinstance(space, Binary | Spin | Categorical) or (isinstance(space, Real) and len(space.shape) == 1)
 
 
-def scouted(
+def probe_modes(
     estimate: Estimate,
     path: Path,
     kernel: Kernel,
@@ -48,27 +48,28 @@ def scouted(
     back: Callable[[PRNGKeyArray, State], Array],
     *,
     log_step: Float[Array, ""],
-    scouts: int,
+    mode_probes: int,
     moves: int,
     sweeps: int = 1,
 ) -> Estimate:
-    """The estimate with what scouts found: flags, and an upper limit that allows for it, where something was missed.
+    """The estimate with what mode probes found: flags, and an upper limit that allows for it, where something was missed.
 
     All is told by the way back: from a state at the model along the path of the annealed chains to its base. Where that takes far more work than
     it usually does from the ends of the annealed chains, forward chains hardly come (Crooks). Two kinds of chains look for such places.
 
-    A scout starts far from the base's middle, moves by the model's own law, and fits independent units, or normal ones, to where it settles.
+    A mode probe starts far from the base's middle, moves by the model's own law, and fits independent units, or normal ones, to where it settles.
     From that base of its own it is annealed to the model: a weight with mean Z again, whatever the base. Modes are missed if
 
-    - the scouts' weights alone say, with 99.9 % confidence and no assumption, that log Z lies above the upper limit; or
-    - a scout has found more than a hundredth of the estimate in a place from which the way back takes far more work.
+    - the mode probes' weights alone say, with 99.9 % confidence and no assumption, that log Z lies above the upper limit; or
+    - a mode probe has found more than a hundredth of the estimate in a place from which the way back takes far more work.
 
     As many ends of the annealed chains, drawn by their weights, move on by the model's law. If they stand for the model, so do the chains that
     moved on, and the ways back are alike. Annealing lags behind if one of them has come to a place from which the way back takes far more work.
     Each of their moves draws its own step size about the one that fits, e^-5 to e^2 times it, so that they get into places which are too narrow for
     the others. The upper limit is then what reverse annealing from these places says of log Z, were they typical of the model.
 
-    Scouts see modes that attract chains from afar. A mode that does not (one deep state among 2^40 others) no scout finds; and one that neither
+    Mode probes see modes that attract chains from afar. A mode that does not (one deep state among 2^40 others) no mode probe finds; and one that
+    neither
     kind reaches, or of less weight, goes unseen: no warning is no proof.
 
     Args:
@@ -77,19 +78,19 @@ def scouted(
         log_weights: those of the ends, up to a constant.
         back: log weights of chains that go from states at the model, in the path's own dtype, back along the path to its base.
         log_step: the logarithm of the step size that fits at the model, for kernels that have one.
-        scouts: how many of each kind; the ends alone on spaces that scouts do not know (see `can_scout`).
-        moves: of a scout by the model's law, and as many on its way from its own base.
+        mode_probes: how many of each kind; the ends alone on spaces that mode probes do not know (see `can_scout`).
+        moves: of a mode probe by the model's law, and as many on its way from its own base.
         sweeps: ends move on 2 · moves · sweeps times, as many as chains that go back.
 
     Source: the weights are those of Neal 2001; that the works of both directions must agree, Crooks 1999; limits, see `certificate`.
     """
     explore_key, pick_key, on_key, back_key = jax.random.split(key, 4)
-    chosen = jax.random.categorical(pick_key, log_weights, shape=(scouts,))
+    chosen = jax.random.categorical(pick_key, log_weights, shape=(mode_probes,))
     usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
     after = moved_on(path, kernel, on_key, usual, log_step, moves=2 * moves * sweeps)
-    groups, found = [usual, after], jnp.full((scouts,), -jnp.inf, estimate.value.dtype)
-    if can_scout(path.energy.observed):
-        found, states = explored(path, kernel, explore_key, log_step, scouts=scouts, moves=max(moves, 8))
+    groups, found = [usual, after], jnp.full((mode_probes,), -jnp.inf, estimate.value.dtype)
+    if can_probe(path.energy.observed):
+        found, states = explored(path, kernel, explore_key, log_step, mode_probes=mode_probes, moves=max(moves, 8))
         groups.append(states)
     together = jax.tree.map(lambda *parts: jnp.concatenate([x.astype(parts[0].dtype) for x in parts]), *groups)
     usually, on, *theirs = jnp.split(path.log_z0() - back(back_key, together), len(groups))
@@ -127,9 +128,9 @@ def moved_on(path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, log_step: 
 
 
 def explored(
-    path: Path, kernel: Kernel, key: PRNGKeyArray, log_step: Array, *, scouts: int, moves: int
+    path: Path, kernel: Kernel, key: PRNGKeyArray, log_step: Array, *, mode_probes: int, moves: int
 ) -> tuple[Float[Array, " n"], State]:
-    """Log weights with mean Z, one of every scout, and where they ended. Moves by the model's law and annealing are one loop."""
+    """Log weights with mean Z, one of every mode probe, and where they ended. Moves by the model's law and annealing are one loop."""
     space, dtype = path.energy.observed, jnp.result_type(float)
     start_key, key = jax.random.split(key)
     times = jnp.arange(2 * moves)
@@ -160,11 +161,12 @@ def explored(
         (v, log_w, base, _), _ = jax.lax.scan(step, begin, (times, before, after, jax.random.split(key, 2 * moves)))
         return log_w + Path(path.energy, base).log_z0(), jax.tree.map(lambda x: x[0], v)
 
-    return jax.vmap(one)(jax.random.split(key, scouts), _starts(path, start_key, scouts))
+    return jax.vmap(one)(jax.random.split(key, mode_probes), _starts(path, start_key, mode_probes))
 
 
 def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:
-    """Far apart: reals at up to 64 times the base's width; units of one chance of being on, or of one law of categories, which differs by scout."""
+    """Far apart: reals at up to 64 times the base's width; units of one chance of being on, or of one law of categories, which differs by mode
+    probe."""
     space: Any = path.energy.observed
     first, second, third = jax.random.split(key, 3)
     like, dtype = path.public(path.start(first, n)), jnp.result_type(float)
@@ -180,7 +182,7 @@ def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:
 
 
 def _seen(space: Space, v: Array, dtype: Any) -> tuple[Array, Array, Array]:
-    """What is summed over a scout's moves: 1, the features of its state, and their squares."""
+    """What is summed over a mode probe's moves: 1, the features of its state, and their squares."""
     phi = v.astype(dtype) if isinstance(space, Real) else features(space, v, dtype)
     return jnp.ones((), dtype), phi, jnp.square(phi)
 

@@ -17,7 +17,7 @@ from lnz._core.numerics import check_whole_number, log_mean_exp
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
-from lnz.routes._annealing.ais import SCOUTED, with_scouts
+from lnz.routes._annealing.ais import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
 from lnz.routes._annealing.bridge import bar, mbar, overlap
 from lnz.routes._annealing.path import Path, fitted_log_step, has_step
@@ -54,7 +54,8 @@ class ParallelTempering(AnnealingRoute):
         estimator: which estimate is the value; all are in `diagnostics`.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `ParallelTempering.from_base` wraps it.
         confidence: of the limits.
-        scouts: chains that start far from the base and look for modes which the ladders miss (see `scouts.scouted`): each is moved 100 times. 0
+        mode_probes: chains that start far from the base and look for modes which the ladders miss (see `mode_probes.probe_modes`): each is moved
+            100 times. 0
             for none.
 
     Source: Syed, Bouchard-Côté, Deligiannidis & Doucet 2022 (tempering); Xie, Lewis, Fan, Kuo & Chen 2011 (stepping stone); Bennett 1976.
@@ -75,10 +76,10 @@ class ParallelTempering(AnnealingRoute):
     estimator: Estimator = "bar"
     base: Frozen | None = None
     confidence: float = 0.99
-    scouts: int = 0
+    mode_probes: int = 0
 
     def __post_init__(self) -> None:
-        check_whole_number("scouts", self.scouts, 0)
+        check_whole_number("mode probes", self.mode_probes, 0)
         checked(self, "rungs", "iterations", "replicates", "sweeps")
         if self.rungs < 2 or self.iterations < 8:
             raise ValueError(
@@ -147,7 +148,7 @@ class ParallelTempering(AnnealingRoute):
             standard_error=error,
             lower=lower + log_z0,
             upper=upper + log_z0,
-            known="conditional",
+            guarantee="conditional",
             route=f"parallel tempering, {self.estimator} ({self.rungs} rungs, {self.iterations:,} iterations, {self.replicates} ladders)",
             confidence=self.confidence,
             assumption="the chains are at equilibrium and visit every mode",
@@ -167,8 +168,8 @@ class ParallelTempering(AnnealingRoute):
             flags=flags,
         )
         same = jnp.zeros((self.replicates, _KEPT), value.dtype)
-        betas = ladder.pilot.placed("barrier", SCOUTED)
-        estimate = with_scouts(
+        betas = ladder.pilot.placed("barrier", PROBE_TEMPERATURES)
+        estimate = with_mode_probes(
             estimate,
             path,
             kernel,
@@ -176,7 +177,7 @@ class ParallelTempering(AnnealingRoute):
             (states, same.reshape(-1)),
             betas,
             ladder.pilot.log_steps(betas),
-            scouts=self.scouts,
+            mode_probes=self.mode_probes,
             sweeps=self.sweeps,
         )
         return Weighted(estimate, states, same)

@@ -33,7 +33,8 @@ class Path(eqx.Module):
     """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
 
     `energy.tempered(base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A base that has
-    a method `way(energy, beta)` knows another way to the energy (`annealing.paths`), and its `refusal(energy)` says where it does not lead there.
+    a method `way(energy, beta)` knows another way to the energy (`annealing.paths`), and its `unsupported_reason(energy)` says where it does not
+    lead there.
 
     Args:
         energy: the model, β = 1.
@@ -52,14 +53,14 @@ class Path(eqx.Module):
         """The base, or the model that it wraps."""
         return unwrapped(self.base)
 
-    def refusal(self) -> str | None:
+    def unsupported_reason(self) -> str | None:
         """Why the path cannot be walked, in words, or None."""
         base, energy = self.base, self.energy
         if not (hasattr(base, "log_normaliser") and hasattr(base, "sample")):
             return f"the base {type(base).__name__} lacks a closed form or exact samples"
         if base.observed != energy.observed:
             return f"the base lives on {base.observed}, the energy's data on {energy.observed}"
-        return None if self.own else base.refusal(energy)
+        return None if self.own else base.unsupported_reason(energy)
 
     @property
     def own(self) -> bool:
@@ -107,7 +108,7 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
 
     Args:
         space: where the data live: `Binary`, `Spin`, `Categorical` or `Real`; or an energy. Where data show a part of its states alone (a deep
-            Boltzmann machine), the rest is drawn for some of them, by `energy.completed`, and its means are part of the base.
+            Boltzmann machine), the rest is drawn for some of them, by `energy.complete`, and its means are part of the base.
         data: observed states (n, *shape).
 
     Raises:
@@ -139,7 +140,7 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
 
 @eqx.filter_jit
 def _completed(energy: Energy, v: Array, key: PRNGKeyArray) -> Array:
-    return energy.completed(key, v.astype(energy.observed.struct.dtype))  # pyright: ignore[reportAttributeAccessIssue]
+    return energy.complete(key, v.astype(energy.observed.struct.dtype))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # ----------------------------------------------------------------------------------------------------------- how chains move

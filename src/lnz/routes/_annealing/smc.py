@@ -16,7 +16,7 @@ from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Kernel, Langevin, default_kernel
-from lnz.routes._annealing.ais import SCOUTED, with_scouts
+from lnz.routes._annealing.ais import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.routes._annealing.path import has_step, move
 from lnz.routes._annealing.schedule import pilot, systematic
@@ -44,7 +44,8 @@ class SequentialMonteCarlo(AnnealingRoute):
         resample_below: the effective sample size, as a share of the particles, below which a population is resampled.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `SequentialMonteCarlo.from_base` wraps it.
         confidence: of the limits.
-        scouts: chains that start far from the base and look for modes which the particles miss (see `scouts.scouted`): each is moved 100 times. 0
+        mode_probes: chains that start far from the base and look for modes which the particles miss (see `mode_probes.probe_modes`): each is moved
+            100 times. 0
             for none.
 
     Source: Del Moral, Doucet & Jasra 2006, "Sequential Monte Carlo samplers"; Zhou, Johansen & Aston 2016 (the schedule).
@@ -66,10 +67,10 @@ class SequentialMonteCarlo(AnnealingRoute):
     resample_below: float = 0.5
     base: Frozen | None = None
     confidence: float = 0.99
-    scouts: int = 0
+    mode_probes: int = 0
 
     def __post_init__(self) -> None:
-        check_whole_number("scouts", self.scouts, 0)
+        check_whole_number("mode probes", self.mode_probes, 0)
         checked(self, "particles", "replicates", "sweeps", "leapfrogs")
         if self.particles < 2:
             raise ValueError(
@@ -85,8 +86,8 @@ class SequentialMonteCarlo(AnnealingRoute):
         """Of a path of a hundred temperatures: how many there are is found by the pilot."""
         return float(100 * self.sweeps * self.leapfrogs * self.particles * self.replicates)
 
-    def refusal(self, energy: Energy) -> str | None:
-        reason = super().refusal(energy)
+    def unsupported_reason(self, energy: Energy) -> str | None:
+        reason = super().unsupported_reason(energy)
         if reason is None and self.leapfrogs > 1 and not isinstance(default_kernel(energy), Langevin):
             return f"several leapfrogs make a move of continuous states, and {energy.observed} has Gibbs sweeps: leave leapfrogs at 1"
         return reason
@@ -147,8 +148,8 @@ class SequentialMonteCarlo(AnnealingRoute):
             | ({"acceptance": accepted / found.steps.astype(dtype)} if has_step(kernel) else {}),
             flags=flags,
         )
-        log_weights, betas = log_z[:, None] + log_w, found.placed("adaptive", SCOUTED)
-        estimate = with_scouts(
+        log_weights, betas = log_z[:, None] + log_w, found.placed("adaptive", PROBE_TEMPERATURES)
+        estimate = with_mode_probes(
             estimate,
             path,
             kernel,
@@ -156,7 +157,7 @@ class SequentialMonteCarlo(AnnealingRoute):
             (v, log_weights.reshape(-1)),
             betas,
             found.log_steps(betas),
-            scouts=self.scouts,
+            mode_probes=self.mode_probes,
             sweeps=self.sweeps,
         )
         return Weighted(estimate, v, log_weights)

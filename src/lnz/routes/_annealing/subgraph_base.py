@@ -83,7 +83,7 @@ def subgraph_base(model: Ising | Potts, keep: Any = None) -> SubgraphBase:
     else:
         solved = Potts.sparse(pairs, merged, fields, n=n, q=fields.shape[-1])
     route = Elimination(max_seconds=10.0)
-    reason = route.refusal(solved)
+    reason = route.unsupported_reason(solved)
     if reason is None and exact_sampler(solved) is None:
         reason = "exact samples of them would take too long"
     if reason is not None:

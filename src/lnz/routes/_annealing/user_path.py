@@ -119,12 +119,12 @@ class AnnealingPath(Energy):
         """n independent exact samples of the law at β = 0."""
         return self.start.sample(key, n)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         """Why the path does not lead to the energy, in words, or None. Under `jit` its end is not looked at: it is bent to the model."""
         kernel = default_kernel(energy)
         for beta in (0.0, *(np.arange(len(self.energies)) + 0.5) / len(self.energies)):
             law = self._law_at(energy, beta)
-            reason = kernel.refusal(law)
+            reason = kernel.unsupported_reason(law)
             if reason is not None:
                 return f"the moves along the path do not serve its law at β = {beta:.3g}: {reason}"
         last = self.energies[-1]

@@ -24,7 +24,7 @@ def log_partition_within(
 ) -> Estimate:
     """log Z in nats, exact where that can be had in time; otherwise an interval of width `within`, or as narrow as time allows.
 
-    What `lnz.log_partition(energy, within=…, max_seconds=…)` calls. Limits hold always (known = "bound"). `value` is the Bethe approximation
+    What `lnz.log_partition(energy, within=…, max_seconds=…)` calls. Limits hold always (guarantee = "bound"). `value` is the Bethe approximation
     where belief propagation converged inside the limits, or their middle; `route` says which, which method gave either limit, and whether
     the time ran out. `diagnostics` has `seconds` and `history`, rows of (seconds, lower, upper). An energy that has no factors is served
     where `choose` has a deterministic route for it.
@@ -44,7 +44,7 @@ def log_partition_within(
         >>> import numpy as np, lnz
         >>> rng = np.random.default_rng(0)
         >>> glass = lnz.Ising.lattice((9, 9), rng.normal(size=(2, 9, 9)), rng.normal(size=(9, 9)), periodic=True)
-        >>> lnz.log_partition(glass, within=0.5, max_seconds=10).known  # elimination is affordable
+        >>> lnz.log_partition(glass, within=0.5, max_seconds=10).guarantee  # elimination is affordable
         'exact'
     """
     energy = as_energy(energy)
@@ -62,7 +62,7 @@ def log_partition_within(
             )
         return choice.route.log_partition(energy, None)
     for special in (Torus(), KacWard()) if isinstance(energy, Ising) else ():
-        if special.refusal(energy) is None:
+        if special.unsupported_reason(energy) is None:
             return special.log_partition(energy, None)
     graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
     tables = unpacked(np.asarray(graph.log_potentials, np.float64), graph.shapes)
@@ -81,7 +81,7 @@ def log_partition_within(
         standard_error=jnp.zeros((), jnp.result_type(float)),
         lower=_outward(found.lower, -np.inf),
         upper=_outward(found.upper, np.inf),
-        known="exact" if found.exact else "bound",
+        guarantee="exact" if found.exact else "bound",
         route=f"limits on {size}: {found.sentence()}",
         diagnostics={"seconds": jnp.asarray(found.seconds), "history": jnp.asarray(np.array(found.history, float))},
     )

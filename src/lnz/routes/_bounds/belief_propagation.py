@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from lnz._core.energy import Energy
-from lnz._core.estimate import Estimate, Known
+from lnz._core.estimate import Estimate, Guarantee
 from lnz._graphs import messages
 from lnz._graphs.propagation import Schedule, propagated
 from lnz._models.factor_graph import FactorGraph
@@ -45,7 +45,7 @@ class BeliefPropagation(LocalRoute):
     Example:
         >>> import lnz
         >>> chain = lnz.Ising.lattice((100,), 0.5, periodic=False)
-        >>> print(lnz.log_partition(chain, route=lnz.routes.BeliefPropagation()).known)
+        >>> print(lnz.log_partition(chain, route=lnz.routes.BeliefPropagation()).guarantee)
         exact
         >>> import jax, jax.numpy as jnp
         >>> def bethe(unary):
@@ -66,10 +66,10 @@ class BeliefPropagation(LocalRoute):
         if self.schedule not in ("classes", "residual", "parallel"):
             raise ValueError(f'schedule must be "classes", "residual" or "parallel", but is {self.schedule!r}')
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if self.schedule == "parallel" and not isinstance(energy, RandomField):
             return 'the schedule "parallel" is for a RandomField: take the schedule "classes"'
-        return super().refusal(energy)
+        return super().unsupported_reason(energy)
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
         if self.schedule != "parallel":
@@ -84,7 +84,7 @@ class BeliefPropagation(LocalRoute):
         means = self.log_partition_and_mean_gradient(energy)[1].unary
         return list(np.asarray(means).reshape(-1, means.shape[-1]))
 
-    def known(self, graph: FactorGraph) -> Known:
+    def guarantee(self, graph: FactorGraph) -> Guarantee:
         scopes = messages.layout(graph.cardinalities, graph.scopes).scopes
         return "exact" if messages.forest_layers(scopes) is not None else "approximate"
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnz._core.energy import Energy, widen
-from lnz._core.estimate import Estimate, Known
+from lnz._core.estimate import Estimate, Guarantee
 from lnz._core.numerics import check_whole_number
 from lnz._core.route import Route
 from lnz._core.spaces import State
@@ -40,7 +40,7 @@ class LocalRoute(Route):
     def solve(self, found: messages.Model) -> Solved:
         """The answer for a model in which every variable has a possible value."""
 
-    def known(self, graph: FactorGraph) -> Known:
+    def guarantee(self, graph: FactorGraph) -> Guarantee:
         """How the value is known; from the structure alone."""
         return "bound"
 
@@ -53,7 +53,7 @@ class LocalRoute(Route):
         """Why the factors cannot be served, or None."""
         return None
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if not hasattr(energy, "factors"):
             return f"{type(energy).__name__} has no factors"
         return self.too_wide(structure(energy))
@@ -86,8 +86,8 @@ class LocalRoute(Route):
         shape = jax.ShapeDtypeStruct((), dtype)
         shapes = (*(shape,) * 4, jax.ShapeDtypeStruct(flat.shape, flat.dtype))
         value, residual, converged, sweeps, means = on_host(run, shapes, flat, route=self)
-        known = self.known(graph)
-        lower, upper = (True, True) if known == "exact" else self.sides
+        guarantee = self.guarantee(graph)
+        lower, upper = (True, True) if guarantee == "exact" else self.sides
         size = jnp.sum(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0)).astype(dtype)
         scale = 1 + size + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
         rounding = jax.lax.stop_gradient(32 * jnp.finfo(dtype).eps * scale)
@@ -97,7 +97,7 @@ class LocalRoute(Route):
             standard_error=nothing,
             lower=value - rounding if lower else nothing - jnp.inf,
             upper=value + rounding if upper else nothing + jnp.inf,
-            known=known,
+            guarantee=guarantee,
             route=f"{self.name} on {len(graph.cardinalities):,} variables and {len(graph.scopes):,} factors",
             diagnostics={"residual": residual, "converged": converged, "sweeps": sweeps},
         )

@@ -65,10 +65,10 @@ class MeanField(LocalRoute):
         if self.schedule == "ascent" and self.damping:
             raise ValueError('the schedule "ascent" is not damped: leave out damping')
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         if self.schedule != "ascent" and not isinstance(energy, RandomField):
             return f'the schedule "{self.schedule}" is for a RandomField: take the schedule "ascent"'
-        return super().refusal(energy)
+        return super().unsupported_reason(energy)
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
         if self.schedule == "ascent" or not isinstance(energy, RandomField):

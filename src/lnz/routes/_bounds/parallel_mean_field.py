@@ -166,7 +166,7 @@ def estimated(
         standard_error=nothing,
         lower=value - rounding,
         upper=nothing + jnp.inf,
-        known="bound",
+        guarantee="bound",
         route=f"mean field on {field.structure.nodes:,} nodes, {schedule} updates",
         diagnostics={
             "residual": found.residual.astype(dtype),

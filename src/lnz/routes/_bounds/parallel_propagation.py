@@ -263,7 +263,7 @@ def estimated(field: RandomField, *, damping: float, max_sweeps: int, tolerance:
         standard_error=nothing,
         lower=value - rounding,
         upper=value + rounding if exact else nothing + jnp.inf,
-        known="exact" if exact else "approximate",
+        guarantee="exact" if exact else "approximate",
         route=f"belief propagation on {names}",
         diagnostics={
             "residual": found.residual.astype(dtype),

@@ -30,7 +30,7 @@ class ClosedForm(Route):
     Expectations of other functions are served where the observed states can be enumerated or integrated on a grid.
     """
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return None if hasattr(energy, "log_normaliser") else f"{type(energy).__name__} has no closed form of log Z"
 
     def cost(self, energy: Energy) -> float:

@@ -20,11 +20,11 @@ from lnz._models.pairwise import DenseCouplings, Ising, Potts
 from lnz.routes._exact.numpy_callback import undifferentiated
 from lnz.routes._exact.structural import Structured
 
-_TRACED = "are traced, so that nobody can see whether they are equal: name route=lnz.routes.Counting() if they are"
+_TRACED = "are traced, so that nobody can see whether they are equal: name route=lnz.routes.CompleteGraph() if they are"
 
 
 @dataclasses.dataclass(frozen=True)
-class Counting(Structured):
+class CompleteGraph(Structured):
     """Exact log Z of a model on the complete graph whose n (n - 1) / 2 couplings are all equal: Curie-Weiss, mean-field Potts.
 
     The energy of Ising spins is a function of their sum, and the sum of exp(Σ h_i s_i) over the states with k spins up is the coefficient of x^k in
@@ -54,7 +54,7 @@ class Counting(Structured):
         >>> import jax.numpy as jnp, lnz
         >>> n = 300
         >>> magnet = lnz.Ising(1.2 / n * (jnp.ones((n, n)) - jnp.eye(n)), 0.1)  # Curie-Weiss
-        >>> print(round(float(lnz.log_partition(magnet, route=lnz.routes.Counting()).value), 2))
+        >>> print(round(float(lnz.log_partition(magnet, route=lnz.routes.CompleteGraph()).value), 2))
         236.61
     """
 
@@ -129,7 +129,7 @@ def _parameters(energy: Any) -> tuple[Array, Array]:
     """The one coupling and all fields in the widest dtype; what is not equal fails as it runs."""
     strength, fields, n = energy.couplings.strength, widen(energy.fields), len(energy.fields)
     coupling = strength[0, 1] if n > 1 else jnp.zeros((), strength.dtype)
-    words = f"Counting cannot serve {type(energy).__name__}: its "
+    words = f"CompleteGraph cannot serve {type(energy).__name__}: its "
     unequal = jnp.any((strength != coupling) & ~_diagonal(n))
     coupling = eqx.error_if(widen(coupling), unequal, words + "couplings are not all equal")
     if isinstance(energy, Potts):

@@ -57,7 +57,7 @@ class Elimination(Limits, Route):
         66.3446
     """
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         reason = _misfit(energy)
         if reason is not None:
             return reason
@@ -168,7 +168,7 @@ class Elimination(Limits, Route):
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough. For marginals see `marginals` and `joint`."""
         route = Enumeration()
-        reason = route.refusal(energy)
+        reason = route.unsupported_reason(energy)
         if reason is not None:
             raise ValueError(
                 f"Elimination gives log Z, its gradient, marginals and samples, but E[f] of any f needs all states, and {reason}: average f "

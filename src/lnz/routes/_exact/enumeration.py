@@ -37,7 +37,7 @@ class Enumeration(Route):
         if not self.memory >= 1:
             raise ValueError(f"memory must be a number of bytes of at least 1, but is {self.memory!r}")
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         space = energy.collapsed().space
         if not space.discrete:
             return f"{space} is continuous"

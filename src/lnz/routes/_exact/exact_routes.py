@@ -13,7 +13,7 @@ from lnz._models.pairwise import Ising, Pairwise
 from lnz._models.random_field import RandomField
 from lnz._models.semi_markov_chain import SemiMarkovChain
 from lnz.routes._exact.closed_form import ClosedForm
-from lnz.routes._exact.complete_graph import Counting
+from lnz.routes._exact.complete_graph import CompleteGraph
 from lnz.routes._exact.elimination import Elimination
 from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.forest import Forest
@@ -42,11 +42,11 @@ def _is(*kinds: type) -> Callable[[Energy], bool]:
 
 
 def _few(energy: Energy) -> bool:
-    return Enumeration().refusal(energy) is None and Enumeration().cost(energy) <= _FEW
+    return Enumeration().unsupported_reason(energy) is None and Enumeration().cost(energy) <= _FEW
 
 
 def _narrow(energy: Energy) -> bool:
-    return TransferMatrix().refusal(energy) is None and TransferMatrix().cost(energy) <= _NARROW
+    return TransferMatrix().unsupported_reason(energy) is None and TransferMatrix().cost(energy) <= _NARROW
 
 
 def _says(words: str) -> Callable[[Energy], str]:
@@ -63,7 +63,7 @@ ROUTES = [
     Row(Enumeration(), _states, lambda e: _few(e) and not isinstance(e, LinearChain)),
     Row(ForwardBackward(), _says("a chain"), _is(LinearChain, RandomField)),
     Row(Forest(), _says("its factors join pairs and have no cycle"), _is(Pairwise, FactorGraph, RandomField)),
-    Row(Counting(), _says("all pairs have the same coupling, so that states are counted"), _is(Pairwise)),
+    Row(CompleteGraph(), _says("all pairs have the same coupling, so that states are counted"), _is(Pairwise)),
     Row(Torus(), _says("a uniform Ising model on a torus without fields"), _is(Ising)),
     Row(TransferMatrix(), _says("a lattice, layer by layer"), lambda e: isinstance(e, Pairwise) and _narrow(e)),
     Row(Enumeration(), _states, lambda e: not _few(e)),
@@ -80,7 +80,7 @@ def exact_route(energy: Energy, evaluations: float = EVALUATIONS) -> tuple[Choic
     for route, says, tried in ROUTES:
         if not tried(energy):
             continue
-        reason = route.refusal(energy)
+        reason = route.unsupported_reason(energy)
         if reason is None and route.cost(energy) > evaluations:
             reason = f"{route.cost(energy):.3g} evaluations are more than the budget of {evaluations:.3g}"
         if reason is None:

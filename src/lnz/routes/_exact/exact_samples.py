@@ -51,7 +51,7 @@ def exact_sampler(energy: Energy) -> ExactSampler | None:
                 lambda key, n: _by_hidden(energy, hidden, key, n), f"a list of {hidden.space.count:,} hidden states"
             )
     route = Elimination(max_seconds=10.0)
-    if energy.observed == energy.space and route.refusal(energy) is None and route.cost(energy) <= _CHEAP:
+    if energy.observed == energy.space and route.unsupported_reason(energy) is None and route.cost(energy) <= _CHEAP:
         return ExactSampler(lambda key, n: route.sample(energy, key, n), "elimination")
     return None
 

@@ -70,7 +70,7 @@ class ForwardBackward(Route):
     def structural(self) -> bool:
         return False
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         on_chain = isinstance(energy, RandomField) and isinstance(energy.structure, Chain)
         return (
             None
@@ -97,7 +97,7 @@ class ForwardBackward(Route):
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all labellings: by enumeration where they are few enough."""
-        reason = Enumeration().refusal(energy)
+        reason = Enumeration().unsupported_reason(energy)
         if reason is not None:
             raise ValueError(
                 f"ForwardBackward gives log Z, its gradient, marginals and samples, but E[f] of any f needs all labellings, and {reason}: "

@@ -51,7 +51,7 @@ class Quadrature(Route):
         if self.points is not None and (not isinstance(self.points, int | np.integer) or self.points < 9):
             raise ValueError(f"points must be a whole number of at least 9, but is {self.points!r}")
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         space = energy.observed
         if not isinstance(space, Real | Box):
             return f"{space} is not continuous" if space.discrete else f"{space} is no plain real space or box"
@@ -132,7 +132,7 @@ class Quadrature(Route):
 
             size = jax.tree.map(error, fine, rough, coarse)
             lower, upper = jax.tree.map(lambda v, e: v - e, fine, size), jax.tree.map(lambda v, e: v + e, fine, size)
-            return Estimate(fine, size, lower, upper, known="approximate", route=route)
+            return Estimate(fine, size, lower, upper, guarantee="approximate", route=route)
 
         log_z = estimate(fine[0], rough[0], coarse[0], unseen)
         to = lambda there: lambda value: jnp.where(endless, there, value)  # noqa: E731

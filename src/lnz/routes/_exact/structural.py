@@ -28,7 +28,7 @@ class Structured(Route):
         """Of an energy that fits: what is traced and might not fit, with the remedy, in words, or None."""
         return None
 
-    def refusal(self, energy: Energy) -> str | None:
+    def unsupported_reason(self, energy: Energy) -> str | None:
         return self.misfit(energy) or self.unseen(energy)
 
     def require(self, energy: Energy, key: Any) -> None:
@@ -39,7 +39,7 @@ class Structured(Route):
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough."""
-        reason = Enumeration().refusal(energy)
+        reason = Enumeration().unsupported_reason(energy)
         if reason is not None:
             raise ValueError(
                 f"{type(self).__name__} gives log Z and its gradient, but E[f] of any f needs all states, and {reason}"
