@@ -1,10 +1,8 @@
 """Reading, checking, preparing and writing arrays. Every file is made here, small, in a temporary folder."""
 
-import doctest
 import errno
 import gzip
 import hashlib
-import importlib
 import io
 import os
 import pickle
@@ -862,10 +860,3 @@ def test_errors_survive_a_pickle():
         assert str(pickle.loads(pickle.dumps(error))) == "a: b. C"
     assert issubclass(DataError, ValueError)
     assert issubclass(WriteError, OSError)
-
-
-@pytest.mark.parametrize("module", ["arrays", "checking", "handwritten", "files", "prepare", "samples"])
-def test_examples(module):
-    result = doctest.testmod(importlib.import_module(f"lnz.io.{module}"))
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lnz._cli.errors import BadInput, refuse_with_resume
+from lnz._core.packages import package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -372,7 +373,7 @@ def _check_size(segmenter: Segmenter, data: LabelledImages) -> None:
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    from PIL import Image
+    Image = package("PIL.Image", "Writing images")
 
     from lnz.io import write_atomic
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lnz.interop._packages import package
+from lnz._core.packages import package
 from lnz.io._data import DataError
 
 if TYPE_CHECKING:

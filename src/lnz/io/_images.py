@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lnz._core.packages import package
 from lnz.io._data import Data, DataError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -40,7 +41,7 @@ def read_image(path: Path, wanted: tuple[Path, tuple[int, ...]] | None = None, *
         wanted: another image, and its shape (height, width), which this one must have.
         mode: such as "L" for grey values, "RGB" for colours.
     """
-    from PIL import Image
+    Image = package("PIL.Image", "Reading images")
 
     try:
         with warnings.catch_warnings():

@@ -11,6 +11,7 @@ import numpy as np
 
 from lnz._core.files import WriteError as WriteError
 from lnz._core.files import write_atomic as write_atomic
+from lnz._core.packages import package
 from lnz.io._data import DataError, numeric_problem
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".png")
@@ -90,7 +91,7 @@ def _write_table(file: io.BufferedIOBase, array: np.ndarray) -> None:
 
 
 def _write_picture(path: Path, array: np.ndarray, image_shape: tuple[int, int] | None) -> None:
-    from PIL import Image
+    Image = package("PIL.Image", "Writing images")
 
     if image_shape is None:
         raise DataError(f"{path}: a picture needs the height and width of one sample. Give them, or write .npy")

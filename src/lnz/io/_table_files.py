@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from lnz._core.packages import package
 from lnz.io._data import Data, DataError, one_line, quoted
 
 _LABELS = ("label", "labels")
@@ -153,10 +154,10 @@ def read_parquet(path: Path) -> Data:
     A column called `label` or `labels` is kept apart; the index columns that pandas writes are dropped. Any other
     column that is not numeric, and any missing value, is refused by name.
     """
-    import pyarrow.parquet
+    parquet = package("pyarrow.parquet", "Reading Parquet files")
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path) as file:
             return _read_parquet(path, file)
     except (DataError, ImportError, MemoryError, PermissionError):
         raise

@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from lnz._core.energy import as_energy
 from lnz._core.numerics import check_whole_number
+from lnz._core.packages import package
 from lnz._core.route import Route
 from lnz._core.spaces import State
 from lnz.learning._gradients import as_arrays, cast, data_mean_and_gradient
@@ -58,7 +59,7 @@ class GradientError:
 
     def plot(self, path: str | Path) -> None:
         """Draw bias and standard deviation against the number of draws, as a PNG."""
-        import matplotlib
+        matplotlib = package("matplotlib", "Drawing a picture")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lnz._graphs.orders import Plan, size_text
-from lnz.report._style import BLUE, INK, ORANGE, QUIET, Canvas
+from lnz.report._style import BLUE, INK, ORANGE, QUIET, Canvas, matplotlib
 
 _LIGHT = "#b9cbd9"
 _ROOM = 1.15  # above the highest point, as a factor
@@ -63,9 +63,9 @@ def _draw_profile(axes: Any, plan: Plan, made: np.ndarray) -> None:
 
 
 def _draw_tree(figure: Any, axes: Any, plan: Plan, bits: np.ndarray) -> None:
-    from matplotlib.collections import LineCollection
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.ticker import MaxNLocator
+    LineCollection = matplotlib("collections").LineCollection
+    LinearSegmentedColormap = matplotlib("colors").LinearSegmentedColormap
+    MaxNLocator = matplotlib("ticker").MaxNLocator
 
     place = _places(plan)
     pairs = [(plan.leaves + s, child) for s, step in enumerate(plan.steps) for child in (step.left, step.right)]
@@ -135,7 +135,7 @@ def lattice(
     Raises:
         ValueError: where shapes do not fit, an edge names no site, or a value is not between -1 and 1.
     """
-    from matplotlib.collections import LineCollection
+    LineCollection = matplotlib("collections").LineCollection
 
     sites, bonds, ends = np.asarray(means, float), np.asarray(correlations, float), np.asarray(edges, int)
     if sites.ndim != 2 or ends.shape != (len(bonds), 2) or bonds.ndim != 1:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
-from lnz.report._style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas
+from lnz.report._style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas, matplotlib
 from lnz.routes._annealing.path_diagnostics import AlongPath
 
 _TILES = 10  # a side of a sheet of samples
@@ -321,13 +321,12 @@ def _bare(axes: Any) -> None:
 
 
 def _with_gaps(name: str) -> Any:
-    import matplotlib
-
-    return matplotlib.colormaps[name].with_extremes(bad="white" if name != "Greys" else "#dfe4e8")
+    return matplotlib().colormaps[name].with_extremes(bad="white" if name != "Greys" else "#dfe4e8")
 
 
 def _update_axis(axes: Any, last: int, *, ticks: int) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    FuncFormatter = matplotlib("ticker").FuncFormatter
+    MaxNLocator = matplotlib("ticker").MaxNLocator
 
     axes.set_xlabel("updates")
     axes.set_xlim(0, 1.02 * last)

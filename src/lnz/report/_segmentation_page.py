@@ -9,7 +9,7 @@ import numpy as np
 
 from lnz.io import write_atomic
 from lnz.report._page import document, escaped, fact_table, figure
-from lnz.report._style import BLUE, ORANGE, Canvas
+from lnz.report._style import BLUE, ORANGE, Canvas, matplotlib
 
 _VOID = (0.85, 0.85, 0.85)
 _STAGES = {"unary": "unary net alone", "context": "with context", "refined": "refined"}
@@ -59,7 +59,7 @@ def losses(path: Path, looks: list[dict[str, Any]]) -> None:
         path: the PNG file.
         looks: with `stage`, `epoch`, `loss` and `validation` (or None), as `metrics.jsonl` holds them.
     """
-    from matplotlib.ticker import MaxNLocator
+    MaxNLocator = matplotlib("ticker").MaxNLocator
 
     stages = [stage for stage in ("unary", "context") if any(look["stage"] == stage for look in looks)]
     with Canvas(path, width=11, height=3) as canvas:
@@ -123,8 +123,6 @@ def segmentation_page(
 
 def _colours(classes: int) -> np.ndarray:
     """A colour a class, and that of void last, so that -1 finds it."""
-    import matplotlib
-
-    names = matplotlib.colormaps["tab10" if classes <= 10 else "tab20" if classes <= 20 else "gist_ncar"]
+    names = matplotlib().colormaps["tab10" if classes <= 10 else "tab20" if classes <= 20 else "gist_ncar"]
     several = names(np.arange(classes) if classes <= 20 else np.linspace(0, 1, classes))[:, :3]
     return np.concatenate([several, [_VOID]])

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from lnz._core.packages import package
 from lnz.io import write_atomic
 
 INK, QUIET, GRID = "#22303c", "#7a8794", "#e6eaee"
@@ -34,19 +35,20 @@ _STYLE: Any = {
 }
 
 
+def matplotlib(module: str = "") -> Any:
+    """matplotlib or one of its modules, which the extra `cli` brings."""
+    return package(f"matplotlib.{module}" if module else "matplotlib", "Drawing a picture")
+
+
 class Canvas:
     """A matplotlib figure that is written to `path` at the end of a `with` block, without touching pyplot's global state."""
 
     def __init__(self, path: Path, *, width: float, height: float):
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         self._path = path
-        self._context: Any = matplotlib.rc_context(_STYLE)
+        self._context: Any = matplotlib().rc_context(_STYLE)
         self._context.__enter__()
-        self.figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(self.figure)
+        self.figure = matplotlib("figure").Figure(figsize=(width, height), layout="constrained")
+        matplotlib("backends.backend_agg").FigureCanvasAgg(self.figure)
 
     def __enter__(self) -> Any:
         return self.figure

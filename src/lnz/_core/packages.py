@@ -1,0 +1,28 @@
+"""Packages that lnz does not always need: each is imported when it is used, and a missing one is named with its remedy."""
+
+import importlib
+from typing import Any
+
+_EXTRAS = {"PIL": "cli", "matplotlib": "cli", "rich": "cli", "typer": "cli", "pyarrow": "data"}
+_DISTRIBUTIONS = {"PIL": "pillow"}
+
+
+def package(name: str, user: str) -> Any:
+    """A module of a package that may be missing.
+
+    Args:
+        name: of the module, such as "pyarrow.parquet".
+        user: what needs it, as the beginning of a sentence: "Reading Parquet files".
+
+    Raises:
+        ModuleNotFoundError: with the package's name and what to install.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or name).partition(".")[0]
+        wanted = f"'lnz[{_EXTRAS[missing]}]'" if missing in _EXTRAS else missing
+        raise ModuleNotFoundError(
+            f"{user} needs the package {_DISTRIBUTIONS.get(missing, missing)}, which is not installed. Install it: pip install {wanted}",
+            name=error.name,
+        ) from error
