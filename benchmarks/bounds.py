@@ -90,7 +90,8 @@ def from_file(path: Path) -> Model:
 
 def sweep_costs(model: Model) -> Table:
     """Milliseconds of a sweep up and down, and nanoseconds an entry, for tables of 2^4 to 2^18 entries."""
-    from lnz._graphs.buckets import Buckets, least_fill
+    from lnz._graphs.buckets import Buckets
+    from lnz._graphs.orders import least_fill
 
     sizes, scopes, tables = model
     order = least_fill(tuple(scopes), tuple(sizes), 0)

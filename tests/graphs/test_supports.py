@@ -179,11 +179,11 @@ def test_a_code_is_too_wide_for_full_tables():
 def test_supports_that_grow_too_large_are_refused():
     listed, _, _ = code()
     model = solver_of(listed).reduced
-    with pytest.raises(sparse_tables.TooDear, match="do not fit"):
+    with pytest.raises(sparse_tables.TooExpensive, match="do not fit"):
         sparse_tables.searched(model.scopes, model.tables, model.sizes, memory=1e4, seconds=60, seed=0)
-    with pytest.raises(sparse_tables.TooDear, match="time is over"):
+    with pytest.raises(sparse_tables.TooExpensive, match="time is over"):
         sparse_tables.searched(model.scopes, model.tables, model.sizes, memory=1e9, seconds=0, seed=0)
-    with pytest.raises(ValueError, match="too dear"):
+    with pytest.raises(ValueError, match="too expensive"):
         solver_of(listed, Limits(search_seconds=0, max_seconds=20, max_memory=1e4)).plan()
 
 

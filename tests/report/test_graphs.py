@@ -8,7 +8,7 @@ from PIL import Image
 
 import lnz
 from lnz import report
-from lnz._graphs import orders
+from lnz._graphs import contraction_plan, orders
 
 
 def grid(side, k=2):
@@ -21,7 +21,7 @@ def grid(side, k=2):
 @pytest.mark.parametrize(("side", "k"), [(2, 5), (6, 2)])
 def test_a_plan_knows_the_sizes_and_times_of_its_steps(side, k):
     scopes, sizes = grid(side, k)
-    plan = orders.plan(scopes, sizes, seconds=0.01)
+    plan = orders.search(scopes, sizes, seconds=0.01)
     assert plan.sizes == tuple(sizes)
     assert len(plan.step_seconds) == len(plan.steps)
     assert math.isclose(sum(plan.step_seconds), plan.seconds)
@@ -29,12 +29,12 @@ def test_a_plan_knows_the_sizes_and_times_of_its_steps(side, k):
     assert math.isclose(max(plan.step_bits), (plan.width + 1) * math.log2(k))
     assert plan.table_bits[: len(scopes)] == [2 * math.log2(k)] * len(scopes)
     assert plan.table_bits[-1] == 0
-    cut = orders.sliced(plan, sizes, plan.peak_bytes / 2, every=False)
+    cut = contraction_plan.sliced(plan, sizes, plan.peak_bytes / 2, every=False)
     assert math.isclose(cut.slices * sum(cut.step_seconds), cut.seconds)
 
 
 def test_a_large_step_is_predicted_to_take_longer():
-    plan = orders.plan([(0, 1), (1, 2), (2, 3), (3,)], [400] * 4, seconds=0.01)
+    plan = orders.search([(0, 1), (1, 2), (2, 3), (3,)], [400] * 4, seconds=0.01)
     largest = int(np.argmax(plan.step_bits))
     assert plan.step_seconds[largest] == max(plan.step_seconds) > 5 * min(plan.step_seconds)
 
@@ -47,9 +47,9 @@ def drawn(path):
 @pytest.mark.parametrize("case", ["grid", "slices", "one step", "no step"])
 def test_a_plan_is_drawn(case, tmp_path):
     scopes, sizes = grid(6) if case in ("grid", "slices") else ([(0, 1), (1, 2)][: 1 + (case == "one step")], [2, 3, 4])
-    plan = orders.plan(scopes, sizes, seconds=0.01)
+    plan = orders.search(scopes, sizes, seconds=0.01)
     if case == "slices":
-        plan = orders.sliced(plan, sizes, plan.peak_bytes / 3, every=False)
+        plan = contraction_plan.sliced(plan, sizes, plan.peak_bytes / 3, every=False)
         assert plan.sliced
     report.elimination(tmp_path / "plan.png", plan)
     pixels = drawn(tmp_path / "plan.png")

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from lnz._graphs.orders import size_text
+from lnz._graphs.contraction_plan import size_text
 
 _LINE_SECONDS = 10.0  # between two lines where stderr is no terminal
 _TELLING = 0.01  # of the work before the time left can be told

@@ -11,8 +11,9 @@ import numpy as np
 
 from lnz._graphs import messages
 from lnz._graphs.ascent import climb
-from lnz._graphs.buckets import EPS, Buckets, Scope, least_fill
+from lnz._graphs.buckets import EPS, Buckets, Scope
 from lnz._graphs.clusters import Clusters
+from lnz._graphs.orders import least_fill
 from lnz._graphs.propagation import propagated
 from lnz._graphs.solver import Limits, Solver, first_plan
 

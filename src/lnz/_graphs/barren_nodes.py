@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lnz._graphs import contraction
-from lnz._graphs.orders import Scope
+from lnz._graphs.contraction_plan import Scope
 from lnz._graphs.preprocess import Reduced
 
 MOST = 2**16  # entries of a table that is looked at

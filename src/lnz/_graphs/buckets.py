@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import random
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnz._graphs import orders
 from lnz._graphs.broadcast import Fit, fit
 
 Scope = tuple[int, ...]
@@ -315,11 +312,3 @@ def _grouped(
         else:
             groups.append((set(item[2]), [item]))
     return [group for _, group in groups]
-
-
-@functools.lru_cache(maxsize=8)
-def least_fill(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seed: int) -> list[int]:
-    """All variables in an order of elimination: least fill, ties at random."""
-    prefix, core = orders.simplicial(orders.adjacency_of(scopes, len(sizes)))
-    found = orders.greedy_order(core, [math.log2(k) for k in sizes], random.Random(seed), math.inf)
-    return prefix + (found[1] if found is not None else [])

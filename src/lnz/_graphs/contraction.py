@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnz._graphs.orders import SMALL, Plan, Scope, is_product
+from lnz._graphs.contraction_plan import SMALL, ContractionPlan, Scope, is_product
 
 LIMIT = 690.0  # e^±690 is an ordinary float64
 DOWN = 3.0  # the downward pass over the upward one, in time, at most
@@ -294,7 +294,7 @@ def _accumulate(algebra: Algebra, x: np.ndarray, y: np.ndarray, out: np.ndarray)
 
 
 def upward(
-    plan: Plan, leaves: Sequence[Table], sizes: Sequence[int], *, keep: bool, done: Done | None = None
+    plan: ContractionPlan, leaves: Sequence[Table], sizes: Sequence[int], *, keep: bool, done: Done | None = None
 ) -> list[Any]:
     """The tables of all nodes of the tree, the last one a scalar: Z. Without `keep`, tables are freed once they are used.
 
@@ -310,7 +310,9 @@ def upward(
     return nodes
 
 
-def downward(plan: Plan, nodes: list[Any], sizes: Sequence[int], *, done: Done | None = None) -> list[np.ndarray]:
+def downward(
+    plan: ContractionPlan, nodes: list[Any], sizes: Sequence[int], *, done: Done | None = None
+) -> list[np.ndarray]:
     """The belief of every leaf, P(x_scope), by reverse mode over the same tree: ∂Z/∂left is ∂Z/∂out times right. All zero where Z is.
 
     The tables of inner nodes are dropped from the list once they have been used. `done` is told the predicted seconds of every step that
@@ -348,7 +350,7 @@ def downward(plan: Plan, nodes: list[Any], sizes: Sequence[int], *, done: Done |
 
 
 def upward_max(
-    plan: Plan, leaves: Sequence[np.ndarray], sizes: Sequence[int], *, done: Done | None = None
+    plan: ContractionPlan, leaves: Sequence[np.ndarray], sizes: Sequence[int], *, done: Done | None = None
 ) -> list[Table]:
     """As `upward`, of maxima: tables of log-potentials in, the largest total at the root."""
     nodes = [Table(table, scope, logs=True) for table, scope in zip(leaves, plan.scopes, strict=False)]
@@ -362,7 +364,7 @@ def upward_max(
 
 
 def descend(
-    plan: Plan,
+    plan: ContractionPlan,
     nodes: Sequence[Table],
     sizes: Sequence[int],
     count: int,
@@ -390,7 +392,9 @@ def descend(
     return labels
 
 
-def descend_best(plan: Plan, nodes: Sequence[Table], sizes: Sequence[int], n: int) -> tuple[np.ndarray, np.ndarray]:
+def descend_best(
+    plan: ContractionPlan, nodes: Sequence[Table], sizes: Sequence[int], n: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The n most probable configurations, best first: labels (rows, variables) and their log-weights. Fewer where fewer are possible.
 
     Top down, what stands below the root says exactly how good the best completion of a partial configuration is: its total, less what every

@@ -1,109 +1,29 @@
-"""In which order to contract a graph's tables: binary trees from elimination orders and from greedy paths, and what they cost."""
+"""Searches for the order in which to contract a graph's tables: randomised least fill with restarts, and random greedy paths."""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import heapq
 import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-Scope = tuple[int, ...]
+from lnz._graphs.contraction_plan import SMALL_SECONDS, ContractionPlan, Scope, tree
 
-BYTES = 8  # of one float64
-# What a step takes, roughly: for an entry of a broadcast product, for one that is copied into another order, for a multiplication inside a
-# matrix product, for each entry and every doubling beyond NEAR of them, as they leave one cache after the other, and for the step itself.
 HOPELESS = 2.0**48  # entries of all cliques of an order: days of work, in whatever slices
-ENTRY_SECONDS, COPY_SECONDS, PRODUCT_SECONDS, FAR_SECONDS, STEP_SECONDS = 1.2e-9, 3e-9, 8e-11, 4e-9, 4e-5
-NEAR = 2.0**21
-SMALL, SMALL_SECONDS = 2**10, 1.2e-5  # entries of a product that is done in one call, and what such a step takes
+LARGE = 1000  # tables: beyond it a hopeless first order is an error, and greedy paths begin one by one
 
 
-class Step(NamedTuple):
-    """One contraction: the tables of two nodes are multiplied, and the variables that stand nowhere else are summed out."""
-
-    left: int
-    right: int
-    out: Scope
-    removed: Scope
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A binary contraction tree over the tables of a graph, and what it will cost.
-
-    Nodes 0 … leaves-1 are the tables, node leaves + i is the result of step i. Scopes are sorted by `rank`, the time at which a variable is
-    summed out: the soonest first.
-
-    Attributes:
-        steps: the contractions, the last one giving a scalar.
-        scopes: the variables of every node's table.
-        sizes: the number of values of every variable.
-        rank: when each variable is summed out.
-        sliced: variables that are conditioned on instead: the tree is walked once for each of their joint values.
-        slices: how many joint values there are.
-        width: the most variables that meet in one contraction, less one (the induced width).
-        log10_flops: log10 of the multiplications of one upward pass, over all slices.
-        peak_bytes: the most memory that log Z takes at one time, copies included.
-        all_bytes: the same for marginals and samples, which keep all tables.
-        seconds: a prediction for one upward pass.
-        step_seconds: the same for every step, in one slice.
-        method: which search found the tree.
-        supports: whether tables hold their possible entries alone. The figures are then those of a trial run.
-    """
-
-    steps: tuple[Step, ...]
-    scopes: tuple[Scope, ...]
-    sizes: tuple[int, ...]
-    rank: dict[int, int]
-    width: int
-    log10_flops: float
-    peak_bytes: float
-    all_bytes: float
-    seconds: float
-    step_seconds: tuple[float, ...]
-    method: str
-    sliced: Scope = ()
-    slices: int = 1
-    supports: bool = False
-
-    @property
-    def leaves(self) -> int:
-        return len(self.scopes) - len(self.steps)
-
-    @property
-    def table_bits(self) -> list[float]:
-        """log2 of the entries of every node's table."""
-        return [self._bits(scope) for scope in self.scopes]
-
-    @property
-    def step_bits(self) -> list[float]:
-        """log2 of the joint values of all variables that meet in every step."""
-        return [self._bits((*step.out, *step.removed)) for step in self.steps]
-
-    def _bits(self, variables: Scope) -> float:
-        return sum(math.log2(self.sizes[v]) for v in variables)
-
-    def __str__(self) -> str:
-        sliced = f" in {self.slices:,} slices over {len(self.sliced)} variables" if self.sliced else ""
-        kind = ", possible entries only" if self.supports else ""
-        return (
-            f"contraction of {self.leaves:,} tables by {self.method}{kind}{sliced}: width {self.width}, 10^{self.log10_flops:.1f} multiplications, "
-            f"{size_text(self.peak_bytes)} at the peak ({size_text(self.all_bytes)} for marginals), about {self.seconds:.2g} s"
-        )
-
-
-def plan(
+def search(
     scopes: Sequence[Scope],
     sizes: Sequence[int],
     *,
     seconds: float | None = None,
     seed: int = 0,
-    start: tuple[Plan, float] | None = None,
-) -> Plan:
-    """The cheapest contraction tree that a search finds: randomised min-fill with restarts, and random greedy paths.
+    start: tuple[ContractionPlan, float] | None = None,
+) -> ContractionPlan:
+    """The cheapest contraction tree that a search finds.
 
     Args:
         scopes: the variables of every table.
@@ -116,202 +36,139 @@ def plan(
     Raises:
         ValueError: for a large graph whose first order is beyond hope.
     """
-    found, spent = start or (None, 0.0)
-    begun, rng = time.thread_time() - spent, random.Random(seed)
     if len(scopes) < 2:
         return tree(scopes, sizes, [], "the only order")
-    adjacency = adjacency_of(scopes, len(sizes))
-    prefix, core = simplicial(adjacency)
-    weights = [math.log2(k) for k in sizes]
-    clique, trials = HOPELESS, 1 if len(scopes) > 1000 else 4
-    took = {"order": 0.0, "greedy": 0.0}
-    least = len(scopes) * SMALL_SECONDS  # of any tree
-    better = 0.0  # when the last better one was found
-
-    def budget() -> float:
-        if seconds is not None or found is None:
-            return seconds or 0.0
-        if found.seconds > 1e6:
-            return 1.0  # beyond hope, as far as one sees
-        spare = min(30.0, found.seconds - least)
-        return min(spare / 3, better + spare / 8)
-
-    def consider(path: Sequence[tuple[int, int]], method: str) -> None:
-        nonlocal found, better
-        made = tree(scopes, sizes, path, method)
-        if found is None or made.seconds < found.seconds:
-            found, better = made, time.thread_time() - begun
-
-    def order() -> None:
-        """Orders are compared by the sum of their clique sizes, and only a better one is made a tree."""
-        nonlocal clique
-        found_order = greedy_order(core, weights, rng, clique)
-        if found_order is not None:
-            clique = found_order[0]
-            consider(_path(scopes, sizes, prefix + found_order[1]), "randomised min-fill")
-
-    def greedy() -> None:
-        nonlocal trials
-        consider(_greedy(scopes, sizes, trials, rng), "random greedy paths")
-        trials = min(2 * trials, 256)
-
-    if found is None:
-        order()
-    if found is None and len(scopes) > 1000:
+    state = _Search(scopes, sizes, seed, start)
+    if state.best is None:
+        state.try_order()
+    if state.best is None and len(scopes) > LARGE:
         raise ValueError(
-            f"too dear to be summed exactly: elimination of {len(sizes):,} variables makes tables of more than 2^{math.log2(HOPELESS):.0f} "
-            "entries in all. Give evidence, or take a stochastic route"
+            f"exact elimination is too expensive: of {len(sizes):,} variables it would create tables with more than "
+            f"2^{math.log2(HOPELESS):.0f} entries in all. Give evidence, or use a stochastic route"
         )
-    if found is not None and all(bits < 0 for bits in core):
-        return found  # a chordal graph: the order is the best there is
-    searches, now = {"greedy": greedy, "order": order}, time.thread_time() - begun
-    while found is None or time.thread_time() - begun + now / 2 <= budget():
-        # The two kinds of search get the same time.
-        kind = min(took, key=lambda name: took[name]) if took["greedy"] else "greedy"
-        now = time.thread_time()
-        searches[kind]()
-        now = time.thread_time() - now
-        took[kind] += now
-    return found
+    if state.best is not None and state.chordal:
+        return state.best  # the order is the best there is
+    took = {state.try_greedy_paths: 0.0, state.try_order: 0.0}
+    last = state.elapsed()
+    while state.best is None or state.elapsed() + last / 2 <= state.budget(seconds):
+        attempt = min(took, key=lambda kind: took[kind])  # the two kinds of search get the same time
+        begun = time.thread_time()
+        attempt()
+        last = time.thread_time() - begun
+        took[attempt] += last
+    return state.best
 
 
-def tree(scopes: Sequence[Scope], sizes: Sequence[int], path: Sequence[tuple[int, int]], method: str) -> Plan:
-    """The tree of a path: pairs of nodes, each result a new node. Private variables go first, and what the path leaves is joined at its end."""
-    uses = [0] * len(sizes)
-    for scope in scopes:
-        for v in scope:
-            uses[v] += 1
-    nodes, alive = [frozenset(scope) for scope in scopes], set(range(len(scopes)))
-    raw: list[tuple[int, int, frozenset[int], list[int]]] = []
-    rank: dict[int, int] = {}
+class _Search:
+    """The best tree so far, and what the next attempts need to know."""
 
-    def join(i: int, j: int) -> None:
-        a, b = nodes[i], nodes[j]
-        both = a & b
-        for v in both:
-            uses[v] -= 1
-        gone = [v for v in a | b if uses[v] == 1]
-        # Of what is summed out here, first the variables of one side alone, then those of both.
-        gone.sort(key=lambda v: (v in both, v))
-        for v in gone:
-            rank[v] = len(rank)
-        out = (a | b).difference(gone)
-        raw.append((i, j, out, gone))
-        nodes.append(out)
-        alive.difference_update((i, j))
-        alive.add(len(nodes) - 1)
+    def __init__(
+        self, scopes: Sequence[Scope], sizes: Sequence[int], seed: int, start: tuple[ContractionPlan, float] | None
+    ):
+        self.best, spent = start or (None, 0.0)
+        self.begun = time.thread_time() - spent
+        self.improved = 0.0  # when the last better tree was found
+        self.scopes, self.sizes = scopes, sizes
+        self.rng = random.Random(seed)
+        self.orders = _Orders(scopes, sizes)
+        self.clique = HOPELESS  # the sum of the clique sizes of the best order
+        self.trials = 1 if len(scopes) > LARGE else 4  # of the next greedy paths
 
-    for i, j in path:
-        join(i, j)
-    rest = [(len(nodes[i]), i) for i in alive]
-    heapq.heapify(rest)
-    while len(rest) > 1:
-        (_, i), (_, j) = heapq.heappop(rest), heapq.heappop(rest)
-        join(i, j)
-        heapq.heappush(rest, (len(nodes[-1]), len(nodes) - 1))
-    if len(scopes) == 1:
-        for v in scopes[0]:
-            rank[v] = len(rank)
-    ordered = tuple(tuple(sorted(node, key=rank.__getitem__)) for node in nodes)
-    leaves = len(scopes)
-    steps = tuple(
-        Step(i, j, ordered[leaves + s], tuple(sorted(gone, key=rank.__getitem__)))
-        for s, (i, j, _, gone) in enumerate(raw)
-    )
-    return _priced(steps, ordered, rank, sizes, method)
+    @property
+    def chordal(self) -> bool:
+        return all(bits < 0 for bits in self.orders.core)
 
+    def elapsed(self) -> float:
+        return time.thread_time() - self.begun
 
-def _priced(
-    steps: Sequence[Step], scopes: Sequence[Scope], rank: dict[int, int], sizes: Sequence[int], method: str
-) -> Plan:
-    count = [float(k) for k in sizes].__getitem__
-    leaves = len(scopes) - len(steps)
-    entries = [math.prod(map(count, scope)) for scope in scopes]
-    flops, step_seconds = 0.0, []
-    held = 2 * sum(entries[:leaves])  # as they came, and as the contraction takes them
-    live = peak = held
-    width = max((len(scope) - 1 for scope in scopes), default=0)
-    for s, (i, j, out, removed) in enumerate(steps):
-        a, b, made = set(scopes[i]), set(scopes[j]), entries[leaves + s]
-        width = max(width, len(out) + len(removed) - 1)
-        shared = [v for v in removed if v in a and v in b]
-        k = math.prod(map(count, shared))
-        work = made * k
-        private = len(shared) < len(removed)
-        flops += work + (entries[i] + entries[j] if private else 0)
-        if not private and work <= SMALL:
-            step_seconds.append(SMALL_SECONDS)
-        else:
-            touched = entries[i] + entries[j] + made
-            m = math.prod([count(v) for v in out if v in a and v not in b])
-            n = math.prod([count(v) for v in out if v in b and v not in a])
-            product = is_product(m, n, k)
-            seconds = work * PRODUCT_SECONDS + touched * COPY_SECONDS if product else work * ENTRY_SECONDS
-            far = touched * FAR_SECONDS * math.log2(touched / NEAR) if touched > NEAR else 0.0
-            step_seconds.append(seconds + STEP_SECONDS + far)
-        peak = max(peak, live + made + entries[i] + entries[j])  # with copies of what is multiplied, in other orders
-        live += made - sum(entries[child] for child in (i, j) if child >= leaves)
-    every = most = held + sum(entries[leaves:])
-    for s in reversed(range(len(steps))):  # the downward pass: derivatives come, and tables that have been used go
-        i, j, _, _ = steps[s]
-        both, made = entries[i] + entries[j], entries[leaves + s]
-        most = max(most, every + 2 * both + made)
-        every += both - made - sum(entries[child] for child in (i, j) if child >= leaves)
-    return Plan(
-        tuple(steps),
-        tuple(scopes),
-        tuple(sizes),
-        rank,
-        width,
-        math.log10(max(flops, 1)),
-        BYTES * peak,
-        BYTES * max(most, peak),
-        sum(step_seconds),
-        tuple(step_seconds),
-        method,
-    )
+    def budget(self, seconds: float | None) -> float:
+        """Processor seconds that the search may take in all."""
+        if seconds is not None or self.best is None:
+            return seconds or 0.0
+        if self.best.seconds > 1e6:
+            return 1.0  # beyond hope, as far as one sees
+        spare = min(30.0, self.best.seconds - len(self.scopes) * SMALL_SECONDS)  # what a perfect tree would save
+        return min(spare / 3, self.improved + spare / 8)
+
+    def try_order(self) -> None:
+        """Orders are compared by the sum of their clique sizes, and only a better one is made a tree."""
+        found = self.orders.draw(self.rng, self.clique)
+        if found is not None:
+            self.clique, order = found
+            self._consider(self.orders.path(order), "randomised min-fill")
+
+    def try_greedy_paths(self) -> None:
+        self._consider(_greedy_path(self.scopes, self.sizes, self.trials, self.rng), "random greedy paths")
+        self.trials = min(2 * self.trials, 256)
+
+    def _consider(self, path: Sequence[tuple[int, int]], method: str) -> None:
+        made = tree(self.scopes, self.sizes, path, method)
+        if self.best is None or made.seconds < self.best.seconds:
+            self.best = made
+            self.improved = self.elapsed()
 
 
-def is_product(m: float, n: float, k: float) -> bool:
-    """Whether a contraction with m and n private entries a side and k shared ones is done as a matrix product."""
-    return m * n * k >= 1024 and k >= 2 and (min(m, n) >= 8 or k >= 32)
+def candidates(scopes: Sequence[Scope], sizes: Sequence[int], seed: int) -> Iterator[ContractionPlan]:
+    """Different trees without end, from elimination orders and greedy paths in turn."""
+    rng, drawn = random.Random(seed), _Orders(scopes, sizes)
+    while True:
+        found = drawn.draw(rng, math.inf)
+        assert found is not None
+        yield tree(scopes, sizes, drawn.path(found[1]), "randomised min-fill")
+        yield tree(scopes, sizes, _greedy_path(scopes, sizes, 8, rng), "random greedy paths")
 
 
-def sliced(best: Plan, sizes: Sequence[int], limit: float, *, every: bool) -> Plan:
-    """The tree with as few variables conditioned on as bring its memory below the limit, in bytes.
+@functools.lru_cache(maxsize=8)
+def least_fill(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seed: int) -> list[int]:
+    """All variables in one order of elimination: least fill, ties at random."""
+    found = _Orders(scopes, sizes).draw(random.Random(seed), math.inf)
+    assert found is not None
+    return found[1]
 
-    Args:
-        every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
-    """
-    plan_, chosen = best, []
-    reduced = list(sizes)
-    while limit < (plan_.all_bytes if every else plan_.peak_bytes) < 2.0**50 * limit:
-        large: dict[int, float] = {}
-        for scope in plan_.scopes:
-            entries = math.prod(reduced[v] for v in scope)
+
+class _Orders:
+    """Random elimination orders of one graph. Its simplicial variables, whose elimination costs no width, come first."""
+
+    def __init__(self, scopes: Sequence[Scope], sizes: Sequence[int]):
+        self.scopes = scopes
+        self.logs = [math.log2(k) for k in sizes]
+        self.prefix, self.core = simplicial(adjacency_of(scopes, len(sizes)))
+
+    def draw(self, rng: random.Random, bound: float) -> tuple[float, list[int]] | None:
+        """The sum of the core's clique sizes and the order; None where the sum passes the bound."""
+        found = greedy_order(self.core, self.logs, rng, bound)
+        return None if found is None else (found[0], self.prefix + found[1])
+
+    def path(self, order: Sequence[int]) -> list[tuple[int, int]]:
+        """The path of an order: the tables of a variable are multiplied pairwise, the smallest first, and it is summed out."""
+        logs, scopes = self.logs, self.scopes
+        uses = [0] * len(logs)
+        where: list[set[int]] = [set() for _ in logs]
+        nodes = [frozenset(scope) for scope in scopes]
+        for i, scope in enumerate(nodes):
             for v in scope:
-                if reduced[v] > 1:
-                    large[v] = large.get(v, 0.0) + entries * (1 - 1 / reduced[v])
-        if not large or len(chosen) > 60:
-            break
-        chosen.append(max(large, key=lambda v: (large[v] / math.log2(reduced[v] + 1), -v)))
-        reduced[chosen[-1]] = 1
-        kept = set(chosen)
-        without = [tuple(v for v in scope if v not in kept) for scope in best.scopes]
-        steps = [
-            Step(i, j, without[best.leaves + s], tuple(v for v in gone if v not in kept))
-            for s, (i, j, _, gone) in enumerate(best.steps)
-        ]
-        slices = math.prod(sizes[v] for v in chosen)
-        one = _priced(steps, without, best.rank, sizes, best.method)
-        plan_ = dataclasses.replace(
-            one,
-            log10_flops=one.log10_flops + math.log10(slices),
-            seconds=one.seconds * slices,
-            sliced=tuple(chosen),
-            slices=slices,
-        )
-    return plan_
+                uses[v] += 1
+                where[v].add(i)
+        path = []
+        for v in order:
+            bucket = [(sum(logs[u] for u in nodes[i]), i) for i in where[v]]
+            heapq.heapify(bucket)
+            while len(bucket) > 1:
+                (_, i), (_, j) = heapq.heappop(bucket), heapq.heappop(bucket)
+                path.append((i, j))
+                a, b = nodes[i], nodes[j]
+                for u in a:
+                    where[u].discard(i)
+                for u in b:
+                    where[u].discard(j)
+                for u in a & b:
+                    uses[u] -= 1
+                out = frozenset(u for u in a | b if uses[u] > 1)
+                nodes.append(out)
+                for u in out:
+                    where[u].add(len(nodes) - 1)
+                heapq.heappush(bucket, (sum(logs[u] for u in out), len(nodes) - 1))
+        return path
 
 
 def adjacency_of(scopes: Sequence[Scope], n: int) -> list[int]:
@@ -360,105 +217,97 @@ def greedy_order(
 ) -> tuple[float, list[int]] | None:
     """One greedy order of the variables by least fill, ties broken at random: the sum of its clique sizes, and the order.
 
-    Some runs weigh a fill edge by the cardinalities of its ends, some blur the scores. None where the bound is passed.
+    None where the bound is passed.
     """
-    adjacency = list(adjacency)
-    alive = [v for v, bits in enumerate(adjacency) if bits >= 0]
-    classes: dict[float, int] = {}
-    weighted = len({weights[v] for v in alive}) > 1 and rng.random() < 0.7
-    if weighted:
-        for v in alive:
-            classes[weights[v]] = classes.get(weights[v], 0) | 1 << v
-    blur = rng.choice((0.0, 0.0, 0.1, 0.3))
-    groups = list(classes.items())
-    neighbours = {v: set(_members(adjacency[v])) for v in alive}
+    graph = _FillGraph(adjacency, weights, rng)
     draw = rng.random
-
-    def score(v: int) -> float:
-        around, total = adjacency[v], 0.0
-        if weighted:
-            for u in neighbours[v]:
-                missing = around & ~adjacency[u] & ~(1 << u)
-                if missing:
-                    total += weights[u] * sum(w * (missing & mask).bit_count() for w, mask in groups)
-        else:
-            missed = 0
-            for u in neighbours[v]:
-                missed += (around & ~adjacency[u]).bit_count()
-            total = missed - len(neighbours[v])
-        return total * (1 + blur * draw()) if blur else total
-
-    scores = {v: score(v) for v in alive}
-    heap = [(s, draw(), v) for v, s in scores.items()]
+    scores = {v: graph.fill(v) for v in graph.neighbours}
+    heap = [(score, draw(), v) for v, score in scores.items()]
     heapq.heapify(heap)
     order, total = [], 0.0
     while heap:
-        s, _, v = heapq.heappop(heap)
-        if scores.get(v) != s:
-            continue
+        score, _, v = heapq.heappop(heap)
+        if scores.get(v) != score:
+            continue  # an entry from before its score changed
         del scores[v]
         order.append(v)
-        around, members = adjacency[v], neighbours[v]
-        total += 2.0 ** (weights[v] + sum(weights[u] for u in members))
+        total += 2.0 ** (weights[v] + sum(weights[u] for u in graph.neighbours[v]))
         if total > bound:
             return None
-        dirty = set(members)
-        gone = ~(1 << v)
-        for u in members:
-            adjacency[u] &= gone
-            neighbours[u].discard(v)
-        if s > 0 or blur:
-            for u in members:
-                missing = around & ~adjacency[u] & ~(1 << u)
-                if missing:
-                    for w in _members(missing):
-                        if w > u:
-                            for x in _members(adjacency[u] & adjacency[w]):
-                                dirty.add(x)
-                    neighbours[u].update(_members(missing))
-                    adjacency[u] |= missing
-        for u in dirty:
+        for u in graph.eliminate(v, fills=score > 0 or graph.blur > 0):
             if u in scores:
-                new = score(u)
+                new = graph.fill(u)
                 if new != scores[u]:
                     scores[u] = new
                     heapq.heappush(heap, (new, draw(), u))
     return total, order
 
 
-def _path(scopes: Sequence[Scope], sizes: Sequence[int], order: Sequence[int]) -> list[tuple[int, int]]:
-    """The path of an elimination order: the tables of a variable are multiplied pairwise, the smallest first, and it is summed out."""
-    logs = [math.log2(k) for k in sizes]
-    uses = [0] * len(sizes)
-    where: list[set[int]] = [set() for _ in sizes]
-    nodes = [frozenset(scope) for scope in scopes]
-    for i, scope in enumerate(nodes):
-        for v in scope:
-            uses[v] += 1
-            where[v].add(i)
-    path = []
-    for v in order:
-        bucket = [(sum(logs[u] for u in nodes[i]), i) for i in where[v]]
-        heapq.heapify(bucket)
-        while len(bucket) > 1:
-            (_, i), (_, j) = heapq.heappop(bucket), heapq.heappop(bucket)
-            path.append((i, j))
-            a, b = nodes[i], nodes[j]
-            for u in a:
-                where[u].discard(i)
-            for u in b:
-                where[u].discard(j)
-            for u in a & b:
-                uses[u] -= 1
-            out = frozenset(u for u in a | b if uses[u] > 1)
-            nodes.append(out)
-            for u in out:
-                where[u].add(len(nodes) - 1)
-            heapq.heappush(bucket, (sum(logs[u] for u in out), len(nodes) - 1))
-    return path
+class _FillGraph:
+    """A graph from which variables are eliminated, and what every elimination would fill in.
+
+    Some runs weigh a fill edge by the cardinalities of its ends, some blur the scores: so restarts find different orders.
+
+    Attributes:
+        adjacency: the neighbours of every variable, as bits; negative where it was eliminated beforehand.
+        neighbours: the same as sets, of the variables that are left.
+        masks: where fill edges are weighted, the variables of each weight, as bits; otherwise empty.
+        blur: how much a score is increased at random, as a share of it.
+    """
+
+    def __init__(self, adjacency: list[int], weights: list[float], rng: random.Random):
+        self.adjacency = list(adjacency)
+        self.weights = weights
+        alive = [v for v, bits in enumerate(adjacency) if bits >= 0]
+        self.masks: list[tuple[float, int]] = []
+        if len({weights[v] for v in alive}) > 1 and rng.random() < 0.7:
+            classes: dict[float, int] = {}
+            for v in alive:
+                classes[weights[v]] = classes.get(weights[v], 0) | 1 << v
+            self.masks = list(classes.items())
+        self.blur = rng.choice((0.0, 0.0, 0.1, 0.3))
+        self.neighbours = {v: set(_members(adjacency[v])) for v in alive}
+        self.draw = rng.random
+
+    def fill(self, v: int) -> float:
+        """The (weighted, blurred) edges that the elimination of v would add, each counted twice."""
+        adjacency, around, members = self.adjacency, self.adjacency[v], self.neighbours[v]
+        total = 0.0
+        if self.masks:
+            for u in members:
+                missing = around & ~adjacency[u] & ~(1 << u)
+                if missing:
+                    total += self.weights[u] * sum(w * (missing & mask).bit_count() for w, mask in self.masks)
+        else:
+            missed = 0
+            for u in members:
+                missed += (around & ~adjacency[u]).bit_count()
+            total = missed - len(members)  # each u counted itself
+        return total * (1 + self.blur * self.draw()) if self.blur else total
+
+    def eliminate(self, v: int, *, fills: bool) -> set[int]:
+        """Take v out, connect its neighbours (where anything `fills`), and return the variables whose scores may have changed."""
+        adjacency, neighbours = self.adjacency, self.neighbours
+        around, members = adjacency[v], neighbours[v]
+        changed, others = set(members), ~(1 << v)
+        for u in members:
+            adjacency[u] &= others
+            neighbours[u].discard(v)
+        for u in members if fills else ():
+            missing = around & ~adjacency[u] & ~(1 << u)
+            if not missing:
+                continue
+            for w in _members(missing):
+                if w > u:
+                    changed.update(_members(adjacency[u] & adjacency[w]))
+            neighbours[u].update(_members(missing))
+            adjacency[u] |= missing
+        return changed
 
 
-def _greedy(scopes: Sequence[Scope], sizes: Sequence[int], trials: int, rng: random.Random) -> list[tuple[int, int]]:
+def _greedy_path(
+    scopes: Sequence[Scope], sizes: Sequence[int], trials: int, rng: random.Random
+) -> list[tuple[int, int]]:
     """The best of some random greedy paths (cotengrust)."""
     import cotengrust
 
@@ -471,10 +320,8 @@ def _greedy(scopes: Sequence[Scope], sizes: Sequence[int], trials: int, rng: ran
         seed=rng.getrandbits(32),
         use_ssa=True,
     )
-    number, pairs = (
-        list(range(len(scopes))),
-        [],
-    )  # a step of one table only drops its private variables: here no step of its own
+    number, pairs = list(range(len(scopes))), []
+    # A step of one table only drops its private variables: here no step of its own.
     for step in path:
         if len(step) == 1:
             number.append(number[step[0]])
@@ -482,23 +329,3 @@ def _greedy(scopes: Sequence[Scope], sizes: Sequence[int], trials: int, rng: ran
             pairs.append((number[step[0]], number[step[1]]))
             number.append(len(scopes) + len(pairs) - 1)
     return pairs
-
-
-def size_text(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def candidates(scopes: Sequence[Scope], sizes: Sequence[int], seed: int) -> Iterator[Plan]:
-    """Different trees without end, from elimination orders and greedy paths in turn."""
-    rng = random.Random(seed)
-    prefix, core = simplicial(adjacency_of(scopes, len(sizes)))
-    weights = [math.log2(k) for k in sizes]
-    while True:
-        found = greedy_order(core, weights, rng, math.inf)
-        assert found is not None
-        yield tree(scopes, sizes, _path(scopes, sizes, prefix + found[1]), "randomised min-fill")
-        yield tree(scopes, sizes, _greedy(scopes, sizes, 8, rng), "random greedy paths")

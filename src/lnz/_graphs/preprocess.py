@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lnz._graphs import contraction
-from lnz._graphs.orders import Scope
+from lnz._graphs.contraction_plan import Scope
 
 
 class Reduced(NamedTuple):

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from lnz._graphs import barren_nodes, contraction, orders, preprocess, sparse_tables
+from lnz._graphs import barren_nodes, contraction, contraction_plan, orders, preprocess, sparse_tables
 from lnz._graphs.barren_nodes import Dropped
-from lnz._graphs.orders import Plan, Scope
+from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.preprocess import Reduced
 
 PATIENCE = 3.0  # seconds of predicted work from which a sum over possible entries alone is tried
@@ -53,7 +53,7 @@ class Limits:
         return half if self.max_memory is None else self.max_memory
 
 
-def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
+def plan_within(limits: Limits, model: Reduced, *, every: bool) -> ContractionPlan:
     """The contraction tree for a model. Raises ValueError, with the figures, where it would cost more than the limits.
 
     Args:
@@ -75,13 +75,13 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> Plan:
         return supported
     if refused:
         raise ValueError(
-            f"too dear to be summed exactly: {fitted}, where max_memory is {orders.size_text(memory)} and max_seconds "
-            f"{limits.max_seconds:g}. Raise them, give evidence, or take a stochastic route"
+            f"exact elimination is too expensive: {fitted}, where max_memory is {contraction_plan.size_text(memory)} and max_seconds "
+            f"{limits.max_seconds:g}. Raise them, give evidence, or use a stochastic route"
         )
     return fitted
 
 
-def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan | None:
+def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> ContractionPlan | None:
     """A tree over possible entries alone, where there are zeros, full tables would be dear, and one is found."""
     if not any(table.size and table.min() == -np.inf for table in model.tables):
         return None
@@ -108,13 +108,13 @@ def _first_look(limits: Limits, model: Reduced) -> float:
         return math.inf
 
 
-def _dense_plan(limits: Limits, model: Reduced, *, every: bool) -> Plan:
+def _dense_plan(limits: Limits, model: Reduced, *, every: bool) -> ContractionPlan:
     sizes = tuple(model.sizes)
     best = first_plan(limits, model)
-    fitted = orders.sliced(best, sizes, limits.memory, every=every)
+    fitted = contraction_plan.sliced(best, sizes, limits.memory, every=every)
     if every:
         return fitted
-    near = orders.sliced(
+    near = contraction_plan.sliced(
         best, sizes, min(limits.memory, 2.0**26), every=False
     )  # slices in the caches can be much quicker
     return near if near.seconds < 0.8 * fitted.seconds else fitted
@@ -136,18 +136,18 @@ class _Problem:
 
 
 @functools.lru_cache(maxsize=8)
-def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> Plan | str:
+def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> ContractionPlan | str:
     """A plan over possible entries alone, or why there is none: both are remembered."""
     model = problem.model
     try:
         return sparse_tables.searched(
             model.scopes, model.tables, model.sizes, memory=memory, seconds=seconds, seed=seed
         )
-    except sparse_tables.TooDear as error:
+    except sparse_tables.TooExpensive as error:
         return str(error)
 
 
-def first_plan(limits: Limits, model: Reduced) -> Plan:
+def first_plan(limits: Limits, model: Reduced) -> ContractionPlan:
     """The cheapest tree that the search finds, whatever memory it takes."""
     found, _ = _searched(tuple(model.scopes), tuple(model.sizes), limits.search_seconds, limits.seed)
     if isinstance(found, str):
@@ -158,7 +158,7 @@ def first_plan(limits: Limits, model: Reduced) -> Plan:
 @functools.lru_cache(maxsize=64)
 def _searched(
     scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int
-) -> tuple[Plan | str, float]:
+) -> tuple[ContractionPlan | str, float]:
     """The plan, or why there is none, and the processor time it took: remembered. A search without a limit of its own starts from the first order."""
     begun, start = time.thread_time(), None
     if seconds is None:
@@ -167,7 +167,7 @@ def _searched(
             return found, took
         start = found, took
     try:
-        return orders.plan(scopes, sizes, seconds=seconds, seed=seed, start=start), time.thread_time() - begun
+        return orders.search(scopes, sizes, seconds=seconds, seed=seed, start=start), time.thread_time() - begun
     except ValueError as error:
         return str(error), time.thread_time() - begun
 
@@ -211,7 +211,7 @@ class Solver:
         """What log Z and samples need of the model: `barren_nodes.prune`."""
         return barren_nodes.prune(self.reduced)
 
-    def plan(self, *, every: bool = False) -> Plan:
+    def plan(self, *, every: bool = False) -> ContractionPlan:
         """The contraction tree for log Z; or one that keeps `every` table, for marginals and the most probable state."""
         return plan_within(self.limits, self.reduced if every else self.pruned[0], every=every)
 
@@ -283,7 +283,7 @@ class Solver:
             part.draw(rng, labels)
         return model.restore(labels)
 
-    def _drawn(self, model: Reduced, plan: Plan, rng: np.random.Generator, n: int) -> np.ndarray:
+    def _drawn(self, model: Reduced, plan: ContractionPlan, rng: np.random.Generator, n: int) -> np.ndarray:
         if plan.supports:
             return _supports(model, plan, self.limits).sample(rng, n)
         done = self._meter("samples", 2 * plan.seconds)
@@ -317,7 +317,7 @@ class Solver:
         contraction.refuse_impossible(0.0 if model.possible else -math.inf)
         if plan.supports and n > 1:
             raise ValueError(
-                f"only the most probable state is served where full tables are too dear, not the first {n}: ask for one"
+                f"where full tables are too expensive only the most probable state is supported, not the first {n}: ask for one"
             )
         labels = _supports(model, plan, self.limits).most_probable() if plan.supports else self._best(model, plan, n)
         for i in model.free:
@@ -331,7 +331,7 @@ class Solver:
         order = np.argsort(-weights, kind="stable")
         return labels[order], weights[order]
 
-    def _best(self, model: Reduced, plan: Plan, n: int) -> np.ndarray:
+    def _best(self, model: Reduced, plan: ContractionPlan, n: int) -> np.ndarray:
         """The labels (rows, variables) of the n largest products, the largest first."""
         labels, totals = np.zeros((0, len(model.sizes)), np.int64), np.zeros(0)
         done = self._meter("most probable states", plan.seconds)
@@ -390,12 +390,12 @@ class Solver:
         return done
 
 
-def _supports(model: Reduced, plan: Plan, limits: Limits) -> sparse_tables.Sums:
+def _supports(model: Reduced, plan: ContractionPlan, limits: Limits) -> sparse_tables.Sums:
     most = limits.memory / sparse_tables.ENTRY_BYTES
     return sparse_tables.Sums(plan, model.scopes, model.tables, model.sizes, most=most, seconds=limits.max_seconds)
 
 
-def _slices(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
+def _slices(model: Reduced, plan: ContractionPlan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
     """Every joint value of the sliced variables, and the log-potentials given it, their axes in the tree's order."""
     for values in itertools.product(*(range(len(model.domains[v])) for v in plan.sliced)):
         fixed = dict(zip(plan.sliced, values, strict=True))
@@ -407,6 +407,6 @@ def _slices(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[n
         yield fixed, leaves
 
 
-def _tables(model: Reduced, plan: Plan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
+def _tables(model: Reduced, plan: ContractionPlan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
     for fixed, leaves in _slices(model, plan):
         yield fixed, [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)]

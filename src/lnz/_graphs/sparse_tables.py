@@ -17,7 +17,7 @@ import numpy as np
 
 from lnz._graphs import contraction, orders
 from lnz._graphs.contraction import LOG_SUM, MAX, SUM, Algebra
-from lnz._graphs.orders import Plan, Scope
+from lnz._graphs.contraction_plan import ContractionPlan, Scope
 
 BLOCK = 2**21  # rows of a join that are held at one time
 WORD = 62  # bits of a key
@@ -44,7 +44,7 @@ class Table(NamedTuple):
 Pick = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-class TooDear(ValueError):
+class TooExpensive(ValueError):
     """The supports grow beyond the limits."""
 
 
@@ -58,12 +58,12 @@ class Sums:
         most: entries that all tables together may have.
         seconds: time after which the pass gives up.
 
-    Every method raises TooDear where the limits are passed.
+    Every method raises TooExpensive where the limits are passed.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ContractionPlan,
         scopes: Sequence[Scope],
         tables: Sequence[np.ndarray],
         sizes: Sequence[int],
@@ -201,7 +201,7 @@ class Sums:
             self.rows += len(keys)
             self.peak = max(self.peak, self.entries + pending)
             if self.peak > self.most:
-                raise TooDear("the possible entries do not fit")
+                raise TooExpensive("the possible entries do not fit")
         return _merged(algebra, parts, width)
 
     def _rows(self, a: Table, b: Table, out: Scope) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -211,7 +211,7 @@ class Sums:
             a, b = b, a
         a_scope, b_scope = a.entries.scope, b.entries.scope
         if sum(self.bits[v] for v in out) > WORD:
-            raise TooDear(f"tables of more than {WORD} bits")
+            raise TooExpensive(f"tables of more than {WORD} bits")
         shared = tuple(v for v in a_scope if v in b_scope)
         mine, theirs = self._moved(a.keys, a_scope, shared), self._moved(b.keys, b_scope, shared)
         order = np.argsort(theirs, kind="stable")
@@ -228,7 +228,7 @@ class Sums:
         begin = done = 0
         while True:
             if time.perf_counter() > self.until:
-                raise TooDear("the time is over")
+                raise TooExpensive("the time is over")
             end = (
                 max(begin + 1, int(np.searchsorted(ends, done + self.block, side="right")))
                 if begin < len(ends)
@@ -288,14 +288,14 @@ def searched(
     memory: float,
     seconds: float,
     seed: int,
-) -> Plan:
+) -> ContractionPlan:
     """A tree along which the supports stay small, with the figures of a trial run.
 
     Trees differ by orders of magnitude in their supports, and estimates rank them but roughly. So the most promising are tried with a small
     limit of entries, then the best of more trees with a larger one, and so on.
 
     Raises:
-        TooDear: where none was found within the limits.
+        TooExpensive: where none was found within the limits.
     """
     begun, most = time.perf_counter(), memory / ENTRY_BYTES
     counts = [math.log2(max(1, np.count_nonzero(table > -np.inf))) for table in tables]
@@ -312,7 +312,7 @@ def searched(
             sums, trial = Sums(plan, scopes, tables, sizes, most=limit, seconds=left), time.perf_counter()
             try:
                 sums.upward(keep=False)
-            except TooDear as error:
+            except TooExpensive as error:
                 reason = str(error)
                 if time.perf_counter() > sums.until:
                     raise
@@ -326,11 +326,11 @@ def searched(
                 supports=True,
             )
         if limit >= most:
-            raise TooDear(reason)
+            raise TooExpensive(reason)
         limit = min(FACTOR * limit, most)
 
 
-def estimated(plan: Plan, counts: Sequence[float], sizes: Sequence[int]) -> float:
+def estimated(plan: ContractionPlan, counts: Sequence[float], sizes: Sequence[int]) -> float:
     """log2 of the rows of all joins, were the shared variables of two tables independent of the others."""
     logs = [math.log2(k) for k in sizes]
     found, total = list(counts), 0.0

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnz._graphs.orders import Plan, size_text
+from lnz._graphs.contraction_plan import ContractionPlan, size_text
 from lnz.report._style import BLUE, INK, ORANGE, QUIET, Canvas, matplotlib
 
 _LIGHT = "#b9cbd9"
 _ROOM = 1.15  # above the highest point, as a factor
 
 
-def elimination(path: Path, plan: Plan) -> None:
+def elimination(path: Path, plan: ContractionPlan) -> None:
     """The contraction tree of a plan with the sizes of its tables, and beside it the size of every step, with the peak marked.
 
     A step multiplies two tables and sums variables out. Its size is the number of joint values of all variables that meet in it, in bits (log2):
@@ -36,7 +36,7 @@ def elimination(path: Path, plan: Plan) -> None:
         _draw_profile(profile, plan, bits[plan.leaves :])
 
 
-def _draw_profile(axes: Any, plan: Plan, made: np.ndarray) -> None:
+def _draw_profile(axes: Any, plan: ContractionPlan, made: np.ndarray) -> None:
     met, count = np.array(plan.step_bits), len(plan.steps)
     axes.set_xlabel("step")
     axes.set_ylabel("bits: log2 of the joint values")
@@ -62,7 +62,7 @@ def _draw_profile(axes: Any, plan: Plan, made: np.ndarray) -> None:
     axes.set_title(f"The largest step: {variables} variables, 2^{met[top]:.3g} products")
 
 
-def _draw_tree(figure: Any, axes: Any, plan: Plan, bits: np.ndarray) -> None:
+def _draw_tree(figure: Any, axes: Any, plan: ContractionPlan, bits: np.ndarray) -> None:
     LineCollection = matplotlib("collections").LineCollection
     LinearSegmentedColormap = matplotlib("colors").LinearSegmentedColormap
     MaxNLocator = matplotlib("ticker").MaxNLocator
@@ -94,7 +94,7 @@ def _draw_tree(figure: Any, axes: Any, plan: Plan, bits: np.ndarray) -> None:
     bar.outline.set_visible(False)
 
 
-def _places(plan: Plan) -> np.ndarray:
+def _places(plan: ContractionPlan) -> np.ndarray:
     """Where every node stands (nodes, 2): across, leaves in the order of a walk and the rest amid their children; down, the steps to the root."""
     place = np.zeros((len(plan.scopes), 2))
     todo, leaf = [len(plan.scopes) - 1], 0

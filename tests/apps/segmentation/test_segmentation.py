@@ -128,7 +128,7 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, printed):
         (("--out", run, "--force", "--validation", 0.01), "leave none to hold out"),
         (
             ("--out", run, "--force", "--objective", "exact", "--neighbours", 5, "--stride", 1),
-            "too dear to be summed exactly",
+            "exact elimination is too expensive",
         ),
         (("--out", run, "--force", "--scales", "1,x"), "'1,x' are no numbers"),
         (("--out", run, "--force", "--classes", 2), "holds 2, but the classes are 0 … 1"),

@@ -10,8 +10,9 @@ from graphs.small_graphs import Listed, random_graph
 from lnz._graphs import messages
 from lnz._graphs.anytime_solver import tighten
 from lnz._graphs.ascent import climb
-from lnz._graphs.buckets import Buckets, least_fill
+from lnz._graphs.buckets import Buckets
 from lnz._graphs.clusters import Clusters
+from lnz._graphs.orders import least_fill
 from lnz._graphs.preprocess import reduce
 from lnz.routes._bounds.tree_reweighted import TreeReweighted
 from routes.bounds.local_graphs import random_local

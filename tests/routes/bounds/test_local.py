@@ -11,7 +11,8 @@ import pytest
 
 import lnz
 from lnz._graphs import messages
-from lnz._graphs.buckets import Buckets, least_fill
+from lnz._graphs.buckets import Buckets
+from lnz._graphs.orders import least_fill
 from lnz.routes._bounds.bound_route import LocalRoute
 from routes.bounds.local_graphs import random_local
 

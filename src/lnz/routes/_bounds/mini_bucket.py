@@ -9,7 +9,8 @@ import numpy as np
 
 from lnz._core.numerics import check_whole_number
 from lnz._graphs import messages
-from lnz._graphs.buckets import Buckets, least_fill
+from lnz._graphs.buckets import Buckets
+from lnz._graphs.orders import least_fill
 from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 
 

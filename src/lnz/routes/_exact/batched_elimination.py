@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lnz._graphs import contraction, orders, preprocess
-from lnz._graphs.orders import Plan, Scope
+from lnz._graphs import contraction, contraction_plan, preprocess
+from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.solver import Limits, Solver, first_plan
 
 NEAR = 2.0**20  # entries of the largest table of a block: more would leave the caches
@@ -71,7 +71,7 @@ def log_partitions(
     memory = block * _bytes(plan, tables[0].itemsize, beliefs)
     if block < 1:
         raise ValueError(
-            f"second derivatives are not served in slices, but need {orders.size_text(_bytes(plan, 16, True))} at once: raise max_memory"
+            f"second derivatives are not served in slices, but need {contraction_plan.size_text(_bytes(plan, 16, True))} at once: raise max_memory"
         )
     grown = _batched(plan, number)
     whole, totals = [], []
@@ -100,14 +100,14 @@ def log_partitions(
     return Summed(log_z, spread, plan.width, memory)
 
 
-def _block(plan: Plan, sizes: Sequence[int], limits: Limits, itemsize: int, beliefs: bool) -> int:
+def _block(plan: ContractionPlan, sizes: Sequence[int], limits: Limits, itemsize: int, beliefs: bool) -> int:
     """How many members are summed at once: as memory allows, and in tables that stay in a processor's cache."""
     largest = max(math.prod(sizes[v] for v in scope) for scope in plan.scopes)
     return int(min(limits.memory // _bytes(plan, itemsize, beliefs), max(1, NEAR // largest)))
 
 
-def _bytes(plan: Plan, itemsize: int, beliefs: bool) -> float:
-    return (plan.all_bytes if beliefs else plan.peak_bytes) * itemsize / orders.BYTES
+def _bytes(plan: ContractionPlan, itemsize: int, beliefs: bool) -> float:
+    return (plan.all_bytes if beliefs else plan.peak_bytes) * itemsize / contraction_plan.BYTES
 
 
 def _one_by_one(
@@ -124,7 +124,7 @@ def _one_by_one(
     return Summed(np.array(log_z), [np.stack(pieces, axis=-1) for pieces in zip(*parts, strict=True)], width, memory)
 
 
-def _batched(plan: Plan, number: int) -> Plan:
+def _batched(plan: ContractionPlan, number: int) -> ContractionPlan:
     """The tree with one more variable in every table."""
     steps = tuple(step._replace(out=(*step.out, number)) for step in plan.steps)
     return dataclasses.replace(plan, steps=steps, scopes=tuple((*scope, number) for scope in plan.scopes))

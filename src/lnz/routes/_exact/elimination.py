@@ -19,7 +19,7 @@ from lnz._core.frozen import is_traced
 from lnz._core.numerics import check_whole_number
 from lnz._core.route import Route
 from lnz._core.spaces import State
-from lnz._graphs.orders import Plan
+from lnz._graphs.contraction_plan import ContractionPlan
 from lnz._graphs.solver import Limits, Solver, described, first_plan, plan_within, rounding
 from lnz._models.factor_graph import FactorGraph, packed, states_of, unpacked
 from lnz.routes._exact import batched_elimination
@@ -46,7 +46,7 @@ class Elimination(Limits, Route):
         seed: of that search.
 
     Raises:
-        ValueError: where the tree is too dear even in slices.
+        ValueError: where the tree is too expensive even in slices.
 
     Source: Dechter 1999, "Bucket elimination"; Darwiche 2003, "A differential approach to inference in Bayesian networks" (the gradient).
 
@@ -70,7 +70,7 @@ class Elimination(Limits, Route):
     def cost(self, energy: Energy) -> float:
         return 10 ** self._structure_plan(energy).log10_flops / max(1, len(structure(energy).scopes))
 
-    def _structure_plan(self, energy: Energy) -> Plan:
+    def _structure_plan(self, energy: Energy) -> ContractionPlan:
         """The plan before any value is computed: from the structure alone, as if every configuration were possible and nothing barren.
 
         A graph's own tables are at hand, unless they are traced.
@@ -88,7 +88,7 @@ class Elimination(Limits, Route):
                 raise  # no search would mend that
         return plan_within(self, model, every=False)
 
-    def plan(self, energy: Any) -> Plan:
+    def plan(self, energy: Any) -> ContractionPlan:
         """The contraction tree that would be used, with its width, cost and memory, before any of it is run."""
         return self.solver(energy).plan()
 
