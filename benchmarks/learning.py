@@ -86,8 +86,8 @@ def run(name: str, seed: int, looks: int) -> dict[str, Any]:
     figures = [record.figures for record in fitted.history]
     return {
         "phase": name, "seed": seed, "seconds": time.process_time() - began, "curve": curve, "figures": figures,
-        "looks": [(look.step, look.figures) for look in fitted.looks],
-        "alarms": [(alarm.step, alarm.name, str(alarm)) for look in fitted.looks for alarm in look.alarms],
+        "looks": [(look.step, look.figures) for look in fitted.reports],
+        "alarms": [(alarm.step, alarm.name, str(alarm)) for look in fitted.reports for alarm in look.alarms],
     }  # fmt: skip
 
 

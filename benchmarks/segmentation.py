@@ -91,8 +91,9 @@ def joint(potentials: Any, data: Any, *, context: bool) -> float | None:
 def trained(training: Any, state: Any, last: int) -> tuple[Any, float]:
     """The state once the stages up to `last` are done, and the process time that it took."""
     began = time.process_time()
-    while int(state.stage) < last:
-        state, _ = training.epoch(state)
+    while int(state.state.stage) < last:
+        state = training.step(state)
+        state = training.close(state, training.evaluate(state))
     return state, time.process_time() - began
 
 
@@ -111,9 +112,9 @@ def rows_of(folder: Path, name: str, seed: int, objectives: tuple[str, ...], lon
     def row(method: str, p: np.ndarray, took: float, **more: Any) -> dict[str, Any]:
         return {"set": name, "seed": seed, "method": method, **score(p, test), "seconds": took, **more}
 
-    segmenter = Segmenter(state.model)
+    segmenter = Segmenter(state.state.model)
     unary, _ = segmenter.coarse(test.images)
-    yield row("unary", unary, seconds, nll=joint(state.model, test, context=False))
+    yield row("unary", unary, seconds, nll=joint(state.state.model, test, context=False))
     began = time.process_time()
     p, _ = segmenter.coarse(base.held_out.images)
     dense = segmenter.dense.fitted(base.held_out.images, p, base.held_out.labels)
@@ -121,9 +122,9 @@ def rows_of(folder: Path, name: str, seed: int, objectives: tuple[str, ...], lon
     for objective in objectives:
         training = Training(train, dataclasses.replace(base.settings, objective=objective))
         done, seconds = trained(training, state, 2)
-        plain = Segmenter(done.model)
+        plain = Segmenter(done.state.model)
         alone, context = plain.coarse(test.images)
-        nll = joint(done.model, test, context=True)
+        nll = joint(done.state.model, test, context=True)
         yield row(objective, context, seconds, nll=nll, unary_part=score(alone, test))
         scaled = fitted_scales(plain, base.held_out, scales=(0.0, 0.3, 1.0))
         _, context = scaled.coarse(test.images)

@@ -77,7 +77,7 @@ def lnz_tagger(train: Any, test: Any, templates: list[str]) -> dict[str, Any]:
     tags = tagger.tag(words)
     tagged = time.process_time() - began
     nll = tagger.negative_log_likelihood(test, tagger.gold(test)) / len(test)
-    return {"train": trained, "tag": tagged, "tags": tags, "nll": nll, "objective": fitted.looks[-1][1]}
+    return {"train": trained, "tag": tagged, "tags": tags, "nll": nll, "objective": fitted.evaluations[-1][1]}
 
 
 def main() -> None:

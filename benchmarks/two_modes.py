@@ -57,7 +57,7 @@ def main() -> None:
                 epochs=options.updates, batch_size=500, evaluate_every=options.updates, monitor=lnz.learning.Monitor(share=0.25),
                 key=jax.random.key(0),
             )  # fmt: skip
-            energy, alarms = fitted.energy, [alarm for look in fitted.looks for alarm in look.alarms]
+            energy, alarms = fitted.energy, [alarm for look in fitted.reports for alarm in look.alarms]
         likelihood = lnz.log_likelihood(energy, data, route=lnz.routes.Enumeration()).value
         heard = ", ".join(f"{alarm.name} {alarm.step}" for alarm in alarms) or "none"
         print(

@@ -135,8 +135,8 @@ def test_chains_that_do_not_meet_are_loud():
     epochs = 2 * monitor.every(cold, cut, 8)
     fitted = lnz.fit(cold, data, negative_phase=cut, epochs=epochs, evaluate_every=epochs, monitor=monitor, **options)
     assert 0 < fitted.history[-1].figures["unmet"] < 1
-    assert fitted.looks[0].figures["unmet"] == pytest.approx(fitted.history[-1].figures["unmet"], rel=0.2)
-    alarms = [alarm for look in fitted.looks for alarm in look.alarms if alarm.name == "unmet"]
+    assert fitted.reports[0].figures["unmet"] == pytest.approx(fitted.history[-1].figures["unmet"], rel=0.2)
+    alarms = [alarm for look in fitted.reports for alarm in look.alarms if alarm.name == "unmet"]
     assert len(alarms) == 1, "once, as long as it goes on"
     assert "pairs of coupled chains were cut before they met" in str(alarms[0])
 

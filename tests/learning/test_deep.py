@@ -285,7 +285,7 @@ class TestLearning:
         monitor = lnz.learning.Monitor(share=0.5, chains=64, temperatures=20)
         epochs = monitor.every(start, lnz.learning.PersistentChains(), 20)  # of one update each
         fitted = lnz.fit(start, np.repeat(PATTERNS, 10, axis=0), epochs=epochs, batch_size=20, key=KEY, monitor=monitor)
-        assert {"unseen", "dead", "lag", "log_likelihood"} <= set(fitted.looks[-1].figures)
+        assert {"unseen", "dead", "lag", "log_likelihood"} <= set(fitted.reports[-1].figures)
 
     def test_layers_learned_from_below_are_a_better_start(self):
         """A layer hears from both sides: each pair learns with the doubled pull that its unit will have in the stack."""

@@ -416,3 +416,13 @@ class _Still(lnz.kernels.Kernel):
 
     def step(self, energy, key, v):
         return v, {}
+
+
+def test_the_names_of_the_last_version_still_work():
+    energy, data = model("rbm")
+    seen = []
+    options = {"epochs": 1, "key": KEY, "monitor": lnz.learning.Monitor(share=0.5)}
+    with pytest.warns(DeprecationWarning, match="on_look= is now on_report="):
+        fitted = lnz.fit(energy, data, on_look=seen.append, **options)
+    with pytest.warns(DeprecationWarning, match=r"Fitted\.looks is now Fitted\.reports"):
+        assert fitted.looks == fitted.reports == seen

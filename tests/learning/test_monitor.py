@@ -86,9 +86,9 @@ def test_a_monitor_changes_nothing_and_looks_are_repeatable(tmp_path):
     energy, data = model("rbm")
     options = {"optimizer": optax.sgd(0.02), "batch_size": 37, "key": KEY, "epochs": 2000, "evaluate_every": 2000}
     seen = []
-    watched = lnz.fit(energy, data, **options, monitor=lnz.learning.Monitor(share=0.5), on_look=seen.append)
+    watched = lnz.fit(energy, data, **options, monitor=lnz.learning.Monitor(share=0.5), on_report=seen.append)
     assert same(watched.state, lnz.fit(energy, data, **options).state)
-    assert watched.looks == seen
+    assert watched.reports == seen
     assert len(seen) >= 1
     assert seen[0].step % 8 == 0
     assert {"r_hat", "tau", "lag", "log_z", "unseen", "dead"} <= set(seen[0].figures)

@@ -29,8 +29,8 @@ def test_it_fires_where_the_law_gets_narrower_than_the_step_and_only_there(width
         start, data, negative_phase=phase, optimizer=ADAM, batch_size=64, epochs=2000, evaluate_every=2000,
         monitor=lnz.learning.Monitor(share=0.5, chains=8, temperatures=4), key=KEY,
     )  # fmt: skip
-    assert len([look for look in fitted.looks if look.figures]) == 1
-    fired = [(look.step, alarm) for look in fitted.looks for alarm in look.alarms if alarm.name == "refused"]
+    assert len([look for look in fitted.reports if look.figures]) == 1
+    fired = [(look.step, alarm) for look in fitted.reports for alarm in look.alarms if alarm.name == "refused"]
     slope = float(jax.tree.leaves(eqx.filter(fitted.energy, eqx.is_inexact_array))[0])
     assert bool(fired) == fires
     assert slope < 0.5 / width**2, "the law is still wider than the data's"

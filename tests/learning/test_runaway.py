@@ -47,11 +47,11 @@ def test_it_fires_where_a_slope_outgrows_unadjusted_moves_and_only_there(width, 
     )
     slope = float(jax.tree.leaves(eqx.filter(fitted.energy, eqx.is_inexact_array))[0])
     assert (slope > 30) == fires
-    assert [len(look.alarms) for look in fitted.looks] == [1] * fires, (
+    assert [len(look.alarms) for look in fitted.reports] == [1] * fires, (
         "before a look is due, and once as long as it goes on"
     )
     if fires:
-        (alarm,) = runaways(fitted.looks)
+        (alarm,) = runaways(fitted.reports)
         gap = {record.step: -record.figures["energy_gap"] for record in fitted.history}
         assert gap[alarm.step] > 10 * np.sqrt(2) > gap[alarm.step - snapshots]
         assert (
@@ -83,5 +83,5 @@ def test_a_network_runs_away_and_the_remedies_hold_it(kernel, penalty, fires):
         monitor=lnz.learning.Monitor(share=0.5, chains=64, temperatures=30), key=jax.random.key(0),
         regularisers=lnz.learning.Regularisers(energy_penalty=penalty),
     )  # fmt: skip
-    alarms = runaways(fitted.looks)
+    alarms = runaways(fitted.reports)
     assert len(alarms) == fires

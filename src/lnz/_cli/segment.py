@@ -187,7 +187,7 @@ def _train(
     from lnz.apps._segmentation.segment_settings import Settings
     from lnz.apps._segmentation.segment_training import Training
     from lnz.apps._segmentation.selection import scores
-    from lnz.learning._fit import Interrupted
+    from lnz.learning._loop import Interrupted
 
     began = time.perf_counter()
     settings = settings | {"scales": tuple(settings["scales"])}
@@ -205,7 +205,7 @@ def _train(
     lines = run.records() if run[_STATE].is_file() else []
     last = "nothing was saved yet"
 
-    def on_look(look: Any) -> None:
+    def on_evaluation(look: Any) -> None:
         nonlocal last
         lines.append(look._asdict() | {"seconds": time.perf_counter() - began})
         run.write_lines("metrics.jsonl", lines)
@@ -215,8 +215,8 @@ def _train(
 
     try:
         with Step("compiling") as progress:
-            fitted = lnz.apps.fit_segmenter(data, checkpoint=run[_STATE], on_look=on_look, **settings)
-    except KeyboardInterrupt:
+            fitted = lnz.apps.fit_segmenter(data, checkpoint=run[_STATE], on_evaluation=on_evaluation, **settings)
+    except (Interrupted, KeyboardInterrupt):
         raise Interrupted(f"interrupted; {last}. Go on with: lnz segment train --resume {run.path}") from None
     segmenter, training = fitted.segmenter, fitted.training
     segmenter.save(run[_MODEL])
@@ -232,10 +232,12 @@ def _train(
             **_scores_json(scores(prediction, shown)),
             "scales": segmenter.potentials.scales.tolist(),
             "dense": dataclasses.asdict(segmenter.dense),
-            "epochs": {stage: sum(look.stage == stage for look in fitted.looks) for stage in ("unary", "context")},
+            "epochs": {
+                stage: sum(look.stage == stage for look in fitted.evaluations) for stage in ("unary", "context")
+            },
             "seconds": time.perf_counter() - began,
         }
-        _report(run, found, settings, shown, prediction, fitted.looks)
+        _report(run, found, settings, shown, prediction, fitted.evaluations)
     run.write_json("results.json", found)
     rows = [("trained on", f"{found['images']} images of {source}"), *_score_rows(found, which)]
     rows += [("time", f"{found['seconds']:.0f} s"), ("run", str(run.path)), ("report", str(run["report.html"]))]

@@ -23,7 +23,7 @@ commands = typer.Typer(
     help="Tag sequences by a chain CRF, on CoNLL column files: a token a line, the word first, the label last.",
 )
 
-_MODEL = "tagger.safetensors"
+_MODEL, _STATE = "tagger.safetensors", "checkpoint.safetensors"
 _FEATURES, _LEARNING, _RUN = "Features", "Learning", "Run"
 
 
@@ -147,8 +147,8 @@ def _train(
     from lnz._cli.errors import refusing
     from lnz._cli.folder import RunFolder, versions
     from lnz._cli.progress import Step
-    from lnz.apps._tagging.tag_training import Evaluation, Training
-    from lnz.learning._fit import Interrupted
+    from lnz.apps._tagging.tag_training import TaggerEvaluation, Training
+    from lnz.learning._loop import Interrupted
 
     with refusing():
         training = Training(sentences, validation=held_out, **settings)
@@ -158,7 +158,7 @@ def _train(
     lines: list[dict[str, Any]] = []
     saved = 0
 
-    def on_look(look: Evaluation) -> None:
+    def on_evaluation(look: TaggerEvaluation) -> None:
         nonlocal saved
         look.tagger.save(folder[_MODEL])
         saved = look.step
@@ -171,11 +171,11 @@ def _train(
     limit = settings[steps]
     try:
         with Step("compiling") as progress:
-            fitted = training.run(on_look)
-    except KeyboardInterrupt:
+            fitted = training.run(folder[_STATE], on_evaluation)
+    except (Interrupted, KeyboardInterrupt):
         kept = f"the tagger of step {saved} is saved in {out}" if saved else "nothing was saved yet"
         raise Interrupted(f"interrupted; {kept}. Train anew with --force") from None
-    step, objective, nll = next(look for look in fitted.looks if look[0] == fitted.step)
+    step, objective, nll = next(look for look in fitted.evaluations if look[0] == fitted.step)
     return {
         "run": str(out),
         "sentences": len(sentences),

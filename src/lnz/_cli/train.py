@@ -23,7 +23,8 @@ from lnz._cli.progress import Step, TrainingProgress
 from lnz._cli.settings import LARGE, Settings, fill, look_effort
 from lnz._core.checkpoint import load_arrays
 from lnz._core.energy import Energy
-from lnz.learning._fit import Interrupted, Record
+from lnz.learning._fit import Record
+from lnz.learning._loop import Interrupted
 from lnz.learning._monitor import MonitorReport
 
 
@@ -150,7 +151,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
         energy = model_options.learner(settings, energy, run.standard_base if fresh else None, run.keys["init"])
     rows, updates = data.train, settings.updates(len(data.train))
     standard, unit = run.standard, data.coding.unit
-    metrics, looks = Metrics(folder), Metrics(folder, "looks.jsonl")
+    metrics, reports = Metrics(folder), Metrics(folder, "looks.jsonl")
     earlier = metrics.seconds
     look = _look_route(model_options.learned(energy), run)
 
@@ -158,9 +159,9 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
         metrics.add(_record_json(record, earlier, standard.log_volume))
         progress.record(metrics.records[-1])
 
-    def on_look(look: MonitorReport) -> None:
-        looks.add(dataclasses.asdict(look))
-        for alarm in look.alarms:
+    def on_report(report: MonitorReport) -> None:
+        reports.add(dataclasses.asdict(report))
+        for alarm in report.alarms:
             progress.alarm(str(alarm))
 
     per_epoch = -(-len(rows) // min(settings.batch_size, len(rows)))
@@ -183,7 +184,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
                 on_progress=progress.step,
                 on_record=on_record,
                 monitor=lnz.learning.Monitor() if settings.monitor else None,
-                on_look=on_look,
+                on_report=on_report,
             )
         trained = time.perf_counter()
         with Step("measuring the likelihood", shown=shown):
@@ -194,7 +195,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
             results = _measure(run, model, base)
         with Step("drawing samples and the report", shown=shown):
             results |= {"best_step": fitted.best_step, "updates": updates}
-            results["alarms"] = [alarm for look in looks.records for alarm in look["alarms"]]
+            results["alarms"] = [alarm for report in reports.records for alarm in report["alarms"]]
             _illustrate(run, model, base, results, metrics.records)
     except Interrupted:
         step = int(load_arrays(folder["checkpoint.safetensors"])[1]["step"])

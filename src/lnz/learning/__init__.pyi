@@ -1,13 +1,13 @@
 # The public names of lnz.learning. `__init__.py` loads each name from its module when it is first used.
 from ._comparison import Comparison as Comparison
 from ._comparison import compare as compare
-from ._fit import Diverged as Diverged
 from ._fit import Fitted as Fitted
-from ._fit import Interrupted as Interrupted
 from ._fit import Record as Record
 from ._gradient_error import GradientError as GradientError
 from ._gradient_error import gradient_error as gradient_error
 from ._likelihood import LogLikelihood as LogLikelihood
+from ._loop import Diverged as Diverged
+from ._loop import Interrupted as Interrupted
 from ._monitor import Alarm as Alarm
 from ._monitor import Monitor as Monitor
 from ._monitor import MonitorReport as MonitorReport

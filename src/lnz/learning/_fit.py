@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.checkpoint import CheckpointError
 from lnz._core.energy import Energy, as_energy
 from lnz._core.route import Route
 from lnz._core.spaces import State
 from lnz.crf._conditional_objectives import Objective
 from lnz.kernels._coupled import NotMet
 from lnz.learning._likelihood import LogLikelihood, log_likelihood
-from lnz.learning._loop import compiled_loop, measure_key, orders
+from lnz.learning._loop import Diverged, Problem, compiled_loop, measure_key, orders, renamed, run
 from lnz.learning._monitor import WATCHED, Monitor, MonitorReport, Watch
 from lnz.learning._negative import NegativePhase
 from lnz.learning._positive import PositivePhase
@@ -35,17 +36,9 @@ _STRETCH_ROWS = 2**16  # of data, in the epochs that one call of the compiled lo
 _CHUNK_SECONDS = 0.5  # how long the compiled loop runs between two looks at the clock
 
 
-class Diverged(RuntimeError):
-    """Training met a NaN or infinite energy, gradient or parameter."""
-
-
-class Interrupted(RuntimeError):
-    """Training was interrupted (Ctrl-C); its state was saved where a checkpoint path was given."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One look at a run.
+    """One evaluation of a run.
 
     Attributes:
         step: updates made.
@@ -71,7 +64,7 @@ class Fitted(NamedTuple):
         history: one `Record` an evaluation.
         best: the model with the best validation likelihood, or `energy` where there are no validation data.
         best_step: the update after which that was.
-        looks: what the monitor saw, where there is one.
+        reports: what the monitor saw, where there is one.
     """
 
     energy: Energy
@@ -79,7 +72,12 @@ class Fitted(NamedTuple):
     history: list[Record]
     best: Energy
     best_step: int
-    looks: list[MonitorReport]
+    reports: list[MonitorReport]
+
+    @property
+    def looks(self) -> list[MonitorReport]:
+        """The name of `reports` in version 0.1."""
+        return renamed("Fitted.looks", self.reports, "Fitted.reports", None)
 
 
 def fit(
@@ -103,6 +101,7 @@ def fit(
     state: TrainState | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_record: Callable[[Record], None] | None = None,
+    on_report: Callable[[MonitorReport], None] | None = None,
     on_look: Callable[[MonitorReport], None] | None = None,
 ) -> Fitted:
     """Fit an energy to data by maximum likelihood, θ moving along E_data[-∂F] - E_{p_θ}[-∂F], or by an objective without Z.
@@ -135,7 +134,8 @@ def fit(
         on_progress: called with (updates made, updates in all) about twice a second.
         on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record may come twice, but never not
             at all.
-        on_look: called with every `MonitorReport` of the monitor, alarms included.
+        on_report: called with every `MonitorReport` of the monitor, alarms included.
+        on_look: its name in version 0.1.
 
     Raises:
         ValueError: for data, weights or options that cannot serve, before any work; for validation data that are impossible under the
@@ -153,14 +153,14 @@ def fit(
         >>> int(fitted.state.step)
         4
     """
+    on_report = renamed("on_look=", on_look, "on_report=", on_report)
     energy = as_energy(energy) if state is None else state.energy
     trainer = Trainer(optimizer, negative_phase, positive_phase, objective, regularisers or Regularisers())
     data, weights, n = checked_data(energy, data, weights)
     validation, route = checked_validation(energy, validation, route, key)
     plan = plan_updates(n, batch_size, epochs, evaluate_every)
     keeper = Keeper(checkpoint)
-    resuming = keeper.exists()
-    if resuming and state is not None:
+    if keeper.exists() and state is not None:
         raise ValueError(f"both a state and an existing checkpoint, {checkpoint}, say where to start: pass one of them")
     if checkpoint is not None:
         keeper.settings = {
@@ -179,116 +179,122 @@ def fit(
     sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
     step = int(state.step)
     progress = Progress(state, sums, 0, step, Best(state.energy, step, -math.inf))
-    if resuming:
-        progress = keeper.load(progress)
-    else:
-        keeper.save(progress)
 
-    run = _Run(trainer, plan, keeper, progress, data, weights, monitor)
-    history: list[Record] = []
-    looks: list[MonitorReport] = []
-    began = time.perf_counter()
-    try:
-        while True:
-            if run.due():
-                record = run.record(time.perf_counter() - began, validation, route)
-                history.append(record)
-                if on_record is not None:
-                    on_record(record)
-                run.close(record)
-            if run.progress.step >= plan.total:
-                break
-            run.advance()
-            look = run.look()
-            if look is not None:
-                looks.append(look)
-                if on_look is not None:
-                    on_look(look)
-            if on_progress is not None:
-                on_progress(run.progress.step, plan.total)
-    except KeyboardInterrupt:
-        keeper.save(run.progress)
-        where = "nothing was saved, as no checkpoint was asked for. Pass checkpoint=…, a file, to be able to resume."
-        if keeper.path is not None:
-            where = f"the state is saved in {keeper.path}. The same call resumes from there."
-        raise Interrupted(f"interrupted at step {run.progress.step}: {where}") from None
-    progress = run.progress
+    problem = _FitProblem(trainer, plan, keeper, state.key, data, weights, validation, route, monitor)
+    reports: list[MonitorReport] = []
+
+    def on_step(progress: Progress) -> None:
+        report = problem.report(progress)
+        if report is not None:
+            reports.append(report)
+            if on_report is not None:
+                on_report(report)
+        if on_progress is not None:
+            on_progress(progress.step, plan.total)
+
+    progress, history = run(problem, progress, keeper, on_evaluation=on_record, on_step=on_step)
     best = progress.best if validation is not None else Best(progress.state.energy, progress.step, math.nan)
-    return Fitted(progress.state.energy, progress.state, history, best.energy, best.step, looks)
+    return Fitted(progress.state.energy, progress.state, history, best.energy, best.step, reports)
 
 
-class _Run:
-    """A run on its way. `progress` changes in one assignment a time, so that an interrupt always finds a whole one."""
+class _FitProblem(Problem[Progress, Record]):
+    """The updates of `fit`, in stretches of about half a second."""
 
     def __init__(
-        self, trainer: Trainer, plan: Plan, keeper: Keeper, progress: Progress, data: State, weights: Array | None,
-        monitor: Monitor | None,
+        self, trainer: Trainer, plan: Plan, keeper: Keeper, key: PRNGKeyArray, data: State, weights: Array | None,
+        validation: State | None, route: Route | None, monitor: Monitor | None,
     ):  # fmt: skip
-        self.plan, self.keeper, self.progress = plan, keeper, progress
+        self.trainer, self.plan = trainer, plan
+        self.keeper, self.monitor, self.key = keeper, monitor, key
         self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
-        self.loop, self.problem = compiled_loop(trainer, plan.batch, plan.n), trainer.problem
+        self.validation, self.route = validation, route
+        self.loop = compiled_loop(trainer, plan.batch, plan.n)
         # Many small epochs make one stretch: a call of the compiled loop costs as much as some updates of a small model.
         self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
         self.order, self.order_block, self.chunk = None, -1, 1
-        self.watch = None
-        if monitor is not None:
-            self.watch = Watch(monitor, trainer, progress.state.energy, self.data, plan.batch, progress.step)
+        self.watch: Watch | None = None
+        self.began = time.perf_counter()
 
-    def due(self) -> bool:
-        """Whether the step reached wants a record that has not been made."""
-        step = self.progress.step
-        return step != self.progress.recorded and (step % self.plan.every == 0 or step == self.plan.total)
+    def number(self, state: Progress) -> int:
+        return state.step
 
-    def advance(self) -> None:
-        """Make updates for about `_CHUNK_SECONDS`, up to the end of the epochs whose order is at hand or the next record."""
-        plan, progress = self.plan, self.progress
+    def finished(self, state: Progress) -> bool:
+        return state.step >= self.plan.total
+
+    def step(self, state: Progress) -> Progress:
+        """Updates for about `_CHUNK_SECONDS`, up to the end of the epochs whose order is at hand or the next record."""
+        plan, progress = self.plan, state
+        if self.monitor is not None and self.watch is None:
+            self.watch = Watch(self.monitor, self.trainer, progress.state.energy, self.data, plan.batch, progress.step)
         length = plan.per_epoch * self.epochs
         block, first = divmod(progress.step, length)
         if block != self.order_block:
             order = orders(progress.state.key, block * self.epochs, self.epochs, plan.n, plan.batch)
             self.order, self.order_block = order, block
         to_record = plan.every - progress.step % plan.every
-        to_look = plan.total if self.watch is None else self.watch.next_stop(progress.step) - progress.step
-        stop = first + min(self.chunk, length - first, plan.total - progress.step, to_record, to_look)
+        to_report = plan.total if self.watch is None else self.watch.next_stop(progress.step) - progress.step
+        stop = first + min(self.chunk, length - first, plan.total - progress.step, to_record, to_report)
         tick = time.perf_counter()
-        state, sums, bad = self.loop(progress.state, progress.sums, self.data, self.weights, self.order, first, stop)
+        after, sums, bad = self.loop(progress.state, progress.sums, self.data, self.weights, self.order, first, stop)
         if int(bad) >= 0:
             raise Diverged(
                 f"the energies, gradients or parameters became NaN or infinite at step {block * length + int(bad)}; "
                 f"{self.keeper}. Lower the learning rate, or check the data's scale."
             )
-        problem = self.problem(sums)
+        problem = self.trainer.problem(sums)
         if problem is not None:
             raise NotMet(f"before step {block * length + stop}, {problem}; {self.keeper}")
         if self.watch is not None:
             self.watch.note({name: float(sums[name]) - float(progress.sums[name]) for name in WATCHED if name in sums})
-        self.progress = dataclasses.replace(progress, state=state, sums=sums, since=progress.since + stop - first)
         spent = time.perf_counter() - tick
         if spent < _CHUNK_SECONDS / 2:
             self.chunk *= 2
         elif spent > 2 * _CHUNK_SECONDS:
             self.chunk = max(1, self.chunk // 2)
+        return dataclasses.replace(progress, state=after, sums=sums, since=progress.since + stop - first)
 
-    def look(self) -> MonitorReport | None:
-        """What the monitor sees, if it has a look at the step reached."""
-        return None if self.watch is None else self.watch.see(self.progress.state, self.progress.step)
+    def report(self, progress: Progress) -> MonitorReport | None:
+        """What the monitor sees, if it wants to see the step reached."""
+        return None if self.watch is None else self.watch.see(progress.state, progress.step)
 
-    def record(self, seconds: float, validation: State | None, route: Route | None) -> Record:
-        """Look at the run as it stands."""
-        progress, likelihood = self.progress, None
-        if validation is not None:
-            key = measure_key(progress.state.key, progress.step)
-            likelihood = log_likelihood(progress.state.energy, validation, route=route, key=key)
-        figures = {name: float(total) / progress.since for name, total in progress.sums.items()}
-        return Record(progress.step, progress.step / self.plan.per_epoch, seconds, figures, likelihood)
+    def evaluate(self, state: Progress) -> Record | None:
+        step, likelihood = state.step, None
+        if step == state.recorded or (step % self.plan.every and step != self.plan.total):
+            return None
+        if self.validation is not None:
+            key = measure_key(state.state.key, step)
+            likelihood = log_likelihood(state.state.energy, self.validation, route=self.route, key=key)
+        figures = {name: float(total) / state.since for name, total in state.sums.items()}
+        return Record(step, step / self.plan.per_epoch, time.perf_counter() - self.began, figures, likelihood)
 
-    def close(self, record: Record) -> None:
-        """Keep the best model and the state on disk, once everybody has seen the record."""
-        progress = self.progress
-        best = progress.best
-        if record.validation is not None and record.validation.value > best.value:
-            best = Best(progress.state.energy, record.step, record.validation.value)
+    def close(self, state: Progress, evaluation: Record) -> Progress:
+        best = state.best
+        if evaluation.validation is not None and evaluation.validation.value > best.value:
+            best = Best(state.state.energy, evaluation.step, evaluation.validation.value)
             self.keeper.save_best(best)
-        sums = jax.tree.map(jnp.zeros_like, progress.sums)
-        self.progress = dataclasses.replace(progress, sums=sums, since=0, recorded=record.step, best=best)
-        self.keeper.save(self.progress)
+        sums = jax.tree.map(jnp.zeros_like, state.sums)
+        return dataclasses.replace(state, sums=sums, since=0, recorded=evaluation.step, best=best)
+
+    def pack(self, state: Progress) -> tuple[TrainState, dict[str, Any]]:
+        return state.state, {
+            "sums": {name: float(total) for name, total in state.sums.items()},
+            "since": state.since,
+            "recorded": state.recorded,
+            "best_step": state.best.step if state.best.value > -math.inf else None,
+        }
+
+    def unpack(self, tree: TrainState, about: dict[str, Any]) -> Progress:
+        if not bool(jnp.all(_key_data(tree.key) == _key_data(self.key))):
+            raise CheckpointError(
+                f"{self.keeper.path} is a checkpoint of another run: its key is another. Use the settings and "
+                "data it was made with, or another checkpoint file."
+            )
+        best = Best(tree.energy, int(tree.step), -math.inf)
+        if about["best_step"] is not None:
+            best = self.keeper.load_best(tree.energy)
+        sums = {name: jnp.asarray(total, jnp.float32) for name, total in about["sums"].items()}
+        return Progress(tree, sums, about["since"], about["recorded"], best)
+
+
+def _key_data(key: Any) -> Any:
+    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

@@ -1,10 +1,12 @@
-"""The compiled loop over the batches of some epochs."""
+"""The loop of training: `run` drives any training problem, and `compiled_loop` makes the updates of `fit`."""
 
 from __future__ import annotations
 
+import abc
 import functools
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,9 +14,107 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz._core.spaces import State
+from lnz.learning._resume import Keeper
 from lnz.learning._trainer import Trainer, TrainState
 
+S = TypeVar("S")  # a state
+E = TypeVar("E")  # an evaluation
+
 _ORDER, _MEASURE = 0x6F726465, 0x6D656173  # beyond any number of updates, whose keys are fold_in(key, t)
+
+
+class Diverged(RuntimeError):
+    """Training met a NaN or infinite energy, gradient or parameter."""
+
+
+class Interrupted(RuntimeError):
+    """Training was interrupted (Ctrl-C); its state was saved where a checkpoint path was given."""
+
+
+class Problem(abc.ABC, Generic[S, E]):
+    """Training cut into steps, for `run`. A state is replaced, never changed, so that an interruption always finds a whole one."""
+
+    @abc.abstractmethod
+    def number(self, state: S) -> int:
+        """How many updates, iterations or epochs were made."""
+
+    @abc.abstractmethod
+    def finished(self, state: S) -> bool:
+        """Whether the last step was made and evaluated."""
+
+    @abc.abstractmethod
+    def step(self, state: S) -> S:
+        """The state after some more work, which may end anywhere."""
+
+    @abc.abstractmethod
+    def evaluate(self, state: S) -> E | None:
+        """An evaluation of the state, if one is due."""
+
+    @abc.abstractmethod
+    def close(self, state: S, evaluation: E) -> S:
+        """The state once everybody has seen its evaluation."""
+
+    @abc.abstractmethod
+    def pack(self, state: S) -> tuple[Any, dict[str, Any]]:
+        """A state as a pytree of arrays, and what else JSON can hold."""
+
+    @abc.abstractmethod
+    def unpack(self, tree: Any, about: dict[str, Any]) -> S:
+        """The state that was packed."""
+
+
+def run(
+    problem: Problem[S, E],
+    state: S,
+    keeper: Keeper,
+    *,
+    on_evaluation: Callable[[E], Any] | None = None,
+    on_step: Callable[[S], Any] | None = None,
+) -> tuple[S, list[E]]:
+    """Train to the end from a state, or from the checkpoint if there is one: the last state, and the evaluations made.
+
+    The checkpoint is written before the first step, after every evaluation, and at an interruption. `on_evaluation` is called before the
+    checkpoint that follows it: after a kill an evaluation may come twice, but never not at all.
+
+    Raises Interrupted on Ctrl-C, after saving the state.
+    """
+
+    def save() -> None:
+        keeper.save(problem.number(state), *problem.pack(state))
+
+    if keeper.exists():
+        state = problem.unpack(*keeper.load(problem.pack(state)[0]))
+    else:
+        save()
+    evaluations: list[E] = []
+    try:
+        while True:
+            evaluation = problem.evaluate(state)
+            if evaluation is not None:
+                evaluations.append(evaluation)
+                if on_evaluation is not None:
+                    on_evaluation(evaluation)
+                state = problem.close(state, evaluation)
+                save()
+            if problem.finished(state):
+                return state, evaluations
+            state = problem.step(state)
+            if on_step is not None:
+                on_step(state)
+    except KeyboardInterrupt:
+        save()
+        where = "nothing was saved, as no checkpoint was asked for. Pass checkpoint=…, a file, to be able to resume."
+        if keeper.path is not None:
+            where = f"the state is saved in {keeper.path}. The same call resumes from there."
+        raise Interrupted(f"interrupted at step {problem.number(state)}: {where}") from None
+
+
+def renamed(old: str, value: Any, new: str, instead: Any) -> Any:
+    """The argument that was given, by its name of version 0.1, with a warning, or by its name."""
+    if value is None:
+        return instead
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
+    return value
 
 
 def orders(key: PRNGKeyArray, first: int, count: int, n: int, batch: int) -> Int[Array, " padded"]:

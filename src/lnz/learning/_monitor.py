@@ -91,7 +91,7 @@ class Monitor:
         >>> data = lnz.Binary(6).uniform(jax.random.key(0), 200)
         >>> rbm = lnz.RBM(visible=6, hidden=3, key=jax.random.key(1))
         >>> fitted = lnz.fit(rbm, data, epochs=2000, key=jax.random.key(2), monitor=lnz.learning.Monitor(share=0.3))
-        >>> [alarm.name for look in fitted.looks for alarm in look.alarms]
+        >>> [alarm.name for look in fitted.reports for alarm in look.alarms]
         []
     """
 

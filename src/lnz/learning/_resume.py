@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -52,17 +50,17 @@ class Progress:
 
 
 class Keeper:
-    """Writes and reads the checkpoint of a run, where one is asked for. Prints as the place of the last good one.
+    """Writes and reads the checkpoint of a run, if there is a path. Prints as the place of the last good one.
 
     Attributes:
         path: the checkpoint, or None.
         settings: what must be the same for a run to resume from it: named numbers and words.
-        saved: the update whose state it holds.
+        saved: the step whose state it holds.
     """
 
-    def __init__(self, path: str | Path | None):
+    def __init__(self, path: str | Path | None, settings: dict[str, Any] | None = None):
         self.path = None if path is None else Path(path)
-        self.settings: dict[str, Any] = {}
+        self.settings = settings or {}
         self.saved = 0
 
     def __str__(self) -> str:
@@ -74,50 +72,40 @@ class Keeper:
         """Whether there is a checkpoint to resume from."""
         return self.path is not None and self.path.exists()
 
-    def save(self, progress: Progress) -> None:
-        """Write the progress, atomically."""
-        if self.path is None:
-            return
-        about = {
-            "step": progress.step,
-            "settings": self.settings,
-            "sums": {name: float(total) for name, total in progress.sums.items()},
-            "since": progress.since,
-            "recorded": progress.recorded,
-            "best_step": progress.best.step if progress.best.value > -math.inf else None,
-        }
-        save_tree(self.path, progress.state, about)
-        self.saved = progress.step
+    def save(self, step: int, tree: Any, about: dict[str, Any]) -> None:
+        """Write a state, atomically."""
+        if self.path is not None:
+            save_tree(self.path, tree, {"step": step, "settings": self.settings} | about)
+            self.saved = step
+
+    def load(self, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The state in the file, a pytree of the same shape, and what was written about it.
+
+        Raises CheckpointError if it is damaged, or of another model or other settings.
+        """
+        assert self.path is not None
+        tree, about = load_tree(self.path, like, with_metadata=True)
+        if "settings" not in about:
+            raise CheckpointError(f"{self.path} is no checkpoint of a training run. Name another file.")
+        for name, value in self.settings.items():
+            if (found := about["settings"].get(name)) != value:
+                raise CheckpointError(
+                    f"{self.path} is a checkpoint of another run: its {name} is {found}, but this run's is {value}. "
+                    "Use the settings and data it was made with, or another checkpoint file."
+                )
+        self.saved = about["step"]
+        return tree, about
 
     def save_best(self, best: Best) -> None:
         """Write the best model, atomically. A checkpoint written earlier knows nothing of it and finds it again when it resumes."""
         if self.path is not None:
             save_tree(best_path(self.path), best.energy, {"step": best.step, "value": best.value})
 
-    def load(self, start: Progress) -> Progress:
-        """The progress in the file, of the same shape as `start`.
-
-        Raises CheckpointError if it is damaged, or of another model or other settings.
-        """
+    def load_best(self, like: Energy) -> Best:
+        """The best model, with arrays of these shapes."""
         assert self.path is not None
-        state, about = load_tree(self.path, start.state, with_metadata=True)
-        if "settings" not in about:
-            raise CheckpointError(f"{self.path} is no checkpoint of a training run. Name another file.")
-        same_key = bool(jnp.all(_key_data(state.key) == _key_data(start.state.key)))
-        found = about["settings"] | {"key": "the same" if same_key else "another"}
-        for name, value in (self.settings | {"key": "the same"}).items():
-            if found.get(name) != value:
-                raise CheckpointError(
-                    f"{self.path} is a checkpoint of another run: its {name} is {found.get(name)}, but this run's is {value}. "
-                    "Use the settings it was made with, or another checkpoint file."
-                )
-        self.saved = int(state.step)
-        best = Best(state.energy, self.saved, -math.inf)
-        if about["best_step"] is not None:
-            energy, kept = load_tree(best_path(self.path), state.energy, with_metadata=True)
-            best = Best(energy, kept["step"], kept["value"])
-        sums = {name: jnp.asarray(about["sums"][name], jnp.float32) for name in start.sums}
-        return Progress(state, sums, about["since"], about["recorded"], best)
+        energy, about = load_tree(best_path(self.path), like, with_metadata=True)
+        return Best(energy, about["step"], about["value"])
 
 
 def best_path(checkpoint: Path) -> Path:
@@ -139,7 +127,3 @@ def describe(energy: Energy) -> str:
     """An energy's class and space in words, the same in every process."""
     arrays = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(energy) if eqx.is_array(leaf)]
     return f"{type(energy).__name__} on {energy.space} with {', '.join(arrays)}"
-
-
-def _key_data(key: Any) -> Any:
-    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

@@ -67,13 +67,13 @@ def whole_path(path):
     """Run the commands in a folder: what each printed, by name; and the models at the start of the run, of its second stage, and an epoch later."""
     written(path / "train", made(30, 0))
     written(path / "test", made(20, 1))
-    epoch, models, printed = Training.epoch, [], {}
+    step, models, printed = Training.step, [], {}
 
     def interrupted(self, state):
-        models.append(state.model)
+        models.append(state.state.model)
         if len(models) == 32:  # in the second stage
             raise KeyboardInterrupt
-        return epoch(self, state)
+        return step(self, state)
 
     for name, args in {
         "trained": ("train", path / "train", "--out", path / "run", *OPTIONS),
@@ -85,7 +85,7 @@ def whole_path(path):
     }.items():
         with pytest.MonkeyPatch.context() as patch:
             if name == "interrupted":
-                patch.setattr(Training, "epoch", interrupted)
+                patch.setattr(Training, "step", interrupted)
             printed[name] = call(*args)
     prediction = lnz.apps.Segmenter.load(path / "run/segmenter.safetensors").predict(made(20, 1).images)
     np.savez(path / "prediction.npz", **prediction._asdict())

@@ -1,17 +1,20 @@
 """Taggers: likelihood, gradient and confidence against sums over all labellings; the command line from training to tags."""
 
+import contextlib
 import gzip
 import itertools
 import json
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 import lnz
 from lnz._cli import run as run_command
 from lnz._core.checkpoint import CheckpointError
 from lnz.apps._tagging.features import FeatureMap
-from lnz.apps._tagging.tag_likelihood import Likelihood, Problem
+from lnz.apps._tagging.lbfgs import LBFGSState, lbfgs_iteration
+from lnz.apps._tagging.tag_likelihood import Likelihood, TaggingProblem
 from lnz.apps._tagging.tag_training import Batches, Training
 from lnz.io import DataError, Sentences, read_conll
 
@@ -65,7 +68,7 @@ def random_tagger():
     ]
     data = Sentences.of(rows)
     features = FeatureMap.fit(data.first_columns(1), ["word[0]", "word[-1] word[0]", "word[1]"])
-    problem = Problem.of(data, features)
+    problem = TaggingProblem.of(data, features)
     theta = rng.normal(size=problem.size) * 1.5
     return data, problem, theta, problem.tagger(theta)
 
@@ -134,7 +137,7 @@ def test_batches_add_up_to_the_whole():
     problem = Training(Sentences.of(sentences(120, 3)), min_count=2).problem
     theta = np.random.default_rng(0).normal(size=problem.size)
     batches = Batches(problem, 8)
-    parts = [batches.likelihood(rows, theta.astype(np.float32)) for rows in batches.shuffled(np.random.default_rng(0))]
+    parts = [batches.likelihood(rows, theta.astype(np.float32)) for rows in batches.shuffled(0, 0)]
     value, gradient = Likelihood(problem)(theta)
     assert len(parts) == batches.count == 2
     assert sum(part[0] for part in parts) == pytest.approx(value, rel=1e-5)
@@ -307,17 +310,14 @@ def test_runs_of_the_wrong_kind(folder, tmp_path):
 
 
 def test_an_interrupted_run_keeps_its_last_tagger(folder, tmp_path, monkeypatch):
-    from lnz.apps._tagging.tag_training import _Record
+    step = Training.step
 
-    look = _Record.look
-
-    def interrupted(self, step, objective, theta):
-        done = look(self, step, objective, theta)
-        if step >= 20:
+    def interrupted(self, state):
+        if state.step >= 20:
             raise KeyboardInterrupt
-        return done
+        return step(self, state)
 
-    monkeypatch.setattr(_Record, "look", interrupted)
+    monkeypatch.setattr(Training, "step", interrupted)
     code, _, err = call("train", folder / "train.txt", "--out", tmp_path / "run", "--l2", 0.1)
     assert code == 130
     assert f"interrupted; the tagger of step 20 is saved in {tmp_path / 'run'}" in err
@@ -331,7 +331,7 @@ def test_adam_stops_by_the_validation_sentences_and_keeps_the_best():
     train, held_out = Sentences.of(sentences(120, 0)), Sentences.of(sentences(60, 1))
     options = {"l2": 0.01, "learning_rate": 0.3, "epochs": 60, "batch_tokens": 1024, "patience": 2}
     fitted = lnz.apps.fit_tagger(train, optimizer="adam", validation=held_out, **options)
-    scores = [score for _, _, score in fitted.looks]
+    scores = [score for _, _, score in fitted.evaluations]
     assert fitted.finished
     assert len(scores) < 60
     assert fitted.step == np.argmin(scores) + 1 == len(scores) - 2
@@ -350,7 +350,7 @@ def test_both_solvers_find_the_same_optimum():
         theta = np.concatenate([tagger.weights[problem.at, problem.label], tagger.transitions.ravel()]).astype(float)
         return Likelihood(problem)(theta)[0] + theta @ theta
 
-    assert exact.looks[-1][1] == pytest.approx(objective(exact.tagger), rel=1e-5)
+    assert exact.evaluations[-1][1] == pytest.approx(objective(exact.tagger), rel=1e-5)
     assert objective(exact.tagger) - 1e-3 < objective(rough.tagger) < 1.02 * objective(exact.tagger)
 
 
@@ -371,6 +371,74 @@ def test_a_saved_tagger_is_the_same(random_tagger, tmp_path):
         lnz.apps.Tagger(tagger.features, tagger.labels, tagger.weights[1:], tagger.transitions)
     with pytest.raises(DataError, match="has 1 column, and 2 are needed"):
         tagger.gold(data.first_columns(1))
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_run_interrupted_after_any_step_goes_on_to_the_same_tagger(optimizer, tmp_path, monkeypatch):
+    train, held_out = Sentences.of(sentences(60, 0)), Sentences.of(sentences(30, 1))
+    options = {"l2": 0.01, "optimizer": optimizer, "learning_rate": 0.3, "epochs": 7, "batch_tokens": 512}
+    options |= {"validation": held_out, "patience": 2}
+    whole = lnz.apps.fit_tagger(train, **options)
+    step, made = Training.step, []
+
+    def interrupted(self, state):
+        made.append(state.step)
+        if len(made) > 1:
+            raise KeyboardInterrupt
+        return step(self, state)
+
+    for _ in range(200):
+        made.clear()
+        with monkeypatch.context() as patch, contextlib.suppress(lnz.learning.Interrupted):
+            patch.setattr(Training, "step", interrupted)
+            found = lnz.apps.fit_tagger(train, checkpoint=tmp_path / "run", **options)
+            break
+    assert found.evaluations == whole.evaluations
+    assert (found.step, found.finished) == (whole.step, whole.finished)
+    np.testing.assert_array_equal(found.tagger.weights, whole.tagger.weights)
+    np.testing.assert_array_equal(found.tagger.transitions, whole.tagger.transitions)
+    with pytest.raises(CheckpointError, match=r"its l2 is 0\.01, but this run's is 0\.1"):
+        lnz.apps.fit_tagger(train, checkpoint=tmp_path / "run", **options | {"l2": 0.1})
+    with pytest.raises(CheckpointError, match="checkpoint of another"):
+        lnz.apps.fit_tagger(held_out, checkpoint=tmp_path / "run", **options)
+
+
+def test_lbfgs_takes_the_steps_of_scipys():
+    """The same values after the same numbers of evaluations, line searches included, until rounding parts them."""
+
+    def valley(x):
+        across, along = x[1:] - x[:-1] ** 2, 1 - x[:-1]
+        gradient = np.zeros_like(x)
+        gradient[:-1] -= 400 * x[:-1] * across + 2 * along
+        gradient[1:] += 200 * across
+        return float(100 * across @ across + along @ along), gradient
+
+    counted, found = [], []
+
+    def objective(x):
+        counted.append(x)
+        return valley(x)
+
+    options = {"maxcor": 6, "maxls": 10, "maxiter": 40, "ftol": 0, "gtol": 1e-6}
+    wanted = []
+
+    def callback(intermediate_result):
+        wanted.append((len(counted), float(intermediate_result.fun)))
+
+    scipy.optimize.minimize(
+        objective, np.full(20, -1.2), jac=True, method="L-BFGS-B", callback=callback, options=options
+    )
+    counted.clear()
+    state = LBFGSState.start(objective, np.full(20, -1.2))
+    while state.iteration < 40:
+        state = lbfgs_iteration(objective, state)
+        found.append((len(counted), float(state.value)))
+    assert [count for count, _ in found] == [count for count, _ in wanted]
+    assert found[-1][0] > 45, "every step was taken at once"
+    np.testing.assert_allclose([value for _, value in found], [value for _, value in wanted], rtol=1e-8)
+    while not state.converged:
+        state = lbfgs_iteration(objective, state)
+    np.testing.assert_allclose(state.x, 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(

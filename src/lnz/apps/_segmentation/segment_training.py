@@ -16,7 +16,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lnz._core.checkpoint import CheckpointError, load_tree, save_tree
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Grid
 from lnz.apps._segmentation.neural_potentials import Potentials
@@ -26,16 +25,15 @@ from lnz.apps._segmentation.segmenter import Segmenter
 from lnz.apps._segmentation.variation import varied
 from lnz.crf._conditional_objectives import Likelihood, PseudoLikelihood
 from lnz.io._data import DataError
-from lnz.learning._fit import Diverged
-from lnz.learning._loop import orders
-from lnz.learning._resume import digest
+from lnz.learning._loop import Diverged, Problem, orders, renamed, run
+from lnz.learning._resume import Keeper, digest
 
 STAGES = ("unary", "context")
 _CLIP = 5.0  # the largest norm of a gradient
 _WARM = 0.1  # of a stage's updates, in which the learning rate rises
 
 
-class Evaluation(NamedTuple):
+class SegmenterEvaluation(NamedTuple):
     """What is known after an epoch.
 
     Attributes:
@@ -52,7 +50,7 @@ class Evaluation(NamedTuple):
 
 
 class _State(eqx.Module):
-    """All that changes: what a checkpoint holds."""
+    """The arrays that change."""
 
     model: Potentials
     optimizer: Any
@@ -64,8 +62,16 @@ class _State(eqx.Module):
     step: Array  # updates of the stage
 
 
-class Training:
-    """A training run, an epoch at a time: `state = run.init()`, `state, look = run.epoch(state)` until `run.finished(state)`.
+class _Progress(NamedTuple):
+    """How far training has come: the arrays, the mean objective of an epoch that is not evaluated yet, and the evaluations."""
+
+    state: _State
+    loss: float | None = None
+    evaluations: tuple[SegmenterEvaluation, ...] = ()
+
+
+class Training(Problem[_Progress, SegmenterEvaluation]):
+    """A training run; a step is an epoch.
 
     Args:
         data: labelled images.
@@ -96,30 +102,26 @@ class Training:
         }
         self._refuse()
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What must be the same for a run to resume."""
-        return dataclasses.asdict(self.settings) | {"scales": list(self.settings.scales), "data": digest(self._parts)}
-
-    def init(self) -> _State:
+    def init(self) -> _Progress:
         """The state before the first epoch."""
         model = Potentials(self.architecture, jax.random.fold_in(self.key, 0))
-        zero = jnp.zeros((), jnp.int32)
-        infinite = jnp.asarray(jnp.inf, jnp.float32)
-        return _State(model, self._moments(model), model, infinite, zero, zero, zero, zero)
+        return _Progress(self._begun(model, 0))
 
-    def finished(self, state: _State) -> bool:
-        """Whether all stages are done."""
-        return int(state.stage) >= len(STAGES)
+    def number(self, state: _Progress) -> int:
+        return len(state.evaluations) + (state.loss is not None)
 
-    def epoch(self, state: _State) -> tuple[_State, Evaluation]:
-        """One pass over the training images, and a look at those held out. Ends the stage where that is due."""
-        stage, number = int(state.stage), int(state.epoch)
+    def finished(self, state: _Progress) -> bool:
+        return int(state.state.stage) >= len(STAGES)
+
+    def step(self, state: _Progress) -> _Progress:
+        """One pass over the training images."""
+        old = state.state
+        stage, number = int(old.stage), int(old.epoch)
         key = jax.random.fold_in(self.key, 1 + stage)
         n = len(self.train)
         order = orders(key, number, 1, n, self.batch)
         batches = -(-n // self.batch)
-        model, optimizer, step = state.model, state.optimizer, int(state.step)
+        model, optimizer, step = old.model, old.optimizer, int(old.step)
         losses = []
         for i in range(batches):
             rows = order[i * self.batch : (i + 1) * self.batch]
@@ -145,21 +147,51 @@ class Training:
             raise Diverged(
                 f"the objective became {total} in epoch {number + 1} of the stage {STAGES[stage]}. Use a lower learning rate"
             )
-        held = self.validation_loss(model, stage) if self.held_out is not None else None
-        better = held is None or held < float(state.best_loss)
-        state = _State(
-            model,
-            optimizer,
-            model if better else state.best,
-            jnp.asarray(held if better and held is not None else state.best_loss, jnp.float32),
-            state.stage,
-            state.epoch + 1,
-            jnp.zeros((), jnp.int32) if better else state.stale + 1,
-            jnp.asarray(step, jnp.int32),
+        step = jnp.asarray(step, jnp.int32)
+        new = _State(model, optimizer, old.best, old.best_loss, old.stage, old.epoch + 1, old.stale, step)
+        return state._replace(state=new, loss=total)
+
+    def evaluate(self, state: _Progress) -> SegmenterEvaluation | None:
+        if state.loss is None:
+            return None
+        stage = int(state.state.stage)
+        held = self.validation_loss(state.state.model, stage) if self.held_out is not None else None
+        return SegmenterEvaluation(STAGES[stage], int(state.state.epoch), state.loss, held)
+
+    def close(self, state: _Progress, evaluation: SegmenterEvaluation) -> _Progress:
+        """Keep the best model, and begin the next stage from it where that is due."""
+        old, held = state.state, evaluation.validation
+        better = held is None or held < float(old.best_loss)
+        new = _State(
+            old.model,
+            old.optimizer,
+            old.model if better else old.best,
+            jnp.asarray(held if better and held is not None else old.best_loss, jnp.float32),
+            old.stage,
+            old.epoch,
+            jnp.zeros((), jnp.int32) if better else old.stale + 1,
+            old.step,
         )
-        if number + 1 >= self._epochs(stage) or int(state.stale) >= self.settings.patience:
-            state = self._next_stage(state)
-        return state, Evaluation(STAGES[stage], number + 1, total, held)
+        stage = int(new.stage)
+        if int(new.epoch) >= self._epochs(stage) or int(new.stale) >= self.settings.patience:
+            stage += 1
+            while stage < len(STAGES) and not self._epochs(stage):
+                stage += 1
+            new = self._begun(new.best, stage)
+        return _Progress(new, None, (*state.evaluations, evaluation))
+
+    def pack(self, state: _Progress) -> tuple[Any, dict[str, Any]]:
+        about = {"loss": state.loss, "evaluations": [list(evaluation) for evaluation in state.evaluations]}
+        return state.state, about
+
+    def unpack(self, tree: Any, about: dict[str, Any]) -> _Progress:
+        evaluations = tuple(SegmenterEvaluation(*evaluation) for evaluation in about["evaluations"])
+        return _Progress(tree, about["loss"], evaluations)
+
+    def keeper(self, checkpoint: str | Path | None) -> Keeper:
+        """The checkpoint of this run, with what must be the same for it to resume."""
+        settings = dataclasses.asdict(self.settings) | {"scales": list(self.settings.scales)}
+        return Keeper(checkpoint, settings | {"data": digest(self._parts)})
 
     def validation_loss(self, model: Potentials, stage: int) -> float:
         """The objective of a stage on the images held out, in nats per node."""
@@ -180,18 +212,12 @@ class Training:
         rising = min(1.0, share / _WARM)
         return jnp.asarray(self.settings.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share)), jnp.float32)
 
-    def _next_stage(self, state: _State) -> _State:
-        """Begin the next stage, from the best model of this one."""
-        stage = int(state.stage) + 1
-        while stage < len(STAGES) and not self._epochs(stage):
-            stage += 1
+    def _begun(self, model: Potentials, stage: int) -> _State:
+        """The state at the start of a stage. All weights are one vector to the optimiser, which compiles much faster than a leaf at a time."""
+        moments = self._optimizer.init(ravel_pytree(eqx.filter(model, eqx.is_inexact_array))[0])
         zero = jnp.zeros((), jnp.int32)
-        infinite, stage = jnp.asarray(jnp.inf, jnp.float32), jnp.asarray(stage, jnp.int32)
-        return _State(state.best, self._moments(state.best), state.best, infinite, stage, zero, zero, zero)
-
-    def _moments(self, model: Potentials) -> Any:
-        """The optimiser's first state: all weights are one vector, which compiles much faster than a leaf at a time."""
-        return self._optimizer.init(ravel_pytree(eqx.filter(model, eqx.is_inexact_array))[0])
+        infinite = jnp.asarray(jnp.inf, jnp.float32)
+        return _State(model, moments, model, infinite, jnp.asarray(stage, jnp.int32), zero, zero, zero)
 
     def _refuse(self) -> None:
         """Raise where log Z cannot be taken on this map."""
@@ -208,20 +234,26 @@ class FittedSegmenter(NamedTuple):
 
     Attributes:
         segmenter: the best one.
-        looks: one an epoch.
+        evaluations: one per epoch.
         training: the run, with its data divided.
     """
 
     segmenter: Segmenter
-    looks: list[Evaluation]
+    evaluations: list[SegmenterEvaluation]
     training: Training
+
+    @property
+    def looks(self) -> list[SegmenterEvaluation]:
+        """The name of `evaluations` in version 0.1."""
+        return renamed("FittedSegmenter.looks", self.evaluations, "FittedSegmenter.evaluations", None)
 
 
 def fit_segmenter(
     data: LabelledImages,
     *,
     checkpoint: str | Path | None = None,
-    on_look: Callable[[Evaluation], None] | None = None,
+    on_evaluation: Callable[[SegmenterEvaluation], None] | None = None,
+    on_look: Callable[[SegmenterEvaluation], None] | None = None,
     **settings: Any,
 ) -> FittedSegmenter:
     """Train a segmenter on labelled images: trunk and unary net by cross-entropy, then nodes and pairs by the objective.
@@ -231,8 +263,9 @@ def fit_segmenter(
 
     Args:
         data: labelled images, see `lnz.apps.read_segmentation`.
-        checkpoint: a file that is written after every epoch, and resumed from where it exists.
-        on_look: called after every epoch.
+        checkpoint: a file that is written after every epoch and at an interruption, and resumed from if it exists.
+        on_evaluation: called after every epoch, before the checkpoint that follows.
+        on_look: its name in version 0.1.
         settings: see `lnz.apps._segmentation.segment_settings.Settings`.
 
     Raises:
@@ -240,6 +273,7 @@ def fit_segmenter(
         ValueError: for settings that cannot serve.
         CheckpointError: where the checkpoint is damaged or of another run.
         Diverged: where the objective becomes NaN or infinite.
+        Interrupted: on Ctrl-C, after saving the state.
 
     Source: Lin, Shen, van den Hengel, Reid 2016, "Efficient piecewise training of deep structured models for semantic segmentation".
 
@@ -255,37 +289,15 @@ def fit_segmenter(
     """
     from lnz.apps._segmentation.selection import fitted_dense, fitted_scales
 
+    on_evaluation = renamed("on_look=", on_look, "on_evaluation=", on_evaluation)
     training = Training(data, Settings(**settings))
-    state, looks = _restored(training, checkpoint)
-    while not training.finished(state):
-        state, look = training.epoch(state)
-        looks.append(look)
-        if checkpoint is not None:
-            about = {"settings": training.about, "looks": [list(look) for look in looks]}
-            save_tree(checkpoint, eqx.filter(state, eqx.is_array), about)
-        if on_look is not None:
-            on_look(look)
-    segmenter = Segmenter(state.model)
+    found, _ = run(training, training.init(), training.keeper(checkpoint), on_evaluation=on_evaluation)
+    segmenter = Segmenter(found.state.model)
     if training.held_out is not None:
         if training.settings.context_epochs:
             segmenter = fitted_scales(segmenter, training.held_out)
         segmenter = fitted_dense(segmenter, training.held_out)
-    return FittedSegmenter(segmenter, looks, training)
-
-
-def _restored(training: Training, checkpoint: str | Path | None) -> tuple[_State, list[Evaluation]]:
-    state = training.init()
-    if checkpoint is None or not Path(checkpoint).exists():
-        return state, []
-    arrays, rest = eqx.partition(state, eqx.is_array)
-    arrays, about = load_tree(checkpoint, arrays, with_metadata=True)
-    for name, value in training.about.items():
-        if about.get("settings", {}).get(name) != value:
-            raise CheckpointError(
-                f"{checkpoint} is a checkpoint of another run: its {name} is {about.get('settings', {}).get(name)}, but this run's is {value}. "
-                "Use the settings and data it was made with, or another checkpoint file."
-            )
-    return eqx.combine(arrays, rest), [Evaluation(*look) for look in about["looks"]]
+    return FittedSegmenter(segmenter, list(found.evaluations), training)
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ from lnz.apps._tagging.tagger import Tagger, bag, gold_scores, summed
 from lnz.io._conll import Sentences
 
 
-class Problem(NamedTuple):
+class TaggingProblem(NamedTuple):
     """Tagged sentences, ready for training: θ is one weight for each feature and label seen together, then the transitions.
 
     Attributes:
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
     label: Int[np.ndarray, " weights"]
 
     @classmethod
-    def of(cls, sentences: Sentences, features: FeatureMap) -> Problem:
+    def of(cls, sentences: Sentences, features: FeatureMap) -> TaggingProblem:
         """The problem of sentences whose last column are the labels."""
         from scipy.sparse import csr_matrix
 
@@ -69,7 +69,7 @@ class Likelihood:
     Emissions and their gradient are two products with the sparse matrix X of the features; μ comes from forward-backward.
     """
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: TaggingProblem):
         self._problem = problem
         self._bag, self._back = (
             problem.bag,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import jax
@@ -12,19 +13,21 @@ import numpy as np
 
 from lnz._core.numerics import check_whole_number
 from lnz.apps._tagging.features import FeatureMap
+from lnz.apps._tagging.lbfgs import LBFGSState, lbfgs_iteration
 from lnz.apps._tagging.packing import LENGTH, Packed
-from lnz.apps._tagging.tag_likelihood import Likelihood, Problem, seen_pairs
-from lnz.apps._tagging.tagger import Tagger, gold_scores, summed
+from lnz.apps._tagging.tag_likelihood import Likelihood, TaggingProblem, seen_pairs
+from lnz.apps._tagging.tagger import Tagger, gold_scores, joined_text, summed
 from lnz.io._conll import Sentences
 from lnz.io._data import DataError
+from lnz.learning._loop import Diverged, Problem, renamed, run
+from lnz.learning._resume import Keeper, digest
 
-_CORRECTIONS = 6  # pairs of vectors that L-BFGS keeps
 _PERIOD, _DELTA = 10, 1e-5  # L-BFGS is done when this many iterations lower the objective by less than this fraction
-_LOOK = 10  # iterations of L-BFGS between two looks
+_EVERY = 10  # iterations of L-BFGS between two evaluations
 _MOST_LABELS = 1000
 
 
-class Evaluation(NamedTuple):
+class TaggerEvaluation(NamedTuple):
     """What is known at a moment of training.
 
     Attributes:
@@ -46,25 +49,35 @@ class FittedTagger(NamedTuple):
     Attributes:
         tagger: the best on the validation sentences, or the last where there are none.
         step: the iteration or epoch it comes from.
-        looks: of every look the step, the objective and the validation's nats per sentence.
+        evaluations: of every one the step, the objective and the validation's nats per sentence.
         finished: whether training ended by itself, and not by the limit on iterations or epochs.
     """
 
     tagger: Tagger
     step: int
-    looks: list[tuple[int, float, float | None]]
+    evaluations: list[tuple[int, float, float | None]]
     finished: bool
+
+    @property
+    def looks(self) -> list[tuple[int, float, float | None]]:
+        """The name of `evaluations` in version 0.1."""
+        return renamed("FittedTagger.looks", self.evaluations, "FittedTagger.evaluations", None)
 
 
 def fit_tagger(
-    sentences: Sentences, *, on_look: Callable[[Evaluation], Any] | None = None, **options: Unpack[Options]
+    sentences: Sentences,
+    *,
+    checkpoint: str | Path | None = None,
+    on_evaluation: Callable[[TaggerEvaluation], Any] | None = None,
+    on_look: Callable[[TaggerEvaluation], Any] | None = None,
+    **options: Unpack[Options],
 ) -> FittedTagger:
     """Train a tagger on sentences whose last column are the tags: minimise -Σ log P(y|x) + l2 ‖θ‖², in nats.
 
     θ has a weight for each feature and label that come together in training, and one for every pair of labels. L-BFGS takes the whole
     gradient, and is done when ten iterations lower the objective by less than a hundred-thousandth. Adam takes it from batches of sentences,
-    at a rate that falls to 0 along a cosine. With validation sentences training stops early, when `patience` looks in a row (each ten
-    iterations, or each epoch) have not lowered their nats per sentence, and the best tagger is kept.
+    at a rate that falls to 0 along a cosine. With validation sentences training stops early, when `patience` evaluations in a row (each
+    ten iterations, or each epoch) have not lowered their nats per sentence, and the best tagger is kept.
 
     Args:
         sentences: tagged sentences, as `lnz.io.read_conll` reads them.
@@ -77,12 +90,18 @@ def fit_tagger(
         iterations: of L-BFGS, at most.
         epochs, learning_rate, batch_tokens, seed: of Adam; the seed is that of the batches.
         validation: sentences to stop by.
-        patience: looks.
-        on_look: called at every look; Ctrl-C passes through.
+        patience: evaluations.
+        checkpoint: a file that is written at every evaluation and at an interruption, and resumed from if it exists: to the same tagger, bit
+            for bit.
+        on_evaluation: called with every `TaggerEvaluation`, before the checkpoint that follows it.
+        on_look: its name in version 0.1.
 
     Raises:
         DataError: sentences without a label column, tags of the validation sentences that training has not, too many labels.
         ValueError: options that cannot serve.
+        CheckpointError: a checkpoint that is damaged, or of another run.
+        Diverged: where the objective becomes NaN or infinite.
+        Interrupted: on Ctrl-C, after saving the state.
 
     Example:
         >>> import lnz
@@ -90,7 +109,7 @@ def fit_tagger(
         >>> lnz.apps.fit_tagger(text, templates=["word[0]"], l2=0.1).tagger
         Tagger(4 features, 2 labels)
     """
-    return Training(sentences, **options).run(on_look)
+    return Training(sentences, **options).run(checkpoint, renamed("on_look=", on_look, "on_evaluation=", on_evaluation))
 
 
 class Options(TypedDict, total=False):
@@ -110,7 +129,33 @@ class Options(TypedDict, total=False):
     seed: int
 
 
-class Training:
+class _Progress(NamedTuple):
+    """How far training has come.
+
+    Attributes:
+        solver: the solver's state.
+        best: θ of the best tagger so far, float32.
+        objectives: of the last steps.
+        evaluations: of every one the step, the objective and the validation's nats per sentence.
+    """
+
+    solver: LBFGSState | _AdamState
+    best: np.ndarray
+    objectives: tuple[float, ...] = ()
+    evaluations: tuple[tuple[int, float, float | None], ...] = ()
+
+    @property
+    def step(self) -> int:
+        return int(self.solver.iteration)
+
+    @property
+    def best_evaluation(self) -> int:
+        """The position of the best evaluation: the first with the least score, or the last where there are none."""
+        scores = [score for _, _, score in self.evaluations]
+        return len(scores) - 1 if None in scores else scores.index(min(scores))  # pyright: ignore[reportArgumentType]
+
+
+class Training(Problem[_Progress, TaggerEvaluation]):
     """What `fit_tagger` does in two steps: everything that can be refused is refused here, and `run` does the work."""
 
     def __init__(
@@ -148,25 +193,94 @@ class Training:
         check_labels(sentences)
         inputs = sentences.first_columns(len(sentences.columns) - 1)
         features = FeatureMap.fit(inputs, templates, min_count=min_count, boundary=boundary)
-        self.problem = Problem.of(sentences, features)
+        self.problem = TaggingProblem.of(sentences, features)
         self._gold = None
         if validation is not None:
             self._gold = self.problem.tagger(np.zeros(self.problem.size)).gold(validation)
         self._validation, self._patience = validation, patience
+        self.settings: dict[str, Any] = {
+            "templates": features.templates,
+            "boundary": boundary,
+            "min_count": min_count,
+            "l2": l2,
+            "optimizer": optimizer,
+            "data": _fingerprint(sentences),
+            "validation": None if validation is None else _fingerprint(validation),
+        }
         if optimizer == "lbfgs":
-            self._solve = lambda record: _lbfgs(self.problem, l2, iterations, record)
+            self._limit, self._every = iterations, _EVERY
+            self._solver = _LBFGS(self.problem, l2)
         else:
+            self._limit, self._every = epochs, 1
             rows = max(1, batch_tokens // LENGTH)
-            self._solve = lambda record: _adam(
-                self.problem, l2, epochs, learning_rate, rows, len(sentences), seed, record
-            )
+            self._solver = _Adam(self.problem, l2, epochs, learning_rate, rows, len(sentences), seed)
+            self.settings |= {"epochs": epochs, "learning_rate": learning_rate, "rows": rows, "seed": seed}
 
-    def run(self, on_look: Callable[[Evaluation], Any] | None = None) -> FittedTagger:
-        """Train; `on_look` is called at every look."""
-        record = _Record(self.problem, self._validation, self._gold, self._patience, on_look)
-        finished = self._solve(record)
-        assert record.best is not None
-        return FittedTagger(record.best, record.best_step, record.looks, finished)
+    def run(
+        self,
+        checkpoint: str | Path | None = None,
+        on_evaluation: Callable[[TaggerEvaluation], Any] | None = None,
+    ) -> FittedTagger:
+        """Train from the start, or from the checkpoint if it exists."""
+        start = _Progress(self._solver.init(), np.zeros(self.problem.size, np.float32))
+        found, _ = run(self, start, Keeper(checkpoint, self.settings), on_evaluation=on_evaluation)
+        step = found.evaluations[found.best_evaluation][0]
+        return FittedTagger(self.problem.tagger(found.best), step, list(found.evaluations), self._enough(found))
+
+    def number(self, state: _Progress) -> int:
+        return state.step
+
+    def finished(self, state: _Progress) -> bool:
+        return self._evaluated(state) and (state.step >= self._limit or self._enough(state))
+
+    def step(self, state: _Progress) -> _Progress:
+        solver = self._solver.step(state.solver)
+        if int(solver.iteration) == state.step:  # nothing more to gain
+            return state._replace(solver=solver)
+        objectives = (*state.objectives, float(solver.value))[-1 - _PERIOD :]
+        return state._replace(solver=solver, objectives=objectives)
+
+    def evaluate(self, state: _Progress) -> TaggerEvaluation | None:
+        step, objective = state.step, float(state.solver.value)
+        due = self._solver.converged(state) or step >= self._limit or (step and step % self._every == 0)
+        if self._evaluated(state) or not due:
+            return None
+        if not math.isfinite(objective):
+            raise Diverged(
+                f"the objective is {objective} at step {step}: training has diverged. Lower the learning rate"
+            )
+        tagger, score = self.problem.tagger(np.asarray(state.solver.x)), None
+        if self._validation is not None:
+            score = tagger.negative_log_likelihood(self._validation, self._gold) / len(self._validation)
+        evaluation = TaggerEvaluation(step, objective, score, tagger)
+        if self.close(state, evaluation).best is state.best:
+            evaluation = evaluation._replace(tagger=self.problem.tagger(state.best))
+        return evaluation
+
+    def close(self, state: _Progress, evaluation: TaggerEvaluation) -> _Progress:
+        after = state._replace(evaluations=(*state.evaluations, evaluation[:3]))
+        if after.best_evaluation == len(after.evaluations) - 1:
+            after = after._replace(best=np.asarray(state.solver.x, np.float32))
+        return after
+
+    def pack(self, state: _Progress) -> tuple[Any, dict[str, Any]]:
+        return (state.solver, state.best), {"objectives": state.objectives, "evaluations": state.evaluations}
+
+    def unpack(self, tree: Any, about: dict[str, Any]) -> _Progress:
+        evaluations = tuple((step, objective, score) for step, objective, score in about["evaluations"])
+        return _Progress(*tree, tuple(about["objectives"]), evaluations)
+
+    def _evaluated(self, state: _Progress) -> bool:
+        return bool(state.evaluations) and state.evaluations[-1][0] == state.step
+
+    def _enough(self, state: _Progress) -> bool:
+        """Whether training came to an end by itself: nothing is left to gain, or the validation sentences gain no more."""
+        stale = len(state.evaluations) - 1 - state.best_evaluation if state.evaluations else 0
+        return self._solver.converged(state) or stale >= self._patience
+
+
+def _fingerprint(sentences: Sentences) -> str:
+    return digest((sentences.starts, [(codes, joined_text(values)) for codes, values in sentences.columns]))
 
 
 def check_labels(sentences: Sentences) -> None:
@@ -182,100 +296,78 @@ def check_labels(sentences: Sentences) -> None:
         )
 
 
-class _Record:
-    """The looks, the best tagger, and when to stop."""
+class _LBFGS:
+    """Steps with the whole gradient. They have converged when ten of them gain too little, or rounding leaves nothing to gain."""
 
-    def __init__(self, problem: Problem, validation: Sentences | None, gold: Any, patience: int, on_look: Any):
-        self._problem, self._validation, self._gold = problem, validation, gold
-        self._patience, self._on_look = patience, on_look
-        self.looks: list[tuple[int, float, float | None]] = []
-        self.best: Tagger | None = None
-        self.best_step, self._least, self._worse = 0, math.inf, 0
+    def __init__(self, problem: TaggingProblem, l2: float):
+        self._likelihood, self._l2, self._size = Likelihood(problem), l2, problem.size
 
-    def look(self, step: int, objective: float, theta: np.ndarray) -> bool:
-        """Look at the tagger; whether the validation sentences say that it is enough."""
-        if not math.isfinite(objective):
-            raise ValueError(
-                f"the objective is {objective} at step {step}: training has diverged. Lower the learning rate"
-            )
-        tagger, score = self._problem.tagger(theta), None
-        if self._validation is not None:
-            score = tagger.negative_log_likelihood(self._validation, self._gold) / len(self._validation)
-        self.looks.append((step, objective, score))
-        if score is None or score < self._least:
-            self.best, self.best_step, self._worse = tagger, step, 0
-            self._least = math.inf if score is None else score
-        else:
-            self._worse += 1
-        if self._on_look is not None:
-            self._on_look(Evaluation(step, objective, score, self.best or tagger))
-        return self._worse >= self._patience
+    def init(self) -> LBFGSState:
+        return LBFGSState.start(self._objective, np.zeros(self._size))
+
+    def step(self, state: LBFGSState) -> LBFGSState:
+        return lbfgs_iteration(self._objective, state)
+
+    def converged(self, progress: _Progress) -> bool:
+        values = progress.objectives
+        little = len(values) > _PERIOD and values[0] - values[-1] < _DELTA * values[-1]
+        return little or bool(progress.solver.converged)
+
+    def _objective(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = self._likelihood(theta)
+        return value + self._l2 * float(theta @ theta), gradient + 2 * self._l2 * theta
 
 
-def _lbfgs(problem: Problem, l2: float, iterations: int, record: _Record) -> bool:
-    """Steps with the whole gradient; whether they came to an end before the limit."""
-    from scipy.optimize import minimize
+class _AdamState(NamedTuple):
+    """θ, the objective over the last epoch, the moments, and the epochs made."""
 
-    likelihood, values, ended = Likelihood(problem), [], False
-
-    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = likelihood(theta)
-        return value + l2 * float(theta @ theta), gradient + 2 * l2 * theta
-
-    def callback(intermediate_result: Any) -> None:
-        nonlocal ended
-        values.append(float(intermediate_result.fun))
-        step, value = len(values), values[-1]
-        ended = step > _PERIOD and values[-1 - _PERIOD] - value < _DELTA * value
-        if not ended and step % _LOOK == 0:
-            ended = record.look(step, value, intermediate_result.x)
-        if ended:
-            raise StopIteration
-
-    options = {"maxcor": _CORRECTIONS, "maxiter": iterations, "maxfun": 20 * iterations + 20, "maxls": 10}
-    options |= {"ftol": 0.0, "gtol": 1e-6}
-    found = minimize(objective, np.zeros(problem.size), jac=True, method="L-BFGS-B", callback=callback, options=options)
-    if not record.looks or record.looks[-1][0] < len(values):
-        record.look(len(values), float(found.fun), found.x)
-    return ended or len(values) < iterations  # or rounding leaves nothing to gain
+    x: Any
+    value: np.ndarray
+    moments: Any
+    iteration: np.ndarray
 
 
-def _adam(
-    problem: Problem, l2: float, epochs: int, rate: float, rows: int, sentences: int, seed: int, record: _Record
-) -> bool:
-    """Epochs of batches of packed rows, in a new order each; whether the validation sentences ended them."""
-    import optax
+class _Adam:
+    """Epochs of batches of packed rows, in a new order each."""
 
-    batches = Batches(problem, rows)
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, epochs * batches.count))
-    theta = jnp.zeros((problem.size,), jnp.float32)
-    state = optimizer.init(theta)
+    def __init__(
+        self, problem: TaggingProblem, l2: float, epochs: int, rate: float, rows: int, sentences: int, seed: int
+    ):
+        import optax
 
-    @jax.jit
-    def update(theta: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
-        gradient = (
-            batches.count / sentences * gradient + 2 * l2 / sentences * theta
-        )  # over an epoch that of the objective
-        with jax.numpy_dtype_promotion("standard"):  # which optax counts on
-            changes, state = optimizer.update(gradient, state, theta)
-        return optax.apply_updates(theta, changes), state
+        self._batches, self._l2, self._seed, self._size = Batches(problem, rows), l2, seed, problem.size
+        count = self._batches.count
+        self._optimizer = optax.adam(optax.cosine_decay_schedule(rate, epochs * count))
 
-    generator = np.random.default_rng(seed)
-    for epoch in range(1, epochs + 1):
-        total = 0.0
-        for rows_of_batch in batches.shuffled(generator):
-            value, gradient = batches.likelihood(rows_of_batch, np.asarray(theta))
-            total += value + l2 * float(jnp.vdot(theta, theta)) / batches.count
-            theta, state = update(theta, state, gradient)
-        if record.look(epoch, total, np.asarray(theta)):
-            return True
-    return False
+        @jax.jit
+        def update(theta: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
+            gradient = count / sentences * gradient + 2 * l2 / sentences * theta  # over an epoch that of the objective
+            with jax.numpy_dtype_promotion("standard"):  # which optax counts on
+                changes, state = self._optimizer.update(gradient, state, theta)
+            return optax.apply_updates(theta, changes), state
+
+        self._update = update
+
+    def init(self) -> _AdamState:
+        theta = jnp.zeros((self._size,), jnp.float32)
+        return _AdamState(theta, np.asarray(0.0), self._optimizer.init(theta), np.asarray(0))
+
+    def step(self, state: _AdamState) -> _AdamState:
+        theta, moments, total = state.x, state.moments, 0.0
+        for rows in self._batches.shuffled(self._seed, int(state.iteration)):
+            value, gradient = self._batches.likelihood(rows, np.asarray(theta))
+            total += value + self._l2 * float(jnp.vdot(theta, theta)) / self._batches.count
+            theta, moments = self._update(theta, moments, gradient)
+        return _AdamState(theta, np.asarray(total), moments, np.asarray(state.iteration + 1))
+
+    def converged(self, _: _Progress) -> bool:
+        return False
 
 
 class Batches:
     """Batches of a problem's packed rows, with the likelihood's gradient of each."""
 
-    def __init__(self, problem: Problem, rows: int):
+    def __init__(self, problem: TaggingProblem, rows: int):
         self._problem = problem
         mask = problem.packed.mask
         self._length = mask.shape[2]
@@ -287,10 +379,18 @@ class Batches:
         self._size = min(rows, len(self._rows))
         self._ranges = np.searchsorted(problem.at, np.arange(problem.features.count + 1))
         self.count = -(-len(self._rows) // self._size)
+        self._drawn: tuple[int, int, np.random.Generator] | None = None  # seed and epoch that the generator is at
 
-    def shuffled(self, generator: np.random.Generator) -> list[np.ndarray]:
-        """The rows of every batch of an epoch."""
+    def shuffled(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """The rows of every batch of an epoch: those of the same seed are drawn one after another."""
+        if self._drawn is None or self._drawn[:2] != (seed, epoch):
+            generator = np.random.default_rng(seed)
+            for _ in range(epoch):
+                generator.permutation(self._rows)
+        else:
+            generator = self._drawn[2]
         order = generator.permutation(self._rows)
+        self._drawn = (seed, epoch + 1, generator)
         return [order[i : i + self._size] for i in range(0, len(order), self._size)]
 
     def likelihood(self, rows: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:

@@ -142,7 +142,7 @@ class Tagger:
             "weights": self.weights[at, label],
             "transitions": self.transitions,
             "keys": np.concatenate([np.empty(0, np.int64), *self.features.keys]),
-            **{f"symbols.{name}": _bytes(values) for name, values in self.features.symbols.items()},
+            **{f"symbols.{name}": joined_text(values) for name, values in self.features.symbols.items()},
         }
         about = {
             "templates": self.features.templates,
@@ -250,7 +250,8 @@ def _best_tags_and_odds(emissions: Any, transitions: Any, mask: Any, goes_on: An
     return jax.vmap(row)(emissions, mask)
 
 
-def _bytes(values: Sequence[str]) -> np.ndarray:
+def joined_text(values: Sequence[str]) -> np.ndarray:
+    """Words as the bytes of lines, as arrays of a file hold them."""
     return np.frombuffer("\n".join(values).encode(), np.uint8)
 
 
