@@ -73,7 +73,7 @@ def test_an_energy_that_is_wrong(model):
         ("{folder}/model.py:number", "has no space. Wrap it"),
         ("{folder}/model.py:needy", "cannot be called on a state of Real(1): TypeError"),
         ("{folder}/broken.py:energy", "running it raised ZeroDivisionError: division by zero"),
-        ("{folder}/notes.txt:energy", "is no Python file"),
+        ("{folder}/notes.txt:energy", "is not a Python file"),
         ("{folder}/nothing.lnz", "nothing.lnz"),
     ],
 )

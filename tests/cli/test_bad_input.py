@@ -101,10 +101,10 @@ def test_data_to_evaluate_that_are_no_bits(finished, tmp_path):
         (("train", "digits", "--model", "foo"), "Invalid value for '--model': 'foo' is not one of 'rbm'"),
         (("train", "digits", "--hidden", "many"), "--hidden"),
         (("train", "digits", "--hidden", 0), "--hidden"),
-        (("train", "digits", "--hidden", "8,,4"), "'8,,4' is no number of units"),
+        (("train", "digits", "--hidden", "8,,4"), "'8,,4' is not a number of units"),
         (("train", "digits", "--hidden", "8,4", "--model", "potts-rbm"), "has one layer of hidden units"),
-        (("train", "digits", "--pretraining", 2), "is for a deep machine alone"),
-        (("train", "digits", "--positive-phase", "chains"), "is for a deep machine alone"),
+        (("train", "digits", "--pretraining", 2), "is for deep machines only"),
+        (("train", "digits", "--positive-phase", "chains"), "is for deep machines only"),
         (("train", "digits", "--seed", -1), "--seed"),
         (("train", "digits", "--epochs", 0), "--epochs: 0 is not above 0"),
         (("train", "digits", "--learning-rate", "nan"), "--learning-rate: nan is not above 0"),
@@ -112,16 +112,16 @@ def test_data_to_evaluate_that_are_no_bits(finished, tmp_path):
         (("train", "digits", "--split", "0.5,0.4"), "--split: '0.5,0.4' are not three fractions"),
         (("train", "digits", "--split", "0.5,0.4,0.4"), "are not three fractions that add up to 1"),
         (("train", "digits", "--split", "0,0.5,0.5"), "the training part has a fraction of 0"),
-        (("train", "digits", "--validation", 2), "--validation: 2 is no fraction"),
+        (("train", "digits", "--validation", 2), "--validation: 2 is not a fraction"),
         (("train", "digits", "--validation", 0.1, "--split", "0.7,0.1,0.2"), "say the same thing"),
-        (("train", "digits", "--binarise", "half"), "--binarise: 'half' is no rule"),
+        (("train", "digits", "--binarise", "half"), "--binarise: 'half' is not a rule"),
         (("train", "digits", "--model", "ising", "--hidden", 3), "the model ising has no hidden units"),
         (("train", "digits", "--categories", 3), "the model rbm is not over categories"),
         (("train", "digits", "--negative-phase", "exact"), "--negative-phase exact: "),
         (("train", "digits", "--negative-phase", "exact", "--chains", 3), "the exact negative phase has no chains"),
-        (("train", "digits", "--negative-phase", "cd", "--chains", 3), "one chain from every datum"),
-        (("train", "digits", "--rungs", 5), "only tempered and trajectory chains have a ladder"),
-        (("train", "digits", "--negative-phase", "tempered", "--fast-rate", 0.1), "fast-weights alone"),
+        (("train", "digits", "--negative-phase", "cd", "--chains", 3), "one chain from every example"),
+        (("train", "digits", "--rungs", 5), "only tempered and trajectory chains have several temperatures"),
+        (("train", "digits", "--negative-phase", "tempered", "--fast-rate", 0.1), "fast-weights only"),
         (("train", "digits", "--noise", 0.1), "--objective denoising or energy-discrepancy"),
         (("train", "digits", "--objective", "pseudo-likelihood", "--chains", 5), "has no phases and no chains"),
         (("train", "digits", "--objective", "pseudo-likelihood", "--hidden", "8,4"), "--objective pseudo-likelihood: "),
@@ -177,7 +177,7 @@ def test_files_that_hold_no_energy(finished, bits, tmp_path):
     assert "is cut short" in outcome.error
     outcome = call("evaluate", finished / "model.lnz")
     assert outcome.code == 2
-    assert "is a file, and evaluate needs a run folder" in outcome.error
+    assert "is a file, but evaluate needs a run folder" in outcome.error
 
 
 def test_a_checkpoint_that_is_cut_short(finished, tmp_path):

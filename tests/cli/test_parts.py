@@ -12,23 +12,17 @@ import pytest
 import lnz
 from lnz._cli import model_options
 from lnz._cli.dataset import Coding, Dataset, choose_coding, divide
+from lnz._cli.defaults import fill, updates
 from lnz._cli.draw import _draw_annealed, draw
 from lnz._cli.output import strict
-from lnz._cli.settings import Settings, fill
+from lnz._cli.settings import Settings
 from lnz.io import Data, digits
 from lnz.learning._negative import NEGATIVE_PHASES
 from lnz.learning._objectives import OBJECTIVES
 
-SILENT = dict.fromkeys(field.name for field in dataclasses.fields(Settings))
-GIVEN = SILENT | {
-    "data": "digits",
-    "binarise": "auto",
-    "split": (0.7, 0.1, 0.2),
-    "split_seed": 0,
-    "model": "rbm",
-    "objective": "likelihood",
-    "seed": 0,
-}
+
+def filled(columns, rows=90, categories=None, data="x.npy", **options):
+    return fill(Settings(data=data, **options), rows=rows, columns=columns, categories=categories)
 
 
 def rows(values):
@@ -36,52 +30,47 @@ def rows(values):
 
 
 def test_the_recipe_for_digits():
-    settings = fill(GIVEN, rows=1258, columns=64, categories=None)
+    settings = filled(64, rows=1258, data="digits")
     assert (settings.hidden, settings.sweeps, settings.chains, settings.batch_size) == (128, 5, 100, 100)
     assert (settings.optimizer, settings.learning_rate, settings.schedule) == ("sgd", 0.2, "linear")
     assert settings.weight_decay == 1e-3
-    assert abs(settings.updates(1258) - 20_000) < 10
+    assert abs(updates(settings, 1258) - 20_000) < 10
     assert settings.epochs / settings.evaluate_every == pytest.approx(20)
 
 
 def test_general_defaults():
-    given = GIVEN | {"data": "x.npz"}
-    settings = fill(given, rows=42_000, columns=784, categories=None)
+    settings = filled(784, rows=42_000)
     assert (settings.hidden, settings.sweeps, settings.learning_rate, settings.weight_decay) == (500, 1, 0.05, 1e-4)
-    assert abs(settings.updates(42_000) - 20_000) < 420
+    assert abs(updates(settings, 42_000) - 20_000) < 420
     looks = settings.epochs / settings.evaluate_every
     assert looks == pytest.approx(8)  # fewer make no curve, more would take over 5 % of the work
-    assert fill(given | {"model": "gaussian-rbm"}, rows=90, columns=5, categories=None).optimizer == "adam"
-    assert fill(given | {"weight_decay": 0.0}, rows=90, columns=5, categories=None).weight_decay == 0
-    assert fill(given | {"model": "potts"}, rows=90, columns=5, categories=3).hidden is None
+    assert filled(5, model="gaussian-rbm").optimizer == "adam"
+    assert filled(5, weight_decay=0.0).weight_decay == 0
+    assert filled(5, model="potts", categories=3).hidden is None
 
 
 def test_every_negative_phase_gets_its_options():
-    options = {"sweeps": 3, "seed": 0}
     for name, kind in NEGATIVE_PHASES.items():
-        given = GIVEN | {"negative_phase": name} | ({} if name == "exact" else options)
+        options = {} if name == "exact" else {"sweeps": 3, "seed": 0}
         if name in ("tempered", "trajectory"):
-            given["rungs"] = 7
-        phase = model_options.negative_phase(fill(given, rows=90, columns=5, categories=None))
+            options["rungs"] = 7
+        phase = model_options.negative_phase(filled(5, negative_phase=name, **options))
         assert type(phase) is kind
         found = {field.name: getattr(phase, field.name) for field in dataclasses.fields(phase)}
         assert found.get("sweeps", found.get("steps", 3)) == 3
         assert found.get("chains", 100) == 100
         assert name not in ("tempered", "trajectory") or 7 in found.values()
-    given = GIVEN | {"negative_phase": "fast-weights", "fast_rate": 0.0}
-    assert model_options.negative_phase(fill(given, rows=90, columns=5, categories=None)).fast_rate == 0
+    assert model_options.negative_phase(filled(5, negative_phase="fast-weights", fast_rate=0.0)).fast_rate == 0
 
 
 def test_every_objective_gets_its_options():
     for name, kind in OBJECTIVES.items():
-        given = GIVEN | {"objective": name}
-        settings = fill(given, rows=90, columns=20, categories=None)
+        settings = filled(20, objective=name)
         assert model_options.negative_phase(settings) is None
         objective = model_options.objective(settings, lnz.Independent(np.zeros(20), lnz.Binary(20)))
         assert type(objective) is kind
         assert getattr(objective, "noise", 0.05) == 0.05 or name == "noise-contrastive"
-    given = GIVEN | {"objective": "denoising", "model": "gaussian-rbm"}
-    assert model_options.objective(fill(given, rows=90, columns=20, categories=None), None).noise == 0.3
+    assert model_options.objective(filled(20, objective="denoising", model="gaussian-rbm"), None).noise == 0.3
 
 
 def test_digits_are_split_and_coded():
@@ -142,12 +131,8 @@ def test_real_data_and_back():
 
 def test_weight_decay_spares_biases_and_fields():
     dataset = Dataset("x", Coding("categorical", 3, categories=2), *(np.zeros((4, 3), np.uint8),) * 3, "")
-    settings = fill(
-        GIVEN | {"model": "potts", "weight_decay": 0.5, "learning_rate": 1.0, "schedule": "constant"},
-        rows=4,
-        columns=3,
-        categories=2,
-    )
+    options = {"model": "potts", "weight_decay": 0.5, "learning_rate": 1.0, "schedule": "constant"}
+    settings = filled(3, rows=4, categories=2, **options)
     energy = model_options.build(settings, dataset, jax.random.key(0))
     energy = jax.tree.map(jnp.ones_like, energy)
     optimiser = model_options.optimiser(settings, 10)
@@ -161,12 +146,7 @@ def test_weight_decay_spares_biases_and_fields():
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_end_where_they_should(name, schedule):
-    settings = fill(
-        GIVEN | {"optimizer": name, "schedule": schedule, "weight_decay": 0.0, "learning_rate": 0.5},
-        rows=100,
-        columns=3,
-        categories=None,
-    )
+    settings = filled(3, rows=100, optimizer=name, schedule=schedule, weight_decay=0.0, learning_rate=0.5)
     optimiser = model_options.optimiser(settings, 8)
     parameters, step = {"w": jnp.ones(3)}, []
     state = optimiser.init(parameters)

@@ -60,14 +60,14 @@ def test_rounds_and_a_picture(machine, tmp_path):
     ("args", "message"),
     [
         (("reference", "run", "--models", "torus"), "no reference model 'torus': there are torus-4x4-hot"),
-        (("reference", "run", "--route", "exact"), "--route exact: which sum it is depends on the model"),
+        (("reference", "run", "--route", "exact"), "--route exact: which exact route applies depends on the model"),
         (("reference", "run", "--route", "guess"), "--route"),
-        (("logz", "FILE", "--route", "smc", "--chains", 3), "are of --route ais and bidirectional, not smc"),
-        (("logz", "FILE", "--plot", "path.png"), "--plot draws an annealing path, and none is walked here"),
-        (("logz", "FILE", "--plot", "path.pdf"), "is no .png file"),
-        (("logz", "FILE", "--route", "tempering", "--within", 1), "take --route ais or smc, or leave them out"),
+        (("logz", "FILE", "--route", "smc", "--chains", 3), "are for --route ais and bidirectional, not smc"),
+        (("logz", "FILE", "--plot", "path.png"), "--plot draws an annealing path, but this route has none"),
+        (("logz", "FILE", "--plot", "path.pdf"), "is not a .png file"),
+        (("logz", "FILE", "--route", "tempering", "--within", 1), "Choose --route ais or smc, or leave them out"),
         (("logz", "FILE", "--within", 0), "--within: 0 is not above 0"),
-        (("logz", "FILE", "--path", "moments"), "--path moments is a way to anneal: name the route that goes it"),
+        (("logz", "FILE", "--path", "moments"), "--path moments applies to annealing. Name the route that anneals"),
         (("logz", "FILE", "--resume", "runs"), "--resume keeps the runs that --within adds up"),
     ],
 )
@@ -78,10 +78,11 @@ def test_what_cannot_be_done(args, message, machine):
 
 
 def test_a_path_along_averaged_moments_can_be_asked_for(key):
-    from lnz._cli.measuring import Effort, choose_route
+    from lnz._cli.commands import Effort
+    from lnz._cli.measuring import choose_route
 
     rbm = lnz.RBM(visible=3, hidden=2, key=key)
-    route = choose_route(rbm, None, Effort(temperatures=5, chains=4, route="ais", path="moments"))
+    route = choose_route(rbm, None, Effort(temperatures=5, chains=4, route="ais"), path="moments")
     assert isinstance(route, lnz.routes.AnnealedImportanceSampling)
     assert route.base is not None
     assert isinstance(route.base.value, lnz.routes.AnnealingPath)

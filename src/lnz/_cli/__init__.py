@@ -1,11 +1,20 @@
-"""The command line: `lnz train | evaluate | sample | logz`. Thin: all work is done by the library."""
+"""The command line. Thin: all work is done by the library."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from lnz._cli.errors import explain
+
+app: Any = None
+try:
+    from lnz._cli.app import app
+except ModuleNotFoundError as error:
+    if error.name not in ("typer", "rich"):
+        raise
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -15,9 +24,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code. Every error is one line on stderr: `lnz: error: cause. remedy`."""
-    from lnz._cli.app import app
-    from lnz._cli.errors import explain
-
+    if app is None:
+        _tell("the command line needs packages that are not installed. Install them by: pip install 'lnz[cli]'")
+        return 2
     try:
         code = app(args=list(args), prog_name="lnz", standalone_mode=False)
         sys.stdout.flush()

@@ -7,59 +7,52 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import lnz
+from lnz import report
+from lnz._cli import show
+from lnz._cli.commands import Audit
 from lnz._cli.errors import BadInput, refusing
+from lnz._cli.process import prepare_jax
 
 
-def audit(target: str, *, samples: Path | None, report: Path | None, force: bool, seed: int) -> Any:
+def audit(options: Audit) -> int:
     """The report on the energy NAME of FILE.py, or on a saved energy; the page is written where one is asked for."""
-    import jax
-
-    if report is not None and report.exists() and not force:
-        raise BadInput(f"--report {report}: exists already. Give another name, or --force to replace it")
-    if report is not None and not report.parent.is_dir():
-        raise BadInput(f"--report {report}: there is no folder {report.parent}. Make it first")
-    energy = _energy(target)
+    prepare_jax()
+    energy = _energy(options.target)
     drawn = None
-    if samples is not None:
+    if options.samples is not None:
         try:
-            drawn = np.load(samples, allow_pickle=False)
+            drawn = np.load(options.samples, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise BadInput(
-                f"--samples {samples}: {error}. Give an .npy file of shape (n, …) or (chains, n, …)"
+                f"--samples {options.samples}: {error}. Give an .npy file of shape (n, …) or (chains, n, …)"
             ) from None
     with refusing():
-        found = lnz.audit(energy, samples=drawn, key=jax.random.key(seed))
-    if report is not None:
-        from lnz.report import audit_page
-
-        audit_page(report, found)
-    return found
+        found = lnz.audit(energy, samples=drawn, key=jax.random.key(options.seed))
+    if options.report is not None:
+        report.audit_page(options.report, found)
+    show.audit(found, as_json=options.json)
+    return 0 if found.passed else 1
 
 
 def _energy(target: str) -> Any:
     if target.endswith(".lnz"):
         return lnz.load(Path(target))
     file, _, name = target.rpartition(":")
-    if not file or not name:
-        raise BadInput(
-            f"{target}: names no energy. Write FILE.py:NAME, such as model.py:energy, or a saved energy FILE.lnz"
-        )
     path = Path(file)
-    if not path.is_file():
-        raise BadInput(f"{path}: there is no such file. Write FILE.py:NAME, such as model.py:energy")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"{path}: is no Python file. Write FILE.py:NAME, such as model.py:energy")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         line = " ".join(str(error).split())
-        raise BadInput(f"{path}: running it raised {type(error).__name__}: {line}. Mend the file first") from error
+        raise BadInput(f"{path}: running it raised {type(error).__name__}: {line}. Fix the file first") from error
     finally:
         sys.path.pop(0)
     if not hasattr(module, name):

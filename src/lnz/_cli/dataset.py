@@ -9,18 +9,9 @@ from typing import Any
 import numpy as np
 
 from lnz import io
-from lnz._cli.errors import BadInput
+from lnz._cli.settings import KINDS
 from lnz._core.spaces import Binary, Categorical, Real, Space, Spin
 from lnz.io import Data, DataError
-
-_KINDS = {
-    "rbm": "binary",
-    "dbm": "binary",
-    "gaussian-rbm": "real",
-    "potts-rbm": "categorical",
-    "ising": "spin",
-    "potts": "categorical",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,18 +118,12 @@ class Dataset:
 
 def load(name: str, array: str | None = None) -> Data:
     """`digits`, or a file or folder of the user's."""
-    if name == "digits":
-        if array is not None:
-            raise BadInput("--array: the digits hold one array. Leave it out")
-        return io.digits()
-    return io.load(name, name=array)
+    return io.digits() if name == "digits" else io.load(name, name=array)
 
 
 def choose_coding(data: Data, model: str, *, binarise: str, categories: int | None) -> Coding:
-    """The coding of training data. Raises DataError or BadInput where the data and the model do not go together."""
-    rows, kind = data.rows, _KINDS[model]
-    if categories is not None and kind != "categorical":
-        raise BadInput(f"--categories: the model {model} is not over categories. Leave it out, or choose --model potts")
+    """The coding of training data. Raises DataError where the data and the model do not go together."""
+    rows, kind = data.rows, KINDS[model]
     if len(rows) < 2:
         raise DataError(f"{data.source}: holds one row, and a distribution needs at least 2. Give more data")
     refuse_not_finite(rows, data.source)
@@ -160,7 +145,7 @@ def choose_coding(data: Data, model: str, *, binarise: str, categories: int | No
         if binarise == "stochastic":
             return dataclasses.replace(coding, levels=levels)
         return dataclasses.replace(coding, threshold=levels / 2)
-    return dataclasses.replace(coding, threshold=_number(binarise))
+    return dataclasses.replace(coding, threshold=float(binarise))
 
 
 def _levels(rows: np.ndarray) -> float:
@@ -176,22 +161,10 @@ def _levels(rows: np.ndarray) -> float:
     raise DataError(f"a model of bits needs 0 and 1, and the scale of values from {low:g} to {high:g} is not clear")
 
 
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise BadInput(f"--binarise: {text!r} is no rule. Give a threshold, auto, stochastic or never")
-    return value
-
-
 def divide(
     data: Data, coding: Coding, *, fractions: tuple[float, float, float], split_seed: int, seed: int, notes: list[str]
 ) -> Dataset:
     """Code and split the data. Raises DataError for values outside the model's space."""
-    if fractions[0] <= 0:
-        raise BadInput(f"--split: the training part has a fraction of {fractions[0]:g}. Give it more than 0")
     states = coding.encode(data, seed=seed, notes=notes, fitting=True)
     parts = io.split(len(states), fractions=fractions, seed=split_seed)
     train, validation, test = (states[part] for part in parts)

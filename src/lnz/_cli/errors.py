@@ -6,12 +6,11 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 
 class BadInput(ValueError):
-    """An option, a file or a folder that cannot serve: one line, the cause first and then the remedy."""
+    """An invalid option, file or folder: one line, the cause first and then the remedy."""
 
 
 @contextlib.contextmanager
@@ -25,18 +24,18 @@ def refusing() -> Iterator[None]:
         raise BadInput(str(error)) from error
 
 
-def refuse_with_resume(ctx: Any, argument: str) -> None:
-    """A resumed run takes everything from its config: any other setting would be another run.
-
-    Args:
-        ctx: the context of a command with the option --resume.
-        argument: the parameter that names the data, which is no option.
-    """
-    for name in ctx.params:
-        source = ctx.get_parameter_source(name)
-        if name not in ("resume", "json") and source is not None and source.name == "COMMANDLINE":
-            option = name.upper() if name == argument else "--" + name.replace("_", "-")
+def refuse_with_resume(given: Mapping[str, str]) -> None:
+    """A resumed run takes everything from its config: any other setting would be another run."""
+    for name, option in given.items():
+        if name not in ("resume", "json"):
             raise BadInput(f"--resume takes every setting from the run's config.json. Leave out {option}")
+
+
+def refuse_given(given: Mapping[str, str], names: tuple[str, ...], why: str) -> None:
+    """Refuse options that do not apply, where they were given."""
+    for name in names:
+        if name in given:
+            raise BadInput(f"{given[name]} {why}")
 
 
 def explain(error: BaseException) -> tuple[int, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Any
 
 import lnz
 from lnz._cli.errors import BadInput
-from lnz._cli.output import strict
+from lnz._cli.output import json_line, strict
 from lnz._cli.settings import Settings
-from lnz._core.checkpoint import load_arrays
-from lnz.io import WriteError, write_atomic
 
 _FILES = (
     "config.json",
@@ -54,22 +51,38 @@ class RunFolder:
     def create(cls, path: Path, *, force: bool, resumable: bool = True) -> RunFolder:
         """A new folder. An existing one is refused unless it is empty, or a run that `force` lets us replace."""
         folder = cls(path)
-        if path.exists() and not path.is_dir():
-            raise BadInput(f"{path}: is a file. Give another folder by --out")
-        if path.is_dir() and any(path.iterdir()):
-            if not folder["config.json"].is_file():
-                raise BadInput(f"{path}: is a folder that holds no run, so it is never replaced. Give another by --out")
-            if not force:
-                remedy = "replace it by --force, or give another folder by --out"
-                again = f"Go on with it by --resume {path}, {remedy}" if resumable else remedy.capitalize()
-                raise BadInput(f"{path}: exists already. {again}")
+        folder.refuse_taken(force=force, resumable=resumable)
         try:
             path.mkdir(parents=True, exist_ok=True)
             for name in _FILES:
                 folder[name].unlink(missing_ok=True)
         except OSError as error:
-            raise WriteError(f"{path}: could not be made ({error.strerror}). Give another folder by --out") from None
+            raise lnz.io.WriteError(
+                f"{path}: could not be created ({error.strerror}). Give another folder by --out"
+            ) from None
         return folder
+
+    def refuse_taken(self, *, force: bool, resumable: bool = True) -> None:
+        """Refuse a folder that exists, unless it is empty, or a run that is to be replaced."""
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{path}: is a file. Give another folder by --out")
+        if not path.is_dir() or not any(path.iterdir()):
+            return
+        if not self["config.json"].is_file():
+            raise BadInput(f"{path}: is a folder that holds no run, so it is never replaced. Give another by --out")
+        if not force:
+            remedy = "replace it by --force, or give another folder by --out"
+            again = f"Go on with it by --resume {path}, {remedy}" if resumable else remedy.capitalize()
+            raise BadInput(f"{path}: exists already. {again}")
+
+    def require_finished(self) -> None:
+        """Refuse a run of `lnz train` that has no model yet."""
+        self.config()
+        if not self["model.lnz"].is_file():
+            raise BadInput(
+                f"{self.path}: the run is not finished, it has no model.lnz. Go on with: lnz train --resume {self.path}"
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -114,12 +127,12 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a small file, whole or not at all."""
         text = json.dumps(strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomic(self[name], lambda file: file.write(text.encode()))
+        lnz.io.write_atomic(self[name], lambda file: file.write(text.encode()))
 
     def write_lines(self, name: str, records: list[dict[str, Any]]) -> None:
         """Write one line of JSON a record, whole or not at all."""
-        text = "".join(map(_line, records))
-        write_atomic(self[name], lambda file: file.write(text.encode()))
+        text = "".join(map(json_line, records))
+        lnz.io.write_atomic(self[name], lambda file: file.write(text.encode()))
 
     def records(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """The lines of a file of records; a last line that was cut short is left out."""
@@ -132,42 +145,6 @@ class RunFolder:
             except ValueError:
                 break
         return found
-
-
-class Metrics:
-    """A file of records: one line each, on disk before the next update. Lines after the checkpoint's step are dropped."""
-
-    def __init__(self, folder: RunFolder, name: str = "metrics.jsonl"):
-        self._path = folder[name]
-        checkpoint = folder["checkpoint.safetensors"]
-        step = int(load_arrays(checkpoint)[1]["step"]) if checkpoint.is_file() else -1
-        self.records = [record for record in folder.records(name) if record["step"] <= step]
-        folder.write_lines(name, self.records)
-
-    @property
-    def seconds(self) -> float:
-        """Of the run so far, as its last record says."""
-        return self.records[-1]["seconds"] if self.records else 0.0
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Append a record, unless its step has been written before."""
-        if self.records and record["step"] <= self.records[-1]["step"]:
-            return
-        try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise WriteError(
-                f"{self._path}: could not be written ({error.strerror}). Free some space, then go on with "
-                f"lnz train --resume {self._path.parent}"
-            ) from None
-        self.records.append(record)
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(strict(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +10,13 @@ import jax
 import numpy as np
 
 import lnz
+from lnz._cli.commands import Effort
+from lnz._cli.defaults import LARGE
 from lnz._cli.errors import BadInput
-from lnz._cli.settings import LARGE
 from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen
 from lnz._core.route import Route
+from lnz.learning._likelihood import free_energies
 
 ROUTES: dict[str, Callable[..., Any]] = {
     "ais": lnz.routes.AnnealedImportanceSampling,
@@ -25,58 +26,31 @@ ROUTES: dict[str, Callable[..., Any]] = {
 }
 """The routes with samples, by the names they have on the command line."""
 
-_ANNEALED = ("auto", "exact", "ais", "bidirectional")  # routes of temperatures and chains
-
-
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """How much work log Z may take.
-
-    Attributes:
-        temperatures: of annealing, where no exact route is affordable; None for a number that fits the model.
-        chains: of annealing, likewise.
-        confidence: of the limits.
-        route: `auto`, `exact`, or one of `ROUTES`.
-        path: of these: `geometric`, or `moments` for one along averaged moments, fitted with the same random numbers each time.
-    """
-
-    temperatures: int | None = None
-    chains: int | None = None
-    confidence: float = 0.99
-    route: str = "auto"
-    path: str = "geometric"
-
 
 def size(energy: Energy) -> int:
     """The number of parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(energy))
 
 
-def choose_route(energy: Energy, base: Energy | None, effort: Effort) -> Route:
-    """An exact route where one is affordable, otherwise annealing from a base that was fitted to the data."""
+def choose_route(energy: Energy, base: Energy | None, effort: Effort, *, path: str = "geometric") -> Route:
+    """An exact route where one is affordable, otherwise annealing from a base that was fitted to the data.
+
+    Args:
+        path: of a named route that anneals: `geometric`, or `moments` for averaged moments, fitted with the same random numbers each time.
+    """
     large = size(energy) > LARGE
-    temperatures = effort.temperatures or (4_000 if large else 10_000)
-    chains = effort.chains or (256 if large else 512)
-    if effort.route not in _ANNEALED and (effort.temperatures or effort.chains):
-        raise BadInput(
-            f"--temperatures and --chains are of --route ais and bidirectional, not {effort.route}: leave them out"
-        )
-    if effort.path == "moments":
-        if effort.route not in ROUTES:
-            raise BadInput("--path moments is a way to anneal: name the route that goes it, such as --route ais")
+    if path == "moments":
         base = lnz.routes.moment_averaged_path(energy, base=base, key=jax.random.key(0))
-    frozen = None if base is None else Frozen(base)
-    options: dict[str, Any] = {"base": frozen, "confidence": effort.confidence}
-    if effort.route in ROUTES and effort.route not in _ANNEALED:
+    options: dict[str, Any] = {"base": None if base is None else Frozen(base), "confidence": effort.confidence}
+    if effort.route in ("smc", "tempering"):
         return ROUTES[effort.route](**options)
-    named = ROUTES[effort.route if effort.route in ROUTES else "ais"]
-    annealing = named(temperatures=temperatures, chains=chains, **options)
+    temperatures, chains = effort.temperatures or (4_000 if large else 10_000), effort.chains or (256 if large else 512)
+    annealing = ROUTES.get(effort.route, ROUTES["ais"])(temperatures=temperatures, chains=chains, **options)
     if effort.route in ROUTES:
         return annealing
-    budget = lnz.Budget(evaluations=2.0**32) if effort.route == "exact" else lnz.Budget()
-    choice = lnz.choose(energy, budget)
+    choice = lnz.choose(energy, lnz.Budget(evaluations=2.0**32) if effort.route == "exact" else lnz.Budget())
     if choice.route.random and effort.route == "exact":
-        raise BadInput(f"--route exact: no exact route serves this model. {choice.why}")
+        raise BadInput(f"--route exact: no exact route supports this model. {choice.why}")
     return annealing if choice.route.random else choice.route
 
 
@@ -89,6 +63,7 @@ def estimate_json(estimate: lnz.Estimate) -> dict[str, Any]:
         "lower": float(estimate.lower),
         "upper": float(estimate.upper),
         "known": estimate.guarantee,
+        "guarantee": estimate.guarantee,
         "route": estimate.route,
         "confidence": estimate.confidence,
         "assumption": estimate.assumption,
@@ -98,7 +73,7 @@ def estimate_json(estimate: lnz.Estimate) -> dict[str, Any]:
 
 
 def likelihood_json(found: lnz.learning.LogLikelihood, *, split: str | None) -> dict[str, Any]:
-    """A log-likelihood as plain values, in nats per datum. The error and the limits without a prefix come from log Z alone."""
+    """A log-likelihood as plain values, in nats per example. The error and the bounds without a prefix come from log Z alone."""
     log_z = estimate_json(found.log_z)
     return {
         "log_likelihood": found.value,
@@ -108,6 +83,7 @@ def likelihood_json(found: lnz.learning.LogLikelihood, *, split: str | None) -> 
         "upper": found.upper,
         "is_limit": found.is_limit,
         "known": found.guarantee,
+        "guarantee": found.guarantee,
         "route": log_z["route"],
         "n": found.n,
         "data_standard_error": found.data_standard_error,
@@ -130,8 +106,6 @@ def agreement(energy: Energy, train: np.ndarray, states: np.ndarray, route: Rout
     exact = not route.random
     halves = lnz.learning.phases(energy, seen, route if exact else states)
     positive, negative, gap = (_norm(tree) for tree in (halves.positive, halves.negative, halves.gradient))
-    from lnz.learning._likelihood import free_energies
-
     apart = None  # where data show a part of a state alone, F is another's
     if energy.data_space == energy.observed:
         apart = float(free_energies(energy, seen).mean() - free_energies(energy, states).mean())

@@ -20,6 +20,11 @@ def strict(content: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def json_line(record: dict[str, Any]) -> str:
+    """One line of a file of records."""
+    return json.dumps(strict(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def note(text: str) -> None:
     """A remark on stderr."""
     print("lnz: note: " + " ".join(text.split()), file=sys.stderr, flush=True)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 import lnz
-from lnz._cli.errors import BadInput, refusing
+from lnz._cli import show
+from lnz._cli.commands import ReferenceList, ReferenceRun
+from lnz._cli.errors import refusing
 from lnz._cli.measuring import ROUTES
+from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step
 from lnz.reference._score import Scores
 
 
-def listed() -> list[dict[str, Any]]:
-    """Every reference model as plain values."""
-    return [
+def list_models(options: ReferenceList) -> None:
+    """Every reference model."""
+    prepare_jax()
+    models = [
         {
             "name": model.name,
             "title": model.title,
@@ -25,17 +27,17 @@ def listed() -> list[dict[str, Any]]:
         }
         for model in lnz.reference.reference_models()
     ]
+    show.reference_models(models, as_json=options.json)
 
 
-def run(route: str, names: list[str], seed: int) -> Scores:
+def run(options: ReferenceRun) -> None:
     """The scores of a named route (`auto`: what `lnz.choose` picks) on the named models, or on all."""
-    if route == "exact":
-        raise BadInput(f"--route exact: which sum it is depends on the model. Give auto, or one of {', '.join(ROUTES)}")
+    prepare_jax()
     with refusing():
-        models = lnz.reference.reference_models(*names)
-    chosen = None if route == "auto" else ROUTES[route]()
-    scores = []
+        models = lnz.reference.reference_models(*options.models)
+    chosen = None if options.route == "auto" else ROUTES[options.route]()
+    key, scores = jax.random.key(options.seed), []
     for i, model in enumerate(models):
         with Step(f"{model.name} ({i + 1} of {len(models)})"):
-            scores += lnz.reference.score_route(chosen, models=[model], key=jax.random.fold_in(jax.random.key(seed), i))
-    return Scores(scores)
+            scores += lnz.reference.score_route(chosen, models=[model], key=jax.random.fold_in(key, i))
+    show.scores(Scores(scores), as_json=options.json)

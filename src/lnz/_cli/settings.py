@@ -1,183 +1,275 @@
-"""What a run is made with: every setting, with the defaults that depend on the data and the model filled in."""
+"""What a run of `lnz train` is made with: the options that `config.json` keeps."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from typing import Any
+import functools
+import math
+from typing import Annotated, Any, Literal
+
+import typer
 
 from lnz._cli.errors import BadInput
-from lnz.learning._run_check import plan_updates
+from lnz._cli.options import LATER, not_negative, positive
 
-MODELS = ("rbm", "dbm", "gaussian-rbm", "potts-rbm", "ising", "potts")
-UPDATES = 20_000  # in a run, where the epochs are not given
-LOOKS = 20  # at the held-out data in a run, where evaluate_every is not given
-_LOOK_SHARE = 0.05  # of a run's work that those looks may take, but for
-_FEWEST = 8  # looks, which a curve needs
-LARGE = 2**15  # parameters; beyond, log Z is measured with less work, and less often
-_RATES = {"sgd": 0.05, "momentum": 0.01, "adam": 1e-3}
+KINDS = {
+    "rbm": "binary",
+    "dbm": "binary",
+    "gaussian-rbm": "real",
+    "potts-rbm": "categorical",
+    "ising": "spin",
+    "potts": "categorical",
+}
+"""The kind of data of every model."""
+
+Model = Literal["rbm", "dbm", "gaussian-rbm", "potts-rbm", "ising", "potts"]
+Objective = Literal[
+    "likelihood",
+    "pseudo-likelihood",
+    "ratio-matching",
+    "score-matching",
+    "sliced",
+    "denoising",
+    "noise-contrastive",
+    "energy-discrepancy",
+]
+Phase = Literal[
+    "exact",
+    "cd",
+    "persistent",
+    "fast-weights",
+    "tempered",
+    "trajectory",
+    "jarzynski",
+    "replay",
+    "coupled",
+    "coupled-annealing",
+]
+
+_FIRST_RUNS = {"positive_phase": "mean-field", "pretraining": 0.0, "objective": "likelihood", "noise": 0.0}
+"""Settings that runs of version 0.1 lack, and what they were made with."""
+
+_OF_DEEP = ("positive_phase", "pretraining")
 
 
-@dataclasses.dataclass(frozen=True)
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    found = tuple(int(part) if part.strip().isdigit() else 0 for part in text.split(","))
+    if not all(found):
+        raise BadInput(
+            f"--hidden: {text!r} is not a number of units. Give one such as 500, or several for a deep machine, such as 500,1000"
+        )
+    return found
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        parts = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        parts = ()
+    if len(parts) != 3 or not all(0 <= part <= 1 for part in parts) or abs(sum(parts) - 1) > 1e-6:
+        raise BadInput(f"--split: {text!r} are not three fractions that add up to 1. Give, for example, 0.7,0.1,0.2")
+    if parts[0] <= 0:
+        raise BadInput(f"--split: the training part has a fraction of {parts[0]:g}. Give it more than 0")
+    return parts
+
+
+def _rule(text: str) -> str:
+    try:
+        known = text in ("auto", "stochastic", "never") or math.isfinite(float(text))
+    except ValueError:
+        known = False
+    if not known:
+        raise BadInput(f"--binarise: {text!r} is not a rule. Give a threshold, auto, stochastic or never")
+    return text
+
+
+_Data = functools.partial(typer.Option, rich_help_panel="Data")
+_Model = functools.partial(typer.Option, rich_help_panel="Model")
+_Learning = functools.partial(typer.Option, rich_help_panel="Learning")
+_Run = functools.partial(typer.Option, rich_help_panel="Run")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that a run depends on, apart from the data themselves. Plain numbers and words, as `config.json` holds them."""
+    """All that a run depends on, apart from the data themselves. `lnz._cli.defaults.fill` replaces every LATER."""
 
-    data: str
-    array: str | None
-    binarise: str
-    split: tuple[float, float, float]
-    split_seed: int
-    model: str
-    hidden: int | tuple[int, ...] | None
-    categories: int | None
-    negative_phase: str
-    sweeps: int
-    chains: int
-    rungs: int
-    fast_rate: float
-    monitor: bool
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    epochs: float
-    batch_size: int
-    evaluate_every: float
-    seed: int
-    positive_phase: str = "mean-field"
-    pretraining: float = 0.0
-    objective: str = "likelihood"
-    noise: float = 0.0
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="**digits** (1,797 handwritten digits, 8x8), or a file: .npy, .npz, .csv, .tsv, .parquet, "
+            "MNIST's idx, or a folder of images.",
+        ),
+    ] = LATER
+    array: Annotated[str | None, _Data(help="Name of the array to read from an .npz file.")] = None
+    binarise: Annotated[
+        str,
+        _Data(
+            callback=_rule,
+            help="Rule that turns grey values into 0 and 1 where the model needs bits: auto (threshold at half the scale of 1, 16 or 255), a "
+            "THRESHOLD, stochastic (drawn once), or never.",
+        ),
+    ] = "auto"
+    split: Annotated[
+        tuple[float, float, float],
+        _Data(
+            callback=_fractions,
+            metavar="TRAIN,VALIDATION,TEST",
+            help="Fractions of the data for training, validation and test. The model that is best on the validation data is kept.",
+        ),
+    ] = (0.7, 0.1, 0.2)
+    split_seed: Annotated[
+        int, _Data(metavar="N", min=0, max=2**32 - 1, help="Seed of the random split, and of nothing else.")
+    ] = 0
+    model: Annotated[Model, _Model(help="Model to train.")] = "rbm"
+    hidden: Annotated[
+        int | tuple[int, ...] | None,
+        _Model(
+            callback=_layers,
+            metavar="N[,N…]",
+            help="Number of hidden units. Several layers, as in 500,1000, make a deep Boltzmann machine (dbm). "
+            "[twice the visible units, 16 to 500]",
+        ),
+    ] = LATER
+    categories: Annotated[
+        int | None,
+        _Model(min=2, help="Number of values that each variable of a Potts model takes. [1 + the largest value]"),
+    ] = LATER
+    objective: Annotated[
+        Objective,
+        _Learning(help="Objective to maximise: the likelihood, whose gradient has two phases, or one without log Z."),
+    ] = "likelihood"
+    noise: Annotated[
+        float,
+        _Learning(
+            callback=positive,
+            help="Noise of denoising and energy-discrepancy: the standard deviation of a normal perturbation, relative to that of the data, or "
+            "for discrete data the probability that a unit changes. [0.3; one change per example]",
+        ),
+    ] = LATER
+    negative_phase: Annotated[
+        Phase,
+        _Learning(
+            help="Source of model samples for the likelihood's gradient: chains restarted at the data (cd), persistent chains (persistent; "
+            "fast-weights: with a faster copy of the weights), replicas at several temperatures (tempered) or at earlier models of the run "
+            "(trajectory), weighted walkers that track log Z (jarzynski), a buffer of chains (replay), coupled pairs of chains or of annealed "
+            "populations, whose gradient is unbiased (coupled, coupled-annealing), or exact sums (exact). [persistent]",
+        ),
+    ] = LATER
+    positive_phase: Annotated[
+        Literal["mean-field", "chains"],
+        _Learning(
+            help="Inference of a dbm's hidden units given the data: mean field, or chains with the data held fixed. [mean-field]"
+        ),
+    ] = LATER
+    pretraining: Annotated[
+        float,
+        _Learning(
+            callback=not_negative,
+            metavar="EPOCHS",
+            help="Epochs of layer-by-layer training of a dbm, before its layers are trained together. [0]",
+        ),
+    ] = LATER
+    sweeps: Annotated[
+        int, _Learning("--sweeps", "--steps", min=1, help="Gibbs sweeps per update. [1; digits 5; replay 60]")
+    ] = LATER
+    chains: Annotated[
+        int, _Learning(min=1, help="Number of persistent chains, or of replicas at each temperature. [100]")
+    ] = LATER
+    rungs: Annotated[
+        int,
+        _Learning(min=2, help="Number of temperatures or earlier models of tempered and trajectory chains. [10]"),
+    ] = LATER
+    fast_rate: Annotated[float, _Learning(callback=not_negative, help="Learning rate of the fast weights. [0.05]")] = (
+        LATER
+    )
+    monitor: Annotated[
+        bool, _Learning(help="Monitor the chains, at about 5 % of the run time, and warn when they fail.")
+    ] = True
+    optimizer: Annotated[
+        Literal["sgd", "momentum", "adam"], _Learning(help="Optimiser of the parameters. [sgd; gaussian-rbm adam]")
+    ] = LATER
+    learning_rate: Annotated[
+        float,
+        _Learning(callback=positive, help="Initial learning rate. [sgd 0.05 (digits 0.2), momentum 0.01, adam 0.001]"),
+    ] = LATER
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"],
+        _Learning(help="Schedule of the learning rate; linear and cosine fall to 0. [linear]"),
+    ] = LATER
+    weight_decay: Annotated[
+        float,
+        _Learning(callback=not_negative, help="L2 penalty on weights and couplings. [0.0001; digits 0.001]"),
+    ] = LATER
+    epochs: Annotated[
+        float,
+        _Learning(callback=positive, help="Number of passes over the training data. [enough for 20,000 updates]"),
+    ] = LATER
+    batch_size: Annotated[int, _Learning(min=1, help="Number of examples per update. [100]")] = LATER
+    evaluate_every: Annotated[
+        float,
+        _Learning(
+            callback=positive,
+            help="Epochs between two evaluations on the validation data, each with a checkpoint. "
+            "[20 evaluations per run; fewer for large models, about 5 % of the work]",
+        ),
+    ] = LATER
+    seed: Annotated[
+        int,
+        _Run(
+            metavar="N",
+            min=0,
+            max=2**32 - 1,
+            help="Seed of the initial weights, the chains and the estimate of log Z.",
+        ),
+    ] = 0
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The numbers of hidden units, from below."""
         return () if self.hidden is None else (self.hidden,) if isinstance(self.hidden, int) else self.hidden
 
-    def updates(self, n: int) -> int:
-        """The number of updates on n training data."""
-        return plan_updates(n, self.batch_size, self.epochs, self.evaluate_every).total
-
     @classmethod
     def from_json(cls, found: Any) -> Settings:
         """The settings of a `config.json`. Raises KeyError or TypeError where it is none."""
-        values: dict[str, Any] = {
-            field.name: found[field.name]
-            if field.default is dataclasses.MISSING
-            else found.get(field.name, field.default)
-            for field in dataclasses.fields(cls)
-        }
+        found = _FIRST_RUNS | found
+        values: dict[str, Any] = {field.name: found[field.name] for field in dataclasses.fields(cls)}
         values["split"] = tuple(values["split"])
         values["hidden"] = tuple(values["hidden"]) if isinstance(values["hidden"], list) else values["hidden"]
         return cls(**values)
 
-
-def fill(given: dict[str, Any], *, rows: int, columns: int, categories: int | None) -> Settings:
-    """The settings with the defaults filled in.
-
-    The recipe for the digits (20,000 updates of 5 sweeps, rate 0.2 falling to 0, weight decay 0.001) and the general
-    one were measured: see the README. `given` holds None where the user was silent.
-
-    Args:
-        given: by the names of `Settings`.
-        rows: the number of training data.
-        columns: the number of variables.
-        categories: the number of values a variable takes, for categorical data.
-    """
-    model, optimizer = given["model"], given["optimizer"] or ("adam" if given["model"] == "gaussian-rbm" else "sgd")
-    given = given | {"model": (model := _deep(model, given["hidden"]))}
-    has_hidden, deep = model.endswith(("rbm", "dbm")), model == "dbm"
-    recipe = given["data"] == "digits" and model == "rbm" and optimizer == "sgd"
-    if not has_hidden and given["hidden"] is not None:
-        raise BadInput(f"--hidden: the model {model} has no hidden units. Leave it out, or choose --model rbm")
-    for name in ("positive_phase", "pretraining"):
-        if not deep and given[name] is not None:
+    def check(self) -> None:
+        """Raise BadInput for options that conflict, whatever the data are."""
+        if self.array is not None and self.data == "digits":
+            raise BadInput("--array: the digits hold one array. Leave it out")
+        if self.categories is not None and KINDS[self.model] != "categorical":
             raise BadInput(
-                f"--{name.replace('_', '-')}: is for a deep machine alone. Leave it out, or give several --hidden layers"
+                f"--categories: the model {self.model} is not over categories. Leave it out, or choose --model potts"
             )
-    features = columns * (categories or 1)
-    usual = min(500, max(16, 2 * features))
-    hidden = given["hidden"] or ((usual, usual) if deep else (usual,))
-    _refuse_with_objective(given)
-    negative_phase = given["negative_phase"] or ("persistent" if given["objective"] == "likelihood" else "none")
-    for name in ("chains", "sweeps"):
-        if negative_phase == "exact" and given[name] is not None:
-            raise BadInput(f"--{name}: the exact negative phase has no chains. Leave it out")
-    if negative_phase == "cd" and given["chains"] is not None:
-        raise BadInput("--chains: contrastive divergence runs one chain from every datum of a batch. Leave it out")
-    if negative_phase not in ("tempered", "trajectory") and given["rungs"] is not None:
-        raise BadInput("--rungs: only tempered and trajectory chains have a ladder. Leave it out")
-    if negative_phase != "fast-weights" and given["fast_rate"] is not None:
-        raise BadInput("--fast-rate: goes with --negative-phase fast-weights alone. Leave it out")
-    batch_size = given["batch_size"] or 100
-    per_epoch = -(-rows // min(batch_size, rows))
-    settings = Settings(
-        **(
-            given
-            | {
-                "hidden": (hidden if deep else hidden[0]) if has_hidden else None,
-                "categories": categories,
-                "negative_phase": negative_phase,
-                "sweeps": given["sweeps"] or (60 if negative_phase == "replay" else 5 if recipe else 1),
-                "chains": given["chains"] or 100,
-                "rungs": given["rungs"] or 10,
-                "fast_rate": _or(given["fast_rate"], 0.05),
-                "optimizer": optimizer,
-                "learning_rate": _or(given["learning_rate"], 0.2 if recipe else _RATES[optimizer]),
-                "schedule": given["schedule"] or "linear",
-                "weight_decay": _or(given["weight_decay"], 1e-3 if recipe else 1e-4),
-                "epochs": given["epochs"] or max(1, round(UPDATES / per_epoch)),
-                "batch_size": batch_size,
-                "evaluate_every": given["evaluate_every"] or 1.0,
-                "positive_phase": given["positive_phase"] or "mean-field",
-                "pretraining": given["pretraining"] or 0.0,
-                "noise": given["noise"] or (0.3 if model == "gaussian-rbm" else min(0.1, 1 / columns)),
-            }
-        )
-    )
-    if given["evaluate_every"] is None:
-        sizes = (features, *(settings.layers or (features,)))
-        parameters = sum(below * above for below, above in itertools.pairwise(sizes))
-        looks = LOOKS if parameters <= LARGE else _looks(settings, settings.updates(rows))
-        settings = dataclasses.replace(settings, evaluate_every=settings.epochs / looks)
-    return settings
+        if len(self.layers) > 1 and self.model.endswith("-rbm"):
+            raise BadInput(f"--hidden: the model {self.model} has one layer of hidden units. Give one number")
+        if self.hidden is not None and not self.model.endswith(("rbm", "dbm")):
+            raise BadInput(f"--hidden: the model {self.model} has no hidden units. Leave it out, or choose --model rbm")
+        deep = self.model == "dbm" or len(self.layers) > 1
+        if not deep:
+            self._refuse("is for deep machines only. Leave it out, or give several --hidden layers", *_OF_DEEP)
+        if self.objective not in ("denoising", "energy-discrepancy"):
+            self._refuse("goes with --objective denoising or energy-discrepancy. Leave it out", "noise")
+        if self.objective != "likelihood":
+            why = f"the objective {self.objective} has no phases and no chains. Leave it out, or leave --objective out"
+            self._refuse(why, "negative_phase", *_OF_DEEP, "sweeps", "chains", "rungs", "fast_rate")
+        if self.negative_phase == "exact":
+            self._refuse("the exact negative phase has no chains. Leave it out", "chains", "sweeps")
+        if self.negative_phase == "cd":
+            self._refuse("contrastive divergence runs one chain from every example of a batch. Leave it out", "chains")
+        if self.negative_phase not in ("tempered", "trajectory"):
+            self._refuse("only tempered and trajectory chains have several temperatures. Leave it out", "rungs")
+        if self.negative_phase != "fast-weights":
+            self._refuse("goes with --negative-phase fast-weights only. Leave it out", "fast_rate")
 
-
-def _refuse_with_objective(given: dict[str, Any]) -> None:
-    """Raise BadInput for options of the other way to learn."""
-    objective = given["objective"]
-    if objective not in ("denoising", "energy-discrepancy") and given["noise"] is not None:
-        raise BadInput("--noise: goes with --objective denoising or energy-discrepancy. Leave it out")
-    if objective == "likelihood":
-        return
-    for name in ("negative_phase", "positive_phase", "pretraining", "sweeps", "chains", "rungs", "fast_rate"):
-        if given[name] is not None:
-            raise BadInput(
-                f"--{name.replace('_', '-')}: the objective {objective} has no phases and no chains. Leave it out, or leave --objective out"
-            )
-
-
-def _deep(model: str, hidden: tuple[int, ...] | None) -> str:
-    """The model: several layers make a deep one of an RBM over bits."""
-    if hidden is None or len(hidden) == 1:
-        return model
-    if model.endswith("-rbm"):
-        raise BadInput(f"--hidden: the model {model} has one layer of hidden units. Give one number")
-    return "dbm" if model == "rbm" else model
-
-
-def _looks(settings: Settings, updates: int) -> int:
-    """How many looks at the held-out data a large model can afford, counting products of a row and the weights."""
-    chains = settings.batch_size if settings.negative_phase in ("cd", "exact") else settings.chains
-    work = updates * (2 * settings.batch_size + chains * (2 + 2 * settings.sweeps))
-    temperatures, chains = look_effort(large=True)
-    return int(min(LOOKS, max(_FEWEST, _LOOK_SHARE * work / (3 * temperatures * chains))))
-
-
-def look_effort(*, large: bool) -> tuple[int, int]:
-    """Temperatures and chains of the annealing that a look at the held-out data takes."""
-    return 500, 64 if large else 128
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
+    def _refuse(self, why: str, *names: str) -> None:
+        """Raise BadInput for the first of the options that was given."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise BadInput(f"--{name.replace('_', '-')}: {why}")

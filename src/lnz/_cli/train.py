@@ -14,13 +14,17 @@ import numpy as np
 
 import lnz
 from lnz import report
-from lnz._cli import dataset, measuring, model_options, output
+from lnz._cli import dataset, measuring, model_options, output, show
+from lnz._cli.commands import Effort, Train
 from lnz._cli.dataset import held_out
+from lnz._cli.defaults import LARGE, evaluation_effort, fill, updates
 from lnz._cli.draw import draw
 from lnz._cli.errors import BadInput, refusing
-from lnz._cli.folder import Metrics, RunFolder, versions
+from lnz._cli.folder import RunFolder, versions
+from lnz._cli.metrics import Metrics
+from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step, TrainingProgress
-from lnz._cli.settings import LARGE, Settings, fill, look_effort
+from lnz._cli.settings import Settings
 from lnz._core.checkpoint import load_arrays
 from lnz._core.energy import Energy
 from lnz.learning._fit import Record
@@ -57,18 +61,24 @@ class Run:
         return lnz.Gaussian(np.zeros(shape), np.ones(shape))
 
 
-def begin(given: dict[str, Any], *, out: Path | None, force: bool) -> Run:
+def run(options: Train) -> None:
+    """The command."""
+    prepare_jax()
+    chosen = begin(options) if options.resume is None else reopen(options.resume)
+    show.training(train(chosen), as_json=options.json)
+
+
+def begin(options: Train) -> Run:
     """A new run. Everything that can be refused is refused before the folder is touched."""
-    source = given["data"]
-    data = dataset.load(source, given["array"])
+    given = options.chosen
+    source, split_seed = given.data, given.split_seed
+    data = dataset.load(source, given.array)
     notes: list[str] = []
-    coding = dataset.choose_coding(data, given["model"], binarise=given["binarise"], categories=given["categories"])
-    split, split_seed = given["split"], given["split_seed"]
-    found = dataset.divide(data, coding, fractions=split, split_seed=split_seed, seed=split_seed, notes=notes)
-    given = given | {"data": source if source == "digits" else str(Path(source).resolve())}
+    coding = dataset.choose_coding(data, given.model, binarise=given.binarise, categories=given.categories)
+    found = dataset.divide(data, coding, fractions=given.split, split_seed=split_seed, seed=split_seed, notes=notes)
+    given = dataclasses.replace(given, data=source if source == "digits" else str(Path(source).resolve()))
     settings = fill(given, rows=len(found.train), columns=coding.columns, categories=coding.categories)
-    folder = RunFolder(out or Path("runs") / _name(source))
-    run = Run(folder, settings, found)
+    run = Run(RunFolder(options.folder), settings, found)
     with refusing():
         _refuse_unfit(run)
     if source != "digits":
@@ -76,7 +86,7 @@ def begin(given: dict[str, Any], *, out: Path | None, force: bool) -> Run:
             notes.insert(0, f"{data.source}: {coding.words}")
         for text in notes:
             output.note(text)
-    run.folder = RunFolder.create(folder.path, force=force)
+    run.folder = RunFolder.create(options.folder, force=options.force)
     run.folder.write_json(
         "config.json",
         {
@@ -99,7 +109,7 @@ def _refuse_unfit(run: Run) -> None:
         raise BadInput(f"--negative-phase {run.settings.negative_phase}: {reason}")
     if phase is None:
         _refuse_objective(run, model_options.learner(run.settings, energy))
-    model_options.optimiser(run.settings, run.settings.updates(len(run.dataset.train)))
+    model_options.optimiser(run.settings, updates(run.settings, len(run.dataset.train)))
 
 
 def _refuse_objective(run: Run, learner: Energy) -> None:
@@ -149,7 +159,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     with Step("pretraining the layers" if settings.pretraining else "building the model", shown=shown):
         energy = (model_options.started if fresh else model_options.build)(settings, data, run.keys["init"])
         energy = model_options.learner(settings, energy, run.standard_base if fresh else None, run.keys["init"])
-    rows, updates = data.train, settings.updates(len(data.train))
+    rows, total = data.train, updates(settings, len(data.train))
     standard, unit = run.standard, data.coding.unit
     metrics, reports = Metrics(folder), Metrics(folder, "looks.jsonl")
     earlier = metrics.seconds
@@ -166,14 +176,14 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
 
     per_epoch = -(-len(rows) // min(settings.batch_size, len(rows)))
     try:
-        with TrainingProgress(updates=updates, per_epoch=per_epoch, unit=unit, shown=shown) as progress:
+        with TrainingProgress(updates=total, per_epoch=per_epoch, unit=unit, shown=shown) as progress:
             fitted = lnz.fit(
                 energy,
                 standard.data(rows),
                 negative_phase=model_options.negative_phase(settings),
                 positive_phase=model_options.positive_phase(settings),
                 objective=model_options.objective(settings, run.standard_base),
-                optimizer=model_options.optimiser(settings, updates),
+                optimizer=model_options.optimiser(settings, total),
                 epochs=settings.epochs,
                 batch_size=settings.batch_size,
                 validation=standard.data(data.validation) if len(data.validation) else None,
@@ -194,12 +204,12 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
             lnz.save(folder["model.lnz"], model)
             results = _measure(run, model, base)
         with Step("drawing samples and the report", shown=shown):
-            results |= {"best_step": fitted.best_step, "updates": updates}
+            results |= {"best_step": fitted.best_step, "updates": total}
             results["alarms"] = [alarm for report in reports.records for alarm in report["alarms"]]
             _illustrate(run, model, base, results, metrics.records)
     except Interrupted:
         step = int(load_arrays(folder["checkpoint.safetensors"])[1]["step"])
-        raise Interrupted(f"interrupted after update {step:,} of {updates:,}; the state is saved. {again}") from None
+        raise Interrupted(f"interrupted after update {step:,} of {total:,}; the state is saved. {again}") from None
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; what was done is saved. {again}") from None
     now = time.perf_counter()
@@ -216,7 +226,7 @@ def _look_route(energy: Energy, run: Run) -> Any:
     base = model_options.annealing_base(energy, run.standard_base, run.dataset.train)
     if not choice.route.random:
         return choice.route
-    temperatures, chains = look_effort(large=measuring.size(energy) > LARGE)
+    temperatures, chains = evaluation_effort(large=measuring.size(energy) > LARGE)
     return lnz.routes.AnnealedImportanceSampling.from_base(base, temperatures=temperatures, chains=chains)
 
 
@@ -245,7 +255,7 @@ def _record_json(record: Record, earlier: float, log_volume: float) -> dict[str,
 
 def _measure(run: Run, model: Energy, base: Energy) -> dict[str, Any]:
     """Log Z, and the log-likelihood of every part of the data, under the model and under independent units."""
-    route = measuring.choose_route(model, base, measuring.Effort())
+    route = measuring.choose_route(model, base, Effort())
     log_z = lnz.log_partition(model, route=route, key=run.keys["log_z"])
     parts = run.dataset.parts()
     splits = {
@@ -273,7 +283,7 @@ def _illustrate(run: Run, model: Energy, base: Energy, results: dict[str, Any], 
     n, temperatures = (256, 500) if large else (1000, 1000)
     states, how = draw(model, base, n, run.keys["samples"], temperatures=temperatures)
     samples = model.visible_part(states)
-    route = measuring.choose_route(model, base, measuring.Effort())
+    route = measuring.choose_route(model, base, Effort())
     results["phases"] = measuring.agreement(model, data.train, states, route)
     results["samples"] = how
     folder = run.folder
@@ -301,10 +311,6 @@ def _report(run: Run, results: dict[str, Any], records: list[dict[str, Any]]) ->
         config=run.folder.config(),
         pictures={name: run.folder[f"{name}.png"].read_bytes() for name in ("curves", "samples", "filters", "moments")},
     )
-
-
-def _name(source: str) -> str:
-    return "digits" if source == "digits" else (Path(source).resolve().name.split(".")[0] or "run")
 
 
 def _now() -> str:

@@ -1,7 +1,6 @@
 """Segmentation: potentials against their definitions, refusals, and the command line from training to labels on small made images."""
 
 import dataclasses
-import inspect
 import json
 
 import equinox as eqx
@@ -13,7 +12,7 @@ from houses import call, made, whole_path, written
 from PIL import Image
 
 import lnz
-from lnz._cli.segment import train
+from lnz._cli import segment_options
 from lnz._core.checkpoint import load_arrays
 from lnz.apps._segmentation.network import Hourglass, Relation, Trunk, relation_offsets, sliding_maximum
 from lnz.apps._segmentation.neural_potentials import Architecture, Potentials
@@ -118,8 +117,8 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, printed):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     for args, message in [
         (("--out", run), "exists already"),
-        (("--out", run, "--force", "--learning-rate", "nan"), "learning_rate must be a number above 0"),
-        (("--out", run, "--force", "--stride", 3), "the stride is 1, 2 or 4"),
+        (("--out", run, "--force", "--learning-rate", "nan"), "--learning-rate: nan is not above 0"),
+        (("--out", run, "--force", "--stride", 3), "--stride: 3 is not one of 0, 1, 2 and 4"),
         (
             ("--out", run, "--force", "--stride", 4, "--range", 1.2),
             "is larger than the map of 4 x 5 nodes: use a smaller range",
@@ -130,11 +129,11 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, printed):
             ("--out", run, "--force", "--objective", "exact", "--neighbours", 5, "--stride", 1),
             "exact elimination is too expensive",
         ),
-        (("--out", run, "--force", "--scales", "1,x"), "'1,x' are no numbers"),
+        (("--out", run, "--force", "--scales", "1,x"), "'1,x' are not numbers"),
         (("--out", run, "--force", "--classes", 2), "holds 2, but the classes are 0 … 1"),
     ]:
         assert message in refused("train", data, *args)
-    assert "name the data and a run folder" in refused("train", train)
+    assert "name the data and a run folder" in refused("train", data)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
@@ -375,12 +374,9 @@ def test_settings_that_cannot_serve(options):
 
 
 def test_the_command_and_the_library_have_the_same_defaults():
-    options = inspect.signature(train).parameters
-    for field in dataclasses.fields(Settings):
-        if field.name in options:
-            said = options[field.name].default
-            assert (tuple(map(float, said.split(","))) if field.name == "scales" else said) == field.default
-    assert {field.name for field in dataclasses.fields(Settings)} - set(options) == {"features", "hidden"}
+    options = dataclasses.asdict(segment_options.Settings())
+    library = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert options == {name: default for name, default in library.items() if name not in ("features", "hidden")}
 
 
 @pytest.mark.parametrize(("size", "stride"), [((32, 32), 1), ((64, 64), 2), ((90, 120), 4), ((16, 20), 1)])

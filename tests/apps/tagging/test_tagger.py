@@ -197,7 +197,7 @@ def test_a_run_trained_and_evaluated(folder):
     score = lnz.apps.chunk_score(tagger.tag(data), tagger.gold(data), tagger.labels, data.starts)
     assert (found["f1"], found["chunks"]) == (score.f1, score.there)
     code, out, _ = call("evaluate", folder / "run", folder / "test.txt.gz")
-    assert f"chunk F1  {100 * score.f1:.2f} %" in out
+    assert f"Chunk F1  {100 * score.f1:.2f} %" in out
     assert "nats per sentence, over 60; exact" in out
 
 
@@ -267,8 +267,8 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, tmp_path):
     train, run = folder / "train.txt", folder / "run"
     for args, message in [
         ((train, "--out", run), "exists already. Replace it by --force, or give another folder by --out"),
-        ((train, "--out", run, "--force", "--l2", -1), "l2 must be a number of at least 0, but is -1.0"),
-        ((train, "--out", run, "--force", "--learning-rate", "nan"), "learning_rate must be a number above 0"),
+        ((train, "--out", run, "--force", "--l2", -1), "--l2: -1 is below 0"),
+        ((train, "--out", run, "--force", "--learning-rate", "nan"), "--learning-rate: nan is not above 0"),
         (
             (train, "--out", run, "--force", "--template", "wurd[0]"),
             "'wurd[0]' in the template 'wurd[0]' is no attribute",

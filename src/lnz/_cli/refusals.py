@@ -1,0 +1,31 @@
+"""Files that are refused before anything heavy is imported: nothing here needs more than the standard library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lnz._cli.errors import BadInput
+
+_READ = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".idx", "-ubyte", ".gz")
+
+
+def existing(path: Path) -> None:
+    """Refuse an input that does not exist."""
+    if not path.exists():
+        raise BadInput(f"{path}: there is no such file. Check the spelling and the folder you are in")
+
+
+def data_file(path: Path) -> None:
+    """Refuse data that do not exist, or whose format is unknown; folders hold images."""
+    existing(path)
+    if path.is_file() and not path.name.lower().endswith(_READ):
+        raise BadInput(
+            f"{path}: unknown suffix {path.suffix!r}. Known: .npy, .npz, .csv, .tsv, .parquet, MNIST's idx (*-ubyte or .idx, also .gz), "
+            "or a folder of images"
+        )
+
+
+def new_file(path: Path, *, force: bool) -> None:
+    """Refuse an output that exists, unless it is to be replaced."""
+    if path.exists() and not force:
+        raise BadInput(f"{path}: exists already. Choose another name, or replace it by --force")

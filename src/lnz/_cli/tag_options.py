@@ -1,0 +1,154 @@
+"""The options of `lnz tag`, and what it refuses before JAX is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lnz._cli.errors import BadInput
+from lnz._cli.folder import RunFolder
+from lnz._cli.options import Json, Options, not_negative, positive
+from lnz._cli.refusals import existing, new_file
+
+MODEL = "tagger.safetensors"
+
+_Features = functools.partial(typer.Option, rich_help_panel="Features")
+_Learning = functools.partial(typer.Option, rich_help_panel="Learning")
+_Run = functools.partial(typer.Option, rich_help_panel="Run")
+
+RunArgument = Annotated[Path, typer.Argument(help="Run folder made by `lnz tag train`.")]
+ColumnFile = Annotated[Path, typer.Argument(help="Column file, plain or .gz.")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that a tagger depends on, apart from the sentences and the templates: what `config.json` keeps with these."""
+
+    min_count: Annotated[
+        int, _Features(min=1, help="Minimum number of occurrences of a feature; rarer ones are left out.")
+    ] = 1
+    optimizer: Annotated[
+        Literal["lbfgs", "adam"], _Learning(help="Optimiser: L-BFGS on all sentences, or Adam on batches.")
+    ] = "lbfgs"
+    l2: Annotated[float, _Learning(callback=not_negative, help="L2 penalty on the squared length of the weights.")] = (
+        1.0
+    )
+    iterations: Annotated[int, _Learning(min=1, help="Maximum number of L-BFGS iterations.")] = 500
+    epochs: Annotated[int, _Learning(min=1, help="Number of epochs of Adam.")] = 20
+    learning_rate: Annotated[float, _Learning(callback=positive, help="Initial learning rate of Adam.")] = 0.03
+    seed: Annotated[int, _Run(min=0, help="Seed of Adam's batches.")] = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Options):
+    """Train a tagger by exact likelihood, and leave a run folder.
+
+    The tagger is saved every ten iterations, or every epoch: after Ctrl-C or a crash the run holds the last one.
+
+    Examples:
+
+    - lnz tag train train.txt.gz --out runs/chunks
+    - lnz tag train train.txt --validation dev.txt --optimizer adam --out runs/quick
+    - lnz tag train train.txt --template "suffix2[-1] suffix2[0]" --min-count 2 --out runs/mine
+    """
+
+    file: ColumnFile
+    features: Annotated[
+        Literal["default", "reference"],
+        _Features(
+            help="Set of features. reference: words at -2 to 2 and their bigrams, other columns at -2 to 2 with bi- and trigrams; default: "
+            "prefixes, suffixes and shapes as well.",
+        ),
+    ] = "default"
+    template: Annotated[
+        list[str] | None,
+        _Features(
+            help='Additional feature, such as "suffix2[-1] column1[0]"; may be repeated. Made of word, lower, shape, kind, prefixN, suffixN, '
+            "columnN.",
+        ),
+    ] = None
+    settings: Settings = Settings()
+    validation: Annotated[
+        Path | None,
+        _Learning(
+            metavar="FILE",
+            help="Column file of validation sentences: training stops when they no longer improve, and the best tagger is kept.",
+        ),
+    ] = None
+    out: Annotated[Path, _Run(help="Run folder.")]
+    force: Annotated[bool, _Run("--force", help="Replace the run if it exists already.")] = False
+    json: Json = False
+
+    def work(self) -> str:
+        return "lnz._cli.tag:train"
+
+    def check(self, given: Mapping[str, str]) -> None:
+        for file in filter(None, (self.file, self.validation)):
+            existing(file)
+        RunFolder(self.out).refuse_taken(force=self.force, resumable=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Apply(Options):
+    """Tag a file, with the probability of every tag and every chunk.
+
+    After the file's columns (without its labels, if it has any) come the tag, P(tag), and P(chunk): the probability that the tokens of
+    the chunk have these tags and that it ends there; - outside of chunks. JSON has the same as one object.
+
+    Examples:
+
+    - lnz tag apply runs/chunks news.txt
+    - lnz tag apply runs/chunks news.txt.gz --out tagged.txt.gz
+    """
+
+    run: RunArgument
+    file: ColumnFile
+    out: Annotated[Path | None, typer.Option(help="Output file, .gz or not. [stdout]")] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists already.")] = False
+    json: Json = False
+
+    def work(self) -> str:
+        return "lnz._cli.tag:apply"
+
+    def check(self, given: Mapping[str, str]) -> None:
+        if self.out is not None:
+            new_file(self.out, force=self.force)
+            if not self.out.parent.is_dir():
+                raise BadInput(f"{self.out}: its folder does not exist. Create the folder first")
+        _check_run(self.run, self.file)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Options):
+    """Compare the most probable tags with those of a file: chunk F1 by seqeval's rule, token accuracy, and -log P in nats per sentence.
+
+    The JSON object has f1, precision, recall and accuracy as fractions, nll in nats per sentence, and the counts. f1 is null where the tags
+    are not those of chunks (B-, I-, O, ...).
+
+    Examples:
+
+    - lnz tag evaluate runs/chunks devtest.txt.gz --json
+    """
+
+    run: RunArgument
+    file: ColumnFile
+    json: Json = False
+
+    def work(self) -> str:
+        return "lnz._cli.tag:evaluate"
+
+    def check(self, given: Mapping[str, str]) -> None:
+        _check_run(self.run, self.file)
+
+
+def _check_run(path: Path, file: Path) -> None:
+    folder = RunFolder.open(path)
+    folder.config_of("tagger")
+    if not folder[MODEL].is_file():
+        raise BadInput(f"{path}: was interrupted before its first tagger was saved. Train anew")
+    existing(file)
