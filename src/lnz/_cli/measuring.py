@@ -69,6 +69,7 @@ def estimate_json(estimate: lnz.Estimate) -> dict[str, Any]:
         "assumption": estimate.assumption,
         "effective_sample_size": diagnostics.get("effective_sample_size"),
         "warnings": estimate.warnings,
+        "warning_codes": [str(code) for code in estimate.warning_codes],
     }
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import is_traced
 
 Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
@@ -37,7 +38,7 @@ class Estimate(eqx.Module):
         confidence: the probability with which the limits hold (1.0 for deterministic ones).
         assumption: what a `conditional` estimate rests on, in words; empty otherwise.
         diagnostics: named arrays, such as the effective sample size.
-        flags: what may be wrong, cause and remedy in words, each with whether it is so here.
+        flags: whether each warning that the route can raise is raised: booleans, shaped like a batch of estimates.
         quantity: what it estimates, in words.
     """
 
@@ -50,7 +51,7 @@ class Estimate(eqx.Module):
     confidence: float = eqx.field(static=True, default=1.0)
     assumption: str = eqx.field(static=True, default="")
     diagnostics: dict[str, Array] = eqx.field(default_factory=dict)
-    flags: dict[str, Any] = eqx.field(default_factory=dict)
+    flags: dict[EstimateWarning, Any] = eqx.field(default_factory=dict)
     quantity: str = eqx.field(static=True, default="log Z")
 
     @property
@@ -64,9 +65,15 @@ class Estimate(eqx.Module):
         return self.guarantee
 
     @property
+    def warning_codes(self) -> list[EstimateWarning]:
+        """The warnings that are raised; for a batch of estimates, those that any member raises. Empty while JAX traces them."""
+        raised = {code for code, flag in self.flags.items() if not is_traced(flag) and np.any(np.asarray(flag))}
+        return [code for code in EstimateWarning if code in raised]
+
+    @property
     def warnings(self) -> list[str]:
-        """The flags that are raised, in words: for a batch of estimates those that any member raises. Empty while JAX traces them."""
-        return [words for words, raised in self.flags.items() if not is_traced(raised) and np.any(np.asarray(raised))]
+        """The messages of `warning_codes`."""
+        return [code.message for code in self.warning_codes]
 
     def sentence(self, name: str | None = None) -> str:
         """The estimate in words, for one scalar value (log Z in nats). The name of the quantity may be given."""

@@ -2,3 +2,4 @@
 from ._audit_report import AuditReport as AuditReport
 from ._audit_report import Check as Check
 from ._chains import Diagnosis as Diagnosis
+from ._warnings import EstimateWarning as EstimateWarning

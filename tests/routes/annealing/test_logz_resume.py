@@ -6,10 +6,13 @@ import pytest
 
 import lnz
 from lnz._core.checkpoint import CheckpointError
+from lnz._core.estimate_warning import EstimateWarning
 from lnz.routes._annealing.saved_runs import Rounds, mark_of
 
 MODEL = lnz.Ising.lattice((3, 3), np.linspace(-0.9, 1.2, 18).reshape(2, 3, 3), 0.1, periodic=False)
 ROUTE = lnz.routes.AnnealedImportanceSampling(temperatures=6, chains=16)
+SPARSE = EstimateWarning.FEW_EFFECTIVE_SAMPLES
+EMPTY = EstimateWarning.ZERO_WEIGHTS
 
 
 class Killed(Exception):
@@ -62,11 +65,11 @@ def test_a_stopped_job_goes_on_as_if_it_had_not_been(tmp_path, key):
 
 def test_warnings_of_earlier_runs_are_kept(tmp_path):
     rounds = Rounds()
-    rounds.add(np.zeros(3), {"bad": True, "worse": False}, "a route")
-    rounds.add(np.array([0.0, -np.inf, 1.0]), {"bad": False, "worse": False}, "a route")
+    rounds.add(np.zeros(3), {SPARSE: True, EMPTY: False}, "a route")
+    rounds.add(np.array([0.0, -np.inf, 1.0]), {SPARSE: False, EMPTY: False}, "a route")
     rounds.save(tmp_path / "runs", "mark")
     again = Rounds.load(tmp_path / "runs", "mark")
-    assert again.raised == {"bad": True, "worse": False}
+    assert again.raised == {SPARSE: True, EMPTY: False}
     np.testing.assert_array_equal(again.log_weights, rounds.log_weights)
     rounds.add(np.full(3, np.nan), {}, "a route")
     rounds.save(tmp_path / "runs", "mark")  # is left out: the file stays good

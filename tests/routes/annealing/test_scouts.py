@@ -11,9 +11,10 @@ import pytest
 
 import lnz
 from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._models.independent import StratifiedMixture, default_base
 from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.mode_probes import LAGGING, MISSED, explored, moved_on, probe_modes
+from lnz.routes._annealing.mode_probes import explored, moved_on, probe_modes
 from lnz.routes._annealing.path import Path
 
 ROUTE = lnz.routes.AnnealedImportanceSampling(temperatures=40, chains=24, mode_probes=24)
@@ -25,7 +26,12 @@ def asked(energy, keys):
 
     def one(key):
         e = ROUTE.log_partition(energy, key)
-        return e.value, e.lower, e.upper, e.flags[MISSED] | e.flags[LAGGING]
+        return (
+            e.value,
+            e.lower,
+            e.upper,
+            e.flags[EstimateWarning.MISSED_MODES] | e.flags[EstimateWarning.LAGGING_CHAINS],
+        )
 
     return jax.lax.map(one, keys)
 
@@ -91,7 +97,7 @@ def test_chains_that_do_not_get_into_a_funnel_are_warned_of(keys):
 
     def one(energy, key):
         e = route.log_partition(energy, key)
-        return e.lower, e.upper, e.flags[LAGGING]
+        return e.lower, e.upper, e.flags[EstimateWarning.LAGGING_CHAINS]
 
     run = eqx.filter_jit(lambda energy: jax.lax.map(lambda key: one(energy, key), keys))
     lower, upper, warned = map(np.asarray, run(model.energy()))
@@ -130,8 +136,8 @@ def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow)
         mode_probes=64,
         moves=100,
     )
-    assert MISSED not in found.flags  # mode probes do not know boxes
-    assert bool(found.flags[LAGGING]) is not narrow
+    assert EstimateWarning.MISSED_MODES not in found.flags  # mode probes do not know boxes
+    assert bool(found.flags[EstimateWarning.LAGGING_CHAINS]) is not narrow
     work = -1e4 * np.square(seen[0] - 0.3).sum(axis=1)
     usual, after = work[:64], work[64:]
     low, high = np.quantile(usual, [0.25, 0.75])

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number, log_mean_exp
 from lnz._core.route import Route
@@ -144,7 +145,7 @@ def from_weights(
     route: str,
     assumption: str,
     diagnostics: dict[str, Array],
-    flags: dict[str, Bool[Array, ""]],
+    flags: dict[EstimateWarning, Bool[Array, ""]],
 ) -> Estimate:
     """log Z from independent weights with mean Z: the logarithm of their mean, a certified lower and a conditional upper limit."""
     n, tail = log_weights.size, (1 - confidence) / 2
@@ -169,23 +170,19 @@ def from_weights(
             **diagnostics,
         },
         flags={
-            "every chain has weight zero: either no state is possible or the base does not cover those that are; give another base": ~alive,
-            "a few chains carry the whole estimate, so its error is not known: take more temperatures or more chains": alive
-            & (effective < max(1.5, min(FEW, n / 2))),
+            EstimateWarning.ZERO_WEIGHTS: ~alive,
+            EstimateWarning.FEW_EFFECTIVE_SAMPLES: alive & (effective < max(1.5, min(FEW, n / 2))),
             **flags,
         },
     )
 
 
-def path_flags(path: Path, v: State) -> dict[str, Bool[Array, ""]]:
+def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:
     """What is wrong with the path, seen from states at its end: a base that does not cover the model; a model whose Z looks infinite."""
     uncovered = jnp.any(jax.vmap(path.origin.free_energy)(v) == jnp.inf)
-    flags = {
-        "the model reaches states that the base excludes, so log Z is too low: give a base whose support covers the model's": uncovered
-    }
+    flags = {EstimateWarning.UNCOVERED_STATES: uncovered}
     if isinstance(path.energy.observed, Real):
-        words = "the energy does not grow fast enough along some directions, so Z looks infinite: add a term that confines x"
-        flags[words] = _looks_infinite(path.energy, v)
+        flags[EstimateWarning.INFINITE_Z] = _looks_infinite(path.energy, v)
     return flags
 
 

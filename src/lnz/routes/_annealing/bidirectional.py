@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import log_mean_exp
 from lnz._core.random import fast_key
@@ -26,8 +27,6 @@ from lnz.routes._exact.exact_samples import exact_sampler
 
 _POOR_OVERLAP = 0.03
 _RESAMPLES = 64
-_DISAGREE = "forward and reverse annealing disagree beyond their errors: modes are missed, or the temperatures are too few; the interval holds both"
-_APART = "the works of both directions hardly overlap, so the standard error is not known (the limits hold without it): take more temperatures"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +151,8 @@ class BidirectionalAIS(AnnealingRoute):
             else "the given samples are independent and of the model",
             diagnostics={"forward": ends[0], "reverse": ends[1], "overlap": shared, **figures},
             flags={
-                _DISAGREE: disagree,
-                _APART: shared < _POOR_OVERLAP,
+                EstimateWarning.DIRECTIONS_DISAGREE: disagree,
+                EstimateWarning.POOR_DIRECTION_OVERLAP: shared < _POOR_OVERLAP,
                 **path_flags(path, v),
             },
         )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.spaces import Binary, Categorical, Real, Space, Spin, State
 from lnz._models.independent import Gaussian, Independent
 from lnz._models.units import features
@@ -19,14 +20,6 @@ from lnz.kernels._kernels import Kernel
 from lnz.routes._annealing.certificate import lower_limit, upper_limit
 from lnz.routes._annealing.path import Path, move, walk
 
-MISSED = (
-    "chains that started elsewhere found weight where the annealed chains do not come: modes are missed, and the upper limit allows only for "
-    "what was seen; give a base that covers all modes (from_base), or samples of the model (lnz.routes.BidirectionalAIS.from_samples)"
-)
-LAGGING = (
-    "chains that moved on from where annealing ended came to places to which the annealed chains hardly come: annealing lags behind the model, and "
-    "the upper limit allows only for what was seen; take many more temperatures or sweeps, or coordinates in which the model is as wide everywhere"
-)
 _STEPS = (-5.0, 2.0)  # about the logarithm of the step size that fits: into narrow places, and through wide ones
 _CERTAIN = 0.999  # confidence with which mode probes contradict
 _LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
@@ -101,14 +94,14 @@ def probe_modes(
     lags = jnp.any(left)
     beyond = jnp.log(jnp.sum(left.astype(on.dtype))) - jax.nn.logsumexp(jnp.where(left, -on, -jnp.inf))
     upper = jnp.where(lags, jnp.maximum(estimate.upper, beyond), estimate.upper)
-    diagnostics, flags = {"ends_that_left": jnp.mean(left.astype(on.dtype))}, {LAGGING: lags}
+    diagnostics, flags = {"ends_that_left": jnp.mean(left.astype(on.dtype))}, {EstimateWarning.LAGGING_CHAINS: lags}
     if theirs:
         unseen = (found > estimate.value - _LIGHT) & (theirs[0] > level)
         sure = lower_limit(found, confidence=_CERTAIN)
         missed = jnp.any(unseen) | (sure > estimate.upper)
         allowed = jnp.logaddexp(upper, upper_limit(found, confidence=estimate.confidence))
         upper = jnp.where(missed, allowed, upper)
-        diagnostics["scouts_lower"], flags[MISSED] = sure, missed
+        diagnostics["scouts_lower"], flags[EstimateWarning.MISSED_MODES] = sure, missed
     return dataclasses.replace(
         estimate, upper=upper, diagnostics=estimate.diagnostics | diagnostics, flags=estimate.flags | flags
     )

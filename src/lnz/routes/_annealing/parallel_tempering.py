@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number, log_mean_exp
 from lnz._core.random import fast_key
@@ -130,17 +131,11 @@ class ParallelTempering(AnnealingRoute):
         rejected = 1 - jnp.mean(swaps.swapped, axis=(0, 2))
         states = path.public(jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), ladder.kept))
         flags = {
-            "the ladders do not agree on the energies of the model (R̂ above 1.05), so some have not reached equilibrium: take more iterations or "
-            "rungs": r_hat > 1.05,
-            "hardly any walker came from the base to the model and back, so modes may have been missed: take more iterations or rungs": jnp.sum(
-                trips
-            )
-            < self.replicates,
-            "neighbouring rungs hardly overlap, so the error is not known: take more rungs": whole.overlap
-            < _POOR_OVERLAP,
-            "thermodynamic integration diverges, since the base reaches states that the model excludes: take another estimator": excluded
-            & (self.estimator == "thermodynamic integration"),
-            "stepping stones up and down the ladder disagree beyond their errors: the interval is widened to hold both": disagree,
+            EstimateWarning.LADDERS_DISAGREE: r_hat > 1.05,
+            EstimateWarning.FEW_ROUND_TRIPS: jnp.sum(trips) < self.replicates,
+            EstimateWarning.POOR_RUNG_OVERLAP: whole.overlap < _POOR_OVERLAP,
+            EstimateWarning.DIVERGENT_INTEGRATION: excluded & (self.estimator == "thermodynamic integration"),
+            EstimateWarning.STEPPING_STONES_DISAGREE: disagree,
             **path_flags(path, states),
         }
         estimate = Estimate(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import log_mean_exp
 from lnz.routes._annealing.annealing_route import AnnealingRoute, from_weights
@@ -87,15 +88,14 @@ def log_partition_until(
         if not wide or spent > max_seconds or math.isnan(float(estimate.value)):
             break
         looking *= 2
-    raised = {words: jnp.asarray(flag) for words, flag in rounds.raised.items()}
-    flags = raised | estimate.flags | {_WIDE: jnp.asarray(wide)}  # of the same words, those of all runs together count
+    raised = {code: jnp.asarray(flag) for code, flag in rounds.raised.items()}
+    flags = (
+        raised | estimate.flags | {EstimateWarning.OUT_OF_TIME: jnp.asarray(wide)}
+    )  # those of all runs together count
     diagnostics = estimate.diagnostics | {"runs": jnp.asarray(len(parts)), "seconds": jnp.asarray(spent)}
     return dataclasses.replace(
         estimate, route=f"{len(parts):,} runs of {rounds.name}", flags=flags, diagnostics=diagnostics
     )
-
-
-_WIDE = "time ran out before the interval was as narrow as asked: give more max_seconds, or a route with longer runs"
 
 
 @eqx.filter_jit

@@ -14,6 +14,7 @@ import numpy as np
 
 from lnz._core.checkpoint import CheckpointError, load_arrays, save_tree
 from lnz._core.energy import Energy
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 
 _ARRAY = "value"  # what a checkpoint calls a tree that is one array
@@ -25,20 +26,20 @@ class Rounds:
 
     Attributes:
         log_weights: of every run, log weights with mean Z, in nats.
-        raised: the words of every warning, and whether any run raised it.
+        raised: whether any run raised the warning, for every warning that a run can raise.
         name: of the route, with its size.
         seconds: spent so far.
     """
 
     log_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
-    raised: dict[str, bool] = dataclasses.field(default_factory=dict)
+    raised: dict[EstimateWarning, bool] = dataclasses.field(default_factory=dict)
     name: str = ""
     seconds: float = 0.0
 
-    def add(self, log_weights: Any, flags: dict[str, Any], name: str) -> None:
+    def add(self, log_weights: Any, flags: dict[EstimateWarning, Any], name: str) -> None:
         """One more run."""
         self.log_weights.append(np.asarray(log_weights))
-        self.raised = {words: bool(flag) | self.raised.get(words, False) for words, flag in flags.items()}
+        self.raised = {code: bool(flag) | self.raised.get(code, False) for code, flag in flags.items()}
         self.name = name
 
     def save(self, path: Path, mark: str) -> None:
@@ -56,7 +57,8 @@ class Rounds:
             raise CheckpointError(
                 f"{path} holds no runs of this model by this route and seed: take the settings it was made with, or another file"
             )
-        return cls(list(arrays[_ARRAY]), about["raised"], about["name"], about["seconds"])
+        raised = {EstimateWarning(code): flag for code, flag in about["raised"].items()}
+        return cls(list(arrays[_ARRAY]), raised, about["name"], about["seconds"])
 
 
 def mark_of(energy: Energy, route: Any, key: Any) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lnz._core.energy import Energy
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number, log_mean_exp
 from lnz._core.random import fast_key
@@ -129,8 +130,7 @@ class SequentialMonteCarlo(AnnealingRoute):
         spread = jnp.std(totals, ddof=1) if self.replicates > 1 else jnp.asarray(jnp.inf, dtype)
         v = path.public(v)
         flags = {
-            "populations differ by more than a nat, so the error is not known: take more particles, sweeps or temperatures "
-            "(conditional nearer to 1)": spread > 1,
+            EstimateWarning.POPULATIONS_DISAGREE: spread > 1,
             **path_flags(path, v),
         }
         diagnostics = {

@@ -1,0 +1,169 @@
+"""Every warning of an estimate: what raises it, where it is silent, and what it says."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lnz
+from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import MESSAGES, EstimateWarning
+from lnz.kernels._kernels import default_kernel
+from lnz.routes._annealing.annealing_route import from_weights, path_flags
+from lnz.routes._annealing.mode_probes import probe_modes
+from lnz.routes._annealing.path import Path
+from lnz.routes._annealing.repeat_until import log_partition_until
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+COUPLINGS = np.triu(RNG.normal(size=(40, 40)), 1)
+FIELDS = RNG.normal(size=40)
+WEIGHTS = RNG.normal(size=(20, 6))
+
+
+def glass(strength):
+    return lnz.Ising(strength * (COUPLINGS + COUPLINGS.T), strength * FIELDS)
+
+
+def machine(strength):
+    return lnz.RBM.from_parameters(strength * WEIGHTS, strength * FIELDS[:20], strength * FIELDS[20:26])
+
+
+NARROW = lnz.FunctionEnergy(lambda x: 1e4 * jnp.sum(jnp.square(x - 0.3)), lnz.Box(np.zeros(2), np.ones(2)))
+
+
+def weighed(log_weights):
+    estimate = from_weights(
+        jnp.asarray(log_weights, float), confidence=0.99, route="", assumption="", diagnostics={}, flags={}
+    )
+    return estimate.flags
+
+
+def at_path_end(f, base=None):
+    x = jnp.asarray(3 + np.random.default_rng(0).normal(size=(5, 2)))
+    return path_flags(Path(lnz.FunctionEnergy(f, lnz.Real(2)), base), x)
+
+
+def bowl(x):
+    return jnp.sum(x**2)
+
+
+def within_a_box(x):
+    return jnp.where(jnp.all(jnp.abs(x) < 1), 0.0, jnp.inf)
+
+
+@functools.cache
+def probed(missing_mode):
+    rng = np.random.default_rng(0)
+    energy = lnz.RBM.from_parameters(0.7 * rng.normal(size=(40, 8)), rng.normal(size=40), rng.normal(size=8))
+    if missing_mode:
+        energy = lnz.reference.reference_models("rbm-hidden-mode-40x8")[0].energy()
+    route = lnz.routes.AnnealedImportanceSampling(temperatures=40, chains=24, mode_probes=24)
+    return lnz.log_partition(energy, route=route, key=KEY).flags
+
+
+def moved_on(shift):
+    """Chains that annealing left so far from where the model is."""
+    ends = 0.3 + shift + 0.5**0.5 * 0.01 * jax.random.normal(KEY, (200, 2))
+    value = jnp.asarray(-5.0)
+    estimate = Estimate(value, value, value - 1, value + 1, "conditional", "", 0.99)
+    found = probe_modes(
+        estimate,
+        Path(NARROW),
+        default_kernel(NARROW),
+        jax.random.key(1),
+        ends,
+        jnp.zeros(200),
+        lambda key, v: jax.vmap(NARROW)(v),
+        log_step=jnp.log(jnp.asarray(3e-3)),
+        mode_probes=64,
+        moves=100,
+    )
+    return found.flags
+
+
+def populations(strength):
+    route = lnz.routes.SequentialMonteCarlo(particles=4, replicates=4, conditional=0.5)
+    return lnz.log_partition(glass(strength), route=route, key=KEY).flags
+
+
+@functools.cache
+def ladders(strength):
+    route = lnz.routes.ParallelTempering(rungs=3, iterations=64, replicates=8)
+    return lnz.log_partition(glass(strength), route=route, key=KEY).flags
+
+
+def integrated(penalty):
+    """Thermodynamic integration where states with the first spin down cost so much."""
+    energy = lnz.FunctionEnergy(lambda s: jnp.where(s[0] > 0, 0.3 * s[1] * s[2], penalty), lnz.Spin(3))
+    route = lnz.routes.ParallelTempering(rungs=3, iterations=16, replicates=2, estimator="thermodynamic integration")
+    return jax.jit(route.log_partition)(energy, KEY).flags
+
+
+@functools.cache
+def directions(strength):
+    """Reverse chains from states whose units are all off."""
+    route, samples = lnz.routes.BidirectionalAIS(temperatures=8, chains=256), jnp.zeros((256, 20))
+    return jax.jit(lambda energy: route.between(energy, samples, KEY, exact=False).estimate)(machine(strength)).flags
+
+
+def repeated(*, within, max_seconds):
+    route = lnz.routes.AnnealedImportanceSampling(temperatures=8, chains=16)
+    return log_partition_until(glass(0.01), route, KEY, within=within, max_seconds=max_seconds).flags
+
+
+class Case(NamedTuple):
+    raised: Callable[[], dict[EstimateWarning, Any]]
+    silent: Callable[[], dict[EstimateWarning, Any]]
+
+
+EVEN = Case(lambda: weighed([30.0] + [0.0] * 63), lambda: weighed(np.linspace(0, 1, 64)))
+CASES = {
+    EstimateWarning.ZERO_WEIGHTS: EVEN._replace(raised=lambda: weighed([-np.inf] * 64)),
+    EstimateWarning.FEW_EFFECTIVE_SAMPLES: EVEN,
+    EstimateWarning.UNCOVERED_STATES: Case(
+        lambda: at_path_end(bowl, lnz.FunctionEnergy(within_a_box, lnz.Real(2))), lambda: at_path_end(bowl)
+    ),
+    EstimateWarning.INFINITE_Z: Case(lambda: at_path_end(lambda x: x[0] ** 2), lambda: at_path_end(bowl)),
+    EstimateWarning.MISSED_MODES: Case(lambda: probed(True), lambda: probed(False)),
+    EstimateWarning.LAGGING_CHAINS: Case(lambda: moved_on(0.6), lambda: moved_on(0.0)),
+    EstimateWarning.POPULATIONS_DISAGREE: Case(lambda: populations(1.0), lambda: populations(0.01)),
+    EstimateWarning.LADDERS_DISAGREE: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
+    EstimateWarning.FEW_ROUND_TRIPS: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
+    EstimateWarning.POOR_RUNG_OVERLAP: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
+    EstimateWarning.DIVERGENT_INTEGRATION: Case(lambda: integrated(np.inf), lambda: integrated(1.0)),
+    EstimateWarning.STEPPING_STONES_DISAGREE: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
+    EstimateWarning.DIRECTIONS_DISAGREE: Case(lambda: directions(1.0), lambda: directions(0.1)),
+    EstimateWarning.POOR_DIRECTION_OVERLAP: Case(lambda: directions(30.0), lambda: directions(0.1)),
+    EstimateWarning.OUT_OF_TIME: Case(
+        lambda: repeated(within=1e-9, max_seconds=1e-3), lambda: repeated(within=9.0, max_seconds=600.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("code", EstimateWarning)
+def test_every_warning_is_raised_where_it_applies_and_silent_elsewhere(code):
+    case = CASES[code]
+    assert bool(case.raised()[code])
+    assert not bool(case.silent()[code])
+
+
+def test_every_warning_has_a_cause_and_a_remedy():
+    assert set(MESSAGES) == set(EstimateWarning)
+    for code in EstimateWarning:
+        assert code.message == f"{code.cause}. {code.remedy}"
+        assert all(text[0].isupper() and not text.endswith(".") for text in (code.cause, code.remedy))
+
+
+def test_an_estimate_lists_its_warnings_in_the_order_of_the_table():
+    flags = {EstimateWarning.OUT_OF_TIME: jnp.asarray([False, True]), EstimateWarning.INFINITE_Z: jnp.asarray(True)}
+    flags |= {EstimateWarning.ZERO_WEIGHTS: jnp.asarray(False)}
+    zero = jnp.zeros(2)
+    estimate = Estimate(zero, zero, zero, zero, "conditional", "", flags=flags)
+    assert estimate.warning_codes == [EstimateWarning.INFINITE_Z, EstimateWarning.OUT_OF_TIME]
+    assert estimate.warnings == [code.message for code in estimate.warning_codes]
+    assert jax.jit(lambda e: jnp.asarray(len(e.warning_codes)))(estimate) == 0  # nothing is known while it is traced
