@@ -68,6 +68,21 @@ def peak_of(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
 
 
+def run_if_untrusted(trusted: Array, value: Any, again: Callable[[Any, Any], Any], operands: Any) -> Any:
+    """The value where it can be trusted, and otherwise `again(value, operands)`, which runs only if it is needed.
+
+    For sums that are quick with plain numbers and safe with logarithms. Under `vmap` a condition would run both of its branches for all; a loop runs
+    its body only while some member needs it. Without the barrier the compiler would see that the body does not depend on the state, and move it
+    out of the loop.
+    """
+
+    def body(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        (trusted, value), held = jax.lax.optimization_barrier((state, operands))
+        return jnp.ones_like(trusted), again(value, held)
+
+    return jax.lax.while_loop(lambda state: ~state[0], body, (trusted, value))[1]
+
+
 def hangs_on(f: Callable[[Any], Array], x: Any, *, or_constants: bool = False) -> bool:
     """Whether the program of f leads from x, or from the arrays that f holds, to its output. If not, f is one and the same for every x."""
     closed = jax.make_jaxpr(f)(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +19,8 @@ class Sweep(NamedTuple):
 
     Attributes:
         pack: states (n, *shape) to the layout, any pytree.
-        step: a random key and packed states to packed states: every site once, from its conditional law.
-        back: the step with its classes in the opposite order. Drawing one class leaves the law in detailed balance, so this is the reversal
+        step: a random key and packed states to packed states: every site once, from its conditional distribution.
+        back: the step with its classes in the opposite order. Drawing one class is in detailed balance, so this is the reversal
             of `step`: p(x) P(x → y) = p(y) P_back(y → x).
         unpack: packed states to states (n, *shape), in a dtype of the sweep's own.
         energy: packed states to energies (n,) in nats, where the layout makes that cheap.
@@ -74,27 +73,36 @@ def neighbour_sum(owner: np.ndarray, sites: Layout) -> Callable[[Array, Array, C
         owner: (entries,), the site that feels each entry. Entry number -1 must be a term of 0.
         sites: where the sites lie.
     """
-    count, (classes, length) = len(sites.place), sites.order.shape
-    degree = np.bincount(owner, minlength=count)
-    if sites.order.size * degree.max(initial=0) <= 8 * len(owner) + 64:
-        table = np.full(
-            (count + 1, degree.max(initial=0)), -1, np.int32
-        )  # the last row is that of places without a site
-        by_site = np.argsort(owner, kind="stable")
-        table[owner[by_site], np.arange(len(owner)) - np.repeat(np.cumsum(degree) - degree, degree)] = by_site
-        columns = jnp.asarray(table[sites.order].transpose(0, 2, 1))
+    degree = np.bincount(owner, minlength=len(sites.place))
+    few = sites.order.size * degree.max(initial=0) <= 8 * len(owner) + 64
+    return _sum_by_columns(owner, degree, sites) if few else _sum_by_scatter(owner, sites)
 
-        def by_columns(c: Array, own: Array, term: Callable[[Array], Array]) -> Array:
-            add = lambda total, entries: (total + term(entries), None)  # noqa: E731
-            return jax.lax.scan(add, own, columns[c], unroll=max(1, min(8, columns.shape[1])))[0]
 
-        return by_columns
+def _sum_by_columns(owner: np.ndarray, degree: np.ndarray, sites: Layout) -> Callable[..., Array]:
+    table = np.full(
+        (len(degree) + 1, degree.max(initial=0)), -1, np.int32
+    )  # the last row is that of places without a site
+    by_site = np.argsort(owner, kind="stable")
+    table[owner[by_site], np.arange(len(owner)) - np.repeat(np.cumsum(degree) - degree, degree)] = by_site
+    columns = jnp.asarray(table[sites.order].transpose(0, 2, 1))
+
+    def total(c: Array, own: Array, term: Callable[[Array], Array]) -> Array:
+        unroll = max(1, min(8, columns.shape[1]))
+        return jax.lax.scan(lambda sum_, entries: (sum_ + term(entries), None), own, columns[c], unroll=unroll)[0]
+
+    return total
+
+
+def _sum_by_scatter(owner: np.ndarray, sites: Layout) -> Callable[..., Array]:
+    classes, length = sites.order.shape
     class_of, row = np.divmod(sites.place[owner], length)
     most = np.bincount(class_of, minlength=classes).max(initial=0)
-    entries, rows = np.full((classes, most), -1, np.int32), np.zeros((classes, most), np.int32)
+    entries = np.full((classes, most), -1, np.int32)
+    rows = np.zeros((classes, most), np.int32)
     for c in range(classes):
         mine = np.flatnonzero(class_of == c)
-        entries[c, : len(mine)], rows[c, : len(mine)] = mine, row[mine]
+        entries[c, : len(mine)] = mine
+        rows[c, : len(mine)] = row[mine]
     entries, rows = jnp.asarray(entries), jnp.asarray(rows)
     return lambda c, own, term: own.at[rows[c]].add(term(entries[c]))
 
@@ -109,29 +117,44 @@ def class_sweep(space: Space, sites: Layout, potentials: Callable[[Array, Array]
         sites: where the sites lie.
         potentials: class number and packed states to log-potentials (length, chains) or (length, chains, k).
     """
-    classes, length = sites.order.shape
-    categorical = isinstance(space, Categorical)
-    source = np.maximum(sites.order.ravel(), 0).astype(np.int32)
+    sweep = _ClassSweep(space, sites, potentials)
+    return Sweep(sweep.pack, sweep.step, sweep.back, sweep.unpack)
 
-    def pack(v: Array) -> Array:
+
+class _ClassSweep(NamedTuple):
+    """The functions of `class_sweep`."""
+
+    space: Space
+    sites: Layout
+    potentials: Callable[[Array, Array], Array]
+
+    @property
+    def categorical(self) -> bool:
+        return isinstance(self.space, Categorical)
+
+    def pack(self, v: Array) -> Array:
         flat = v.reshape(v.shape[0], -1).T
-        return (flat.astype(jnp.int32) if categorical else flat > 0)[source]
+        # A place without a site shows site 0: it is drawn with its class, and nobody reads it.
+        source = np.maximum(self.sites.order.ravel(), 0).astype(np.int32)
+        return (flat.astype(jnp.int32) if self.categorical else flat > 0)[source]
 
-    def through(key: PRNGKeyArray, x: Array, *, last_first: bool) -> Array:
-        def update(i: Array, x: Array) -> Array:
-            c = classes - 1 - i if last_first else i
-            site_key, pull = jax.random.fold_in(key, c), potentials(c, x)
-            if categorical:
-                new = units.sample_first_axis(site_key, jnp.moveaxis(pull, -1, 0))
-            else:
-                new = jax.random.uniform(site_key, pull.shape, pull.dtype) < jax.nn.sigmoid(2 * pull)
-            return jax.lax.dynamic_update_slice_in_dim(x, new, c * length, 0)
+    def step(self, key: PRNGKeyArray, x: Array) -> Array:
+        return jax.lax.fori_loop(0, len(self.sites.order), lambda c, x: self._drawn(key, c, x), x)
 
-        return jax.lax.fori_loop(0, classes, update, x)
+    def back(self, key: PRNGKeyArray, x: Array) -> Array:
+        last = len(self.sites.order) - 1
+        return jax.lax.fori_loop(0, last + 1, lambda i, x: self._drawn(key, last - i, x), x)
 
-    def unpack(x: Array) -> Array:
-        flat = x[sites.place].T.reshape(x.shape[1], *space.shape)
-        return flat if categorical else jnp.where(flat, 1, -1).astype(jnp.int8)
+    def _drawn(self, key: PRNGKeyArray, c: Array, x: Array) -> Array:
+        """The states with the sites of class c drawn anew."""
+        site_key = jax.random.fold_in(key, c)
+        pull = self.potentials(c, x)
+        if self.categorical:
+            new = units.sample_first_axis(site_key, jnp.moveaxis(pull, -1, 0))
+        else:
+            new = jax.random.uniform(site_key, pull.shape, pull.dtype) < jax.nn.sigmoid(2 * pull)
+        return jax.lax.dynamic_update_slice_in_dim(x, new, c * self.sites.order.shape[1], 0)
 
-    step, back = (functools.partial(through, last_first=way) for way in (False, True))
-    return Sweep(pack, step, back, unpack)
+    def unpack(self, x: Array) -> Array:
+        flat = x[self.sites.place].T.reshape(x.shape[1], *self.space.shape)
+        return flat if self.categorical else jnp.where(flat, 1, -1).astype(jnp.int8)

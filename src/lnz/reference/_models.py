@@ -286,7 +286,10 @@ def _field(name: str, mass_squared: float, quartic: float) -> ReferenceModel:
 
     title = f"φ⁴ chain, N = {n}, m² = {mass_squared:g}, λ = {quartic:g}"
     if quartic == 0:  # E[φ²] is the variance, E[φ⁴] three times its square
-        slopes = lambda _, v: (-0.5 * n * v, -3 * n * v * v)  # noqa: E731
+
+        def slopes(_, v):
+            return -0.5 * n * v, -3 * n * v * v
+
         return ReferenceModel(name, title, "Fourier modes of a Gaussian", build, free, slopes)
     return ReferenceModel(name, title, "transfer operator, Gauss-Legendre", build, interacting)
 

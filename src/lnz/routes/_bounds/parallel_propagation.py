@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lnz._core.estimate import Estimate
-from lnz._core.numerics import log_sum_exp
+from lnz._core.numerics import log_sum_exp, run_if_untrusted
 from lnz._graphs import messages
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
@@ -123,16 +123,13 @@ def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
     doubted = jnp.any((count > 0) & (of_nodes - _finite(largest(of_nodes))[None] > math.log(about.eps) - 4))
     trusted = ~(functools.reduce(jnp.logical_or, jax.tree.leaves(shares), doubted) & level.possible)
 
-    def again(state: tuple[Array, tuple[Passed, Sides]]) -> tuple[Array, tuple[Passed, Sides]]:
-        (_, (found, _)), held = jax.lax.optimization_barrier((state, level.tables))
-        by_logarithms = _in_logarithms(level._replace(tables=held), log_products, log_sum_exp)
-        more = _swept(level, by_logarithms, start=found.messages, **settings)
-        return jnp.ones_like(trusted), (
-            more._replace(sweeps=found.sweeps + more.sweeps),
-            by_logarithms(_heard(level, more.messages)[1]),
-        )
+    def again(before: tuple[Passed, Sides], tables: Tables) -> tuple[Passed, Sides]:
+        by_logarithms = _in_logarithms(level._replace(tables=tables), log_products, log_sum_exp)
+        more = _swept(level, by_logarithms, start=before[0].messages, **settings)
+        sent = by_logarithms(_heard(level, more.messages)[1])
+        return more._replace(sweeps=before[0].sweeps + more.sweeps), sent
 
-    return jax.lax.while_loop(lambda state: ~state[0], again, (trusted, (found, sent)))[1]
+    return run_if_untrusted(trusted, (found, sent), again, level.tables)
 
 
 def max_product(level: Level, **settings: Any) -> Passed:

@@ -168,9 +168,8 @@ def both_recomputed(nodes: Array, pairs: Array, joined: Array, mask: Array | Non
         begin, start = x
         at, rows = block(begin)
         beta, (here, found, before, q) = _backward(rows, weights, start, _forward(rows, weights, start)[1], beta)
-        nodes = jax.lax.dynamic_update_slice_in_dim(
-            nodes, found, at, 0
-        )  # which the block before writes over, where they share nodes
+        # Where this block reaches back over nodes of the one before, that one will write over them.
+        nodes = jax.lax.dynamic_update_slice_in_dim(nodes, found, at, 0)
         return (beta, jnp.maximum(worst, here), pairs + _together(before, q), nodes), None
 
     _, (starts, log_z) = jax.lax.scan(ahead, _start(nodes), blocks)
@@ -188,8 +187,11 @@ def in_blocks(rows: Any) -> Any:
     """Arrays of T rows cut into about √T blocks of about √T rows; what is missing at the end is 0, or False."""
     t = len(jax.tree.leaves(rows)[0])
     size = _block_size(t)
-    fill = lambda x: jnp.pad(x, [(0, -t % size), *[(0, 0)] * (x.ndim - 1)])  # noqa: E731
-    return jax.tree.map(lambda x: fill(x).reshape(-1, size, *x.shape[1:]), rows)
+
+    def blocks(x: Array) -> Array:
+        return jnp.pad(x, [(0, -t % size), *[(0, 0)] * (x.ndim - 1)]).reshape(-1, size, *x.shape[1:])
+
+    return jax.tree.map(blocks, rows)
 
 
 def go_on(message: Array, below: Array, apart: Array, joined: Array, exists: Array | None) -> Array:

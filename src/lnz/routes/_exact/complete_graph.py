@@ -108,9 +108,9 @@ class CompleteGraph(Structured):
         means = _potts_means if isinstance(energy, Potts) else _ising_means
         pairs, sites = undifferentiated(lambda *p: means(*p), self)(*_parameters(energy))
         pairs = jnp.where(_diagonal(len(sites)), jnp.zeros((), pairs.dtype), 0.5 * pairs)
-        parts = lambda e: (e.couplings.strength, e.fields)  # noqa: E731
-        new = tuple(new.astype(old.dtype) for old, new in zip(parts(energy), (pairs, sites), strict=True))
-        return eqx.tree_at(parts, eqx.filter(energy, eqx.is_inexact_array), new)
+        new = pairs.astype(energy.couplings.strength.dtype), sites.astype(energy.fields.dtype)
+        parameters = eqx.filter(energy, eqx.is_inexact_array)
+        return eqx.tree_at(lambda e: (e.couplings.strength, e.fields), parameters, new)
 
 
 def _all_equal(strength: np.ndarray) -> bool:

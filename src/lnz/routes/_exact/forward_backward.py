@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate, exact
-from lnz._core.numerics import log_sum_exp, peak_of
+from lnz._core.numerics import log_sum_exp, peak_of, run_if_untrusted
 from lnz._core.route import Route
 from lnz._core.spaces import State
 from lnz._models.linear_chain import ChainPotentials, LinearChain
@@ -122,13 +122,17 @@ def chain_sums(p: ChainPotentials, *, recompute: bool = False) -> ChainSums:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sums(recompute: bool, nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> ChainSums:
     p = ChainPotentials(nodes, pairs, joined, mask)
-    return _unless(*_scaled(p, recompute), functools.partial(_exact, recompute=recompute), p)
+    trusted, found = _scaled(p, recompute)
+    return run_if_untrusted(trusted, found, lambda _, p: _exact(p, recompute), p)
 
 
 @_sums.defjvp
 def _sums_jvp(recompute: bool, primals: Any, tangents: Any) -> tuple[ChainSums, ChainSums]:
     *tables, joined, mask = primals
-    by_logarithms = lambda nodes, pairs: _exact(ChainPotentials(nodes, pairs, joined, mask), recompute)  # noqa: E731
+
+    def by_logarithms(nodes: Array, pairs: Array) -> ChainSums:
+        return _exact(ChainPotentials(nodes, pairs, joined, mask), recompute)
+
     return _sums(recompute, *primals), jax.jvp(by_logarithms, tuple(tables), tangents[:2])[1]
 
 
@@ -140,21 +144,7 @@ def chain_log_z(p: ChainPotentials) -> Array:
     log_z = alone(forward, *p).log_z
     spread = peak_of(p.pairs) - jnp.min(p.pairs, initial=jnp.inf)
     trusted = 2 * spread <= jnp.log(_most(p))
-    return _unless(trusted, log_z, lambda p: chain_sums(p).log_z, p)
-
-
-def _unless(trusted: Array, value: Any, again: Callable[[ChainPotentials], Any], p: ChainPotentials) -> Any:
-    """The value where it can be trusted, and otherwise what `again` says, which is run only if it is needed.
-
-    Under vmap a condition would run both of its branches; a loop runs its body only while some sequence needs it. Without the barrier the
-    compiler would see that the body does not depend on the state, and move it out of the loop.
-    """
-
-    def body(state: tuple[Array, Any]) -> tuple[Array, Any]:
-        (trusted, _), (nodes, pairs) = jax.lax.optimization_barrier((state, (p.nodes, p.pairs)))
-        return jnp.ones_like(trusted), again(p._replace(nodes=nodes, pairs=pairs))
-
-    return jax.lax.while_loop(lambda state: ~state[0], body, (trusted, value))[1]
+    return run_if_untrusted(trusted, log_z, lambda _, p: chain_sums(p).log_z, p)
 
 
 def _scaled(p: ChainPotentials, recompute: bool) -> tuple[Array, ChainSums]:
@@ -179,7 +169,10 @@ def _most(p: ChainPotentials) -> float:
 
 def _exact(p: ChainPotentials, recompute: bool) -> ChainSums:
     """The sums by logarithms, and their derivative by JAX: slower, and safe for log-potentials of any size."""
-    log_z = lambda nodes, pairs: _log_z_by_logarithms(p._replace(nodes=nodes, pairs=pairs), recompute)  # noqa: E731
+
+    def log_z(nodes: Array, pairs: Array) -> Array:
+        return _log_z_by_logarithms(p._replace(nodes=nodes, pairs=pairs), recompute)
+
     value, (nodes, pairs) = jax.value_and_grad(log_z, (0, 1))(p.nodes, p.pairs)
     return ChainSums(value, nodes, pairs)
 
@@ -188,7 +181,7 @@ def filtered(p: ChainPotentials) -> Float[Array, "T K"]:
     """log P(y_t | what comes before and at t) of every node, up to a constant a node: what a sample is drawn from, from right to left."""
     trusted = _scaled(p, False)[0]
     messages = jnp.log(alone(forward, *p).messages)
-    return _unless(trusted, messages, lambda p: _by_logarithms(p)[1], p)
+    return run_if_untrusted(trusted, messages, lambda _, p: _by_logarithms(p)[1], p)
 
 
 def _log_z_by_logarithms(p: ChainPotentials, recompute: bool) -> Array:

@@ -120,31 +120,33 @@ class Quadrature(Route):
         unseen = jax.lax.stop_gradient(jnp.log1p(zones[2] * fall / (1 - fall)))  # a tail that goes on falling as it did
         route = f"quadrature on {n}^{math.prod(space.shape)} points"
 
-        def estimate(fine: Any, rough: Any, coarse: Any, beyond: Any = 0.0) -> Estimate:
-            def error(a: Array, b: Array, c: Array) -> Array:
-                def difference(x: Array) -> Array:
-                    return jnp.where(jnp.isfinite(a) | jnp.isfinite(x), jnp.abs(a - x), 0)
-
-                eps = _ROUNDING * jnp.finfo(a.dtype).eps
-                return jax.lax.stop_gradient(
-                    2 * (jnp.maximum(difference(b), difference(c)) + beyond) + eps * (1 + jnp.abs(a))
-                )
-
-            size = jax.tree.map(error, fine, rough, coarse)
-            lower, upper = jax.tree.map(lambda v, e: v - e, fine, size), jax.tree.map(lambda v, e: v + e, fine, size)
-            return Estimate(fine, size, lower, upper, guarantee="approximate", route=route)
-
-        log_z = estimate(fine[0], rough[0], coarse[0], unseen)
-        to = lambda there: lambda value: jnp.where(endless, there, value)  # noqa: E731
-        infinite = to(jnp.inf)
+        log_z = _compared(route, fine[0], rough[0], coarse[0], unseen)
         log_z = dataclasses.replace(
             log_z,
-            value=infinite(log_z.value),
-            standard_error=infinite(log_z.standard_error),
-            upper=infinite(log_z.upper),
+            value=jnp.where(endless, jnp.inf, log_z.value),
+            standard_error=jnp.where(endless, jnp.inf, log_z.standard_error),
+            upper=jnp.where(endless, jnp.inf, log_z.upper),
         )
-        mean = estimate(jax.tree.map(to(jnp.nan), fine[1]), rough[1], coarse[1])
-        return log_z, mean
+        known = jax.tree.map(lambda value: jnp.where(endless, jnp.nan, value), fine[1])
+        return log_z, _compared(route, known, rough[1], coarse[1])
+
+
+def _compared(route: str, fine: Any, rough: Any, coarse: Any, beyond: Array | float = 0.0) -> Estimate:
+    """The values on the finest grid, with an error from how far those on the others are, and from what lies beyond all grids."""
+
+    def error(a: Array, b: Array, c: Array) -> Array:
+        apart = jnp.maximum(_difference(a, b), _difference(a, c))
+        rounding = _ROUNDING * jnp.finfo(a.dtype).eps * (1 + jnp.abs(a))
+        return jax.lax.stop_gradient(2 * (apart + beyond) + rounding)
+
+    size = jax.tree.map(error, fine, rough, coarse)
+    lower = jax.tree.map(lambda v, e: v - e, fine, size)
+    upper = jax.tree.map(lambda v, e: v + e, fine, size)
+    return Estimate(fine, size, lower, upper, guarantee="approximate", route=route)
+
+
+def _difference(a: Array, b: Array) -> Array:
+    return jnp.where(jnp.isfinite(a) | jnp.isfinite(b), jnp.abs(a - b), 0)
 
 
 def locate(energy: Energy, n: int) -> tuple[Array, Array]:

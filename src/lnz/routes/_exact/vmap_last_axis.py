@@ -34,8 +34,8 @@ def side_by_side(f: Callable[..., Any]) -> Callable[..., Any]:
             return jnp.broadcast_to(x, (*x.shape[:-2], size, width)).reshape(*x.shape[:-2], size * width)
 
         found = lanes(*jax.tree.map(merged, arguments, tuple(batched)))
-        parted = lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], size, width), -2, 0)  # noqa: E731
-        return jax.tree.map(parted, found), jax.tree.map(lambda _: True, found)
+        parted = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], size, width), -2, 0), found)
+        return parted, jax.tree.map(lambda _: True, found)
 
     return lanes
 
