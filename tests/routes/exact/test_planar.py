@@ -12,7 +12,8 @@ import pytest
 import lnz
 from lnz._core.frozen import is_traced
 from lnz.reference import _planar_glass as planar_glass
-from lnz.routes._exact.even_subgraphs import dissect, dual
+from lnz.routes._exact.even_subgraphs import even_subgraphs
+from lnz.routes._exact.planar_embedding import dual
 
 
 def enumerated(n, edges, couplings):
@@ -228,13 +229,13 @@ def test_rotations_that_are_no_drawing_are_seen():
         for a, b in zip(ws, ws[1:] + ws[:1], strict=True):
             flat[place[v, a]] = place[v, b]
     all_even = 2.0 ** (6 - 4 + 1)
-    assert np.exp(dissect(flat).total(np.zeros(6)).log_total) == pytest.approx(all_even)
+    assert np.exp(even_subgraphs(flat).total(np.zeros(6)).log_total) == pytest.approx(all_even)
     twisted = flat.copy()
     for a, b in zip(*((ws := [2, 1, 3]), ws[1:] + ws[:1]), strict=True):
         twisted[place[0, a]] = place[0, b]
     with pytest.raises(ValueError, match="not those of a graph in the plane"):
-        dissect(twisted)
-    assert np.exp(dissect(dual(flat)).total(np.zeros(6)).log_total) == pytest.approx(8)
+        even_subgraphs(twisted)
+    assert np.exp(even_subgraphs(dual(flat)).total(np.zeros(6)).log_total) == pytest.approx(8)
 
 
 CRITICAL = 0.5 * np.log1p(np.sqrt(2))

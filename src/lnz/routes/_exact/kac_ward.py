@@ -17,8 +17,9 @@ from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import Frozen, is_traced
 from lnz._models.pairwise import DenseCouplings, Ising, LatticeCouplings
-from lnz.routes._exact.even_subgraphs import Dissected, dissect, dual
+from lnz.routes._exact.even_subgraphs import EvenSubgraphs, even_subgraphs
 from lnz.routes._exact.numpy_callback import on_host
+from lnz.routes._exact.planar_embedding import dual
 from lnz.routes._exact.structural import Structured
 
 # Couplings up to here are summed from any reference state; beyond, from one that weaker couplings have shown to be probable.
@@ -92,7 +93,7 @@ class KacWard(Structured):
 
     def cost(self, energy: Energy) -> float:
         plane = self._plane(energy)
-        sizes = [len(part.inside) + len(part.boundary) for part in plane.dissected.parts]
+        sizes = [len(part.inside) + len(part.boundary) for part in plane.walls.parts]
         return sum(8.0 * size**3 for size in sizes) / max(1, len(plane.bond))
 
     def _plane(self, energy: Any) -> _Plane:
@@ -139,14 +140,14 @@ class _Plane(NamedTuple):
     """A graph in the plane.
 
     Attributes:
-        dissected: its dual, whose edge k crosses the bond k.
+        walls: the even subgraphs of its dual, whose edge k crosses the bond k.
         first, second: the sites of every bond, each pair once.
         bond: for every coupling of the model its bond.
         n: the number of sites.
         components: the number of connected components, lone sites among them.
     """
 
-    dissected: Dissected
+    walls: EvenSubgraphs
     first: np.ndarray
     second: np.ndarray
     bond: np.ndarray
@@ -195,7 +196,7 @@ def _drawn(edges: Frozen, n: int, shape: tuple[int, ...] | None) -> _Plane | str
     after[around] = around[following]
     matrix = coo_array((np.ones(len(unique)), (unique[:, 0], unique[:, 1])), shape=(n, n))
     components = int(connected_components(matrix, directed=False)[0])
-    return _Plane(dissect(dual(after)), unique[:, 0], unique[:, 1], bond.reshape(-1), n, components)
+    return _Plane(even_subgraphs(dual(after)), unique[:, 0], unique[:, 1], bond.reshape(-1), n, components)
 
 
 def _drawing(n: int, unique: np.ndarray) -> np.ndarray | None:
@@ -224,7 +225,7 @@ def _solve(plane: _Plane, strength: Any, fields: Any) -> tuple[float, np.ndarray
     for step in range(steps if frustrated else 0, -1, -1):
         sign = spins[plane.first] * spins[plane.second]
         gauged = j * sign * 0.5**step
-        summed = plane.dissected.total(-2 * gauged)
+        summed = plane.walls.total(-2 * gauged)
         correlation = sign * (1 - 2 * summed.used)
         if not summed.rounding < _MOST_ROUNDING:
             raise FloatingPointError(
