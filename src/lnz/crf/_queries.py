@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,7 +20,7 @@ from lnz._models.log_potentials import booleans
 from lnz._models.random_field import RandomField
 from lnz._partition import log_partition
 from lnz.routes._exact.elimination import Elimination
-from lnz.routes._exact.forward_backward import ChainSums, chain_sums
+from lnz.routes._exact.forward_backward import chain_sums
 
 
 def log_probability(energy: Any, labels: Any, *, route: Route | None = None) -> Float[Array, ""]:
@@ -106,21 +107,23 @@ def partial_log_probability(
         0.0625
     """
     model = widen(require_labels(energy, "partial_log_probability"))
-    of_nodes, place = (
-        (model.emissions, lambda m: m.emissions) if isinstance(model, LinearChain) else (model.unary, lambda m: m.unary)
-    )
+    of_nodes = _nodes(model)
     allowed = booleans("allowed", allowed, of_nodes.shape)
     if model.mask is not None:
         allowed = allowed | ~model.mask[..., None]
     level = of_nodes - _levels(of_nodes)
     sums = [
-        log_partition(eqx.tree_at(place, model, values), route=route)
+        log_partition(eqx.tree_at(_nodes, model, values), route=route)
         for values in (level, jnp.where(allowed, level, -jnp.inf))
     ]
     whole, part = (log_z.value for log_z in sums)
     possible = part != -jnp.inf
     apart = jnp.where(possible, part - jnp.where(possible, whole, 0), 0)
     return jnp.where(possible, _bounded(apart, sums[0]), -jnp.inf)
+
+
+def _nodes(model: LinearChain | RandomField) -> Array:
+    return model.emissions if isinstance(model, LinearChain) else model.unary
 
 
 def partial_labels(labels: Any, k: int) -> Bool[Array, "*shape K"]:
@@ -153,15 +156,12 @@ def marginals(energy: Any, *, route: Route | None = None) -> Any:
         ValueError: where no labelling is possible, or the model has no factors or is too dear: see `Elimination`.
     """
     energy = as_energy(energy)
-    if isinstance(energy, LinearChain) and route is None:
-        return _summed(energy).nodes
-    if isinstance(energy, RandomField):
-        means, log_z = _field_means(energy, route)
-        refuse_impossible(log_z.value)
-        return means.unary if energy.mask is None else jnp.where(energy.mask[..., None], means.unary, 0)
+    if isinstance(energy, RandomField) or (isinstance(energy, LinearChain) and route is None):
+        nodes = _possible(_summed(energy, route)).means[0]
+        return nodes if energy.mask is None else jnp.where(energy.mask[..., None], nodes, 0)
     if route is not None and not isinstance(route, Elimination):
         raise ValueError(
-            f"marginals of a {type(energy).__name__} are taken by lnz.routes.Elimination, not by {route!r}"
+            f"marginals of a {type(energy).__name__} are computed by lnz.routes.Elimination, not by {route!r}"
         )
     return (route or Elimination()).marginals(energy)
 
@@ -171,37 +171,20 @@ def edge_marginals(energy: LinearChain | RandomField, *, route: Route | None = N
 
     Of a chain entry t - 1 is for the pair that ends at node t, of a field the entries are in the order of `structure.edges`.
     """
-    energy = require_labels(energy, "edge_marginals")
-    if isinstance(energy, RandomField):
-        means, log_z = _field_means(energy.expanded(), route)
-        refuse_impossible(log_z.value)
-        return jnp.where(energy.edge_mask[:, None, None], means.pairwise, 0)
-    t, k = energy.emissions.shape
-    pairs = jnp.broadcast_to(energy.transitions, (max(t - 1, 0), k, k))
-    return _summed(eqx.tree_at(lambda c: c.transitions, energy, pairs)).pairs
+    energy = _with_own_tables(require_labels(energy, "edge_marginals"))
+    pairs = _possible(_summed(energy, route)).means[1]
+    return jnp.where(energy.edge_mask[:, None, None], pairs, 0) if isinstance(energy, RandomField) else pairs
 
 
 def factor_marginals(energy: RandomField, *, route: Route | None = None) -> list[Array]:
     """P(y_f) of every further factor of a field, in the order of `structure.factors`: arrays (K, …, K)."""
-    means, log_z = _field_means(energy, route)
-    refuse_impossible(log_z.value)
+    higher = _possible(_summed(energy, route)).means[2:]
     found = {
         f: table
-        for numbers, tables in zip(energy.structure.by_arity, means.higher, strict=True)
+        for numbers, tables in zip(energy.structure.by_arity, higher, strict=True)
         for f, table in zip(numbers, tables, strict=True)
     }
     return [found[f] for f in range(len(found))]
-
-
-@eqx.filter_jit
-def _field_means(field: RandomField, route: Route | None) -> tuple[RandomField, Estimate]:
-    """The gradient of log Z: every marginal in the place of its log-potential (T1), those of shared tables summed; and log Z."""
-
-    def log_z(field: RandomField) -> tuple[Array, Estimate]:
-        estimate = log_partition(field, route=route)
-        return estimate.value, estimate
-
-    return eqx.filter_grad(log_z, has_aux=True)(widen(field))
 
 
 def entropy(energy: Any, *, route: Route | None = None) -> Float[Array, ""] | float:
@@ -210,34 +193,19 @@ def entropy(energy: Any, *, route: Route | None = None) -> Float[Array, ""] | fl
     With a `route`, which only fields take, as exact as that is; exactly by default.
     """
     energy = as_energy(energy)
-    if isinstance(energy, RandomField):
-        means, log_z = _field_means(energy, route)
-        refuse_impossible(log_z.value)
-        return _at_least_zero(log_z.value - _mean_of(means, widen(energy)))
-    if route is not None:
+    if route is not None and not isinstance(energy, RandomField):
         raise ValueError(f"the entropy of a {type(energy).__name__} is exact: leave out route")
-    if not isinstance(energy, LinearChain):
+    if not isinstance(energy, LinearChain | RandomField):
         return Elimination().entropy(energy)
-    value, log_z = _chain_entropy(energy)
+    value, log_z = _entropy(energy, route)
     refuse_impossible(log_z)
     return value
 
 
-def _mean_of(means: RandomField, field: RandomField) -> Array:
-    """E[Σ φ] of a field's log-potentials under marginals in their places; what has probability zero is left out, be it -inf."""
-    pairs = zip(
-        jax.tree.leaves(eqx.filter(means, eqx.is_inexact_array)),
-        jax.tree.leaves(eqx.filter(field, eqx.is_inexact_array)),
-        strict=True,
-    )
-    return sum((_weighted(p, x) for p, x in pairs), jnp.zeros((), jnp.result_type(float)))
-
-
-@jax.jit
-def _chain_entropy(chain: LinearChain) -> tuple[Array, Array]:
-    p = _levelled(chain)
-    sums = chain_sums(p)
-    return _at_least_zero(sums.log_z - _mean(sums, p.nodes, p.pairs)), sums.log_z
+@eqx.filter_jit
+def _entropy(energy: LinearChain | RandomField, route: Route | None) -> tuple[Array, Array]:
+    p = _summed(energy, route)
+    return _at_least_zero(p.log_z - p.mean_of(p.tables)), p.log_z
 
 
 def kl_divergence(
@@ -251,52 +219,94 @@ def kl_divergence(
         ValueError: where structures, lengths, labels or masks differ, or p allows nothing.
     """
     p, q = require_labels(p, "kl_divergence"), require_labels(q, "kl_divergence")
-    if isinstance(p, RandomField) and isinstance(q, RandomField):
-        return _field_divergence(p, q, route)
-    if not isinstance(p, LinearChain) or not isinstance(q, LinearChain):
+    if type(p) is not type(q):
         raise ValueError("KL needs two chains or two fields, but got one of each")
-    if p.emissions.shape != q.emissions.shape or not _same_nodes(p, q):
-        raise ValueError("KL needs two chains with the same nodes, masks and labels, but these two differ")
-    value, log_z = _chain_divergence(p, q)
-    refuse_impossible(log_z)
-    return value
-
-
-def _field_divergence(p: RandomField, q: RandomField, route: Route | None) -> Array:
-    known = not any(is_traced(x.mask) for x in (p, q))
-    same = not known or p.mask is q.mask or np.array_equal(p.present, q.present)
-    if p.structure != q.structure or p.unary.shape != q.unary.shape or not same:
-        raise ValueError("KL needs two fields of the same structure, mask and labels, but these two differ")
-    p, q = widen(p.expanded()), widen(q.expanded())
-    means, log_z = _field_means(p, route)
-    refuse_impossible(log_z.value)
-    other = log_partition(q, route=route).value
-    leaves = [jax.tree.leaves(eqx.filter(x, eqx.is_inexact_array)) for x in (means, q)]
-    beyond = jnp.any(jnp.stack([jnp.any((m > 0) & (x == -jnp.inf)) for m, x in zip(*leaves, strict=True)]))
-    apart = _mean_of(means, p) - _mean_of(means, q) - log_z.value
-    beyond = beyond | (other == -jnp.inf)
-    return jnp.where(beyond, jnp.inf, _at_least_zero(apart + jnp.where(beyond, 0, other)))
+    if not _same_nodes(p, q):
+        kind = "chains with the same nodes" if isinstance(p, LinearChain) else "fields with the same structure"
+        raise ValueError(f"KL needs two {kind}, masks and labels, but these two differ")
+    if isinstance(p, RandomField) or not isinstance(q, LinearChain) or p.transitions.ndim != q.transitions.ndim:
+        p, q = _with_own_tables(p), _with_own_tables(q)
+    mine = _possible(_summed(p, route))
+    log_z_of_q = _summed(q, None).log_z if isinstance(q, LinearChain) else log_partition(q, route=route).value
+    return _divergence(mine, _tables(q), log_z_of_q)
 
 
 @jax.jit
-def _chain_divergence(p: LinearChain, q: LinearChain) -> tuple[Array, Array]:
-    mine, yours = _levelled(p), _levelled(q)
-    if mine.pairs.ndim != yours.pairs.ndim:
-        t, k = mine.nodes.shape
-        mine, yours = (x._replace(pairs=jnp.broadcast_to(x.pairs, (max(t - 1, 0), k, k))) for x in (mine, yours))
-    sums, other = chain_sums(mine), chain_sums(yours).log_z
-    beyond = jnp.any((sums.nodes > 0) & (yours.nodes == -jnp.inf)) | jnp.any(
-        (sums.pairs > 0) & (yours.pairs == -jnp.inf)
-    )
-    beyond = beyond | (other == -jnp.inf)
-    apart = _mean(sums, mine.nodes, mine.pairs) - _mean(sums, yours.nodes, yours.pairs)
-    value = _at_least_zero(apart - sums.log_z + jnp.where(beyond, 0, other))
-    return jnp.where(beyond, jnp.inf, value), sums.log_z
+def _divergence(p: _Summed, q: tuple[Array, ...], log_z_of_q: Array) -> Array:
+    forbidden = [jnp.any((mean > 0) & (table == -jnp.inf)) for mean, table in zip(p.means, q, strict=True)]
+    beyond = functools.reduce(jnp.logical_or, forbidden) | (log_z_of_q == -jnp.inf)
+    apart = p.mean_of(p.tables) - p.mean_of(q) - p.log_z
+    return jnp.where(beyond, jnp.inf, _at_least_zero(apart + jnp.where(beyond, 0, log_z_of_q)))
 
 
-def _mean(sums: ChainSums, nodes: Array, pairs: Array) -> Array:
-    """E[Σ φ] of a chain."""
-    return _weighted(sums.nodes, nodes) + _weighted(sums.pairs, pairs)
+def _same_nodes(p: LinearChain | RandomField, q: LinearChain | RandomField) -> bool:
+    """Whether two chains, or two fields, have the same nodes, edges and labels, as far as Python can see."""
+    if isinstance(p, RandomField) and isinstance(q, RandomField):
+        known = not (is_traced(p.mask) or is_traced(q.mask)) and p.mask is not q.mask
+        alike = p.structure == q.structure and p.unary.shape == q.unary.shape
+        return alike and (not known or np.array_equal(p.present, q.present))
+    assert isinstance(p, LinearChain)
+    assert isinstance(q, LinearChain)
+    if p.emissions.shape != q.emissions.shape:
+        return False
+    if is_traced(p.mask) or is_traced(q.mask):
+        return p.holes == q.holes
+    full = np.ones(len(p.emissions), bool)
+    masks = [full if chain.mask is None else np.asarray(chain.mask) for chain in (p, q)]
+    return bool((masks[0] == masks[1]).all()) and (p.holes == q.holes or bool(masks[0].all()))
+
+
+class _Summed(NamedTuple):
+    """A chain or a field, summed.
+
+    Attributes:
+        log_z: in nats.
+        tables: its log-potentials: of nodes, of pairs, of the further factors of every arity.
+        means: the marginals in their places, those of shared tables added up: the gradient of log Z (T1).
+    """
+
+    log_z: Array
+    tables: tuple[Array, ...]
+    means: tuple[Array, ...]
+
+    def mean_of(self, tables: tuple[Array, ...]) -> Array:
+        """E[Σ φ] of log-potentials in these places."""
+        return functools.reduce(jnp.add, map(_weighted, self.means, tables))
+
+
+@eqx.filter_jit
+def _summed(energy: LinearChain | RandomField, route: Route | None) -> _Summed:
+    """A chain by forward-backward, a field by the route."""
+    if isinstance(energy, LinearChain):
+        p = _levelled(energy)
+        sums = chain_sums(p)
+        return _Summed(sums.log_z, (p.nodes, p.pairs), (sums.nodes, sums.pairs))
+    field = widen(energy)
+    log_z, means = eqx.filter_value_and_grad(lambda f: log_partition(f, route=route).value)(field)
+    return _Summed(log_z, _tables(field), _tables(means))
+
+
+def _possible(summed: _Summed) -> _Summed:
+    refuse_impossible(summed.log_z)
+    return summed
+
+
+@eqx.filter_jit
+def _tables(energy: LinearChain | RandomField) -> tuple[Array, ...]:
+    if isinstance(energy, LinearChain):
+        p = _levelled(energy)
+        return p.nodes, p.pairs
+    field: RandomField = widen(energy)
+    return field.unary, field.pairwise, *field.higher
+
+
+def _with_own_tables(energy: LinearChain | RandomField) -> LinearChain | RandomField:
+    """The same model with a table of its own for every pair."""
+    if isinstance(energy, RandomField):
+        return energy.expanded()
+    t, k = energy.emissions.shape
+    pairs = jnp.broadcast_to(energy.transitions, (max(t - 1, 0), k, k))
+    return eqx.tree_at(lambda chain: chain.transitions, energy, pairs)
 
 
 def _weighted(p: Array, x: Array) -> Array:
@@ -316,17 +326,6 @@ def _levelled(chain: LinearChain) -> ChainPotentials:
     return p._replace(nodes=p.nodes - _levels(p.nodes))
 
 
-@jax.jit
-def _chain_sums(chain: LinearChain) -> ChainSums:
-    return chain_sums(chain.potentials())
-
-
-def _summed(chain: LinearChain) -> ChainSums:
-    sums = _chain_sums(chain)
-    refuse_impossible(sums.log_z)
-    return sums
-
-
 def require_labels(energy: Any, what: str) -> LinearChain | RandomField:
     """The energy, if it is a chain or a field; ValueError otherwise."""
     if not isinstance(energy, LinearChain | RandomField):
@@ -338,15 +337,6 @@ def refuse_impossible(log_z: Array) -> None:
     """Raise ValueError where Python can see that Z = 0."""
     if not is_traced(log_z) and log_z == -jnp.inf:
         raise ValueError("no labelling is possible: Z = 0. Check the allowed labels and pairs against each other")
-
-
-def _same_nodes(p: LinearChain, q: LinearChain) -> bool:
-    """Whether two chains have the same nodes, as far as Python can see."""
-    if is_traced(p.mask) or is_traced(q.mask):
-        return p.holes == q.holes
-    full = np.ones(len(p.emissions), bool)
-    masks = [full if chain.mask is None else np.asarray(chain.mask) for chain in (p, q)]
-    return bool((masks[0] == masks[1]).all()) and (p.holes == q.holes or bool(masks[0].all()))
 
 
 def _at_most_zero(x: Array) -> Array:

@@ -141,7 +141,8 @@ def inverse_blocks(parts: Sequence[Part], steps: list[Step]) -> Iterator[tuple[P
 def _lapack() -> tuple[Any, Any]:
     from scipy.linalg import get_lapack_funcs
 
-    return get_lapack_funcs(("getrf", "getrs"), dtype=np.float64)
+    getrf, getrs = get_lapack_funcs(("getrf", "getrs"), dtype=np.float64)
+    return getrf, getrs
 
 
 def _eliminate(front: np.ndarray, m: int) -> Step | None:
