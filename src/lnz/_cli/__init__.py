@@ -13,7 +13,7 @@ app: Any = None
 try:
     from lnz._cli.app import app
 except ModuleNotFoundError as error:
-    if error.name not in ("typer", "rich"):
+    if error.name != "typer":
         raise
 
 

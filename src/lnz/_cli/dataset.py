@@ -20,11 +20,11 @@ class Coding:
 
     Attributes:
         kind: `binary`, `spin`, `categorical` or `real`.
-        columns: values per datum.
+        columns: values per example.
         categories: of categorical variables.
         threshold: grey values from here up become 1; None where the data were 0 and 1 as they came.
         levels: the largest grey value, where bits are drawn with P(1) = x / levels.
-        image_shape: (height, width), where one datum is an image.
+        image_shape: (height, width), where an example is an image.
     """
 
     kind: str
@@ -50,8 +50,8 @@ class Coding:
 
     @property
     def unit(self) -> str:
-        """What one datum is called."""
-        return "datum" if self.image_shape is None else "image"
+        """The name of one example."""
+        return "example" if self.image_shape is None else "image"
 
     @property
     def words(self) -> str:

@@ -53,6 +53,8 @@ def explain(error: BaseException) -> tuple[int, str | None]:
         return 1, "memory ran out. Use fewer data, chains or hidden units"
     if {"DataError", "CheckpointError"} & {kind.__name__ for kind in type(error).__mro__}:  # by name: no import of JAX
         return 2, str(error)
+    if isinstance(error, ModuleNotFoundError) and error.__cause__ is not None:  # a package that an extra brings
+        return 2, str(error)
     if isinstance(error, OSError | ValueError) or type(error).__name__ in ("Interrupted", "Diverged", "NotMet"):
         return 130 if type(error).__name__ == "Interrupted" else 1, str(error)
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):

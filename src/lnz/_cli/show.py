@@ -16,16 +16,16 @@ def number(value: float | None, error: float | None = None, *, least: int = 2, m
     if value is None:
         return "unknown"
     digits = 4 if error is None else decimals(error) if error > 0 else 4
-    return f"{value:.{max(least, min(most, digits))}f}".replace("-", "−")
+    return f"{value:.{max(least, min(most, digits))}f}"
 
 
 def at_least(row: dict[str, Any]) -> str:
-    """A sign before a log-likelihood that is known from below alone."""
+    """A sign before a log-likelihood of which only a lower bound is known."""
     return "≥ " if row.get("is_limit") else ""
 
 
 def log_z_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """log Z, its interval, and how it is known, as rows of a table."""
+    """log Z, its interval, its guarantee and the method, as rows of a table."""
     exact = found["known"] == "exact"
     value = number(found["log_z"], None if exact else found["standard_error"])
     rows = [("log Z", value if exact else f"{value} ± {found['standard_error']:.2g}")]
@@ -33,14 +33,15 @@ def log_z_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         between = (
             f"{number(found['lower'], found['standard_error'])} to {number(found['upper'], found['standard_error'])}"
         )
-        rows.append(("interval", f"{between}, with {100 * found['confidence']:g} % confidence"))
-    rows.append(("how it is known", ": ".join(part for part in (found["known"], found["assumption"]) if part)))
-    route = found["route"]
+        rows.append(("Interval", f"{between}, at {100 * found['confidence']:g} % confidence"))
+    assumption = f" on the assumption that {found['assumption']}" if found["assumption"] else ""
+    rows.append(("Guarantee", found["guarantee"] + assumption))
+    method = found["route"]
     if found["effective_sample_size"] is not None:
-        route += f", effective sample size {found['effective_sample_size']:.0f}"
-    rows.append(("by", route))
+        method += f", effective sample size {found['effective_sample_size']:.0f}"
+    rows.append(("Method", method))
     if found["effective_sample_size"] is not None and found["effective_sample_size"] < _FEW:
-        rows.append(("advice", "few chains carry this estimate: measure again with more --temperatures or --chains"))
+        rows.append(("Advice", "few chains dominate this estimate: measure again with more --temperatures or --chains"))
     return rows
 
 
@@ -49,7 +50,7 @@ def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=_box(), pad_edge=False)
-    for name in (f"log-likelihood, nats per {unit}", "", "± by log Z", "± by the data", "n"):
+    for name in (f"log-likelihood, nats per {unit}", "", "± from log Z", "± from the data", "n"):
         table.add_column(name, justify="left" if name.startswith("log-l") else "right")
     for row in rows:
         error = row["standard_error"]
@@ -77,13 +78,13 @@ def training(results: dict[str, Any], *, as_json: bool) -> None:
     facts = [
         *log_z_lines(results["log_z_estimate"]),
         (
-            "two phases",
-            f"differ by {phases['disagreement']:.3f} of their size (negative phase: {phases['negative_phase']})"
-            + ("" if phases["energy_gap"] is None else f"; energy gap {signed(phases['energy_gap'])} nats"),
+            "Gradient",
+            f"relative gradient error {100 * phases['disagreement']:.1f} % (negative phase: {phases['negative_phase']})"
+            + ("" if phases["energy_gap"] is None else f"; energy gap {phases['energy_gap']:+.2f} nats"),
         ),
-        ("model kept", f"after update {results['best_step']:,} of {results['updates']:,}"),
-        ("time", f"{seconds['training']:.0f} s training, {seconds['measuring']:.0f} s measuring and drawing"),
-        ("report", f"{results['run']}/report.html"),
+        ("Model kept", f"after update {results['best_step']:,} of {results['updates']:,}"),
+        ("Time", f"{seconds['training']:.0f} s training, {seconds['measuring']:.0f} s measuring and drawing"),
+        ("Report", f"{results['run']}/report.html"),
     ]
     emit(
         "", f"{results['model']}, on {results['data']}", likelihood_table(rows, unit=results["unit"]), fact_table(facts)
@@ -100,10 +101,10 @@ def likelihood(found: dict[str, Any], *, unit: str, name: str, as_json: bool) ->
     if found["is_limit"]:
         value = number(found["log_likelihood"], found["standard_error"] or found["data_standard_error"], most=4)
         emit(
-            f"{name} log-likelihood at least {value} nats per {unit}: the hidden layers are summed by mean field, which can only be too low"
+            f"{name} log-likelihood at least {value} nats per {unit}: a lower bound, since mean field sums the hidden layers"
         )
     if found["known"] != "exact" and found["is_limit"]:
-        facts.insert(0, ("log-likelihood", f"at least {number(low, found['standard_error'])} with the error of log Z"))
+        facts.insert(0, ("log-likelihood", f"at least {number(low, found['standard_error'])}, with the error of log Z"))
     elif found["known"] != "exact":
         limits = f"{number(low, found['standard_error'])} to {number(high, found['standard_error'])}, from log Z"
         facts.insert(0, ("log-likelihood", limits))
@@ -126,20 +127,27 @@ def reference_models(models: list[dict[str, Any]], *, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=_box(), pad_edge=False)
-    table.add_column("model", no_wrap=True)
+    table.add_column("name", no_wrap=True)
     table.add_column("log Z", justify="right", no_wrap=True)
-    for name in ("∇", "what it is", "known by"):
+    for name in ("∇", "model", "source"):
         table.add_column(name)
     for model in models:
-        known = "yes" if model["gradient"] else ""
-        table.add_row(model["name"], f"{model['log_z']:.9g}", known, model["title"], model["source"])
+        gradient = "yes" if model["gradient"] else ""
+        table.add_row(model["name"], f"{model['log_z']:.9g}", gradient, model["title"], model["source"])
     emit(table)
 
 
 def scores(found: Any, *, as_json: bool) -> None:
-    """How a route did on them."""
+    """The scores of a route on the reference models."""
     if as_json:
-        emit_json({"scores": [score._asdict() | {"error": score.error, "known": score.guarantee} for score in found]})
+        emit_json(
+            {
+                "scores": [
+                    score._asdict() | {"error": score.error, "known": score.guarantee, "guarantee": score.guarantee}
+                    for score in found
+                ]
+            }
+        )
     else:
         from rich.markup import escape
 
@@ -168,13 +176,9 @@ def estimate_of(found: dict[str, Any]) -> dict[str, Any]:
     """The estimate of log Z inside a likelihood."""
     named = {name: found[f"log_z_{name}"] for name in ("standard_error", "lower", "upper")}
     return {
-        name: found[name] for name in ("log_z", "known", "route", "confidence", "assumption", "effective_sample_size")
+        name: found[name]
+        for name in ("log_z", "known", "guarantee", "route", "confidence", "assumption", "effective_sample_size")
     } | named
-
-
-def signed(value: float) -> str:
-    """A number with its sign and two decimals."""
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def _box() -> Any:

@@ -1,0 +1,163 @@
+"""Everything that can be refused without JAX is refused before JAX is imported, in every command."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from cli_cases import ROOT
+
+from lnz._cli.settings import Settings
+
+# The settings of a run of version 0.1, before deep machines and objectives without log Z.
+FIRST_RUN = {
+    "data": "digits", "array": None, "binarise": "auto", "split": [0.7, 0.1, 0.2], "split_seed": 0, "model": "rbm", "hidden": 128,
+    "categories": None, "negative_phase": "persistent", "sweeps": 5, "chains": 100, "rungs": 10, "fast_rate": 0.05, "monitor": True,
+    "optimizer": "sgd", "learning_rate": 0.2, "schedule": "linear", "weight_decay": 0.001, "epochs": 1538.0, "batch_size": 100,
+    "evaluate_every": 76.9, "seed": 0,
+}  # fmt: skip
+
+# One process refuses everything, and says of each command: the exit code, whether JAX is loaded, seconds of CPU, the message.
+HARNESS = """
+import contextlib, io, json, sys, time
+before = time.process_time()
+from lnz._cli import run
+for args in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = run(args)
+    print(json.dumps([code, "jax" in sys.modules, time.process_time() - before, said.getvalue()]))
+    before = time.process_time()
+"""
+
+REFUSED = [
+    ("train nowhere.csv", "nowhere.csv: there is no such file"),
+    ("train notes.doc", "unknown suffix '.doc'"),
+    ("train digits --out run", "run: exists already"),
+    ("train digits --out other --force", "holds no run, so it is never replaced"),
+    ("train digits --chains 3 --negative-phase exact", "has no chains"),
+    ("train --resume nowhere", "there is no such run folder"),
+    ("train --resume run --seed 3", "Leave out --seed"),
+    ("evaluate nowhere", "there is no such run folder"),
+    ("evaluate begun", "is not finished, it has no model.lnz"),
+    ("evaluate run nowhere.npy", "nowhere.npy: there is no such file"),
+    ("evaluate notes.doc", "needs a run folder"),
+    ("sample nowhere", "there is no such run folder"),
+    ("sample run --out there.npy", "there.npy: exists already"),
+    ("sample run --out x.doc", "cannot be written as '.doc'"),
+    ("logz nowhere", "there is no such run folder"),
+    ("logz run --plot x.pdf", "is not a .png file"),
+    ("logz run --route smc --chains 3", "--temperatures and --chains are for"),
+    ("logz run --path moments", "Name the route that anneals"),
+    ("logz run --resume runs", "--resume keeps the runs that --within adds up"),
+    ("logz run --map", "--map is for a graphical model"),
+    ("logz nowhere.uai", "nowhere.uai: there is no such file"),
+    ("logz x.uai --marginals there.npy", "there.npy: exists already"),
+    ("logz x.uai --chains 3", "--chains is for a run or a saved energy"),
+    ("audit nowhere.py:energy", "nowhere.py: there is no such file"),
+    ("audit notes.doc:energy", "is not a Python file"),
+    ("audit x.py:energy --report there.npy", "there.npy: exists already"),
+    ("audit x.py:energy --samples nowhere.npy", "nowhere.npy: there is no such file"),
+    ("reference run --route exact", "which exact route applies depends on the model"),
+    ("tag train nowhere.txt --out new", "nowhere.txt: there is no such file"),
+    ("tag train notes.doc --out run", "run: exists already"),
+    ("tag apply run notes.doc", "is a run of `lnz train`, not of `lnz tag train`"),
+    ("tag apply tagger notes.doc --out there.npy", "there.npy: exists already"),
+    ("tag apply tagger nowhere.txt", "nowhere.txt: there is no such file"),
+    ("tag evaluate nowhere notes.doc", "there is no such run folder"),
+    ("segment train other", "name the data and a run folder"),
+    ("segment train nowhere --out new", "nowhere: there is no such file"),
+    ("segment train other --out run", "run: exists already"),
+    ("segment train other --out new --range 0.3 --scales 1,x", "are not numbers"),
+    ("segment train --resume run --range 0.3", "Leave out --range"),
+    ("segment apply run other --out new", "is a run of `lnz train`, not of `lnz segment train`"),
+    ("segment evaluate nowhere other", "there is no such run folder"),
+]
+
+
+def process(code, folder, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refusals")
+    for name in ("notes.doc", "there.npy", "x.uai", "x.py", "other/notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("something")
+    config = {"settings": FIRST_RUN, "data": {"coding": {}, "sha256": ""}}
+    for name, files, about in (
+        ("begun", (), config),
+        ("run", ("model.lnz", "base.lnz"), config),
+        ("tagger", ("tagger.safetensors",), {"kind": "tagger"}),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(about))
+        for file in files:
+            (folder / name / file).touch()
+    done = process(HARNESS, folder, input=json.dumps([command.split() for command, _ in REFUSED]))
+    assert done.returncode == 0, done.stderr
+    return dict(zip(REFUSED, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=[command for command, _ in REFUSED])
+def test_refused_before_jax_is_imported(told, case):
+    code, has_jax, seconds, said = told[case]
+    assert code == 2
+    assert said.startswith("lnz: error: ")
+    assert said.count("\n") == 1
+    assert case[1] in said
+    assert not has_jax
+    assert seconds < (1 if case is REFUSED[0] else 0.5)  # the first one imports typer
+
+
+def test_every_command_is_refused_something():
+    code = """
+        from lnz._cli.app import app, reference, segment, tag
+        for name, group in (("", app), ("reference ", reference), ("segment ", segment), ("tag ", tag)):
+            print(*(name + command.name for command in group.registered_commands), sep="\\n")
+    """
+    commands = process(code, ROOT).stdout.splitlines()
+    assert len(commands) == 13
+    assert {"train", "segment apply"} <= set(commands)
+    untested = {name for name in commands if not any(command.startswith(name + " ") for command, _ in REFUSED)}
+    assert untested == {"reference list"}  # it takes nothing
+
+
+def test_runs_of_the_first_version_can_be_read():
+    settings = Settings.from_json(json.loads(json.dumps(FIRST_RUN)))
+    assert dataclasses.asdict(settings).items() >= (FIRST_RUN | {"split": (0.7, 0.1, 0.2)}).items()
+    assert (settings.positive_phase, settings.pretraining) == ("mean-field", 0.0)
+    assert (settings.objective, settings.noise) == ("likelihood", 0.0)
+    assert Settings.from_json(FIRST_RUN | {"hidden": [8, 4]}).layers == (8, 4)
+    with pytest.raises(KeyError):
+        Settings.from_json({"seed": 1})
+
+
+def test_without_its_extra_the_command_says_what_to_install(tmp_path):
+    code = """
+        import sys
+        sys.modules["typer"] = None
+        from lnz._cli import main
+        main(["--help"])
+    """
+    done = process(code, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("lnz: error: the command line needs packages that are not installed")
+    assert done.stderr.endswith("pip install 'lnz[cli]'\n")
+
+
+def test_help_is_quick_and_imports_no_array_package(tmp_path):
+    code = """
+        import sys, time
+        from lnz._cli import run
+        assert run(["--help"]) == 0
+        print(time.process_time(), sorted({"jax", "numpy"} & set(sys.modules)))
+    """
+    seconds, loaded = process(code, tmp_path).stdout.splitlines()[-1].split(maxsplit=1)
+    assert loaded == "[]"
+    assert float(seconds) < 1  # 0.3 s where nothing else runs
