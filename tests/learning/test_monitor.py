@@ -11,43 +11,16 @@ import pytest
 from learning_cases import model, same
 
 import lnz
-from lnz.learning._mixing import autocorrelation_time, nearest_distances, split_r_hat
-from lnz.learning._monitor import Watch
+from lnz.learning._monitor import ALARMS, Watch, alarms, nearest_distances
 
 KEY = jax.random.key(5)
 STILL = optax.sgd(0.0)
 MONITOR = lnz.learning.Monitor(chains=256, temperatures=30)
 
 
-class TestMixing:
-    @pytest.mark.parametrize("rho", [0.0, 0.9, 0.99])
-    def test_the_time_of_an_autoregression(self, rho):
-        """τ = (1 + ρ) / (1 - ρ)."""
-        rng, n = np.random.default_rng(0), 400
-        steps = [0, 64, 128, 192, 224, 240, 248, 252, 254, 255, 256]
-        x, kept = rng.normal(size=(n, 5)), []
-        for t in range(257):
-            if t in steps:
-                kept.append(x)
-            x = rho * x + np.sqrt(1 - rho**2) * rng.normal(size=x.shape)
-        tau, lower_limit = autocorrelation_time(steps, np.stack(kept))
-        assert tau == pytest.approx((1 + rho) / (1 - rho), rel=0.25)
-        assert lower_limit == (rho == 0.99)
-
-    def test_chains_that_stay_apart_never_mix(self):
-        apart = np.repeat(np.where(np.arange(50) % 2, 1.0, -1.0)[None, :, None], 9, axis=0)
-        noise = 0.1 * np.random.default_rng(1).normal(size=apart.shape)
-        tau, lower_limit = autocorrelation_time(range(9), apart + noise)
-        assert lower_limit
-        assert tau > 100
-        assert split_r_hat((apart + noise)[:, :, 0]) > 5
-        assert split_r_hat(noise[:, :, 0]) == pytest.approx(1, abs=0.1)
-        assert split_r_hat(apart[:, :, 0]) == np.inf
-        assert split_r_hat(np.zeros((4, 3))) == 1
-
-    def test_distances(self):
-        data = np.asarray([[0, 0, 0], [1, 1, 1]])
-        assert nearest_distances(np.asarray([[0, 1, 0], [1, 1, 1], [1, 1, 0]]), data).tolist() == [1, 0, 1]
+def test_distances():
+    data = np.asarray([[0, 0, 0], [1, 1, 1]])
+    assert nearest_distances(np.asarray([[0, 1, 0], [1, 1, 1], [1, 1, 0]]), data).tolist() == [1, 0, 1]
 
 
 def first_look(energy, data, phase, optimizer=STILL, monitor=MONITOR):
@@ -61,6 +34,57 @@ def first_look(energy, data, phase, optimizer=STILL, monitor=MONITOR):
         look = watch.see(state, step)
     assert step == watch.every
     return look, state
+
+
+HEALTHY = {
+    "energy_data": 10.0, "energy_chains": 10.1, "energy_fresh": 10.0, "energy_error": 0.1, "log_z": -5.0, "log_z_error": 0.01, "effective": 100.0,
+    "log_likelihood": -5.0, "best": -5.0, "unseen": 0.04, "unseen_error": 0.02, "r_hat": 1.04, "r_hat_threshold": 1.05, "tau": 20.0, "lag": 0.4,
+    "unmet": 0.0, "acceptance": 0.6, "dead": 0.05, "gap": 20.0, "spread": 4.0, "entries": 16, "phase": "PersistentChains",
+}  # fmt: skip
+# Figures that differ from these and set off one alarm, and what its message says.
+FIRING = {
+    "runaway": (
+        {"gap": 41.0},
+        "lie 41 nats above the data, while states of a distribution over 16 entries differ by about 4",
+    ),
+    "lag": (
+        {"lag": 0.6, "tau": 1234.0, "r_hat": 1.6},
+        "about 1,234 updates to mix once, in which the model moves by 0.6 nats",
+    ),
+    "r_hat": ({"r_hat": 1.06}, "R̂ of their energy is 1.06, and they need about 20 updates"),
+    "unseen": ({"unseen": 0.12}, "about 12% of the model's probability mass"),
+    "deeper": ({"energy_chains": 11.5}, "1.5 nats lower than that of the states of PersistentChains"),
+    "likelihood": ({"log_likelihood": -5.2}, "fallen to about -5.20 nats per example, from -5.00"),
+    "unmet": ({"unmet": 0.0007}, "0.07% of the pairs"),
+    "refused": ({"acceptance": 0.03}, "only 3.00% of the chains' moves"),
+    "dead": ({"dead": 0.2}, "20% of the hidden units"),
+}
+
+
+class TestAlarmTable:
+    def test_every_alarm_is_silent_for_healthy_figures_and_for_none(self):
+        assert alarms(8, HEALTHY) == alarms(8, {}) == []
+
+    @pytest.mark.parametrize("kind", ALARMS, ids=lambda kind: kind.name)
+    def test_every_alarm_fires_alone(self, kind):
+        figures, words = FIRING[kind.name]
+        (alarm,) = alarms(8, HEALTHY | figures)
+        assert alarm.name == kind.name
+        assert words in alarm.seen
+        assert str(alarm) == f"update 8: {alarm.seen}. {kind.remedy}"
+
+    @pytest.mark.parametrize("name", sorted({n for figures, _ in FIRING.values() for n in figures} - {"tau"}))
+    def test_a_figure_that_is_missing_sets_nothing_off(self, name):
+        assert alarms(8, {key: value for key, value in HEALTHY.items() if key != name}) == []
+
+    @pytest.mark.parametrize(("name", "uncertain"), [("unseen", 0.03), ("energy", 0.4), ("log_z", 0.05)])
+    def test_what_is_within_the_error_sets_nothing_off(self, name, uncertain):
+        figures = FIRING[{"energy": "deeper", "log_z": "likelihood"}.get(name, name)][0]
+        assert alarms(8, HEALTHY | figures | {f"{name}_error": uncertain}) == []
+
+    def test_slow_chains_lag_earlier(self):
+        assert alarms(8, HEALTHY | {"lag": 0.6}) == []
+        assert [alarm.name for alarm in alarms(8, HEALTHY | {"lag": 1.1})] == ["lag"]
 
 
 class TestAlarms:

@@ -55,10 +55,10 @@ def test_it_fires_where_a_slope_outgrows_unadjusted_moves_and_only_there(width, 
         gap = {record.step: -record.figures["energy_gap"] for record in fitted.history}
         assert gap[alarm.step] > 10 * np.sqrt(2) > gap[alarm.step - snapshots]
         assert (
-            f"{gap[alarm.step]:,.3g} nats above the data, where the states of a law of 2 entries differ by about 1.4"
+            f"{gap[alarm.step]:,.3g} nats above the data, while states of a distribution over 2 entries differ by about 1.4"
             in str(alarm)
         )
-        assert "Langevin in place of UnadjustedLangevin" in alarm.remedy
+        assert "Langevin instead of UnadjustedLangevin" in alarm.remedy
 
 
 @pytest.mark.slow

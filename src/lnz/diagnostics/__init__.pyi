@@ -2,4 +2,6 @@
 from ._audit_report import AuditReport as AuditReport
 from ._audit_report import Check as Check
 from ._chains import Diagnosis as Diagnosis
+from ._chains import ess as ess
+from ._chains import r_hat as r_hat
 from ._warnings import EstimateWarning as EstimateWarning

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lnz._core.convergence import r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.spaces import Categorical, Spin
 from lnz.diagnostics._audit_derivative import Z, joined
@@ -370,21 +371,23 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
     if not several:
         found.append(Check(mixing, "untested", "one chain was given", "give samples as (chains, draws, *shape) for R̂"))
         return found
-    rhat = _split_rhat(
-        np.concatenate(
-            [
-                chains.reshape(*chains.shape[:2], -1),
-                np.asarray(energies(subject.energy, states)).reshape(*chains.shape[:2], 1),
-            ],
-            axis=-1,
-        )
-    )
-    if rhat > 1.05:
-        found.append(Check(mixing, "failed", f"split R̂ is {rhat:.3g} over {chains.shape[0]} chains: they sit in different modes, or have not settled",
-                           "run longer, start apart, or temper", rhat))  # fmt: skip
-    else:
-        found.append(Check(mixing, "passed", f"split R̂ is {rhat:.4g} over {chains.shape[0]} chains"))
-    return found
+    return [
+        *found,
+        _mixing(mixing, chains.reshape(n, m, -1), np.asarray(energies(subject.energy, states)).reshape(n, m, 1)),
+    ]
+
+
+def _mixing(name: str, chains: np.ndarray, energy: np.ndarray) -> Check:
+    """The largest R-hat of the entries of chains (chains, draws, entries) and of their energies (chains, draws, 1)."""
+    n, m, entries = chains.shape
+    if m < 4:
+        return Check(name, "untested", f"R̂ needs 4 draws from every chain, but has {m}")
+    found = np.concatenate([r_hat(chains), r_hat(energy)])
+    worst = float(np.nanmax(found, initial=0))  # NaN of an entry that never changes
+    if worst > r_hat_threshold(n, m, entries + 1):
+        return Check(name, "failed", f"split R̂ is {worst:.3g} over {n} chains: they sit in different modes, or have not settled",
+                     "run longer, start apart, or temper", worst)  # fmt: skip
+    return Check(name, "passed", f"split R̂ is {worst:.4g} over {n} chains")
 
 
 def _sign(subject: Subject, states: Any, name: str) -> Check:
@@ -482,15 +485,3 @@ def _student_limit(groups: int, tests: int) -> float:
     from scipy import stats
 
     return float(stats.t.isf(0.5e-6 / tests, groups - 1))
-
-
-def _split_rhat(chains: np.ndarray) -> float:
-    """The largest split R̂ over the coordinates of (chains, draws, coordinates). Source: Gelman et al. 2013; Vehtari et al. 2021."""
-    half = chains.shape[1] // 2
-    halves = np.concatenate([chains[:, :half], chains[:, half : 2 * half]])
-    within = halves.var(axis=1, ddof=1).mean(axis=0)
-    between = halves.mean(axis=1).var(axis=0, ddof=1)
-    moving = within > 0
-    if (~moving & (between > 0)).any():
-        return math.inf
-    return float(np.sqrt((half - 1) / half + between[moving] / within[moving]).max(initial=1.0))

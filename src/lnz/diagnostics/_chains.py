@@ -1,23 +1,24 @@
-"""Do the chains agree, and how much are their states worth? Split R̂ with ranks, and effective sample sizes."""
+"""R-hat and effective sample size of several chains."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
 
+from lnz._core.convergence import ess as ess
+from lnz._core.convergence import r_hat as r_hat
+from lnz._core.convergence import r_hat_threshold
+
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What several chains say of each other. Prints as a sentence.
+    """R-hat and effective sample size of every entry of the states of several chains. Prints as a sentence.
 
     Attributes:
-        r_hat: rank-normalised split R̂ of every entry, the larger of the plain and the folded one: near 1 where all chains tell the same;
-            +inf where they stand still at different values, NaN where all states are the same.
-        effective_sample_size: independent draws that the states of all chains are worth for the mean of every entry's ranks (bulk ESS); NaN
-            where all states are the same.
+        r_hat: of every entry, as `lnz.diagnostics.r_hat` has it; NaN where all states are the same.
+        effective_sample_size: of every entry, as `lnz.diagnostics.ess` has it; NaN where all states are the same.
         chains: how many.
         draws: how many from each.
         cost: what all draws together took: `sweeps`, `seconds`, `energy_calls`, where they were given.
@@ -40,6 +41,11 @@ class Diagnosis:
         return _worst(np.nanmax, self.r_hat)
 
     @property
+    def unmixed(self) -> bool:
+        """Whether the chains disagree at an entry, by the threshold that all of lnz has (`r_hat_threshold`)."""
+        return self.worst > r_hat_threshold(self.chains, self.draws, self.r_hat.size)
+
+    @property
     def efficiency(self) -> dict[str, float]:
         """The smallest effective sample size per sweep, per second and per energy call, of what was given."""
         return {name: self.least / spent for name, spent in self.cost.items()}
@@ -50,7 +56,7 @@ class Diagnosis:
         text += "".join(f", {value:.3g} per {_ONE[name]}" for name, value in self.efficiency.items())
         if still:
             text += f"; {still} of {self.r_hat.size} entries never changed"
-        if self.worst > 1.01:
+        if self.unmixed:
             where = tuple(map(int, np.unravel_index(np.nanargmax(self.r_hat), self.r_hat.shape)))
             text += f". The chains disagree at entry {where}: run them longer, or let them mix faster before their states are used"
         return text
@@ -64,8 +70,7 @@ def diagnose_chains(
 ) -> Diagnosis:
     """Rank-normalised split R̂ and bulk effective sample size of every entry of the states of several chains.
 
-    Every chain is cut in halves, values are replaced by the normal scores of their ranks among all, and R̂ compares the variance between the
-    half chains with that within; once for the values and once for their distance from the median.
+    They are called unmixed above R̂ = 1.05; chains so short that independent draws often come to that, above what these exceed once in a thousand.
 
     Args:
         samples: (chains, draws, *shape), numbers; at least 4 draws. Let the chains start far apart: R̂ sees no mode that none has found.
@@ -84,8 +89,7 @@ def diagnose_chains(
         >>> lnz.diagnose_chains(noise + np.arange(4)[:, None]).worst > 1.1  # four chains at four places
         True
 
-    Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, "Rank-normalization, folding, and localization: an improved R̂". The sums are
-    BlackJAX's.
+    Source: see `lnz.diagnostics.r_hat` and `lnz.diagnostics.ess`.
     """
     x = np.asarray(samples)
     if x.ndim < 2 or x.shape[0] < 1 or x.shape[1] < 4:
@@ -97,41 +101,7 @@ def diagnose_chains(
     for name, spent in cost.items():
         if not 0 < spent < np.inf:
             raise ValueError(f"{name} must be above 0 and finite, but is {spent}")
-    chains, draws = x.shape[:2]
-    half = draws // 2
-    flat = x.reshape(chains, draws, -1).astype(np.float64)
-    halves = np.concatenate([flat[:, :half], flat[:, draws - half :]])  # an odd draw in the middle is left out
-    folded = np.abs(halves - np.median(halves, axis=(0, 1)))
-    r_hat, size = _r_hat_and_size(_scores(halves))
-    r_hat = np.fmax(r_hat, _r_hat_and_size(_scores(folded))[0])
-    return Diagnosis(r_hat.reshape(x.shape[2:]), size.reshape(x.shape[2:]), chains, draws, cost)
-
-
-def _scores(x: np.ndarray) -> np.ndarray:
-    """The normal scores of the ranks among all chains and draws, column by column; ties share their mean rank."""
-    from scipy import special, stats
-
-    ranks = stats.rankdata(x.reshape(-1, x.shape[-1]), axis=0)
-    return special.ndtri((ranks - 0.375) / (len(ranks) + 0.25)).reshape(x.shape)
-
-
-@functools.cache
-def _compiled() -> Any:
-    import jax
-    from blackjax import diagnostics
-
-    return jax.jit(lambda z: (diagnostics.potential_scale_reduction(z), diagnostics.effective_sample_size(z)))
-
-
-def _r_hat_and_size(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    import jax
-
-    within, between = z.var(axis=1).mean(axis=0), z.mean(axis=1).var(axis=0)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # BlackJAX relies on both
-        r_hat, size = map(np.asarray, _compiled()(z))
-    moving, apart = within > 1e-12, between > 1e-12
-    r_hat = np.where(moving, r_hat, np.where(apart, np.inf, np.nan))
-    return r_hat, np.where(moving, size, np.where(apart, 0.0, np.nan))
+    return Diagnosis(r_hat(x), ess(x), *x.shape[:2], cost)
 
 
 def _worst(choose: Any, values: np.ndarray) -> float:

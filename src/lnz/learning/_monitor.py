@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lnz._core.convergence import autocorrelation_time, r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.numerics import log_mean_exp
 from lnz._core.spaces import Binary, Categorical, Space, Spin, State
 from lnz.learning._gradients import cast
 from lnz.learning._loop import measure_key
-from lnz.learning._mixing import autocorrelation_time, nearest_distances, split_r_hat
 from lnz.learning._negative.negative_phase import NegativePhase, between
 from lnz.learning._trainer import Trainer, TrainState
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
@@ -44,6 +45,98 @@ class Alarm:
 
     def __str__(self) -> str:
         return f"update {self.step:,}: {self.seen}. {self.remedy}"
+
+
+class Seen(dict[str, Any]):
+    """Figures by name, NaN where there is none: NaN sets off no alarm."""
+
+    def __missing__(self, name: str) -> float:
+        return math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class AlarmKind:
+    """An alarm: its name, whether some figures set it off, the message (a format string over these figures), and what to do."""
+
+    name: str
+    when: Callable[[Seen], bool]
+    message: str
+    remedy: str
+
+
+def _lags(seen: Seen) -> bool:
+    return seen["lag"] > 1 or (seen["lag"] > 0.5 and seen["tau"] > _SLOW)
+
+
+# The figures are those of a look (see `Monitor`), with `_error` behind their names for the standard errors of three of them.
+ALARMS = (
+    AlarmKind(
+        "runaway",
+        lambda seen: seen["gap"] > _FAR * seen["spread"],
+        "the energy runs away: the states of {phase} lie {gap:,.3g} nats above the data, while states of a distribution over {entries:,} entries "
+        "differ by about {spread:,.2g}",
+        "Go back to an earlier model; lower the learning rate or the step size, use adjusted moves (Langevin instead of UnadjustedLangevin), or "
+        "Regularisers(energy_penalty=0.1)",
+    ),
+    AlarmKind(
+        "lag",
+        _lags,
+        "the chains mix more slowly than the parameters move: they need about {tau:,.0f} updates to mix once, in which the model moves by "
+        "{lag:.1f} nats",
+        "Lower the learning rate or raise sweeps, or use TemperedChains or JarzynskiWalkers",
+    ),
+    AlarmKind(
+        "r_hat",
+        lambda seen: seen["r_hat"] > seen["r_hat_threshold"] and not _lags(seen),
+        "the chains disagree: R̂ of their energy is {r_hat:.2f}, and they need about {tau:,.0f} updates to mix once",
+        "Raise sweeps, or use TemperedChains",
+    ),
+    AlarmKind(
+        "unseen",
+        lambda seen: seen["unseen"] - 3 * seen["unseen_error"] > 0.05,
+        "about {unseen:.0%} of the model's probability mass lies farther from the data than the states of {phase}: its gradient hardly removes that "
+        "mass",
+        "Use chains that do not start at the data, such as TemperedChains or PersistentChains, or more sweeps",
+    ),
+    AlarmKind(
+        "deeper",
+        lambda seen: seen["effective"] > 10 and seen["deeper"] > max(1.0, 4 * seen["energy_error"]),
+        "the mean energy of freshly annealed chains is {deeper:.1f} nats lower than that of the states of {phase}",
+        "Raise sweeps, lower the learning rate, or use TemperedChains",
+    ),
+    AlarmKind(
+        "likelihood",
+        lambda seen: seen["best"] - seen["log_likelihood"] > 0.1 + 4 * seen["log_z_error"],
+        "the log-likelihood of the training data has fallen to about {log_likelihood:.2f} nats per example, from {best:.2f}",
+        "Go back to the best model; lower the learning rate or raise sweeps",
+    ),
+    AlarmKind(
+        "unmet",
+        lambda seen: seen["unmet"] > 0,
+        "{unmet:.2%} of the pairs of coupled chains were stopped before they met: the gradient is biased",
+        "Raise max_moves, lower the learning rate, or use TemperedChains",
+    ),
+    AlarmKind(
+        "refused",
+        lambda seen: seen["acceptance"] < _REFUSED,
+        "only {acceptance:.2%} of the chains' moves are accepted: the chains are stuck, so updates raise the energy at their current states and "
+        "lower it elsewhere",
+        "Go back to an earlier model, and use a smaller step size or a lower learning rate",
+    ),
+    AlarmKind(
+        "dead",
+        lambda seen: seen["dead"] > 0.1,
+        "{dead:.0%} of the hidden units have the same value for every example",
+        "Lower the learning rate or the weight decay, or use fewer hidden units",
+    ),
+)
+
+
+def alarms(step: int, figures: dict[str, Any]) -> list[Alarm]:
+    """All alarms that these figures set off after this update."""
+    seen = Seen(figures)
+    seen["deeper"] = seen["energy_chains"] - seen["energy_fresh"]
+    return [Alarm(step, kind.name, kind.message.format_map(seen), kind.remedy) for kind in ALARMS if kind.when(seen)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,40 +265,35 @@ class Watch:
             self.snapshots.append((step, kept))
         if step in (end - self.gap, end - 1):
             self.models[step] = state.energy
-        strayed = self._strayed(step) if (end - step) % self.gap == 0 else None
+        gap = self._gap(step) if (end - step) % self.gap == 0 else {}
         if step != end:
-            if strayed is None or strayed.name in self.active:
-                return None
-            self.active.add(strayed.name)
-            return MonitorReport(step, {}, (strayed,))
-        look = self._look(state, step, strayed)
+            found = tuple(alarm for alarm in self._judged(step, gap) if alarm.name not in self.active)
+            self.active |= {alarm.name for alarm in found}
+            return MonitorReport(step, {}, found) if found else None
+        look = self._look(state, step, gap)
         self.models, self.snapshots = {step: state.energy}, []
         return look
 
-    def _strayed(self, step: int) -> Alarm | None:
-        """The alarm *runaway*, by the gap of all updates since the last snapshot."""
+    def _gap(self, step: int) -> dict[str, float]:
+        """What the alarm *runaway* judges, of all updates since the last snapshot at equal distances."""
         total = self.sums.get("energy_gap", 0.0)
-        gap, spread = (self.gap_before - total) / max(step - self.since, 1), math.sqrt(self.entries)
+        gap = (self.gap_before - total) / max(step - self.since, 1)
         self.since, self.gap_before = step, total
-        if not gap > _FAR * spread:
-            return None
-        seen = (
-            f"the energy runs away: the states of {type(self.trainer.negative_phase).__name__} lie {gap:,.3g} nats above the data, where the states "
-            f"of a law of {self.entries:,} entries differ by about {spread:,.2g}"
-        )
-        remedy = (
-            "Go back to an earlier model; lower the learning rate or the step size, take adjusted moves (Langevin in place of UnadjustedLangevin), "
-            "or Regularisers(energy_penalty=0.1)"
-        )
-        return Alarm(step, "runaway", seen, remedy)
+        return {"gap": gap, "spread": math.sqrt(self.entries)}
 
-    def _look(self, state: TrainState, step: int, strayed: Alarm | None) -> MonitorReport:
+    def _judged(self, step: int, figures: dict[str, float]) -> list[Alarm]:
+        """The alarms that these figures set off."""
+        names = {"phase": type(self.trainer.negative_phase).__name__, "entries": self.entries, "best": self.best}
+        return alarms(step, {**figures, **names})
+
+    def _look(self, state: TrainState, step: int, gap: dict[str, float]) -> MonitorReport:
         figures, errors = self._measured(state, step)
-        figures |= self._mixing(state.energy, step)
+        mixing, threshold = self._mixing(state.energy, step)
+        figures |= mixing
         figures |= {name: total / self.every for name, total in self.sums.items()}
         self.sums, self.gap_before = {}, 0.0
-        found = [] if strayed is None else [strayed]
-        found += _alarms(step, figures, errors, self.best, type(self.trainer.negative_phase).__name__)
+        uncertain = {f"{name}_error": error for name, error in errors.items()}
+        found = self._judged(step, {**figures, **uncertain, **gap, "r_hat_threshold": threshold})
         likelihood = figures.get("log_likelihood", -math.inf)
         if math.isfinite(likelihood) and errors["log_z"] < 0.5:
             self.best = max(self.best, likelihood)
@@ -252,11 +340,11 @@ class Watch:
             errors["unseen"] = math.sqrt(0.25 / effective + 0.25 * float((shares**2).sum()))
         return figures, errors
 
-    def _mixing(self, energy: Energy, step: int) -> dict[str, float]:
-        """Figures of the snapshots of a whole stretch."""
+    def _mixing(self, energy: Energy, step: int) -> tuple[dict[str, float], float]:
+        """Figures of the snapshots of a whole stretch, and the R-hat above which their chains are called unmixed."""
         uniform = [v for at, v in self.snapshots if (step - at) % self.gap == 0]
         if len(uniform) < _SNAPSHOTS or len(jax.tree.leaves(uniform[0])[0]) < 4:
-            return {}
+            return {}, math.inf
         n = len(jax.tree.leaves(uniform[0])[0])
         stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *uniform)
         energies = np.asarray(_free_energies(energy, stacked)).reshape(_SNAPSHOTS, n)
@@ -267,7 +355,10 @@ class Watch:
         moved = {
             step - at: float(np.std(now - np.asarray(_free_energies(model, last)))) for at, model in self.models.items()
         }
-        return {"r_hat": split_r_hat(energies), "tau": tau, "lag": _at_lag(moved, tau)}
+        # R-hat cuts chains in halves. Every second snapshot comes first, so that both have alike what learning changes for all chains.
+        disagreement = float(r_hat(np.concatenate([energies[::2], energies[1::2]]).T))
+        figures = {"r_hat": 1.0 if math.isnan(disagreement) else disagreement, "tau": tau, "lag": _at_lag(moved, tau)}
+        return figures, r_hat_threshold(n, _SNAPSHOTS)
 
 
 @eqx.filter_jit
@@ -316,6 +407,12 @@ def _entries(space: Space, v: State) -> np.ndarray:
     return flat
 
 
+def nearest_distances(states: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """The number of entries in which each state (n, entries) differs from the nearest observation (m, entries): shape (n,)."""
+    blocks = np.array_split(states, -(-len(states) // 32))
+    return np.concatenate([(block[:, None] != data[None]).sum(axis=2).min(axis=1) for block in blocks])
+
+
 def _at_lag(moved: dict[int, float], tau: float) -> float:
     """The change over τ updates, between those over the lags at hand by a power law, and beyond the longest as a random walk."""
     lags = sorted(moved)
@@ -323,67 +420,3 @@ def _at_lag(moved: dict[int, float], tau: float) -> float:
         return moved[lags[-1]] * math.sqrt(tau / lags[-1])
     values = [max(moved[lag], 1e-12) for lag in lags]
     return float(np.exp(np.interp(math.log(tau), np.log(lags), np.log(values))))
-
-
-def _alarms(step: int, figures: dict[str, float], errors: dict[str, float], best: float, phase: str) -> list[Alarm]:
-    """All alarms that hold at a look."""
-    found = []
-
-    def alarm(name: str, seen: str, remedy: str) -> None:
-        found.append(Alarm(step, name, seen, remedy))
-
-    lag, tau = figures.get("lag", 0), figures.get("tau", 0)
-    if lag > 1 or (lag > 0.5 and tau > _SLOW):
-        alarm(
-            "lag",
-            f"the chains mix more slowly than the parameters move: they need about {tau:,.0f} updates to mix once, in which the model "
-            f"moves by {lag:.1f} nats",
-            "Lower the learning rate or raise sweeps, or use TemperedChains or JarzynskiWalkers",
-        )
-    elif figures.get("r_hat", 1) > 1.5:
-        alarm(
-            "r_hat",
-            f"the chains disagree: R̂ of their energy is {figures['r_hat']:.2f}, and they need about {tau:,.0f} updates to mix once",
-            "Raise sweeps, or use TemperedChains",
-        )
-    if figures.get("unseen", 0) - 3 * errors["unseen"] > 0.05:
-        alarm(
-            "unseen",
-            f"about {100 * figures['unseen']:.0f} % of the model's mass lies farther from the data than the states of {phase} go: its gradient "
-            "hardly takes that mass away",
-            "Use chains that do not start at the data, such as TemperedChains or PersistentChains, or more sweeps",
-        )
-    deeper = figures.get("energy_chains", -math.inf) - figures.get("energy_fresh", math.inf)
-    if figures.get("effective", 0) > 10 and deeper > max(1.0, 4 * errors.get("energy", math.inf)):
-        alarm(
-            "deeper",
-            f"chains annealed afresh find states {deeper:.1f} nats deeper than those of {phase}",
-            "Raise sweeps, lower the learning rate, or use TemperedChains",
-        )
-    fallen = best - figures.get("log_likelihood", math.inf)
-    if fallen > 0.1 + 4 * errors["log_z"]:
-        alarm(
-            "likelihood",
-            f"the log-likelihood of the training data has fallen to about {figures['log_likelihood']:.2f} nats per datum, from {best:.2f}",
-            "Go back to the best model; lower the learning rate or raise sweeps",
-        )
-    if figures.get("unmet", 0) > 0:
-        alarm(
-            "unmet",
-            f"{100 * figures['unmet']:.2g} % of the pairs of coupled chains were cut before they met: the gradient has a bias",
-            "Allow more by max_moves, lower the learning rate, or use TemperedChains",
-        )
-    if figures.get("acceptance", 1) < _REFUSED:
-        alarm(
-            "refused",
-            f"only {100 * figures['acceptance']:.2g} % of the chains' moves are accepted: they stand still, and every update raises the energy where "
-            "they stand and digs where they do not go",
-            "Go back to an earlier model, and take a smaller step size or a lower learning rate",
-        )
-    if figures.get("dead", 0) > 0.1:
-        alarm(
-            "dead",
-            f"{100 * figures['dead']:.0f} % of the hidden units are the same for every datum",
-            "Lower the learning rate or the weight decay, or use fewer hidden units",
-        )
-    return found

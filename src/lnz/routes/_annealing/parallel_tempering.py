@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.convergence import r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
@@ -22,7 +23,7 @@ from lnz.routes._annealing.ais import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
 from lnz.routes._annealing.bridge import bar, mbar, overlap
 from lnz.routes._annealing.path import Path, fitted_log_step, has_step
-from lnz.routes._annealing.replica_exchange import Swaps, equal_rejections, init_tempering, rank_r_hat, tempering_step
+from lnz.routes._annealing.replica_exchange import Swaps, equal_rejections, init_tempering, tempering_step
 from lnz.routes._annealing.schedule import Pilot, pilot
 
 Estimator = Literal["bar", "mbar", "stepping stone", "thermodynamic integration"]
@@ -127,11 +128,11 @@ class ParallelTempering(AnnealingRoute):
         upper = jnp.where(
             disagree, jnp.maximum(upper, jnp.maximum(whole.stepping_stone, whole.reverse_stepping_stone)), upper
         )
-        r_hat = rank_r_hat(swaps.down[:, -1, :].T)
+        disagreement = r_hat(swaps.down[:, -1, :].T)
         rejected = 1 - jnp.mean(swaps.swapped, axis=(0, 2))
         states = path.public(jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), ladder.kept))
         flags = {
-            EstimateWarning.LADDERS_DISAGREE: r_hat > 1.05,
+            EstimateWarning.LADDERS_DISAGREE: disagreement > r_hat_threshold(self.replicates, self.iterations),
             EstimateWarning.FEW_ROUND_TRIPS: jnp.sum(trips) < self.replicates,
             EstimateWarning.POOR_RUNG_OVERLAP: whole.overlap < _POOR_OVERLAP,
             EstimateWarning.DIVERGENT_INTEGRATION: excluded & (self.estimator == "thermodynamic integration"),
@@ -157,7 +158,9 @@ class ParallelTempering(AnnealingRoute):
                 "least_swap_acceptance": 1 - jnp.max(rejected),
                 "least_overlap": whole.overlap,
                 "round_trips": jnp.sum(trips).astype(value.dtype),
-                "r_hat": r_hat,
+                "r_hat": jnp.where(
+                    jnp.isnan(disagreement), 1, disagreement
+                ),  # NaN where all ladders stand at one energy
             }
             | ({"acceptance": jnp.mean(swaps.acceptance)} if has_step(kernel) else {}),
             flags=flags,

@@ -122,26 +122,3 @@ def equal_rejections(betas: Float[Array, " K+1"], rejected: Float[Array, " K"]) 
     barrier = jnp.concatenate([jnp.zeros((1,), betas.dtype), jnp.cumsum(rejected)])
     placed = jnp.interp(jnp.linspace(0, 1, betas.size).astype(betas.dtype) * barrier[-1], barrier, betas)
     return placed.at[0].set(0).at[-1].set(1)
-
-
-def rank_r_hat(series: Float[Array, "chains n"]) -> Float[Array, ""]:
-    """R̂ of a scalar that several chains give in turn, by ranks: the larger of that of the values and that of their distance from the median.
-
-    Each chain is cut in half; ranks are made normal. 1 where all chains agree. The ratio itself is BlackJAX's.
-
-    Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, "Rank-normalization, folding, and localization".
-    """
-    from blackjax.diagnostics import potential_scale_reduction
-
-    half = series.shape[1] // 2
-    halves = series[:, : 2 * half].reshape(-1, half)
-
-    def of(x: Array) -> Array:
-        ordered = jnp.sort(x.reshape(-1))
-        first, last = (jnp.searchsorted(ordered, x.reshape(-1), side=side) for side in ("left", "right"))
-        rank = 0.5 * (first + last + 1).astype(x.dtype)  # ties share their mean rank
-        z = jax.scipy.special.ndtri((rank - 0.375) / (x.size + 0.25)).reshape(x.shape)
-        constant = jnp.max(x) == jnp.min(x)
-        return jnp.where(constant, 1.0, potential_scale_reduction(z))
-
-    return jnp.maximum(of(halves), of(jnp.abs(halves - jnp.median(halves))))
