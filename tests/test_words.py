@@ -71,7 +71,6 @@ NOT_YET = {
     "docs/guide-log-z-of-a-graphical-model.md",
     "docs/guide-where-the-identity-fails.md",
     "docs/guide-which-objective.md",
-    "lnz/_cli",
     "lnz/_core",
     "lnz/_graphs",
     "lnz/_models",

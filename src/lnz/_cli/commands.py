@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,11 @@ import typer
 
 from lnz._cli.errors import BadInput, refuse_given, refuse_with_resume
 from lnz._cli.folder import RunFolder
-from lnz._cli.options import Json, Options, positive
+from lnz._cli.options import Force, ForceRun, InData, InRun, Json, Options, Resume, positive
 from lnz._cli.refusals import data_file, existing, new_file
 from lnz._cli.settings import Settings
 
-_DATA, _RUN, _GRAPH = "Data", "Run", "Graphical models"
+_Graph = functools.partial(typer.Option, rich_help_panel="Graphical models")
 _ANNEALED = ("auto", "exact", "ais", "bidirectional")  # routes with temperatures and chains
 _SAMPLES = (".npy", ".npz", ".csv")
 _HEADERS = (b"MARKOV", b"BAYES")
@@ -29,7 +30,6 @@ Seed = Annotated[
     int | None,
     typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the random numbers. [the run's own]"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 
 
 def _share(param: typer.CallbackParam, value: float) -> float:
@@ -59,28 +59,15 @@ class Train(Options):
     settings: Settings
     validation: Annotated[
         float | None,
-        typer.Option(
+        InData(
             metavar="F",
-            rich_help_panel=_DATA,
             help="Validation fraction F: the same as --split 1-F,F,0, without test data.",
         ),
     ] = None
-    out: Annotated[Path | None, typer.Option(rich_help_panel=_RUN, help="Run folder. [runs/NAME OF THE DATA]")] = None
-    force: Annotated[
-        bool, typer.Option("--force", rich_help_panel=_RUN, help="Replace the run if it exists already.")
-    ] = False
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=_RUN,
-            metavar="RUN",
-            help="Run folder of an interrupted run to continue, exactly as if it had not been interrupted.",
-        ),
-    ] = None
-    json: Annotated[bool, typer.Option("--json", rich_help_panel=_RUN, help="Print one JSON object on stdout.")] = False
-
-    def work(self) -> str:
-        return "lnz._cli.train:run"
+    out: Annotated[Path | None, InRun(help="Run folder. [runs/NAME OF THE DATA]")] = None
+    force: ForceRun = False
+    resume: Resume = None
+    json: Json = False
 
     @property
     def folder(self) -> Path:
@@ -165,9 +152,6 @@ class Evaluate(Options):
     seed: Seed = None
     json: Json = False
 
-    def work(self) -> str:
-        return "lnz._cli.evaluate:evaluate"
-
     def check(self, given: Mapping[str, str]) -> None:
         self.effort.check()
         if self.run.is_file():
@@ -202,9 +186,6 @@ class Sample(Options):
     seed: Seed = None
     force: Force = False
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.evaluate:sample"
 
     def check(self, given: Mapping[str, str]) -> None:
         new_file(self.out, force=self.force)
@@ -274,29 +255,20 @@ class LogZ(Options):
     ] = None
     evidence: Annotated[
         Path | None,
-        typer.Option(rich_help_panel=_GRAPH, help="Evidence file (.uai.evid); none is read unless named."),
+        _Graph(help="Evidence file (.uai.evid); none is read unless named."),
     ] = None
     marginals: Annotated[
         Path | None,
-        typer.Option(rich_help_panel=_GRAPH, help="Output file (.MAR) for the marginal p(x) of every variable."),
+        _Graph(help="Output file (.MAR) for the marginal p(x) of every variable."),
     ] = None
-    map_: Annotated[bool, typer.Option("--map", rich_help_panel=_GRAPH, help="Find the most probable state (MAP).")] = (
-        False
-    )
-    samples: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_GRAPH, help="Number of exact samples to draw.")
-    ] = None
-    out: Annotated[
-        Path, typer.Option(rich_help_panel=_GRAPH, help="Output file for the samples: .npy, .npz or .csv.")
-    ] = Path("samples.npy")
-    force: Annotated[bool, typer.Option("--force", rich_help_panel=_GRAPH, help="Replace output files that exist.")] = (
-        False
-    )
+    map_: Annotated[bool, _Graph("--map", help="Find the most probable state (MAP).")] = False
+    samples: Annotated[int | None, _Graph(min=1, help="Number of exact samples to draw.")] = None
+    out: Annotated[Path, _Graph(help="Output file for the samples: .npy, .npz or .csv.")] = Path("samples.npy")
+    force: Force = False
     max_memory: Annotated[
         str | None,
-        typer.Option(
+        _Graph(
             metavar="SIZE",
-            rich_help_panel=_GRAPH,
             help="Memory limit of the elimination tables, such as 8G. [half of the machine's]",
         ),
     ] = None
@@ -324,7 +296,9 @@ class LogZ(Options):
         power = "kmgt".find(found[2]) + 1 if found[2] else 0
         return float(found[1]) * (1024 if found[3] else 1000) ** power
 
-    def work(self) -> str:
+    @property
+    def command(self) -> str:
+        """The function that does the work: graphical models need no JAX."""
         return "lnz._cli.graphical:run" if self.is_uai else "lnz._cli.evaluate:log_z"
 
     def check(self, given: Mapping[str, str]) -> None:
@@ -390,9 +364,6 @@ class Audit(Options):
     seed: Annotated[int, typer.Option(help="Seed of the directions and states that are checked.")] = 0
     json: Json = False
 
-    def work(self) -> str:
-        return "lnz._cli.audit_command:audit"
-
     def check(self, given: Mapping[str, str]) -> None:
         if self.report is not None:
             if self.report.exists() and not self.force:
@@ -423,9 +394,6 @@ class ReferenceList(Options):
 
     json: Json = False
 
-    def work(self) -> str:
-        return "lnz._cli.reference_command:list_models"
-
 
 def _names(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(text.split(","))
@@ -451,9 +419,6 @@ class ReferenceRun(Options):
     ] = None  # pyright: ignore[reportAssignmentType]
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the random numbers.")] = 0
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.reference_command:run"
 
     def check(self, given: Mapping[str, str]) -> None:
         if self.route == "exact":

@@ -1,6 +1,6 @@
 """`lnz logz FILE.uai`: log Z of a graphical model, and on request its marginals, its most probable state and samples.
 
-All of it is NumPy: nothing here, nor what it imports, loads JAX, which would take longer than most models.
+All of it is NumPy: nothing here imports JAX, which would take longer than most models.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def run(options: LogZ) -> None:
 def _answers(options: LogZ) -> dict[str, Any]:
     """Everything that was asked for, as plain values.
 
-    Samples are drawn by `numpy.random.default_rng(seed)`, with seed 0 where none is given. Without --max-seconds, predicted work of an hour is
-    taken on, and bounds are tightened for a minute.
+    Samples are drawn by `numpy.random.default_rng(seed)`, with seed 0 where none is given. Without --max-seconds, up to an hour
+    of predicted work is accepted, and bounds are tightened for a minute.
     """
     began = time.perf_counter()
     path, marginals, samples, plot = options.run, options.marginals, options.samples, options.plot

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
+import functools
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
 
 import typer
@@ -17,18 +18,14 @@ LATER: Any = None
 """The default of an option whose value depends on the data and the model: it is None until they are known."""
 
 
-class Options(abc.ABC):
+class Options:
     """The options of a command. A subclass is a frozen dataclass, and its docstring is the command's help.
 
     A field is annotated `Annotated[type, typer.Option(help=...)]`, or with `typer.Argument`. A field that is a dataclass itself stands for
     that one's options. A field of tuples is written with commas, and the option's callback turns that text into the tuple.
     """
 
-    @abc.abstractmethod
-    def work(self) -> str:
-        """The function that does the work, as `module:function`. Its module is imported after `check`, so that help and refusals are quick."""
-
-    def check(self, given: Mapping[str, str]) -> None:  # noqa: B027 (many commands refuse nothing)
+    def check(self, given: Mapping[str, str]) -> None:
         """Raise BadInput for everything that can be refused without JAX.
 
         Args:
@@ -36,8 +33,13 @@ class Options(abc.ABC):
         """
 
 
-def add(app: typer.Typer, name: str, options: type[Options]) -> None:
-    """Add a command: its options are checked, then passed to its function, whose result is the exit code (None: 0)."""
+def add(app: typer.Typer, name: str, options: type[Options], work: str | Callable[[Any], str]) -> None:
+    """Add a command: its options are checked, then passed to its function, whose result is the exit code (None: 0).
+
+    Args:
+        work: the function, as `module:function`, or what tells it from the options. Its module is imported after the check, so that help and
+            refusals do not wait for JAX.
+    """
 
     def command(ctx: typer.Context, **values: Any) -> None:
         sources = {param: ctx.get_parameter_source(param.name or "") for param in ctx.command.params}
@@ -48,7 +50,7 @@ def add(app: typer.Typer, name: str, options: type[Options]) -> None:
         }
         chosen = _build(options, values)
         chosen.check(given)
-        module, _, function = chosen.work().partition(":")
+        module, _, function = (work if isinstance(work, str) else work(chosen)).partition(":")
         if code := getattr(importlib.import_module(module), function)(chosen):
             raise typer.Exit(code)
 
@@ -102,4 +104,16 @@ def not_negative(param: typer.CallbackParam, value: float | None) -> float | Non
     return value
 
 
+InData = functools.partial(typer.Option, rich_help_panel="Data")
+InLearning = functools.partial(typer.Option, rich_help_panel="Learning")
+InRun = functools.partial(typer.Option, rich_help_panel="Run")
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
+ForceRun = Annotated[bool, InRun("--force", help="Replace the run if it exists already.")]
+Resume = Annotated[
+    Path | None,
+    InRun(
+        metavar="RUN", help="Run folder of an interrupted run to continue, exactly as if it had not been interrupted."
+    ),
+]

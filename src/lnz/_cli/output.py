@@ -36,7 +36,7 @@ def emit_json(content: Any) -> None:
 
 
 def emit(*parts: Any) -> None:
-    """Tables and lines on stdout, 100 columns wide where it is no terminal."""
+    """Tables and lines on stdout, 100 columns wide where stdout is not a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lnz._graphs.contraction_plan import size_text
 
-_LINE_SECONDS = 10.0  # between two lines where stderr is no terminal
+_LINE_SECONDS = 10.0  # between two lines where stderr is not a terminal
 _TELLING = 0.01  # of the work before the time left can be told
 _BAR_SECONDS = 0.5  # of work before a bar is drawn
 

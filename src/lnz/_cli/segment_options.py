@@ -12,16 +12,13 @@ import typer
 
 from lnz._cli.errors import BadInput, refuse_with_resume
 from lnz._cli.folder import RunFolder
-from lnz._cli.options import Json, Options, not_negative, positive
+from lnz._cli.options import Force, ForceRun, InData, InLearning, InRun, Json, Options, Resume, not_negative, positive
 from lnz._cli.refusals import existing
 
 MODEL = "segmenter.safetensors"
 PARTS = ("settings", "coding", "data")  # of config.json
 
-_Data = functools.partial(typer.Option, rich_help_panel="Data")
 _Network = functools.partial(typer.Option, rich_help_panel="Network")
-_Learning = functools.partial(typer.Option, rich_help_panel="Learning")
-_Run = functools.partial(typer.Option, rich_help_panel="Run")
 
 RunArgument = Annotated[Path, typer.Argument(help="Run folder made by `lnz segment train`.")]
 
@@ -38,7 +35,7 @@ class Settings:
     """All that a segmenter depends on, apart from the images: what `config.json` keeps."""
 
     validation: Annotated[
-        float, _Data(help="Fraction of the images that is held out, to stop training and to choose settings.")
+        float, InData(help="Fraction of the images that is held out, to stop training and to choose settings.")
     ] = 0.1
     stride: Annotated[
         int,
@@ -59,22 +56,22 @@ class Settings:
     neighbours: Annotated[int, _Network(min=2, help="Number of rows and columns of neighbours kept from each box.")] = 3
     objective: Annotated[
         Literal["piecewise", "piecewise-inside", "pseudo-likelihood", "bethe", "mean-field", "exact"],
-        _Learning(help="Objective that trains the pairwise potentials."),
+        InLearning(help="Objective that trains the pairwise potentials."),
     ] = "piecewise"
-    epochs: Annotated[int, _Learning(min=1, help="Maximum number of epochs of the trunk and the unary network.")] = 100
+    epochs: Annotated[int, InLearning(min=1, help="Maximum number of epochs of the trunk and the unary network.")] = 100
     context_epochs: Annotated[
-        int, _Learning(min=0, help="Maximum number of epochs of the pairwise networks; 0 for no context.")
+        int, InLearning(min=0, help="Maximum number of epochs of the pairwise networks; 0 for no context.")
     ] = 6
-    batch_size: Annotated[int, _Learning(min=1, help="Number of images per update.")] = 8
-    learning_rate: Annotated[float, _Learning(callback=positive, help="Peak learning rate of AdamW.")] = 5e-3
-    weight_decay: Annotated[float, _Learning(callback=not_negative, help="Weight decay of AdamW.")] = 1e-2
+    batch_size: Annotated[int, InLearning(min=1, help="Number of images per update.")] = 8
+    learning_rate: Annotated[float, InLearning(callback=positive, help="Peak learning rate of AdamW.")] = 5e-3
+    weight_decay: Annotated[float, InLearning(callback=not_negative, help="Weight decay of AdamW.")] = 1e-2
     patience: Annotated[
-        int, _Learning(min=1, help="Epochs without a better held-out loss after which a stage of training ends.")
+        int, InLearning(min=1, help="Epochs without a better held-out loss after which a stage of training ends.")
     ] = 20
     vary: Annotated[
-        bool, _Learning(help="Augment images at random: mirror, shift, scale, rotate and change brightness.")
+        bool, InLearning(help="Augment images at random: mirror, shift, scale, rotate and change brightness.")
     ] = True
-    seed: Annotated[int, _Run(min=0, help="Seed of the initial weights, the order of images and the split.")] = 0
+    seed: Annotated[int, InRun(min=0, help="Seed of the initial weights, the order of images and the split.")] = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,22 +95,13 @@ class Train(Options):
             "a ..._labels.npz with ..._images.png beside it.",
         ),
     ] = None
-    out: Annotated[Path | None, _Run(help="Run folder.")] = None
-    classes: Annotated[int | None, _Data(min=2, help="Number of classes. [1 + the largest label]")] = None
-    void: Annotated[int, _Data(help="Mask value of pixels that are not scored.")] = 255
+    out: Annotated[Path | None, InRun(help="Run folder.")] = None
+    classes: Annotated[int | None, InData(min=2, help="Number of classes. [1 + the largest label]")] = None
+    void: Annotated[int, InData(help="Mask value of pixels that are not scored.")] = 255
     settings: Settings = Settings()
-    force: Annotated[bool, _Run("--force", help="Replace the run if it exists already.")] = False
-    resume: Annotated[
-        Path | None,
-        _Run(
-            metavar="RUN",
-            help="Run folder of an interrupted run to continue, exactly as if it had not been interrupted.",
-        ),
-    ] = None
+    force: ForceRun = False
+    resume: Resume = None
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.segment:train"
 
     def check(self, given: Mapping[str, str]) -> None:
         if self.resume is not None:
@@ -147,11 +135,8 @@ class Apply(Options):
     run: RunArgument
     images: Annotated[Path, typer.Argument(help="Folder of images, an image, or an .npz.")]
     out: Annotated[Path, typer.Option(help="Folder for the output.")]
-    force: Annotated[bool, typer.Option("--force", help="Replace output files that exist.")] = False
+    force: Force = False
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.segment:apply"
 
     def check(self, given: Mapping[str, str]) -> None:
         _check_run(self.run, self.images)
@@ -172,9 +157,6 @@ class Evaluate(Options):
     run: RunArgument
     folder: Annotated[Path, typer.Argument(help="Images with masks, as for training.")]
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.segment:evaluate"
 
     def check(self, given: Mapping[str, str]) -> None:
         _check_run(self.run, self.folder)

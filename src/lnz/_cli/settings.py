@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lnz._cli.errors import BadInput
-from lnz._cli.options import LATER, not_negative, positive
+from lnz._cli.options import LATER, InData, InLearning, InRun, not_negative, positive
 
 KINDS = {
     "rbm": "binary",
@@ -85,10 +85,7 @@ def _rule(text: str) -> str:
     return text
 
 
-_Data = functools.partial(typer.Option, rich_help_panel="Data")
 _Model = functools.partial(typer.Option, rich_help_panel="Model")
-_Learning = functools.partial(typer.Option, rich_help_panel="Learning")
-_Run = functools.partial(typer.Option, rich_help_panel="Run")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,10 +99,10 @@ class Settings:
             "MNIST's idx, or a folder of images.",
         ),
     ] = LATER
-    array: Annotated[str | None, _Data(help="Name of the array to read from an .npz file.")] = None
+    array: Annotated[str | None, InData(help="Name of the array to read from an .npz file.")] = None
     binarise: Annotated[
         str,
-        _Data(
+        InData(
             callback=_rule,
             help="Rule that turns grey values into 0 and 1 where the model needs bits: auto (threshold at half the scale of 1, 16 or 255), a "
             "THRESHOLD, stochastic (drawn once), or never.",
@@ -113,14 +110,14 @@ class Settings:
     ] = "auto"
     split: Annotated[
         tuple[float, float, float],
-        _Data(
+        InData(
             callback=_fractions,
             metavar="TRAIN,VALIDATION,TEST",
             help="Fractions of the data for training, validation and test. The model that is best on the validation data is kept.",
         ),
     ] = (0.7, 0.1, 0.2)
     split_seed: Annotated[
-        int, _Data(metavar="N", min=0, max=2**32 - 1, help="Seed of the random split, and of nothing else.")
+        int, InData(metavar="N", min=0, max=2**32 - 1, help="Seed of the random split, and of nothing else.")
     ] = 0
     model: Annotated[Model, _Model(help="Model to train.")] = "rbm"
     hidden: Annotated[
@@ -138,11 +135,11 @@ class Settings:
     ] = LATER
     objective: Annotated[
         Objective,
-        _Learning(help="Objective to maximise: the likelihood, whose gradient has two phases, or one without log Z."),
+        InLearning(help="Objective to maximise: the likelihood, whose gradient has two phases, or one without log Z."),
     ] = "likelihood"
     noise: Annotated[
         float,
-        _Learning(
+        InLearning(
             callback=positive,
             help="Noise of denoising and energy-discrepancy: the standard deviation of a normal perturbation, relative to that of the data, or "
             "for discrete data the probability that a unit changes. [0.3; one change per example]",
@@ -150,7 +147,7 @@ class Settings:
     ] = LATER
     negative_phase: Annotated[
         Phase,
-        _Learning(
+        InLearning(
             help="Source of model samples for the likelihood's gradient: chains restarted at the data (cd), persistent chains (persistent; "
             "fast-weights: with a faster copy of the weights), replicas at several temperatures (tempered) or at earlier models of the run "
             "(trajectory), weighted walkers that track log Z (jarzynski), a buffer of chains (replay), coupled pairs of chains or of annealed "
@@ -159,57 +156,57 @@ class Settings:
     ] = LATER
     positive_phase: Annotated[
         Literal["mean-field", "chains"],
-        _Learning(
+        InLearning(
             help="Inference of a dbm's hidden units given the data: mean field, or chains with the data held fixed. [mean-field]"
         ),
     ] = LATER
     pretraining: Annotated[
         float,
-        _Learning(
+        InLearning(
             callback=not_negative,
             metavar="EPOCHS",
             help="Epochs of layer-by-layer training of a dbm, before its layers are trained together. [0]",
         ),
     ] = LATER
     sweeps: Annotated[
-        int, _Learning("--sweeps", "--steps", min=1, help="Gibbs sweeps per update. [1; digits 5; replay 60]")
+        int, InLearning("--sweeps", "--steps", min=1, help="Gibbs sweeps per update. [1; digits 5; replay 60]")
     ] = LATER
     chains: Annotated[
-        int, _Learning(min=1, help="Number of persistent chains, or of replicas at each temperature. [100]")
+        int, InLearning(min=1, help="Number of persistent chains, or of replicas at each temperature. [100]")
     ] = LATER
     rungs: Annotated[
         int,
-        _Learning(min=2, help="Number of temperatures or earlier models of tempered and trajectory chains. [10]"),
+        InLearning(min=2, help="Number of temperatures or earlier models of tempered and trajectory chains. [10]"),
     ] = LATER
-    fast_rate: Annotated[float, _Learning(callback=not_negative, help="Learning rate of the fast weights. [0.05]")] = (
+    fast_rate: Annotated[float, InLearning(callback=not_negative, help="Learning rate of the fast weights. [0.05]")] = (
         LATER
     )
     monitor: Annotated[
-        bool, _Learning(help="Monitor the chains, at about 5 % of the run time, and warn when they fail.")
+        bool, InLearning(help="Monitor the chains, at about 5 % of the run time, and warn when they fail.")
     ] = True
     optimizer: Annotated[
-        Literal["sgd", "momentum", "adam"], _Learning(help="Optimiser of the parameters. [sgd; gaussian-rbm adam]")
+        Literal["sgd", "momentum", "adam"], InLearning(help="Optimiser of the parameters. [sgd; gaussian-rbm adam]")
     ] = LATER
     learning_rate: Annotated[
         float,
-        _Learning(callback=positive, help="Initial learning rate. [sgd 0.05 (digits 0.2), momentum 0.01, adam 0.001]"),
+        InLearning(callback=positive, help="Initial learning rate. [sgd 0.05 (digits 0.2), momentum 0.01, adam 0.001]"),
     ] = LATER
     schedule: Annotated[
         Literal["constant", "linear", "cosine"],
-        _Learning(help="Schedule of the learning rate; linear and cosine fall to 0. [linear]"),
+        InLearning(help="Schedule of the learning rate; linear and cosine fall to 0. [linear]"),
     ] = LATER
     weight_decay: Annotated[
         float,
-        _Learning(callback=not_negative, help="L2 penalty on weights and couplings. [0.0001; digits 0.001]"),
+        InLearning(callback=not_negative, help="L2 penalty on weights and couplings. [0.0001; digits 0.001]"),
     ] = LATER
     epochs: Annotated[
         float,
-        _Learning(callback=positive, help="Number of passes over the training data. [enough for 20,000 updates]"),
+        InLearning(callback=positive, help="Number of passes over the training data. [enough for 20,000 updates]"),
     ] = LATER
-    batch_size: Annotated[int, _Learning(min=1, help="Number of examples per update. [100]")] = LATER
+    batch_size: Annotated[int, InLearning(min=1, help="Number of examples per update. [100]")] = LATER
     evaluate_every: Annotated[
         float,
-        _Learning(
+        InLearning(
             callback=positive,
             help="Epochs between two evaluations on the validation data, each with a checkpoint. "
             "[20 evaluations per run; fewer for large models, about 5 % of the work]",
@@ -217,7 +214,7 @@ class Settings:
     ] = LATER
     seed: Annotated[
         int,
-        _Run(
+        InRun(
             metavar="N",
             min=0,
             max=2**32 - 1,

@@ -99,7 +99,7 @@ def _train(
         "weights": int((fitted.tagger.weights != 0).sum()),
         "step": step,
         "steps_are": steps,
-        "ended": "converged" if fitted.finished else "at the limit",
+        "ended": "converged" if fitted.finished else "at the step limit",
         "objective": objective,
         "validation_nll": nll,
     }

@@ -12,14 +12,12 @@ import typer
 
 from lnz._cli.errors import BadInput
 from lnz._cli.folder import RunFolder
-from lnz._cli.options import Json, Options, not_negative, positive
+from lnz._cli.options import Force, ForceRun, InLearning, InRun, Json, Options, not_negative, positive
 from lnz._cli.refusals import existing, new_file
 
 MODEL = "tagger.safetensors"
 
 _Features = functools.partial(typer.Option, rich_help_panel="Features")
-_Learning = functools.partial(typer.Option, rich_help_panel="Learning")
-_Run = functools.partial(typer.Option, rich_help_panel="Run")
 
 RunArgument = Annotated[Path, typer.Argument(help="Run folder made by `lnz tag train`.")]
 ColumnFile = Annotated[Path, typer.Argument(help="Column file, plain or .gz.")]
@@ -33,15 +31,15 @@ class Settings:
         int, _Features(min=1, help="Minimum number of occurrences of a feature; rarer ones are left out.")
     ] = 1
     optimizer: Annotated[
-        Literal["lbfgs", "adam"], _Learning(help="Optimiser: L-BFGS on all sentences, or Adam on batches.")
+        Literal["lbfgs", "adam"], InLearning(help="Optimiser: L-BFGS on all sentences, or Adam on batches.")
     ] = "lbfgs"
-    l2: Annotated[float, _Learning(callback=not_negative, help="L2 penalty on the squared length of the weights.")] = (
+    l2: Annotated[float, InLearning(callback=not_negative, help="L2 penalty on the squared length of the weights.")] = (
         1.0
     )
-    iterations: Annotated[int, _Learning(min=1, help="Maximum number of L-BFGS iterations.")] = 500
-    epochs: Annotated[int, _Learning(min=1, help="Number of epochs of Adam.")] = 20
-    learning_rate: Annotated[float, _Learning(callback=positive, help="Initial learning rate of Adam.")] = 0.03
-    seed: Annotated[int, _Run(min=0, help="Seed of Adam's batches.")] = 0
+    iterations: Annotated[int, InLearning(min=1, help="Maximum number of L-BFGS iterations.")] = 500
+    epochs: Annotated[int, InLearning(min=1, help="Number of epochs of Adam.")] = 20
+    learning_rate: Annotated[float, InLearning(callback=positive, help="Initial learning rate of Adam.")] = 0.03
+    seed: Annotated[int, InRun(min=0, help="Seed of Adam's batches.")] = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,17 +73,14 @@ class Train(Options):
     settings: Settings = Settings()
     validation: Annotated[
         Path | None,
-        _Learning(
+        InLearning(
             metavar="FILE",
             help="Column file of validation sentences: training stops when they no longer improve, and the best tagger is kept.",
         ),
     ] = None
-    out: Annotated[Path, _Run(help="Run folder.")]
-    force: Annotated[bool, _Run("--force", help="Replace the run if it exists already.")] = False
+    out: Annotated[Path, InRun(help="Run folder.")]
+    force: ForceRun = False
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.tag:train"
 
     def check(self, given: Mapping[str, str]) -> None:
         for file in filter(None, (self.file, self.validation)):
@@ -109,11 +104,8 @@ class Apply(Options):
     run: RunArgument
     file: ColumnFile
     out: Annotated[Path | None, typer.Option(help="Output file, .gz or not. [stdout]")] = None
-    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists already.")] = False
+    force: Force = False
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.tag:apply"
 
     def check(self, given: Mapping[str, str]) -> None:
         if self.out is not None:
@@ -138,9 +130,6 @@ class Evaluate(Options):
     run: RunArgument
     file: ColumnFile
     json: Json = False
-
-    def work(self) -> str:
-        return "lnz._cli.tag:evaluate"
 
     def check(self, given: Mapping[str, str]) -> None:
         _check_run(self.run, self.file)

@@ -113,7 +113,7 @@ def _refuse_unfit(run: Run) -> None:
 
 
 def _refuse_objective(run: Run, learner: Energy) -> None:
-    """Raise where an objective without Z cannot serve what it would change."""
+    """Raise BadInput where an objective without Z does not support the model."""
     name = run.settings.objective
     if learner.data_space != learner.observed:
         raise BadInput(
@@ -220,7 +220,7 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
 
 
 def _look_route(energy: Energy, run: Run) -> Any:
-    """How log Z is taken at each look at the held-out data: quickly."""
+    """The quick route for log Z at each evaluation on the held-out data."""
     budget = lnz.Budget(evaluations=2.0**16)
     choice = lnz.choose(energy, budget)
     base = model_options.annealing_base(energy, run.standard_base, run.dataset.train)
