@@ -13,7 +13,6 @@ from learning_cases import law, model, same, symmetric
 
 import lnz
 from lnz.learning._negative import NEGATIVE_PHASES
-from lnz.learning._negative.jarzynski import resampled
 from lnz.learning._negative.ladder import swapped
 
 KEY = jax.random.key(77)
@@ -209,14 +208,6 @@ class TestJarzynski:
         ratio = np.exp(np.asarray(found) - log_z(self.path(1.0)))
         assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / np.sqrt(len(ratio))
         assert ratio.std() > 0.1
-
-    def test_resampling_keeps_the_counts(self):
-        weights = jnp.asarray([0.0, 3.0, 0.5, 1.5, 0.0, 1.0, 0.0])
-        counts = np.stack([np.bincount(resampled(k, weights), minlength=7) for k in jax.random.split(KEY, 40)])
-        expected = 7 * np.asarray(weights) / 6
-        assert (counts >= np.floor(expected)).all()
-        assert (counts <= np.ceil(expected)).all()
-        np.testing.assert_allclose(counts.mean(axis=0), expected, atol=0.35)
 
 
 def test_the_ladder_keeps_the_models_that_it_needs():

@@ -14,7 +14,7 @@ from lnz._core.energy import Energy
 from lnz._core.random import fast_key
 from lnz._models.independent import base_of
 from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.schedule import systematic
+from lnz.kernels._resampling import systematic
 from lnz.routes._exact.exact_samples import exact_sampler
 
 _CHAINS = 1024  # that anneal together

@@ -9,7 +9,7 @@ import pytest
 
 import lnz
 from lnz.routes._annealing.bridge import overlap
-from lnz.routes._annealing.schedule import checked_schedule, conditional_ess, fixed_betas, systematic
+from lnz.routes._annealing.schedule import checked_schedule, conditional_ess, fixed_betas
 
 MEANS, WIDTHS = np.array([0.0, 1.0, 2.2, 2.0]), np.array([1.0, 0.7, 1.2, 0.5])
 COUNTS = np.array([400, 700, 300, 600])
@@ -103,14 +103,3 @@ def test_the_conditional_effective_sample_size():
     w = np.exp([0.0, 1.0, 0.5])
     assert float(conditional_ess(gains)) == pytest.approx(w.sum() ** 2 / (3 * (w**2).sum()))
     assert float(conditional_ess(jnp.zeros(5))) == pytest.approx(1)
-
-
-def test_systematic_resampling_keeps_every_share():
-    log_w = np.random.default_rng(0).normal(size=(3, 40)) * 2
-    log_w[1, :20] = -np.inf
-    share = np.exp(log_w) / np.exp(log_w).sum(axis=1, keepdims=True)
-    for seed in range(5):
-        kept = np.asarray(systematic(jax.random.key(seed), jnp.asarray(log_w)))
-        counts = np.stack([np.bincount(row, minlength=40) for row in kept])
-        assert (np.abs(counts - 40 * share) < 1 + 1e-9).all()
-        assert not counts[1, :20].any()

@@ -14,6 +14,7 @@ from lnz._core.numerics import check_whole_number, log_mean_exp
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, compact, default_kernel, moved_chains
+from lnz.kernels._resampling import systematic
 from lnz.learning._gradients import cast
 from lnz.learning._negative.negative_phase import NegativePhase, between, kernel_refusal
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
@@ -111,7 +112,7 @@ class JarzynskiWalkers(NegativePhase):
         share = 1 / jnp.mean(jnp.exp(2 * log_weights))
         again = share < self.threshold
         stay = jnp.arange(log_weights.size, dtype=jnp.int32)
-        rows = jnp.where(again, resampled(resample_key, jnp.exp(log_weights)), stay)
+        rows = jnp.where(again, systematic(resample_key, log_weights), stay)
         v = jax.tree.map(lambda leaf: leaf[rows], walkers.observed)
         v, figures = moved_chains(energy, self.kernel or default_kernel(energy), move_key, v, self.sweeps)
         after = Walkers(v, jnp.where(again, 0, log_weights), jax.vmap(energy.free_energy)(v), walkers.log_z + level)
@@ -126,15 +127,3 @@ class JarzynskiWalkers(NegativePhase):
 
     def _annealing(self, chains: int) -> AnnealedImportanceSampling:
         return AnnealedImportanceSampling(temperatures=self.temperatures, chains=chains)
-
-
-def resampled(key: PRNGKeyArray, weights: Float[Array, " n"]) -> Array:
-    """Systematic resampling: n indices, i as often as n w_i / Σ w, rounded up or down at random; never one of weight zero.
-
-    Source: Kitagawa 1996; Douc, Cappé & Moulines 2005.
-    """
-    n = weights.size
-    total = jnp.cumsum(weights)
-    places = (jnp.arange(n, dtype=total.dtype) + jax.random.uniform(key, (), total.dtype)) / jnp.asarray(n, total.dtype)
-    places = jnp.minimum(places, 1 - jnp.finfo(total.dtype).epsneg)
-    return jnp.searchsorted(total / total[-1], places, side="right").astype(jnp.int32)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.spaces import State
+from lnz.kernels._exchange import swap_neighbours, swap_probability
 from lnz.kernels._kernels import Kernel, moved_chains
 
 
@@ -25,8 +26,7 @@ def rounds(
 ) -> tuple[State, Float[Array, " pairs"], Bool[Array, " pairs"], dict[str, Array]]:
     """`sweeps` times: one move of every replica under its rung, then swaps of the pairs (0, 1), (2, 3), … or (1, 2), (3, 4), … in turns.
 
-    Swaps in turns, rather than at random, let replicas travel along the ladder instead of diffusing (non-reversible parallel tempering).
-    Each swap has p_i(x_i) p_j(x_j) as its law, with free energies: latent units are summed out at both rungs.
+    The swaps are those of `swap_neighbours`. Each has p_i(x_i) p_j(x_j) as its law, with free energies: latent units are summed out at both rungs.
 
     Args:
         rung: the energy at a point of the ladder.
@@ -37,9 +37,6 @@ def rounds(
     Returns:
         The replicas, the mean swap probability of each pair, which pairs were tried (in one round every second), and the
         means of the kernel's figures at the last rung.
-
-    Source: Swendsen & Wang 1986; Geyer 1991; Okabe, Kawata, Okamoto & Mikami 2001 (alternate pairs); Syed, Bouchard-Côté, Deligiannidis &
-    Doucet 2022, "Non-reversible parallel tempering".
     """
     k = jax.tree.leaves(points)[0].shape[0]
 
@@ -66,18 +63,15 @@ def swapped(
     rung: Callable[[Any], Energy], points: Any, key: PRNGKeyArray, replicas: State, number: Int[Array, ""]
 ) -> tuple[State, Float[Array, " pairs"], Float[Array, " pairs"]]:
     """The replicas after the swaps of one round, the mean swap probability of each pair tried, and which pairs were (1 or 0)."""
-    k, n = jax.tree.leaves(replicas)[0].shape[:2]
+    k = jax.tree.leaves(replicas)[0].shape[0]
     place = jnp.arange(k, dtype=jnp.int32)
     mate = place + 1 - 2 * ((place + number) % 2)
     mate = jnp.where((mate >= 0) & (mate < k), mate, place)
     gain = gains(rung, points, replicas, mate)
-    total = gain + gain[mate]  # log of p_i(x_j) p_j(x_i) / p_i(x_i) p_j(x_j)
-    u = jax.random.uniform(key, (k, n), gain.dtype)[jnp.minimum(place, mate)]
-    accept = (u < jnp.exp(total)) & (mate != place)[:, None]
-    shaped = lambda leaf: accept.reshape(k, n, *(1,) * (leaf.ndim - 2))  # noqa: E731
-    after = jax.tree.map(lambda leaf: jnp.where(shaped(leaf), leaf[mate], leaf), replicas)
-    pairs = (mate == place + 1)[:-1].astype(jnp.float32)
-    return after, pairs * mean_probability(total)[:-1], pairs
+    log_ratios = (gain + gain[mate])[:-1]
+    after, turn = swap_neighbours(key, replicas, log_ratios, number)
+    pairs = turn.astype(jnp.float32)
+    return after, pairs * mean_probability(log_ratios), pairs
 
 
 def gains(rung: Callable[[Any], Energy], points: Any, replicas: State, mate: Int[Array, " k"]) -> Float[Array, "k n"]:
@@ -90,7 +84,5 @@ def gains(rung: Callable[[Any], Energy], points: Any, replicas: State, mate: Int
 
 
 def mean_probability(log_ratios: Float[Array, "k n"]) -> Float[Array, " k"]:
-    """The mean probability of swaps with these log ratios. A replica that is impossible under its own rung (∞ - ∞: a start outside the
-    support) never swaps."""
-    probability = jnp.where(jnp.isnan(log_ratios), 0, jnp.exp(jnp.minimum(log_ratios, 0)))
-    return jnp.mean(probability, axis=1).astype(jnp.float32)
+    """The mean probability of swaps with these log ratios."""
+    return jnp.mean(swap_probability(log_ratios), axis=1).astype(jnp.float32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz._core.spaces import State
+from lnz.kernels._exchange import swap_neighbours, swap_probability
 from lnz.kernels._kernels import Kernel
 from lnz.routes._annealing.path import Path, move
 
@@ -64,10 +65,7 @@ def tempering_step(
     *,
     sweeps: int = 1,
 ) -> tuple[Tempered, Swaps]:
-    """Moves on every rung (the base draws afresh), then swaps between the pairs whose turn it is.
-
-    Swapping even and odd pairs in turn, not at random, lets walkers go straight on: the number of steps from the base to the model grows with the
-    number of rungs, not with its square.
+    """Moves on every rung (the base draws afresh), then swaps between the pairs whose turn it is (see `swap_neighbours`).
 
     Args:
         path: from the base to the model.
@@ -77,8 +75,6 @@ def tempering_step(
         key: a random key.
         state: from `init_tempering`, or the last step.
         sweeps: moves on every rung before the swaps.
-
-    Source: Okabe, Kawata, Okamoto & Mikami 2001; Syed, Bouchard-Côté, Deligiannidis & Doucet 2022, "Non-reversible parallel tempering".
     """
     rungs, ladders = state.last_end.shape
     base_key, move_key, swap_key = jax.random.split(key, 3)
@@ -92,23 +88,11 @@ def tempering_step(
     gain = jax.vmap(path.gain)
     up = gain(jax.tree.map(lambda x: x[:-1], v), betas[:-1], betas[1:])
     down = gain(jax.tree.map(lambda x: x[1:], v), betas[1:], betas[:-1])
-    chance = jnp.exp(jnp.minimum(up + down, 0))
-    chance = jnp.where(jnp.isnan(chance), 0, chance)
-
-    turn = (jnp.arange(rungs - 1, dtype=jnp.int32) + state.steps) % 2 == 0
-    swap = turn[:, None] & (jax.random.uniform(swap_key, chance.shape, chance.dtype) < chance)
-    no = jnp.zeros((1, ladders), jnp.int32)
-    swap = swap.astype(jnp.int32)
-    source = jnp.arange(rungs, dtype=jnp.int32)[:, None] + jnp.concatenate([swap, no]) - jnp.concatenate([no, swap])
-
-    def exchanged(x: Array) -> Array:
-        return jnp.take_along_axis(x, source.reshape(rungs, ladders, *(1,) * (x.ndim - 2)), axis=0)
-
-    last_end = exchanged(state.last_end)
+    (v, last_end), _ = swap_neighbours(swap_key, (v, state.last_end), up + down, state.steps)
     home = (last_end[0] == -1).astype(jnp.int32)
     last_end = last_end.at[0].set(1).at[-1].set(jnp.where(last_end[-1] == 0, 0, -1))
-    after = Tempered(jax.tree.map(exchanged, v), last_end, state.round_trips + home, state.steps + 1)
-    return after, Swaps(up, down, chance, acceptance)
+    after = Tempered(v, last_end, state.round_trips + home, state.steps + 1)
+    return after, Swaps(up, down, swap_probability(up + down), acceptance)
 
 
 def equal_rejections(betas: Float[Array, " K+1"], rejected: Float[Array, " K"]) -> Float[Array, " K+1"]:

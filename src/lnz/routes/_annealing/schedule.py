@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lnz._core.energy import Energy
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel
+from lnz.kernels._resampling import systematic
 from lnz.routes._annealing.path import Path, first_log_step, fitted_log_step, has_step, move
 
 Schedule = Literal["linear", "sigmoid", "quadratic", "adaptive", "barrier", "friction"] | tuple[float, ...]
@@ -82,19 +83,6 @@ class Pilot(eqx.Module):
     def log_steps(self, betas: Float[Array, " n"]) -> Float[Array, " n"]:
         """The logarithms of the step sizes that fit at these inverse temperatures."""
         return jnp.interp(betas, self.betas, self.log_step)
-
-
-def systematic(key: PRNGKeyArray, log_weights: Float[Array, "*R n"]) -> Int[Array, "*R n"]:
-    """Which of n particles are kept, in proportion to their weights, in each of R populations: each floor or ceiling of its share times n.
-
-    Source: Kitagawa 1996; the routine is BlackJAX's.
-    """
-    from blackjax.smc.resampling import systematic as resample
-
-    if log_weights.ndim == 1:
-        n = log_weights.size
-        return resample(key, jax.nn.softmax(log_weights), n)
-    return jax.vmap(systematic)(jax.random.split(key, log_weights.shape[0]), log_weights)
 
 
 def conditional_ess(log_gains: Float[Array, " n"]) -> Float[Array, ""]:

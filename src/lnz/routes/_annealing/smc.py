@@ -17,10 +17,11 @@ from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Kernel, Langevin, default_kernel
+from lnz.kernels._resampling import systematic
 from lnz.routes._annealing.ais import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, path_flags
 from lnz.routes._annealing.path import has_step, move
-from lnz.routes._annealing.schedule import pilot, systematic
+from lnz.routes._annealing.schedule import pilot
 
 # States, log weights (R, n), log Ẑ up to the last resampling (R,), the fewest effective particles so far, and the sum of acceptances.
 _Carry = tuple[State, Array, Array, Array, Array]

@@ -1,0 +1,24 @@
+"""Systematic resampling of weighted particles."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+def systematic(key: PRNGKeyArray, log_weights: Float[Array, "*R n"]) -> Int[Array, "*R n"]:
+    """Which of n particles are kept, in proportion to their weights, in each of R populations: each floor or ceiling of its share times n.
+
+    A particle of weight zero is never kept.
+
+    Source: Kitagawa 1996; Douc, Cappé & Moulines 2005.
+    """
+    if log_weights.ndim > 1:
+        return jax.vmap(systematic)(jax.random.split(key, log_weights.shape[0]), log_weights)
+    n = log_weights.size
+    total = jnp.cumsum(jax.nn.softmax(log_weights))
+    u = jax.random.uniform(key, ()).astype(total.dtype)
+    places = (jnp.arange(n, dtype=total.dtype) + u) / jnp.asarray(n, total.dtype)
+    places = jnp.minimum(places, 1 - jnp.finfo(total.dtype).epsneg)
+    return jnp.searchsorted(total / total[-1], places, side="right").astype(jnp.int32)
