@@ -83,7 +83,6 @@ NOT_YET = {
     "lnz/kernels",
     "lnz/learning",
     "lnz/reference",
-    "lnz/report",
     "lnz/routes",
 }
 

@@ -234,7 +234,7 @@ def test_objectives_without_z(objective, tmp_path):
     assert found["log_z_estimate"]["known"] == "exact"
     assert found["splits"]["train"]["log_likelihood"] > found["factorised"]["train"]["log_likelihood"] + 0.05
     page = (tmp_path / "run" / "report.html").read_text()
-    assert f"objective that was learned by, {objective}," in page
+    assert f"training objective, {objective}," in page
     assert call("evaluate", tmp_path / "run").code == 0
 
 

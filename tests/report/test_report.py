@@ -181,7 +181,7 @@ def test_page(tmp_path):
     shown = " ".join(reader.text.split())
     for words in (
         "mine & <yours>",
-        "−16.0000",
+        "-16.0000",
         "+9.00 nats",
         "119.5000 ± 0.006",
         "119.4000 to unknown",

@@ -41,21 +41,21 @@ code { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap
 @media print { main { padding: 0; } details { border: 0; padding: 0; } }
 """
 
-_FEW = 50  # chains that carry an estimate; below, its error is hardly known
+_FEW = 50  # effective chains; below, the error of an estimate is unreliable
 
 _CAPTIONS = {
     "curves": (
-        "How the run went",
-        "Left: the held-out log-likelihood as it was measured on the way; the band is what is not known of log Z. "
-        "Middle: the mean free energy of the data less that of the chains; it is steady once learning has settled, and far below 0 where the "
-        "data lie deeper than the model's own states, by overfitting or because the chains lag. "
+        "Training",
+        "Left: the held-out log-likelihood during training; the band is the interval of log Z. "
+        "Middle: the mean free energy of the data less that of the chains; it is steady once training has converged, and far below 0 where the "
+        "data have lower energies than the model's own states, by overfitting or because the chains lag. "
         "Right: the norm of the difference of the gradient's two phases over the sum of their norms, in one update; with mini-batches it "
         "does not reach 0.",
     ),
     "objective": (
-        "How the run went",
-        "Left: the held-out log-likelihood as it was measured on the way; the band is what is not known of log Z. "
-        "Right: the mean of the objective that was learned by, {objective}, on the training data; it need not move with the likelihood.",
+        "Training",
+        "Left: the held-out log-likelihood during training; the band is the interval of log Z. "
+        "Right: the mean of the training objective, {objective}, on the training data; it need not move with the likelihood.",
     ),
     "samples": ("Samples", "Held-out data, and states drawn from the model ({samples})."),
     "moments": (
@@ -94,7 +94,7 @@ def page(
 {_likelihoods(results)}
 <p class="quiet">The error of log Z is shared by all data; the error of the data is that of their mean as a sample. The factorised model
 has the same means and no dependence between variables.</p>
-<h2>log Z and how it is known</h2>
+<h2>log Z and its guarantee</h2>
 {_log_z(results)}
 {figures}
 <h2>Settings</h2>
@@ -103,14 +103,14 @@ has the same means and no dependence between variables.</p>
 
 
 def _alarms(alarms: list[dict[str, Any]] | None) -> str:
-    """What went wrong on the way, in words. Nothing where nothing did, or nobody looked."""
+    """The alarms of the monitor, as a table; empty where there are none."""
     if not alarms:
         return ""
     rows = "".join(
         f'<tr><td class="number">{alarm["step"]:,}</td><td>{escaped(_upper(alarm["seen"]))}.</td><td>{escaped(alarm["remedy"])}.</td></tr>'
         for alarm in alarms
     )
-    head = '<tr><th class="number">update</th><th>what was seen</th><th>what to do</th></tr>'
+    head = '<tr><th class="number">update</th><th>observation</th><th>remedy</th></tr>'
     return f'<h2>Alarms</h2><table class="alarms">{head}{rows}</table>'
 
 
@@ -120,9 +120,9 @@ def _cards(results: dict[str, Any]) -> str:
     found, alone = splits[name], results["factorised"][name]
     gain = found["log_likelihood"] - alone["log_likelihood"]
     error = found["standard_error"]
-    by_z = "log Z is exact" if found["known"] == "exact" else f"± {error:.2g} by log Z"
+    by_z = "log Z is exact" if found["known"] == "exact" else f"± {error:.2g} from log Z"
     of_data = found["data_standard_error"]
-    by_data = "" if of_data is None else f", ± {of_data:.2g} by the data"
+    by_data = "" if of_data is None else f", ± {of_data:.2g} from the data"
     seconds = results["seconds"]
     cards = [
         (f"{name} log-likelihood, nats per {unit}", _likelihood(found), by_z + by_data),
@@ -144,7 +144,7 @@ def _cards(results: dict[str, Any]) -> str:
 def _likelihoods(results: dict[str, Any]) -> str:
     head = (
         f'<tr><th>part of the data</th><th class="number">nats per {escaped(results["unit"])}</th>'
-        '<th class="number">± by log Z</th><th class="number">± by the data</th>'
+        '<th class="number">± from log Z</th><th class="number">± from the data</th>'
         '<th class="number">factorised model</th><th class="number">n</th></tr>'
     )
     rows = []
@@ -172,16 +172,17 @@ def _log_z(results: dict[str, Any]) -> str:
         low, high = (
             "unknown" if found[side] is None else _number(found[side], error or 1e-4) for side in ("lower", "upper")
         )
-        rows.append(("interval", f"{low} to {high}, with {100 * found['confidence']:g} % confidence"))
-    rows.append(("known", ": ".join(part for part in (found["known"], found["assumption"]) if part)))
+        rows.append(("interval", f"{low} to {high}, at {100 * found['confidence']:g} % confidence"))
+    assumption = f" on the assumption that {found['assumption']}" if found["assumption"] else ""
+    rows.append(("guarantee", found["known"] + assumption))
     ess = found["effective_sample_size"]
-    rows.append(("by", found["route"] + ("" if ess is None else f"; effective sample size {ess:.0f}")))
+    rows.append(("method", found["route"] + ("" if ess is None else f"; effective sample size {ess:.0f}")))
     if ess is not None and ess < _FEW:
-        rows.append(("advice", "few chains carry this estimate: measure again with more temperatures or chains"))
+        rows.append(("advice", "few chains dominate this estimate: measure again with more temperatures or chains"))
     rows.append(
         (
-            "two phases",
-            f"‖positive − negative‖ is {phases['disagreement']:.3f} of ‖positive‖ + ‖negative‖ on the training data "
+            "relative gradient error",
+            f"{100 * phases['disagreement']:.1f} %: ‖positive - negative‖ / (‖positive‖ + ‖negative‖) of the two phases on the training data "
             f"(negative phase: {phases['negative_phase']})" + _gap(phases["energy_gap"]),
         )
     )
@@ -241,7 +242,7 @@ def _likelihood(found: dict[str, Any]) -> str:
 
 def _number(value: float, error: float, *, sign: bool = False) -> str:
     digits = max(2, min(6, decimals(error)))
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def _duration(seconds: float) -> str:

@@ -31,15 +31,15 @@ def curves(
     baseline: float,
     unit: str,
 ) -> None:
-    """How the run went: the held-out log-likelihood with its limits from log Z, the energy gap and
-    the phases' disagreement, or the objective without Z.
+    """Curves of a run: the held-out log-likelihood with its bounds from log Z, the energy gap and the relative gradient error,
+    or the objective without Z.
 
     Args:
         path: a PNG.
         records: lines of `metrics.jsonl`.
         levels: final log-likelihoods by part of the data, in nats.
         baseline: the log-likelihood of independent units on the held-out data, in nats.
-        unit: what one datum is called.
+        unit: the name of one example.
     """
     looks = [r for r in records if r["validation"] is not None]
     gaps = [r for r in records if r["figures"].get("energy_gap") is not None]
@@ -86,7 +86,7 @@ def _works_panel(axes: Any, seen: AlongPath, estimate: Estimate) -> None:
     forward, reverse = (np.asarray(x, float) for x in (seen.forward, seen.reverse))
     forward, reverse = forward[np.isfinite(forward)], reverse[np.isfinite(reverse)]
     both, value = np.concatenate([forward, reverse]), float(estimate.value)
-    axes.set_title("Log weights, whose laws cross at log Z")
+    axes.set_title("Log weights, whose densities cross at log Z")
     axes.set_xlabel("nats")
     axes.set_ylabel("density")
     if both.size:
@@ -160,7 +160,7 @@ def samples(
         data: states of the data.
         image_shape: (height, width), where a state is an image.
         name: what the data are called.
-        units: of real data that are no images.
+        units: mean and scale of real data that are not images.
     """
     drawn, data = (states.reshape(len(states), -1) for states in (drawn, data))
     low, high = _range(data)
