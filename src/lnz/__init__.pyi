@@ -39,6 +39,8 @@ from ._models.semi_markov_chain import SemiMarkovChain as SemiMarkovChain
 from ._models.tilted import Tilted as Tilted
 from ._partition import expectation as expectation
 from ._partition import log_partition as log_partition
+from ._partition import log_partition_bounds as log_partition_bounds
+from ._partition import log_partition_to_accuracy as log_partition_to_accuracy
 from .crf._decoding import exact_samples as exact_samples
 from .crf._decoding import map_state as map_state
 from .crf._queries import marginals as marginals

@@ -1,4 +1,4 @@
-"""`choose` picks a route within a budget and says why."""
+"""The choice of a route within a budget, with the reasons."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Budget:
     """What an exact answer may cost.
 
     Attributes:
-        evaluations: energy evaluations that an exact route may take.
-        temperatures: length of an annealing schedule, where no exact route is affordable.
-        chains: number of annealed chains.
+        evaluations: energy evaluations that an exact route may use.
+        temperatures: number of annealing temperatures, where no exact route is affordable.
+        chains: number of annealed chains, likewise.
     """
 
     evaluations: float = 2.0**22
@@ -27,14 +27,14 @@ class Budget:
 
 
 def choose(energy: Any, budget: Budget | None = None) -> Choice:
-    """The first route, from the most exact to the least, that can serve the energy within the budget, and why.
+    """The first route that supports the energy within the budget, and why: those of `ROUTES` in order, then annealed importance sampling.
 
     Args:
         energy: an `Energy`, or any callable with a `space`.
         budget: what an exact answer may cost; beyond it, annealed importance sampling of the budget's size.
 
     Raises:
-        ValueError: where no route serves, with every route's reason.
+        ValueError: where no route supports the energy, with the reason of every route.
 
     Example:
         >>> import jax.numpy as jnp, lnz
@@ -48,6 +48,6 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
     route = AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains, mode_probes=32)
     reason = route.unsupported_reason(energy)
     if reason is not None:
-        raise ValueError(f"no route serves this energy: {'; '.join([*passed, f'{type(route).__name__} ({reason})'])}")
+        raise ValueError(f"no route supports this energy: {'; '.join([*passed, f'{type(route).__name__} ({reason})'])}")
     size = f"{route.temperatures:,} temperatures, {route.chains:,} chains; no exact route is affordable"
     return Choice(route, explained(route, size, passed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,67 +20,40 @@ from lnz._core.estimate import Estimate
 from lnz._core.frozen import Frozen, is_traced
 from lnz._core.route import Route
 from lnz.routes._annealing.annealing_route import AnnealingRoute
-from lnz.routes._annealing.repeat_until import log_partition_until
-from lnz.routes._bounds.anytime_bounds import log_partition_within
+from lnz.routes._annealing.repeat_until import repeat_until
+from lnz.routes._bounds.anytime_bounds import anytime_bounds
 
 
 def log_partition(
-    energy: Any,
-    *,
-    route: Route | None = None,
-    key: PRNGKeyArray | None = None,
-    within: float | None = None,
-    max_seconds: float | None = None,
-    resume: str | Path | None = None,
-    progress: Callable[[int, Estimate], None] | None = None,
+    energy: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None, **deprecated: Any
 ) -> Estimate:
-    """log Z(θ) = log Σ_x exp(-E_θ(x)), or the integral, in nats, with its error and how it is known.
+    """log Z(θ) = log Σ_x exp(-E_θ(x)), or the integral, in nats, with its error and guarantee.
 
-    Works under `jax.jit`, `jax.vmap` and `jax.grad`. The derivative of the estimate's value (and of its limits, which move with it) is
-    E_p[-∂_θ E_θ(x)], taken by the same route; exact routes can be differentiated again (T7).
+    Works under `jax.jit`, `jax.vmap` and `jax.grad`. The derivative of the estimate's value (and of its bounds, which move with it) is
+    E_p[-∂_θ E_θ(x)], computed by the same route; exact routes can be differentiated again (T7). For bounds that tighten while there is time, see
+    `log_partition_bounds`; for repeated runs of a stochastic route, `log_partition_to_accuracy`.
 
     Args:
         energy: an `Energy`, or any callable with a `space`.
-        route: how to take the sum; by default `lnz.choose(energy)` picks one.
+        route: how to compute the sum; by default `lnz.choose(energy)` picks one.
         key: a random key, for routes that draw samples.
-        within: without a route: tighten limits that always hold until they are so close, in nats; 0.1 if only `max_seconds` is given. With a
-            stochastic route: run it again and again until its interval is so narrow (see `lnz.routes._annealing.repeat_until.log_partition_until`).
-        max_seconds: with `within`: the time to stop at; 60 by default. Both run on the host, outside `jit`, `vmap` and `grad`: see
-            `lnz.routes._bounds.anytime_bounds.log_partition_within`.
-        resume: with `within` and a stochastic route: a file that keeps its runs, so that a job that was stopped goes on.
-        progress: likewise, a callable that is told the number of runs and the estimate so far.
+        **deprecated: `within`, `max_seconds`, `resume` and `progress` of version 0.1, for one more release.
 
     Returns:
         An `Estimate` with a scalar value in nats.
 
     Raises:
-        ValueError: where the route cannot serve this energy, with the reason; where a random key is missing; where the energy is NaN,
+        ValueError: where the route does not support this energy, with the reason; where a random key is missing; where the energy is NaN,
             or Z infinite.
 
     Example:
         >>> import jax.numpy as jnp, lnz
-        >>> float(lnz.log_partition(lnz.Ising(jnp.zeros((3, 3)))).value)  # doctest: +ELLIPSIS
+        >>> float(lnz.log_partition(lnz.Ising(jnp.zeros((3, 3)))))  # doctest: +ELLIPSIS
         2.0794...
     """
+    if deprecated:
+        return _log_partition_of_version_0_1(energy, route, key, **deprecated)
     energy, route = as_energy(energy), _checked(route)
-    joined = isinstance(route, AnnealingRoute) and (within, max_seconds) != (None, None)
-    if not joined and (resume, progress) != (None, None):
-        raise ValueError("resume and progress are of the runs that within= joins: give within and a stochastic route")
-    if within is not None or max_seconds is not None:
-        given: dict[str, Any] = {"within": within, "max_seconds": max_seconds}
-        given = {name: x for name, x in given.items() if x is not None}
-        if isinstance(route, AnnealingRoute):
-            route.require(energy, key)
-            given |= {"resume": resume, "progress": progress}
-            estimate = log_partition_until(energy, route, key, **given)  # pyright: ignore[reportArgumentType]
-        elif route is not None:
-            raise ValueError(
-                "within and max_seconds choose the route themselves, unless it is a stochastic one: leave out either them or route"
-            )
-        else:
-            estimate = log_partition_within(energy, **given)
-        _refuse_nan(estimate, energy)
-        return estimate
     route = choose(energy).route if route is None else route
     route.require(energy, key)
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
@@ -88,6 +62,119 @@ def log_partition(
     estimate = _compiled(route, Frozen(constants), parameters, data, key)
     _refuse_nan(estimate, energy)
     return estimate
+
+
+def log_partition_bounds(
+    energy: Any, *, within: float = 0.1, max_seconds: float = 60.0, max_memory: float | None = None, seed: int = 0
+) -> Estimate:
+    """Bounds on log Z, in nats, that always hold and tighten until they are close enough or time runs out; exact where that is affordable.
+
+    Runs on the host, outside `jit`, `vmap` and `grad`. `value` is the Bethe approximation where belief propagation converged between the
+    bounds, or their middle; `route` says which, which method gave either bound, and whether time ran out. `diagnostics` has `seconds` and
+    `history`, rows of (seconds, lower, upper). An energy without factors is supported where `choose` has a deterministic route for it.
+
+    Args:
+        energy: an `Energy`, or any callable with a `space`.
+        within: the gap between the bounds to stop at, in nats.
+        max_seconds: the time to stop at; a step that has begun is finished.
+        max_memory: bytes that tables may use.
+        seed: for elimination orders and starting points.
+
+    Returns:
+        An `Estimate` with guarantee "bound", or "exact".
+
+    Raises:
+        ValueError: under `jit`, `vmap` or `grad`; where there are neither factors nor a deterministic route; where a log-potential is NaN;
+            where `within` or `max_seconds` is not above 0.
+
+    Example:
+        >>> import numpy as np, lnz
+        >>> rng = np.random.default_rng(0)
+        >>> glass = lnz.Ising.lattice((9, 9), rng.normal(size=(2, 9, 9)), rng.normal(size=(9, 9)), periodic=True)
+        >>> lnz.log_partition_bounds(glass, within=0.5, max_seconds=10).guarantee  # elimination is affordable
+        'exact'
+    """
+    energy = as_energy(energy)
+    estimate = anytime_bounds(energy, within=within, max_seconds=max_seconds, max_memory=max_memory, seed=seed)
+    _refuse_nan(estimate, energy)
+    return estimate
+
+
+def log_partition_to_accuracy(
+    energy: Any,
+    route: Route,
+    key: PRNGKeyArray,
+    *,
+    within: float = 0.1,
+    max_seconds: float = 60.0,
+    resume: str | Path | None = None,
+    progress: Callable[[int, Estimate], None] | None = None,
+) -> Estimate:
+    """log Z in nats by repeated runs of a stochastic route, until the interval of all runs together is narrow enough or time runs out.
+
+    Runs on the host, outside `jit`, `vmap` and `grad`. The interval is evaluated after 1, 2, 4, … runs. The certified lower bound holds
+    whenever the runs stop: it is a betting bound, which by Ville's inequality holds at all times simultaneously.
+
+    Args:
+        energy: an `Energy`, or any callable with a `space`.
+        route: one whose weights have mean Z: `AnnealedImportanceSampling` or `SequentialMonteCarlo`.
+        key: a random key.
+        within: the width of the interval to stop at, in nats.
+        max_seconds: the time to stop at; the run that has begun is finished.
+        resume: a file that keeps every run as it ends. Where the file exists, the job continues from there; its result is that of a job that was
+            never interrupted, unless `max_seconds` stopped either.
+        progress: called after every run and every evaluation with the number of runs and the latest estimate.
+
+    Returns:
+        An `Estimate` of all runs together.
+
+    Raises:
+        ValueError: for a route of another kind; under `jit`, `vmap` or `grad`; where `within` or `max_seconds` is not above 0.
+        CheckpointError: for a file of another model, route or key.
+
+    Example:
+        >>> import jax, lnz
+        >>> chain = lnz.Ising.lattice((8,), 0.5)
+        >>> route = lnz.routes.AnnealedImportanceSampling(temperatures=20, chains=64)
+        >>> estimate = lnz.log_partition_to_accuracy(chain, route, jax.random.key(0), within=0.5)
+        >>> bool(estimate.upper - estimate.lower <= 0.5)
+        True
+    """
+    energy = as_energy(energy)
+    if not isinstance(_checked(route), AnnealingRoute):
+        raise ValueError(
+            f"{type(route).__name__} is not a stochastic route that can be repeated: use lnz.log_partition, or a route such as "
+            "lnz.routes.AnnealedImportanceSampling"
+        )
+    route.require(energy, key)
+    estimate = repeat_until(
+        energy, route, key, within=within, max_seconds=max_seconds, resume=resume, progress=progress
+    )
+    _refuse_nan(estimate, energy)
+    return estimate
+
+
+def _log_partition_of_version_0_1(
+    energy: Any, route: Route | None, key: PRNGKeyArray | None, **options: Any
+) -> Estimate:
+    """The options that `log_partition` had in version 0.1, with a DeprecationWarning that names the function they belong to now."""
+    unknown = set(options) - {"within", "max_seconds", "resume", "progress"}
+    if unknown:
+        raise TypeError(f"log_partition() got an unexpected keyword argument {min(unknown)!r}")
+    options = {name: option for name, option in options.items() if option is not None}
+    better = "log_partition_bounds(energy, …)" if route is None else "log_partition_to_accuracy(energy, route, key, …)"
+    warnings.warn(
+        f"log_partition no longer takes within, max_seconds, resume and progress: call lnz.{better}; they go with version 0.3",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    if not options:
+        return log_partition(energy, route=route, key=key)
+    if not {"within", "max_seconds"} & set(options) or (route is None and {"resume", "progress"} & set(options)):
+        raise ValueError("resume and progress require a stochastic route and within or max_seconds")
+    if route is None:
+        return log_partition_bounds(energy, **options)
+    return log_partition_to_accuracy(energy, route, key, **options)  # pyright: ignore[reportArgumentType]
 
 
 def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None) -> Estimate:

@@ -101,16 +101,20 @@ def log_z(options: LogZ) -> None:
         )
     if options.resume is not None and not route.random:
         raise BadInput("--resume keeps the runs that --within adds up. Add --within NATS and --route ais or smc")
-    aim: dict[str, Any] = {"within": within, "max_seconds": max_seconds} if route.random else {}
+    aim = {"within": within, "max_seconds": max_seconds} if route.random else {}
+    aim = {name: number for name, number in aim.items() if number is not None}
     with Step("log Z", shown=not options.json) as step:
-        if aim and (within or max_seconds):
 
-            def tell(runs: int, so_far: lnz.Estimate) -> None:
-                near = f"log Z between {float(so_far.lower):.2f} and {float(so_far.upper):.2f}"
-                step.say(f"{runs:,} run{'s' if runs > 1 else ''}: {near}")
+        def tell(runs: int, so_far: lnz.Estimate) -> None:
+            near = f"log Z between {float(so_far.lower):.2f} and {float(so_far.upper):.2f}"
+            step.say(f"{runs:,} run{'s' if runs > 1 else ''}: {near}")
 
-            aim |= {"resume": options.resume, "progress": tell}
-        estimate = lnz.log_partition(target.energy, route=route, key=key, **aim)
+        if aim:
+            estimate = lnz.log_partition_to_accuracy(
+                target.energy, route, key, **aim, resume=options.resume, progress=tell
+            )
+        else:
+            estimate = lnz.log_partition(target.energy, route=route, key=key)
     found = measuring.estimate_json(estimate)
     if options.plot is not None:
         chosen: Any = route

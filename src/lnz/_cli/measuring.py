@@ -55,21 +55,15 @@ def choose_route(energy: Energy, base: Energy | None, effort: Effort, *, path: s
 
 
 def estimate_json(estimate: lnz.Estimate) -> dict[str, Any]:
-    """An estimate of log Z as plain values."""
-    diagnostics = {name: float(np.asarray(value)) for name, value in estimate.diagnostics.items()}
+    """An estimate of log Z as plain values: messages of the warnings, and their codes beside them."""
+    found = estimate.to_dict()
+    kept = ("standard_error", "lower", "upper", "known", "guarantee", "route", "confidence", "assumption")
     return {
-        "log_z": float(estimate.value),
-        "standard_error": float(estimate.standard_error),
-        "lower": float(estimate.lower),
-        "upper": float(estimate.upper),
-        "known": estimate.guarantee,
-        "guarantee": estimate.guarantee,
-        "route": estimate.route,
-        "confidence": estimate.confidence,
-        "assumption": estimate.assumption,
-        "effective_sample_size": diagnostics.get("effective_sample_size"),
-        "warnings": estimate.warnings,
-        "warning_codes": [str(code) for code in estimate.warning_codes],
+        "log_z": found["value"],
+        **{name: found[name] for name in kept},
+        "effective_sample_size": found["diagnostics"].get("effective_sample_size"),
+        "warnings": [warning["message"] for warning in found["warnings"]],
+        "warning_codes": [warning["code"] for warning in found["warnings"]],
     }
 
 

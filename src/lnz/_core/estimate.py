@@ -1,4 +1,4 @@
-"""A number that may be wrong carries its error, and says how it is known."""
+"""Estimates: a value with its error, bounds and guarantee."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import is_traced
 
 Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
-"""How an estimate is known.
+"""What the bounds of an estimate rest on.
 
-- ``exact``: a finite computation of the quantity itself; the limits allow for floating-point rounding.
-- ``certified``: the limits hold with the stated probability, without any assumption.
-- ``bound``: the limits hold always.
-- ``conditional``: the limits hold with the stated probability if the assumption named in the estimate is true.
-- ``approximate``: a value with an error estimate, and no promise.
+- ``exact``: a finite computation of the quantity itself; the bounds allow for floating-point rounding.
+- ``certified``: the bounds hold with the stated probability, without any assumption.
+- ``bound``: the bounds always hold.
+- ``conditional``: the bounds hold with the stated probability if the assumption named in the estimate is true.
+- ``approximate``: a value with an error estimate, and no guarantee.
 """
 
 
 class Estimate(eqx.Module):
-    """A value with its error, and how it is known. A pytree; prints as a sentence.
+    """A value with its error, its bounds and what they rest on. A pytree; prints as a sentence, and `float` gives a scalar value.
 
     Attributes:
         value: the estimate, in nats for log Z; for an expectation, a pytree like f(x).
         standard_error: one standard error of `value` (0 for a deterministic route), like `value`.
-        lower: lower limit, like `value`; -inf where none is known.
-        upper: upper limit, like `value`; +inf where none is known.
+        lower: lower bound, like `value`; -inf where none is known.
+        upper: upper bound, like `value`; +inf where none is known.
         guarantee: what the bounds rest on: see `Guarantee`.
-        route: the route that made it, in words.
-        confidence: the probability with which the limits hold (1.0 for deterministic ones).
+        route: the route that computed it, in words.
+        confidence: the probability with which the bounds hold (1.0 for deterministic ones).
         assumption: what a `conditional` estimate rests on, in words; empty otherwise.
         diagnostics: named arrays, such as the effective sample size.
-        flags: whether each warning that the route can raise is raised: booleans, shaped like a batch of estimates.
+        flags: for every warning that the route can raise, whether it is raised: booleans, shaped like a batch of estimates.
         quantity: what it estimates, in words.
     """
 
@@ -75,52 +75,103 @@ class Estimate(eqx.Module):
         """The messages of `warning_codes`."""
         return [code.message for code in self.warning_codes]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate as plain Python values (numbers, lists, strings), as JSON needs them.
+
+        `known` is the name that `guarantee` had in version 0.1; it goes with version 0.3.
+        """
+        return {
+            "quantity": self.quantity,
+            "value": _plain(self.value),
+            "standard_error": _plain(self.standard_error),
+            "lower": _plain(self.lower),
+            "upper": _plain(self.upper),
+            "guarantee": self.guarantee,
+            "known": self.guarantee,
+            "confidence": self.confidence,
+            "assumption": self.assumption,
+            "route": self.route,
+            "diagnostics": _plain(self.diagnostics),
+            "warnings": [{"code": code.value, "message": code.message} for code in self.warning_codes],
+        }
+
+    def __float__(self) -> float:
+        """The value of an estimate of one number."""
+        leaves = jax.tree.leaves(self.value)
+        if len(leaves) != 1 or np.ndim(leaves[0]) != 0:
+            raise TypeError(f"only an estimate of one number can be converted to float, but this is {self!r}")
+        return float(leaves[0])
+
+    def __repr__(self) -> str:
+        numbers = self._numbers()
+        if numbers is None:
+            return f"Estimate({eqx.tree_pformat(self.value, width=10_000)}, {self.guarantee})"
+        value, error, lower, upper = numbers
+        digits = decimals(error or upper - lower)
+        return f"Estimate({value:.{digits}f} in [{lower:.{digits}f}, {upper:.{digits}f}], {self.guarantee})"
+
+    def __str__(self) -> str:
+        return self.sentence()
+
     def sentence(self, name: str | None = None) -> str:
         """The estimate in words, for one scalar value (log Z in nats). The name of the quantity may be given."""
         name = self.quantity if name is None else name
-        leaves = jax.tree.leaves(self.value)
-        if len(leaves) != 1 or np.ndim(leaves[0]) != 0 or is_traced(leaves[0]):
-            shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+        numbers = self._numbers()
+        if numbers is None:
+            shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(self.value))
             return f"{name}: arrays of shape {shapes}, {self.guarantee}, by {self.route}"
-        value, error = float(leaves[0]), float(jax.tree.leaves(self.standard_error)[0])
-        lower, upper = float(jax.tree.leaves(self.lower)[0]), float(jax.tree.leaves(self.upper)[0])
+        value, error, lower, upper = numbers
         if self.guarantee == "exact":
             if math.isinf(value):
                 return f"{name} = {value} (exact), by {self.route}"
             rounding = max(upper - value, value - lower)
             return f"{name} = {value:.10g} (exact up to rounding of {rounding:.1g}), by {self.route}"
-        digits = decimals(error)
         small = 0 < error < 1e-8  # beyond the digits worth printing
-        text = f"{name} = {value:.10g} ± {error:.1g}" if small else f"{name} = {value:.{digits}f}"
-        if error > 0 and not small:
-            text += f" ± {error:.{digits}f}"
-        if not small and (math.isfinite(lower) or math.isfinite(upper)):
-            between = f"between {lower:.{digits}f} and {upper:.{digits}f}"
-            if not math.isfinite(upper):
-                between = f"at least {lower:.{digits}f}"
-            elif not math.isfinite(lower):
-                between = f"at most {upper:.{digits}f}"
-            text += f", {between}"
-            if self.confidence < 1:
-                text += f" with {100 * self.confidence:g} % confidence"
+        text = f"{name} = {value:.10g} ± {error:.1g}" if small else f"{name} = {self._interval(*numbers)}"
         text += f" ({self.guarantee}{': ' + self.assumption if self.assumption else ''}), by {self.route}"
         if "converged" in self.diagnostics and not float(self.diagnostics["converged"]):
             text += f", not converged: the last change was {float(self.diagnostics['residual']):.2g}"
         if "effective_sample_size" in self.diagnostics:
             text += f", effective sample size {float(self.diagnostics['effective_sample_size']):.0f}"
-        return text + "".join(f". Warning: {words}" for words in self.warnings)
+        return text + "".join(f". Warning: {message}" for message in self.warnings)
 
-    def __str__(self) -> str:
-        return self.sentence()
+    def _interval(self, value: float, error: float, lower: float, upper: float) -> str:
+        """The value with its error and its finite bounds, in words."""
+        digits = decimals(error)
+        text = f"{value:.{digits}f}"
+        if error > 0:
+            text += f" ± {error:.{digits}f}"
+        if not (math.isfinite(lower) or math.isfinite(upper)):
+            return text
+        if not math.isfinite(upper):
+            text += f", at least {lower:.{digits}f}"
+        elif not math.isfinite(lower):
+            text += f", at most {upper:.{digits}f}"
+        else:
+            text += f", between {lower:.{digits}f} and {upper:.{digits}f}"
+        return text + (f" with {100 * self.confidence:g} % confidence" if self.confidence < 1 else "")
+
+    def _numbers(self) -> tuple[float, float, float, float] | None:
+        """Value, standard error and bounds of an estimate of one number; None for arrays, and while JAX traces it."""
+        leaves = jax.tree.leaves((self.value, self.standard_error, self.lower, self.upper))
+        if len(leaves) != 4 or any(np.ndim(leaf) != 0 or is_traced(leaf) for leaf in leaves):
+            return None
+        value, error, lower, upper = map(float, leaves)
+        return value, error, lower, upper
+
+
+def _plain(tree: Any) -> Any:
+    """A pytree with its arrays as numbers or nested lists of numbers."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), tree)
 
 
 def decimals(error: float) -> int:
-    """How many decimals to print so that an error of this size shows two digits."""
+    """The number of decimals that show two digits of an error of this size."""
     return int(np.clip(1 - math.floor(math.log10(error)), 0, 12)) if error > 0 and math.isfinite(error) else 4
 
 
 def exact(value: Array, *, rounding: Array, route: str, diagnostics: dict[str, Array] | None = None) -> Estimate:
-    """An exact estimate whose limits allow for floating-point rounding."""
+    """An exact estimate whose bounds allow for floating-point rounding."""
     zero = jax.tree.map(lambda leaf: leaf * 0, rounding)
     return Estimate(
         value=value,

@@ -16,7 +16,6 @@ from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.annealing_route import from_weights, path_flags
 from lnz.routes._annealing.mode_probes import probe_modes
 from lnz.routes._annealing.path import Path
-from lnz.routes._annealing.repeat_until import log_partition_until
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -113,7 +112,7 @@ def directions(strength):
 
 def repeated(*, within, max_seconds):
     route = lnz.routes.AnnealedImportanceSampling(temperatures=8, chains=16)
-    return log_partition_until(glass(0.01), route, KEY, within=within, max_seconds=max_seconds).flags
+    return lnz.log_partition_to_accuracy(glass(0.01), route, KEY, within=within, max_seconds=max_seconds).flags
 
 
 class Case(NamedTuple):

@@ -160,22 +160,22 @@ def test_one_mode_of_two_carries_its_warning():
 def test_runs_are_joined_until_the_interval_is_narrow(key):
     energy, truth = glass()
     route = lnz.routes.AnnealedImportanceSampling(temperatures=40, chains=64)
-    estimate = lnz.log_partition(energy, route=route, key=key, within=0.3, max_seconds=600)
+    estimate = lnz.log_partition_to_accuracy(energy, route, key, within=0.3, max_seconds=600)
     assert estimate.upper - estimate.lower <= 0.3
     assert estimate.lower < truth < estimate.upper
     assert estimate.warnings == []
     assert "runs of annealed importance sampling" in str(estimate)
     assert int(estimate.diagnostics["runs"]) in (2, 4, 8, 16, 32, 64)
     assert estimate.diagnostics["effective_sample_size"] > 64
-    hasty = lnz.log_partition(energy, route=route, key=key, within=1e-3, max_seconds=1e-3)
+    hasty = lnz.log_partition_to_accuracy(energy, route, key, within=1e-3, max_seconds=1e-3)
     assert int(hasty.diagnostics["runs"]) == 1
     assert hasty.warning_codes[-1] is EstimateWarning.OUT_OF_TIME
     with pytest.raises(ValueError, match="gives no weights with mean Z"):
-        lnz.log_partition(energy, route=lnz.routes.ParallelTempering(), key=key, within=0.1)
+        lnz.log_partition_to_accuracy(energy, lnz.routes.ParallelTempering(), key, within=0.1)
     with pytest.raises(ValueError, match="must be above 0"):
-        lnz.log_partition(energy, route=route, key=key, within=-1.0)
+        lnz.log_partition_to_accuracy(energy, route, key, within=-1.0)
     with pytest.raises(ValueError, match="cannot be traced"):
-        jax.jit(lambda e: lnz.log_partition(e, route=route, key=key, within=0.1))(energy)
+        jax.jit(lambda e: lnz.log_partition_to_accuracy(e, route, key, within=0.1))(energy)
 
 
 @pytest.mark.slow

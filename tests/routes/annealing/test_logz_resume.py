@@ -22,8 +22,8 @@ class Killed(Exception):
 def joined(tmp_path, key, *, within=1.3, **options):
     told = []
     options.setdefault("progress", lambda runs, estimate: told.append((runs, float(estimate.lower))))
-    found = lnz.log_partition(
-        MODEL, route=ROUTE, key=key, within=within, max_seconds=600, resume=tmp_path / "runs", **options
+    found = lnz.log_partition_to_accuracy(
+        MODEL, ROUTE, key, within=within, max_seconds=600, resume=tmp_path / "runs", **options
     )
     return found, told
 
@@ -39,7 +39,7 @@ def same(a, b):
 
 
 def test_a_stopped_job_goes_on_as_if_it_had_not_been(tmp_path, key):
-    whole = lnz.log_partition(MODEL, route=ROUTE, key=key, within=1.3, max_seconds=600)
+    whole = lnz.log_partition_to_accuracy(MODEL, ROUTE, key, within=1.3, max_seconds=600)
     runs = int(whole.diagnostics["runs"])
     assert runs >= 4
 
@@ -96,5 +96,3 @@ def test_runs_of_another_job_are_refused(tmp_path, key):
     (tmp_path / "runs").write_bytes(b"cut short")
     with pytest.raises(CheckpointError):
         joined(tmp_path, key)
-    with pytest.raises(ValueError, match="give within and a stochastic route"):
-        lnz.log_partition(MODEL, route=ROUTE, key=key, resume=tmp_path / "runs")

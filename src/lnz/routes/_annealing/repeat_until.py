@@ -1,4 +1,4 @@
-"""A stochastic log Z to a wanted accuracy: further independent runs of a route until the interval is narrow enough, or time is out."""
+"""Independent runs of a stochastic route, repeated until the interval of all of them together is narrow enough or time runs out."""
 
 from __future__ import annotations
 
@@ -23,44 +23,28 @@ from lnz.routes._annealing.annealing_route import AnnealingRoute, from_weights
 from lnz.routes._annealing.saved_runs import Rounds, mark_of
 
 
-def log_partition_until(
+def repeat_until(
     energy: Energy,
     route: AnnealingRoute,
     key: PRNGKeyArray,
     *,
-    within: float = 0.1,
-    max_seconds: float = 60.0,
+    within: float,
+    max_seconds: float,
     resume: str | Path | None = None,
     progress: Callable[[int, Estimate], None] | None = None,
 ) -> Estimate:
-    """log Z in nats by as many runs of the route as make the interval `within` wide, and one weighing of all their chains.
+    """log Z in nats from all chains of the repeated runs, weighted together: see `lnz.log_partition_to_accuracy`.
 
-    What `lnz.log_partition(energy, route=…, key=…, within=…, max_seconds=…)` calls. The number of runs doubles between looks at the interval.
-    The certified lower limit holds whenever one stops: it is the reach of a gambler's capital, which Ville's inequality bounds at all times
-    at once (see `certificate.lower_limit`).
-
-    Args:
-        energy: the model.
-        route: one whose weights have mean Z: `AnnealedImportanceSampling` or `SequentialMonteCarlo`.
-        key: a random key.
-        within: the width of the interval to stop at, in nats.
-        max_seconds: the time to stop at; the run that has begun is finished.
-        resume: a file to keep the runs in, each as it ends. Where it exists, the work goes on from there: the answer is that of a job that was
-            never stopped, unless `max_seconds` stopped either.
-        progress: is told, at every look and after every run, how many runs there are and the estimate of the last look.
-
-    Raises:
-        ValueError: for another route, under `jit`, `vmap` or `grad`, or where `within` or `max_seconds` is not above 0.
-        CheckpointError: for a file of another model, route or key.
+    The certified lower bound holds at any number of runs, because it is a betting bound (see `certificate.lower_limit`).
     """
     if not route.unbiased:
         raise ValueError(
-            f"{type(route).__name__} gives no weights with mean Z that further runs could join: take lnz.routes.AnnealedImportanceSampling or "
-            "lnz.routes.SequentialMonteCarlo, or leave out within and max_seconds"
+            f"{type(route).__name__} gives no weights with mean Z, so its runs cannot be combined: use lnz.routes.AnnealedImportanceSampling or "
+            "lnz.routes.SequentialMonteCarlo, or call lnz.log_partition"
         )
     if any(is_traced(leaf) for leaf in jax.tree.leaves((energy, key))):
         raise ValueError(
-            "log_partition(within=…) runs on the host and cannot be traced: call it outside jit, vmap and grad"
+            "log_partition_to_accuracy runs on the host and cannot be traced: call it outside jit, vmap and grad"
         )
     if not (within > 0 and max_seconds > 0):
         raise ValueError(f"within and max_seconds must be above 0, but are {within} and {max_seconds}")

@@ -1,4 +1,4 @@
-"""Every deterministic route, from the most exact to the least, and the first of them that an energy can afford."""
+"""The ordered list of deterministic routes, and the first of them that an energy can afford."""
 
 from __future__ import annotations
 
@@ -25,69 +25,73 @@ from lnz.routes._exact.torus import Torus
 from lnz.routes._exact.transfer_matrix import TransferMatrix
 
 EVALUATIONS = 2.0**22  # what an exact answer may cost, unless a budget says otherwise
-_FEW = 256  # states so few that a list of them is the simplest way
-_NARROW = 2.0**15  # evaluations by transfer matrices beyond which elimination is as quick and need not be compiled
+_FEW_STATES = 256  # up to here a list of all states is the simplest way
+_NARROW = 2.0**15  # evaluations by transfer matrices; beyond, elimination is as fast and is not compiled
 
 
-class Row(NamedTuple):
-    """One entry of the list: a route, what is said of it when it is chosen, and the energies for which it is tried at all."""
+class Candidate(NamedTuple):
+    """One entry of the list.
+
+    Attributes:
+        route: the route.
+        why: what is said where it is chosen; `{cost}` stands for its cost.
+        kinds: the classes of energies for which it is considered.
+        when: a further condition for considering it.
+    """
 
     route: Route
-    says: Callable[[Energy], str]
-    tried: Callable[[Energy], bool] = lambda energy: True
+    why: str
+    kinds: tuple[type, ...] = (Energy,)
+    when: Callable[[Energy], bool] | None = None
+
+    def considered(self, energy: Energy) -> bool:
+        """Whether the route is tried, and named where it is passed over."""
+        return isinstance(energy, self.kinds) and (self.when is None or self.when(energy))
 
 
-def _is(*kinds: type) -> Callable[[Energy], bool]:
-    return lambda energy: isinstance(energy, kinds)
-
-
-def _few(energy: Energy) -> bool:
-    return Enumeration().unsupported_reason(energy) is None and Enumeration().cost(energy) <= _FEW
+def _few_states(energy: Energy) -> bool:
+    return Enumeration().unsupported_reason(energy) is None and Enumeration().cost(energy) <= _FEW_STATES
 
 
 def _narrow(energy: Energy) -> bool:
     return TransferMatrix().unsupported_reason(energy) is None and TransferMatrix().cost(energy) <= _NARROW
 
 
-def _says(words: str) -> Callable[[Energy], str]:
-    return lambda energy: words
-
-
-def _states(energy: Energy) -> str:
-    return f"{Enumeration().cost(energy):,.0f} states"
-
-
-ROUTES = [
-    Row(ClosedForm(), _says("log Z has a formula")),
-    Row(SemiMarkov(), _says("a chain of segments"), _is(SemiMarkovChain)),
-    Row(Enumeration(), _states, lambda e: _few(e) and not isinstance(e, LinearChain)),
-    Row(ForwardBackward(), _says("a chain"), _is(LinearChain, RandomField)),
-    Row(Forest(), _says("its factors join pairs and have no cycle"), _is(Pairwise, FactorGraph, RandomField)),
-    Row(CompleteGraph(), _says("all pairs have the same coupling, so that states are counted"), _is(Pairwise)),
-    Row(Torus(), _says("a uniform Ising model on a torus without fields"), _is(Ising)),
-    Row(TransferMatrix(), _says("a lattice, layer by layer"), lambda e: isinstance(e, Pairwise) and _narrow(e)),
-    Row(Enumeration(), _states, lambda e: not _few(e)),
-    Row(KacWard(), _says("a planar Ising model without fields"), _is(Ising)),
-    Row(Elimination(), _says("tables of its factors, multiplied and summed")),
-    Row(TransferMatrix(), _says("a lattice, layer by layer"), lambda e: isinstance(e, Pairwise) and not _narrow(e)),
-    Row(Quadrature(), lambda e: f"{Quadrature().cost(e):,.0f} points"),
-]
+# In this order: formulas, then special structure, then general sums, then quadrature.
+ROUTES = (
+    Candidate(ClosedForm(), "log Z has a formula"),
+    Candidate(SemiMarkov(), "a chain of segments", (SemiMarkovChain,)),
+    Candidate(Enumeration(), "{cost:,.0f} states", when=lambda e: _few_states(e) and not isinstance(e, LinearChain)),
+    Candidate(ForwardBackward(), "a chain", (LinearChain, RandomField)),
+    Candidate(Forest(), "its factors join pairs and have no cycle", (Pairwise, FactorGraph, RandomField)),
+    Candidate(CompleteGraph(), "all pairs have the same coupling, so that states are counted", (Pairwise,)),
+    Candidate(Torus(), "a uniform Ising model on a torus without fields", (Ising,)),
+    Candidate(TransferMatrix(), "a lattice, layer by layer", (Pairwise,), when=_narrow),
+    Candidate(Enumeration(), "{cost:,.0f} states", when=lambda e: not _few_states(e)),
+    Candidate(KacWard(), "a planar Ising model without fields", (Ising,)),
+    Candidate(Elimination(), "tables of its factors, multiplied and summed"),
+    Candidate(TransferMatrix(), "a lattice, layer by layer", (Pairwise,), when=lambda e: not _narrow(e)),
+    Candidate(Quadrature(), "{cost:,.0f} points"),
+)
 
 
 def exact_route(energy: Energy, evaluations: float = EVALUATIONS) -> tuple[Choice | None, list[str]]:
-    """The first route of the list that serves the energy within so many evaluations, or None; and why those before it do not."""
+    """The first route of the list that supports the energy within so many evaluations, or None; and the reasons of those passed over."""
     passed: list[str] = []
-    for route, says, tried in ROUTES:
-        if not tried(energy):
+    for candidate in ROUTES:
+        if not candidate.considered(energy):
             continue
+        route = candidate.route
         reason = route.unsupported_reason(energy)
-        if reason is None and route.cost(energy) > evaluations:
-            reason = f"{route.cost(energy):.3g} evaluations are more than the budget of {evaluations:.3g}"
         if reason is None:
-            return Choice(route, explained(route, says(energy), passed)), passed
+            cost = route.cost(energy)
+            if cost <= evaluations:
+                return Choice(route, explained(route, candidate.why.format(cost=cost), passed)), passed
+            reason = f"{cost:.3g} evaluations are more than the budget of {evaluations:.3g}"
         passed.append(f"{type(route).__name__} ({reason})")
     return None, passed
 
 
-def explained(route: Route, words: str, passed: list[str]) -> str:
-    return f"{type(route).__name__}: {words}." + (f" Passed over: {'; '.join(passed)}." if passed else "")
+def explained(route: Route, why: str, passed: list[str]) -> str:
+    """Why a route was chosen, and why those before it were passed over."""
+    return f"{type(route).__name__}: {why}." + (f" Passed over: {'; '.join(passed)}." if passed else "")
