@@ -74,7 +74,6 @@ NOT_YET = {
     "lnz/_core",
     "lnz/_graphs",
     "lnz/_models",
-    "lnz/_partition.py",
     "lnz/apps",
     "lnz/crf",
     "lnz/diagnostics",

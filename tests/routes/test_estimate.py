@@ -17,7 +17,7 @@ AIS = lnz.routes.AnnealedImportanceSampling(temperatures=8, chains=64)
 
 
 def sampled(value=1.5, error=0.25, **options):
-    numbers = (jnp.asarray(x) for x in (value, error, value - 0.5, value + 0.5))
+    numbers = (jnp.asarray(x, float) for x in (value, error, value - 0.5, value + 0.5))
     return Estimate(*numbers, "conditional", "annealing", 0.99, "chains reach every mode", **options)
 
 
