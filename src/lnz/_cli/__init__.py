@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lnz._cli.errors import explain
+from lnz._cli.process import interruption_code
 
 app: Any = None
 try:
@@ -18,7 +19,8 @@ except ModuleNotFoundError as error:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """The entry point of `lnz`. Exits with 0 when all went well, 2 on bad usage or input, 1 when the work failed, 130 when interrupted."""
+    """The entry point of `lnz`. Exits with 0 when all went well, 2 on bad usage or input, 1 when the work failed, and when
+    interrupted 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP)."""
     sys.exit(run(sys.argv[1:] if args is None else args))
 
 
@@ -41,6 +43,7 @@ def run(args: Sequence[str]) -> int:
         return code
     if code == 130:  # typer turns Ctrl-C into this
         _tell("interrupted. Nothing was changed that is not on disk already")
+        return interruption_code()
     return code if isinstance(code, int) else 0
 
 

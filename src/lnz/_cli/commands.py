@@ -13,7 +13,7 @@ import typer
 
 from lnz._cli.errors import BadInput, refuse_given, refuse_with_resume
 from lnz._cli.folder import RunFolder
-from lnz._cli.options import Force, ForceRun, InData, InRun, Json, Options, Resume, positive
+from lnz._cli.options import Force, ForceRun, InData, InRun, Json, Options, Resume, ResumeOrStart, positive
 from lnz._cli.refusals import data_file, existing, new_file
 from lnz._cli.settings import Settings
 
@@ -54,6 +54,7 @@ class Train(Options):
     - lnz train votes.csv --model ising --negative-phase exact
     - lnz train votes.csv --model ising --objective pseudo-likelihood
     - lnz train --resume runs/mine
+    - lnz train images.npz --out runs/queued --resume-or-start
     """
 
     settings: Settings
@@ -67,6 +68,7 @@ class Train(Options):
     out: Annotated[Path | None, InRun(help="Run folder. [runs/NAME OF THE DATA]")] = None
     force: ForceRun = False
     resume: Resume = None
+    resume_or_start: ResumeOrStart = False
     json: Json = False
 
     @property
@@ -97,7 +99,7 @@ class Train(Options):
         self.settings.check()
         if self.settings.data != "digits":
             data_file(Path(self.settings.data))
-        RunFolder(self.folder).refuse_taken(force=self.force)
+        RunFolder(self.folder).refuse_taken(force=self.force, resume_or_start=self.resume_or_start)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

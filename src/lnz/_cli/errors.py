@@ -1,4 +1,4 @@
-"""Which errors are whose: bad usage and input (2), failed work (1), an interruption (130), and bugs, which keep their traceback."""
+"""Which errors are whose: bad usage and input (2), failed work (1), an interruption (130, 143, 129), and bugs, which keep their traceback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
+
+from lnz._cli.process import interruption_code
 
 
 class BadInput(ValueError):
@@ -43,7 +45,7 @@ def explain(error: BaseException) -> tuple[int, str | None]:
     if hasattr(error, "format_message"):  # a usage error of click, which newer versions of typer keep to themselves
         return 2, _with_hint(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted"
+        return interruption_code(), "interrupted"
     if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of our output has gone: `lnz … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, ""
@@ -56,7 +58,7 @@ def explain(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, ModuleNotFoundError) and error.__cause__ is not None:  # a package that an extra brings
         return 2, str(error)
     if isinstance(error, OSError | ValueError) or type(error).__name__ in ("Interrupted", "Diverged", "NotMet"):
-        return 130 if type(error).__name__ == "Interrupted" else 1, str(error)
+        return interruption_code() if type(error).__name__ == "Interrupted" else 1, str(error)
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
         return 1, "the device's memory ran out. Use fewer data, chains or hidden units"
     return 1, None

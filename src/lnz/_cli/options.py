@@ -117,3 +117,11 @@ Resume = Annotated[
         metavar="RUN", help="Run folder of an interrupted run to continue, exactly as if it had not been interrupted."
     ),
 ]
+ResumeOrStart = Annotated[
+    bool,
+    InRun(
+        "--resume-or-start",
+        help="Continue the run in the run folder if it was interrupted, start it if there is none, and only report it if it is finished: the "
+        "same command line may be repeated, as in a queue.",
+    ),
+]

@@ -1,14 +1,53 @@
-"""Settings of the process that the command line owns: float64 for exact sums, and a cache of compiled programs."""
+"""What the command line sets for its process: float64 for exact sums, a cache of compiled programs, and what signals do."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 _done = False
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_stopped_by = signal.SIGINT
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the work as Ctrl-C does, so that it saves its state. Further ones are ignored while it does.
+
+    A signal that is ignored already, as SIGHUP is under nohup, stays ignored.
+    """
+    global _stopped_by
+    _stopped_by = signal.SIGINT
+
+    def interrupt(number: int, _: object) -> None:
+        global _stopped_by
+        _stopped_by = signal.Signals(number)
+        for name in caught:
+            signal.signal(name, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    caught = []
+    if threading.current_thread() is threading.main_thread():
+        caught = [name for name in _STOPPING if signal.getsignal(name) == signal.SIG_DFL]
+    for name in caught:
+        signal.signal(name, interrupt)
+    try:
+        yield
+    finally:
+        for name in caught:
+            signal.signal(name, signal.SIG_DFL)
+
+
+def interruption_code() -> int:
+    """The exit code of work that was interrupted: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
+    return 128 + _stopped_by
 
 
 def prepare_jax() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 import lnz
 from lnz import report
 from lnz._cli.errors import BadInput, refusing
-from lnz._cli.folder import RunFolder, versions
+from lnz._cli.folder import RunFolder
+from lnz._cli.metrics import Metrics, resumable
 from lnz._cli.output import facts
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step
@@ -22,91 +22,84 @@ from lnz._cli.segment_options import MODEL, PARTS, Apply, Evaluate, Train
 from lnz._core.packages import package
 from lnz.apps import LabelledImages, Prediction, Segmenter
 from lnz.apps._segmentation.segment_settings import Settings
-from lnz.apps._segmentation.segment_training import Training
+from lnz.apps._segmentation.segment_training import STAGES, SegmenterEvaluation, Training
 from lnz.apps._segmentation.selection import scores
-from lnz.learning._loop import Interrupted
 
-_STATE = "checkpoint.safetensors"
 _SHOWN = 6  # images in the report
 
 
 def train(options: Train) -> None:
     """Train a segmenter, and leave a run folder with a report."""
     prepare_jax()
+    began = time.perf_counter()
     if options.resume is not None:
-        config = RunFolder(options.resume).config_of("segmenter", *PARTS)
-        source, settings, coding = Path(config["data"]), config["settings"], config["coding"]
+        folder = RunFolder(options.resume)
+        config = folder.config_of("segmenter", *PARTS)
+        folder.note_versions()
+        data = _read(config)
     else:
         assert options.folder is not None
-        source, settings = options.folder, dataclasses.asdict(options.settings)
-        coding = {"classes": options.classes, "void": options.void}
-    _train(source, settings, coding, options.out, options.resume, force=options.force, as_json=options.json)
+        assert options.out is not None
+        config: dict[str, Any] = {"kind": "segmenter", "data": str(options.folder.resolve())}
+        config["coding"] = {"classes": options.classes, "void": options.void}
+        config["settings"] = dataclasses.asdict(options.settings)
+        data = _read(config)
+        config["coding"]["classes"] = data.classes
+        folder = RunFolder.begin(options.out, config, force=options.force, resume_or_start=options.resume_or_start)
+    found = folder.results() or _train(data, config["settings"], folder, began)
+    rows = [("Trained on", f"{found['images']} images of {config['data']}"), *_score_rows(found, found["measured_on"])]
+    rows += [("Time", f"{found['seconds']:.0f} s"), ("Run", found["run"]), ("Report", str(folder["report.html"]))]
+    facts(found, rows, as_json=options.json)
 
 
-def _train(
-    source: Path,
-    settings: dict[str, Any],
-    coding: dict[str, Any],
-    out: Path | None,
-    resume: Path | None,
-    *,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Read, check, fit, measure and report. Everything that can be refused is refused before the folder is touched."""
-    began = time.perf_counter()
-    settings = settings | {"scales": tuple(settings["scales"])}
-    with Step(f"reading {source}"), refusing():
-        data = lnz.apps.read_segmentation(source, classes=coding["classes"], void=coding["void"])
-        Training(data, Settings(**settings))
-    if resume is not None:
-        run = RunFolder(resume)
-    else:
-        assert out is not None
-        run = RunFolder.create(out, force=force)
-        about = {"kind": "segmenter", "command": ["lnz", *sys.argv[1:]], "data": str(source.resolve())}
-        coding = coding | {"classes": data.classes}
-        run.write_json("config.json", about | {"coding": coding, "settings": settings, "versions": versions()})
-    lines = run.records() if run[_STATE].is_file() else []
-    last = "nothing was saved yet"
+def _read(config: dict[str, Any]) -> LabelledImages:
+    """The data of a configuration. Everything that can be refused is refused before a folder is touched."""
+    config["settings"]["scales"] = tuple(config["settings"]["scales"])
+    with Step(f"reading {config['data']}"), refusing():
+        data = lnz.apps.read_segmentation(Path(config["data"]), **config["coding"])
+        Training(data, Settings(**config["settings"]))
+    return data
 
-    def on_evaluation(look: Any) -> None:
-        nonlocal last
-        lines.append(look._asdict() | {"seconds": time.perf_counter() - began})
-        run.write_lines("metrics.jsonl", lines)
-        last = f"epoch {look.epoch} of the stage {look.stage} is saved"
-        held = "" if look.validation is None else f"  held-out {look.validation:.4f}"
-        progress.say(f"{look.stage} epoch {look.epoch}  loss {look.loss:.4f}{held} nats/node")
 
-    try:
+def _train(data: LabelledImages, settings: dict[str, Any], run: RunFolder, began: float) -> dict[str, Any]:
+    """Fit, measure and report."""
+    metrics = Metrics(run)
+
+    def on_evaluation(found: SegmenterEvaluation) -> None:
+        metrics.add(found._asdict() | {"seconds": time.perf_counter() - began})
+        held = "" if found.validation is None else f"  held-out {found.validation:.4f}"
+        progress.say(f"{found.stage} epoch {found.epoch}  loss {found.loss:.4f}{held} nats/node")
+
+    def done() -> str:
+        if not metrics.records:
+            return "; nothing was saved yet"
+        return "; epoch {epoch} of the stage {stage} is saved".format(**metrics.records[-1])
+
+    with resumable(run, done):
         with Step("compiling") as progress:
-            fitted = lnz.apps.fit_segmenter(data, checkpoint=run[_STATE], on_evaluation=on_evaluation, **settings)
-    except (Interrupted, KeyboardInterrupt):
-        raise Interrupted(f"interrupted; {last}. Go on with: lnz segment train --resume {run.path}") from None
-    segmenter, training = fitted.segmenter, fitted.training
-    segmenter.save(run[MODEL])
-    shown, which = (training.train, "training") if training.held_out is None else (training.held_out, "held-out")
-    with Step("measuring, and drawing the report"):
-        prediction = segmenter.predict(shown.images)
-        found = {
-            "run": str(run.path),
-            "images": len(training.train),
-            "held_out": 0 if training.held_out is None else len(training.held_out),
-            "classes": data.classes,
-            "measured_on": which,
-            **_scores_json(scores(prediction, shown)),
-            "scales": segmenter.potentials.scales.tolist(),
-            "dense": dataclasses.asdict(segmenter.dense),
-            "epochs": {
-                stage: sum(look.stage == stage for look in fitted.evaluations) for stage in ("unary", "context")
-            },
-            "seconds": time.perf_counter() - began,
-        }
-        _report(run, found, settings, shown, prediction, fitted.evaluations)
-    run.write_json("results.json", found)
-    rows = [("Trained on", f"{found['images']} images of {source}"), *_score_rows(found, which)]
-    rows += [("Time", f"{found['seconds']:.0f} s"), ("Run", str(run.path)), ("Report", str(run["report.html"]))]
-    facts(found, rows, as_json=as_json)
+            fitted = lnz.apps.fit_segmenter(
+                data, checkpoint=run["checkpoint.safetensors"], on_evaluation=on_evaluation, **settings
+            )
+        segmenter, training = fitted.segmenter, fitted.training
+        segmenter.save(run[MODEL])
+        shown, which = (training.train, "training") if training.held_out is None else (training.held_out, "held-out")
+        with Step("measuring, and drawing the report"):
+            prediction = segmenter.predict(shown.images)
+            found = {
+                "run": str(run.path),
+                "images": len(training.train),
+                "held_out": 0 if training.held_out is None else len(training.held_out),
+                "classes": data.classes,
+                "measured_on": which,
+                **_scores_json(scores(prediction, shown)),
+                "scales": segmenter.potentials.scales.tolist(),
+                "dense": dataclasses.asdict(segmenter.dense),
+                "epochs": {stage: sum(each.stage == stage for each in fitted.evaluations) for stage in STAGES},
+                "seconds": time.perf_counter() - began,
+            }
+            _report(run, found, settings, shown, prediction, fitted.evaluations)
+        run.write_json("results.json", found)
+    return found
 
 
 def apply(options: Apply) -> None:

@@ -12,7 +12,19 @@ import typer
 
 from lnz._cli.errors import BadInput, refuse_with_resume
 from lnz._cli.folder import RunFolder
-from lnz._cli.options import Force, ForceRun, InData, InLearning, InRun, Json, Options, Resume, not_negative, positive
+from lnz._cli.options import (
+    Force,
+    ForceRun,
+    InData,
+    InLearning,
+    InRun,
+    Json,
+    Options,
+    Resume,
+    ResumeOrStart,
+    not_negative,
+    positive,
+)
 from lnz._cli.refusals import existing
 
 MODEL = "segmenter.safetensors"
@@ -101,15 +113,13 @@ class Train(Options):
     settings: Settings = Settings()
     force: ForceRun = False
     resume: Resume = None
+    resume_or_start: ResumeOrStart = False
     json: Json = False
 
     def check(self, given: Mapping[str, str]) -> None:
         if self.resume is not None:
             refuse_with_resume(given)
-            folder = RunFolder.open(self.resume)
-            folder.config_of("segmenter", *PARTS)
-            if folder["results.json"].is_file():
-                raise BadInput(f"{self.resume}: is finished. Evaluate it, or train anew")
+            RunFolder.open(self.resume).resumable("segmenter", *PARTS)
         elif self.folder is None or self.out is None:
             raise BadInput(
                 "segment train: name the data and a run folder, such as `lnz segment train street --out runs/street`"
@@ -120,7 +130,7 @@ class Train(Options):
             if self.settings.stride not in (0, 1, 2, 4):
                 raise BadInput(f"--stride: {self.settings.stride} is not one of 0, 1, 2 and 4")
             existing(self.folder)
-            RunFolder(self.out).refuse_taken(force=self.force)
+            RunFolder(self.out).refuse_taken(force=self.force, resume_or_start=self.resume_or_start)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,86 +14,91 @@ import numpy as np
 
 import lnz
 from lnz._cli.errors import BadInput, refusing
-from lnz._cli.folder import RunFolder, versions
+from lnz._cli.folder import RunFolder
+from lnz._cli.metrics import Metrics, resumable
 from lnz._cli.output import emit_json, facts, note
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step
-from lnz._cli.tag_options import MODEL, Apply, Evaluate, Train
+from lnz._cli.tag_options import MODEL, PARTS, Apply, Evaluate, Train
 from lnz.apps import Tagger
 from lnz.apps._tagging.chunk_metrics import chunk_score, is_chunking
 from lnz.apps._tagging.features import default_templates, parse, reference_templates
 from lnz.apps._tagging.tag_training import TaggerEvaluation, Training, check_labels
 from lnz.io import Sentences, read_conll, write_atomic
 from lnz.io._conll import counted
-from lnz.learning._loop import Interrupted
-
-_STATE = "checkpoint.safetensors"
 
 
 def train(options: Train) -> None:
     """Train a tagger, and leave a run folder."""
     prepare_jax()
     began = time.perf_counter()
-    file, out = options.file, options.out
-    with Step(f"reading {file}"):
-        sentences = read_conll(file)
-        check_labels(sentences)
-        held_out = None if options.validation is None else read_conll(options.validation)
-    columns = len(sentences.columns) - 1
-    templates = (reference_templates if options.features == "reference" else default_templates)(columns)
-    templates += [text for text in options.template or [] if text not in templates]
-    with refusing():
-        for text in templates:
-            parse(text)
-    settings = {"templates": templates, **dataclasses.asdict(options.settings)}
-    found = _train(sentences, held_out, out, file, settings, force=options.force)
-    found["seconds"] = time.perf_counter() - began
-    RunFolder(out).write_json("results.json", found)
+    if options.resume is not None:
+        folder = RunFolder(options.resume)
+        config = folder.config_of("tagger", *PARTS)
+        folder.note_versions()
+        training = _read(config, [])
+    else:
+        assert options.file is not None
+        assert options.out is not None
+        validation = options.validation and str(options.validation.resolve())
+        config = {"kind": "tagger", "data": str(options.file.resolve()), "validation": validation}
+        config["settings"] = dataclasses.asdict(options.settings)
+        training = _read(config, options.template or [], options.features)
+        folder = RunFolder.begin(options.out, config, force=options.force, resume_or_start=options.resume_or_start)
+    found = folder.results() or _train(training, folder, config, began)
     rows = [
         ("Tagger", f"{found['features']:,} features, {found['labels']} labels, {found['weights']:,} weights"),
-        ("Trained on", f"{found['sentences']:,} sentences of {file}"),
+        ("Trained on", f"{found['sentences']:,} sentences of {config['data']}"),
         ("Objective", f"{found['objective']:.3f} nats after {found['step']} {found['steps_are']}, {found['ended']}"),
     ]
     if found["validation_nll"] is not None:
         rows.append(("Validation", f"{found['validation_nll']:.4f} nats per sentence"))
-    rows += [("Time", f"{found['seconds']:.0f} s"), ("Run", str(out))]
+    rows += [("Time", f"{found['seconds']:.0f} s"), ("Run", str(folder.path))]
     facts(found, rows, as_json=options.json)
 
 
-def _train(
-    sentences: Sentences, held_out: Sentences | None, out: Path, file: Path, settings: dict[str, Any], *, force: bool
-) -> dict[str, Any]:
-    """Fit, with a checkpoint at every look. Everything that can be refused is refused before the folder is touched."""
+def _read(config: dict[str, Any], more: list[str], features: str | None = None) -> Training:
+    """The training of a configuration, to which the templates of `features` are added if it is new. Everything that can be refused is refused."""
+    with Step(f"reading {config['data']}"):
+        sentences = read_conll(config["data"])
+        check_labels(sentences)
+        validation = None if config["validation"] is None else read_conll(config["validation"])
     with refusing():
-        training = Training(sentences, validation=held_out, **settings)
-    folder = RunFolder.create(out, force=force, resumable=False)
-    about = {"kind": "tagger", "command": ["lnz", *sys.argv[1:]], "data": str(file), "settings": settings}
-    folder.write_json("config.json", about | {"versions": versions()})
-    lines: list[dict[str, Any]] = []
-    saved = 0
+        if features is not None:
+            columns = len(sentences.columns) - 1
+            templates = (reference_templates if features == "reference" else default_templates)(columns)
+            templates += [text for text in more if text not in templates]
+            for text in templates:
+                parse(text)
+            config["settings"]["templates"] = templates
+        return Training(sentences, validation=validation, **config["settings"])
 
-    def on_evaluation(look: TaggerEvaluation) -> None:
-        nonlocal saved
-        look.tagger.save(folder[MODEL])
-        saved = look.step
-        lines.append({"step": look.step, "objective": look.objective, "validation_nll": look.validation})
-        folder.write_lines("metrics.jsonl", lines)
-        held_out = "" if look.validation is None else f"  held-out {look.validation:.4f} nats/sentence"
-        progress.say(f"{steps[:-1]} {look.step} of at most {limit}  objective {look.objective:,.1f} nats{held_out}")
 
-    steps = "iterations" if settings["optimizer"] == "lbfgs" else "epochs"
-    limit = settings[steps]
-    try:
-        with Step("compiling") as progress:
-            fitted = training.run(folder[_STATE], on_evaluation)
-    except (Interrupted, KeyboardInterrupt):
-        kept = f"the tagger of step {saved} is saved in {out}" if saved else "nothing was saved yet"
-        raise Interrupted(f"interrupted; {kept}. Train anew with --force") from None
-    step, objective, nll = next(look for look in fitted.evaluations if look[0] == fitted.step)
-    return {
-        "run": str(out),
-        "sentences": len(sentences),
-        "tokens": sentences.tokens,
+def _train(training: Training, folder: RunFolder, config: dict[str, Any], began: float) -> dict[str, Any]:
+    """Fit, with a checkpoint at every evaluation."""
+    metrics = Metrics(folder)
+
+    def on_evaluation(found: TaggerEvaluation) -> None:
+        found.tagger.save(folder[MODEL])
+        metrics.add({"step": found.step, "objective": found.objective, "validation_nll": found.validation})
+        held_out = "" if found.validation is None else f"  held-out {found.validation:.4f} nats/sentence"
+        progress.say(f"{steps[:-1]} {found.step} of at most {most}  objective {found.objective:,.1f} nats{held_out}")
+
+    def done() -> str:
+        if not metrics.records:
+            return "; nothing was saved yet"
+        return f"; the tagger of step {metrics.records[-1]['step']} is saved in {folder.path}"
+
+    steps = "iterations" if config["settings"]["optimizer"] == "lbfgs" else "epochs"
+    most = config["settings"][steps]
+    with resumable(folder, done), Step("compiling") as progress:
+        fitted = training.run(folder["checkpoint.safetensors"], on_evaluation)
+        fitted.tagger.save(folder[MODEL])
+    step, objective, nll = next(found for found in fitted.evaluations if found[0] == fitted.step)
+    found = {
+        "run": str(folder.path),
+        "sentences": len(training.sentences),
+        "tokens": training.sentences.tokens,
         "features": fitted.tagger.features.count,
         "labels": len(fitted.tagger.labels),
         "weights": int((fitted.tagger.weights != 0).sum()),
@@ -102,7 +107,10 @@ def _train(
         "ended": "converged" if fitted.finished else "at the step limit",
         "objective": objective,
         "validation_nll": nll,
+        "seconds": time.perf_counter() - began,
     }
+    folder.write_json("results.json", found)
+    return found
 
 
 def apply(options: Apply) -> None:

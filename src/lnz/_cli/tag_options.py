@@ -10,12 +10,24 @@ from typing import Annotated, Literal
 
 import typer
 
-from lnz._cli.errors import BadInput
+from lnz._cli.errors import BadInput, refuse_with_resume
 from lnz._cli.folder import RunFolder
-from lnz._cli.options import Force, ForceRun, InLearning, InRun, Json, Options, not_negative, positive
+from lnz._cli.options import (
+    Force,
+    ForceRun,
+    InLearning,
+    InRun,
+    Json,
+    Options,
+    Resume,
+    ResumeOrStart,
+    not_negative,
+    positive,
+)
 from lnz._cli.refusals import existing, new_file
 
 MODEL = "tagger.safetensors"
+PARTS = ("settings", "data", "validation")  # of config.json
 
 _Features = functools.partial(typer.Option, rich_help_panel="Features")
 
@@ -46,16 +58,17 @@ class Settings:
 class Train(Options):
     """Train a tagger by exact likelihood, and leave a run folder.
 
-    The tagger is saved every ten iterations, or every epoch: after Ctrl-C or a crash the run holds the last one.
+    Tagger and training state are saved every ten iterations, or every epoch, and at Ctrl-C: after a crash the run holds the last ones.
 
     Examples:
 
     - lnz tag train train.txt.gz --out runs/chunks
     - lnz tag train train.txt --validation dev.txt --optimizer adam --out runs/quick
     - lnz tag train train.txt --template "suffix2[-1] suffix2[0]" --min-count 2 --out runs/mine
+    - lnz tag train --resume runs/chunks
     """
 
-    file: ColumnFile
+    file: Annotated[Path | None, typer.Argument(help="Column file, plain or .gz.")] = None
     features: Annotated[
         Literal["default", "reference"],
         _Features(
@@ -78,14 +91,24 @@ class Train(Options):
             help="Column file of validation sentences: training stops when they no longer improve, and the best tagger is kept.",
         ),
     ] = None
-    out: Annotated[Path, InRun(help="Run folder.")]
+    out: Annotated[Path | None, InRun(help="Run folder.")] = None
     force: ForceRun = False
+    resume: Resume = None
+    resume_or_start: ResumeOrStart = False
     json: Json = False
 
     def check(self, given: Mapping[str, str]) -> None:
-        for file in filter(None, (self.file, self.validation)):
-            existing(file)
-        RunFolder(self.out).refuse_taken(force=self.force, resumable=False)
+        if self.resume is not None:
+            refuse_with_resume(given)
+            RunFolder.open(self.resume).resumable("tagger", *PARTS)
+        elif self.file is None or self.out is None:
+            raise BadInput(
+                "tag train: name the data and a run folder, such as `lnz tag train train.txt --out runs/chunks`"
+            )
+        else:
+            for file in filter(None, (self.file, self.validation)):
+                existing(file)
+            RunFolder(self.out).refuse_taken(force=self.force, resume_or_start=self.resume_or_start)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

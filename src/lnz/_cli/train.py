@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,14 @@ from lnz._cli.dataset import held_out
 from lnz._cli.defaults import LARGE, evaluation_effort, fill, updates
 from lnz._cli.draw import draw
 from lnz._cli.errors import BadInput, refusing
-from lnz._cli.folder import RunFolder, versions
-from lnz._cli.metrics import Metrics
+from lnz._cli.folder import RunFolder
+from lnz._cli.metrics import Metrics, resumable
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step, TrainingProgress
 from lnz._cli.settings import Settings
 from lnz._core.checkpoint import load_arrays
 from lnz._core.energy import Energy
 from lnz.learning._fit import Record
-from lnz.learning._loop import Interrupted
 from lnz.learning._monitor import MonitorReport
 
 
@@ -65,11 +62,23 @@ def run(options: Train) -> None:
     """The command."""
     prepare_jax()
     chosen = begin(options) if options.resume is None else reopen(options.resume)
-    show.training(train(chosen), as_json=options.json)
+    results = chosen.folder.results() if options.resume_or_start else None
+    if results is None:
+        with resumable(chosen.folder, lambda: _done(chosen)):
+            results = train(chosen)
+    show.training(results, as_json=options.json)
+
+
+def _done(run: Run) -> str:
+    checkpoint = run.folder["checkpoint.safetensors"]
+    if run.folder["model.lnz"].is_file() or not checkpoint.is_file():
+        return "; what was done is saved"
+    step, total = load_arrays(checkpoint)[1]["step"], updates(run.settings, len(run.dataset.train))
+    return f" after update {step:,} of {total:,}; the state is saved"
 
 
 def begin(options: Train) -> Run:
-    """A new run. Everything that can be refused is refused before the folder is touched."""
+    """A new run, or with --resume-or-start the same one begun earlier. Everything that can be refused is refused before the folder is touched."""
     given = options.chosen
     source, split_seed = given.data, given.split_seed
     data = dataset.load(source, given.array)
@@ -86,17 +95,13 @@ def begin(options: Train) -> Run:
             notes.insert(0, f"{data.source}: {coding.words}")
         for text in notes:
             output.note(text)
-    run.folder = RunFolder.create(options.folder, force=options.force)
-    run.folder.write_json(
-        "config.json",
-        {
-            "command": ["lnz", *sys.argv[1:]],
-            "begun": _now(),
-            "settings": dataclasses.asdict(settings),
-            "data": found.about(),
-            "versions": versions(),
-        },
+    run.folder = RunFolder.begin(
+        options.folder,
+        {"settings": dataclasses.asdict(settings), "data": found.about()},
+        force=options.force,
+        resume_or_start=options.resume_or_start,
     )
+    run.folder.note_versions()
     return run
 
 
@@ -143,10 +148,7 @@ def reopen(path: Path) -> Run:
         )
     if found.sha256 != about["sha256"]:
         raise BadInput(f"{data.source}: has changed since {path} was begun. Bring the old data back, or train anew")
-    now = versions()
-    for name in ("lnz", "jax", "numpy"):
-        if (then := config.get("versions", {}).get(name)) != now[name]:
-            output.note(f"{path} was begun with {name} {then}, and this is {now[name]}: the last digits may differ")
+    folder.note_versions()
     return Run(folder, settings, found)
 
 
@@ -154,7 +156,6 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     """Fit the model, measure it, and fill the run folder. Goes on from the checkpoint where there is one."""
     folder, settings, data = run.folder, run.settings, run.dataset
     began = time.perf_counter()
-    again = f"Go on with: lnz train --resume {folder.path}"
     fresh = not folder["checkpoint.safetensors"].is_file()
     with Step("pretraining the layers" if settings.pretraining else "building the model", shown=shown):
         energy = (model_options.started if fresh else model_options.build)(settings, data, run.keys["init"])
@@ -175,47 +176,41 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
             progress.alarm(str(alarm))
 
     per_epoch = -(-len(rows) // min(settings.batch_size, len(rows)))
-    try:
-        with TrainingProgress(updates=total, per_epoch=per_epoch, unit=unit, shown=shown) as progress:
-            fitted = lnz.fit(
-                energy,
-                standard.data(rows),
-                negative_phase=model_options.negative_phase(settings),
-                positive_phase=model_options.positive_phase(settings),
-                objective=model_options.objective(settings, run.standard_base),
-                optimizer=model_options.optimiser(settings, total),
-                epochs=settings.epochs,
-                batch_size=settings.batch_size,
-                validation=standard.data(data.validation) if len(data.validation) else None,
-                evaluate_every=settings.evaluate_every,
-                route=look,
-                key=run.keys["fit"],
-                checkpoint=folder["checkpoint.safetensors"],
-                on_progress=progress.step,
-                on_record=on_record,
-                monitor=lnz.learning.Monitor() if settings.monitor else None,
-                on_report=on_report,
-            )
-        trained = time.perf_counter()
-        with Step("measuring the likelihood", shown=shown):
-            model = standard.model(model_options.learned(fitted.best))
-            base = model_options.annealing_base(model, run.base, rows)
-            lnz.save(folder["base.lnz"], base)
-            lnz.save(folder["model.lnz"], model)
-            results = _measure(run, model, base)
-        with Step("drawing samples and the report", shown=shown):
-            results |= {"best_step": fitted.best_step, "updates": total}
-            results["alarms"] = [alarm for report in reports.records for alarm in report["alarms"]]
-            _illustrate(run, model, base, results, metrics.records)
-    except Interrupted:
-        step = int(load_arrays(folder["checkpoint.safetensors"])[1]["step"])
-        raise Interrupted(f"interrupted after update {step:,} of {total:,}; the state is saved. {again}") from None
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; what was done is saved. {again}") from None
+    with TrainingProgress(updates=total, per_epoch=per_epoch, unit=unit, shown=shown) as progress:
+        fitted = lnz.fit(
+            energy,
+            standard.data(rows),
+            negative_phase=model_options.negative_phase(settings),
+            positive_phase=model_options.positive_phase(settings),
+            objective=model_options.objective(settings, run.standard_base),
+            optimizer=model_options.optimiser(settings, total),
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            validation=standard.data(data.validation) if len(data.validation) else None,
+            evaluate_every=settings.evaluate_every,
+            route=look,
+            key=run.keys["fit"],
+            checkpoint=folder["checkpoint.safetensors"],
+            on_progress=progress.step,
+            on_record=on_record,
+            monitor=lnz.learning.Monitor() if settings.monitor else None,
+            on_report=on_report,
+        )
+    trained = time.perf_counter()
+    with Step("measuring the likelihood", shown=shown):
+        model = standard.model(model_options.learned(fitted.best))
+        base = model_options.annealing_base(model, run.base, rows)
+        lnz.save(folder["base.lnz"], base)
+        lnz.save(folder["model.lnz"], model)
+        results = _measure(run, model, base)
+    with Step("drawing samples and the report", shown=shown):
+        results |= {"best_step": fitted.best_step, "updates": total}
+        results["alarms"] = [alarm for report in reports.records for alarm in report["alarms"]]
+        _illustrate(run, model, base, results, metrics.records)
     now = time.perf_counter()
     results["seconds"] = {"training": earlier + trained - began, "measuring": now - trained}
-    folder.write_json("results.json", results)
     _report(run, results, metrics.records)
+    folder.write_json("results.json", results)
     return results
 
 
@@ -312,7 +307,3 @@ def _report(run: Run, results: dict[str, Any], records: list[dict[str, Any]]) ->
         config=run.folder.config(),
         pictures={name: run.folder[f"{name}.png"].read_bytes() for name in ("curves", "samples", "filters", "moments")},
     )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -41,12 +41,14 @@ class SegmenterEvaluation(NamedTuple):
         epoch: of the stage, from 1.
         loss: the mean objective of the epoch, in nats per node.
         validation: the same on the images held out, or None.
+        step: epochs of both stages so far.
     """
 
     stage: str
     epoch: int
     loss: float
     validation: float | None
+    step: int
 
 
 class _State(eqx.Module):
@@ -156,7 +158,7 @@ class Training(Problem[_Progress, SegmenterEvaluation]):
             return None
         stage = int(state.state.stage)
         held = self.validation_loss(state.state.model, stage) if self.held_out is not None else None
-        return SegmenterEvaluation(STAGES[stage], int(state.state.epoch), state.loss, held)
+        return SegmenterEvaluation(STAGES[stage], int(state.state.epoch), state.loss, held, self.number(state))
 
     def close(self, state: _Progress, evaluation: SegmenterEvaluation) -> _Progress:
         """Keep the best model, and begin the next stage from it where that is due."""

@@ -67,10 +67,10 @@ def lbfgs_iteration(objective: Objective, state: LBFGSState) -> LBFGSState:
             return state._replace(converged=np.asarray(True))
         pairs = 0 if found is None else pairs
     length, value, gradient = found
-    step, change = length * direction, gradient - state.gradient
+    step, change = np.multiply(length, direction), gradient - state.gradient
     steps, changes = state.steps, state.changes
     if step @ change > -np.finfo(float).eps * length * slope:
-        steps, changes = np.concatenate([steps[1:], step[None]]), np.concatenate([changes[1:], change[None]])
+        steps, changes = np.vstack([steps[1:], step]), np.vstack([changes[1:], change])
         pairs = min(pairs + 1, _PAIRS)
     converged = _flat(gradient) or value >= float(state.value)
     return LBFGSState(

@@ -133,13 +133,13 @@ class _Progress(NamedTuple):
     """How far training has come.
 
     Attributes:
-        solver: the solver's state.
+        solver: the solver's state, an `LBFGSState` or an `_AdamState`.
         best: θ of the best tagger so far, float32.
         objectives: of the last steps.
         evaluations: of every one the step, the objective and the validation's nats per sentence.
     """
 
-    solver: LBFGSState | _AdamState
+    solver: Any
     best: np.ndarray
     objectives: tuple[float, ...] = ()
     evaluations: tuple[tuple[int, float, float | None], ...] = ()
@@ -197,6 +197,7 @@ class Training(Problem[_Progress, TaggerEvaluation]):
         self._gold = None
         if validation is not None:
             self._gold = self.problem.tagger(np.zeros(self.problem.size)).gold(validation)
+        self.sentences = sentences
         self._validation, self._patience = validation, patience
         self.settings: dict[str, Any] = {
             "templates": features.templates,
@@ -250,7 +251,7 @@ class Training(Problem[_Progress, TaggerEvaluation]):
                 f"the objective is {objective} at step {step}: training has diverged. Lower the learning rate"
             )
         tagger, score = self.problem.tagger(np.asarray(state.solver.x)), None
-        if self._validation is not None:
+        if self._validation is not None and self._gold is not None:
             score = tagger.negative_log_likelihood(self._validation, self._gold) / len(self._validation)
         evaluation = TaggerEvaluation(step, objective, score, tagger)
         if self.close(state, evaluation).best is state.best:
@@ -268,7 +269,8 @@ class Training(Problem[_Progress, TaggerEvaluation]):
 
     def unpack(self, tree: Any, about: dict[str, Any]) -> _Progress:
         evaluations = tuple((step, objective, score) for step, objective, score in about["evaluations"])
-        return _Progress(*tree, tuple(about["objectives"]), evaluations)
+        solver, best = tree
+        return _Progress(solver, best, tuple(about["objectives"]), evaluations)
 
     def _evaluated(self, state: _Progress) -> bool:
         return bool(state.evaluations) and state.evaluations[-1][0] == state.step
