@@ -21,7 +21,7 @@ class Metrics:
     def __init__(self, folder: RunFolder, name: str = "metrics.jsonl"):
         self._path, self._again = folder[name], folder.again
         checkpoint = folder["checkpoint.safetensors"]
-        step = int(load_arrays(checkpoint)[1]["step"]) if checkpoint.is_file() else -1
+        step = int(load_arrays(checkpoint)[1].get("step", -1)) if checkpoint.is_file() else -1
         self.records = [record for record in folder.records(name) if record["step"] <= step]
         folder.write_lines(name, self.records)
 

@@ -85,7 +85,7 @@ class Keeper:
         """
         assert self.path is not None
         tree, about = load_tree(self.path, like, with_metadata=True)
-        if "settings" not in about:
+        if not {"settings", "step"} <= about.keys():
             raise CheckpointError(f"{self.path} is no checkpoint of a training run. Name another file.")
         for name, value in self.settings.items():
             if (found := about["settings"].get(name)) != value:

@@ -266,7 +266,7 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, tmp_path):
     before = {p.name: p.read_bytes() for p in (folder / "run").iterdir()}
     train, run = folder / "train.txt", folder / "run"
     for args, message in [
-        ((train, "--out", run), "exists already. Replace it by --force, or give another folder by --out"),
+        ((train, "--out", run), "exists already. Go on with it by --resume"),
         ((train, "--out", run, "--force", "--l2", -1), "--l2: -1 is below 0"),
         ((train, "--out", run, "--force", "--learning-rate", "nan"), "--learning-rate: nan is not above 0"),
         (
