@@ -84,7 +84,7 @@ def test_a_constant_column_is_refused_where_it_has_no_density(tmp_path):
 def test_data_of_another_width(finished, tmp_path):
     outcome = call("evaluate", finished, save(tmp_path / "x.npy", np.ones((4, 5), int)))
     assert outcome.code == 2
-    assert "the model wants 6 columns, but the data have 5" in outcome.error
+    assert "the model expects 6 columns, but the data have 5" in outcome.error
 
 
 def test_data_to_evaluate_that_are_no_bits(finished, tmp_path):

@@ -271,7 +271,7 @@ def test_images_become_bits_by_one_rule(tmp_path):
     np.save(tmp_path / "bits.npy", (images[:9] >= 128).reshape(9, -1))
     np.save(tmp_path / "grey.npy", images[:9])
     outcome = call("evaluate", run, tmp_path / "bits.npy", "--json")
-    assert "holds 0 and 1 already" in outcome.err
+    assert "already holds 0 and 1" in outcome.err
     grey = strict(call("evaluate", run, tmp_path / "grey.npy", "--json").out)
     assert strict(outcome.out)["log_likelihood"] == grey["log_likelihood"]
     assert call("sample", run, "-n", 9, "--out", tmp_path / "tiles.png").code == 0

@@ -73,6 +73,7 @@ REFUSED = [
     ("segment train other --out new --range 0.3 --scales 1,x", "are not numbers"),
     ("segment train --resume run --range 0.3", "Leave out --range"),
     ("segment apply run other --out new", "is a run of `lnz train`, not of `lnz segment train`"),
+    ("segment apply segmenter other --out labelled", "notes.png: exists already. Choose another folder"),
     ("segment evaluate nowhere other", "there is no such run folder"),
 ]
 
@@ -86,14 +87,15 @@ def process(code, folder, **options):
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refusals")
-    for name in ("notes.doc", "there.npy", "x.uai", "x.py", "other/notes.txt"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("notes.doc", "there.npy", "x.uai", "x.py", "other/notes.txt", "labelled/masks/notes.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("something")
     config = {"settings": FIRST_RUN, "data": {"coding": {}, "sha256": ""}}
     for name, files, about in (
         ("begun", (), config),
         ("run", ("model.lnz", "base.lnz"), config),
         ("tagger", ("tagger.safetensors",), {"kind": "tagger"}),
+        ("segmenter", ("segmenter.safetensors",), {"kind": "segmenter", "settings": {}, "coding": {}, "data": ""}),
     ):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(about))

@@ -1,4 +1,4 @@
-"""From a file to the arrays that a model learns from, in its own coding, and split for good."""
+"""The data of a run: read from a file, coded as states of the model, and split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lnz.io import Data, DataError
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-    """How values of a file become states of a model, the same for every file a run meets.
+    """How values of a file become states of a model; the same for every file of a run.
 
     Attributes:
         kind: `binary`, `spin`, `categorical` or `real`.
@@ -43,7 +43,7 @@ class Coding:
 
     @property
     def space(self) -> Space:
-        """Where the coded data live."""
+        """The space of the coded data."""
         if self.kind == "categorical":
             return Categorical(self.columns, self.categories or 1)
         return {"binary": Binary, "spin": Spin, "real": Real}[self.kind](self.columns)
@@ -65,15 +65,15 @@ class Coding:
         rows, source = data.rows, data.source
         if rows.shape[1] != self.columns:
             raise DataError(
-                f"{source}: the model wants {self.columns} columns, but the data have {rows.shape[1]}. "
+                f"{source}: the model expects {self.columns} columns, but the data have {rows.shape[1]}. "
                 "Give data of that width, or train a new model"
             )
         refuse_not_finite(rows, source)
         if self.kind in ("binary", "spin") and (self.threshold is not None or self.levels is not None):
             if not fitting and is_within(rows, (0, 1)) and self.threshold != 0.5:
-                notes.append(f"{source} holds 0 and 1 already, so the run's rule ({self.words}) is left out")
+                notes.append(f"{source} already holds 0 and 1, so the run's rule ({self.words}) is not applied")
             elif not fitting and self.kind == "spin" and is_within(rows, (-1, 1)):
-                notes.append(f"{source} holds -1 and +1 already, so the run's rule ({self.words}) is left out")
+                notes.append(f"{source} already holds -1 and +1, so the run's rule ({self.words}) is not applied")
             elif self.levels is not None:
                 rows = io.binarise(rows, levels=self.levels, stochastic=True, seed=seed)
             else:
@@ -91,7 +91,7 @@ class Coding:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Coded data in three parts, any of the last two may be empty."""
+    """Coded data in three parts; validation and test data may be empty."""
 
     source: str
     coding: Coding
@@ -106,7 +106,7 @@ class Dataset:
         return {name: part for name, part in named.items() if len(part)}
 
     def about(self) -> dict[str, Any]:
-        """What `config.json` says of the data."""
+        """The entry of `config.json` on the data."""
         sizes = {name: len(part) for name, part in self.parts().items()}
         return {
             "source": self.source,
@@ -178,7 +178,7 @@ def divide(
 
 
 def held_out(parts: dict[str, Any]) -> str:
-    """The part that a run is judged by: the test data, or what comes next where there are none."""
+    """The part that the run reports first: test data, else validation data, else training data."""
     return next(name for name in ("test", "validation", "train") if name in parts)
 
 

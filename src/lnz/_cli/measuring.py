@@ -1,4 +1,4 @@
-"""Log Z and likelihoods of a finished model, and how they are told as JSON."""
+"""Log Z and likelihoods of a finished model, and their form in JSON."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def likelihood_json(found: lnz.learning.LogLikelihood, *, split: str | None) -> 
 
 
 def agreement(energy: Energy, train: np.ndarray, states: np.ndarray, route: Route) -> dict[str, Any]:
-    """How far the two phases of the likelihood's gradient are apart on the training data (10,000 of them at most).
+    """The relative gradient error: the difference of the two phases on the training data (10,000 of them at most).
 
     The negative phase is exact where log Z is, otherwise a mean over states of the model.
     """

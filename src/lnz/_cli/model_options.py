@@ -20,7 +20,7 @@ from lnz.learning._positive import PositivePhase
 
 
 def build(settings: Settings, dataset: Dataset, key: Any) -> Energy:
-    """The model that learning starts from: small random weights or no couplings, and biases fitted to the training data."""
+    """The initial model: small random weights or zero couplings, and biases fitted to the training data."""
     space, train = dataset.coding.space, dataset.train
     if settings.model == "dbm":
         return lnz.DeepBoltzmannMachine.from_data(train, settings.layers, key=key)
@@ -37,7 +37,7 @@ def build(settings: Settings, dataset: Dataset, key: Any) -> Energy:
 
 
 def learner(settings: Settings, model: Energy, base: Energy | None = None, key: Any = None) -> Energy:
-    """What learning changes: the model, and where the objective learns log Z too, a parameter for that, annealed from the base or 0."""
+    """What training changes: the model, and a parameter for log Z where the objective learns it, initialised by annealing from the base."""
     if settings.objective != "noise-contrastive":
         return model
     if base is None:
@@ -47,12 +47,12 @@ def learner(settings: Settings, model: Energy, base: Energy | None = None, key: 
 
 
 def learned(energy: Energy) -> Energy:
-    """The model in what learning has changed."""
+    """The model inside what training has changed."""
     return energy.energy if isinstance(energy, lnz.SelfNormalised) else energy
 
 
 def started(settings: Settings, dataset: Dataset, key: Any) -> Energy:
-    """The model that learning starts from, a deep machine after its layers' pretraining."""
+    """The initial model; a deep machine after the pretraining of its layers."""
     if not settings.pretraining:
         return build(settings, dataset, key)
     return lnz.learning.pretrained(
@@ -61,7 +61,7 @@ def started(settings: Settings, dataset: Dataset, key: Any) -> Energy:
 
 
 def annealing_base(energy: Energy, base: Energy, train: np.ndarray) -> Energy:
-    """Where chains are annealed from: the independent units, for a deep machine those of its upper layers too."""
+    """The base of annealing: independent units, for a deep machine those of its upper layers too."""
     return base if energy.data_space == energy.observed else lnz.routes.fitted_base(energy, train)
 
 
@@ -73,7 +73,7 @@ def positive_phase(settings: Settings) -> PositivePhase | None:
 
 
 def factorised(space: Space, train: np.ndarray) -> Energy:
-    """Independent units fitted to the training data: what log Z is annealed from, and what a model must beat."""
+    """Independent units fitted to the training data: the base of annealing, and the baseline of the likelihood."""
     if isinstance(space, lnz.Real):
         mean, variance = train.mean(axis=0, dtype=np.float64), train.var(axis=0, dtype=np.float64)
         return lnz.Gaussian(jnp.asarray(mean), jnp.asarray(1 / variance))
@@ -81,7 +81,7 @@ def factorised(space: Space, train: np.ndarray) -> Energy:
 
 
 class Standard:
-    """Real data in the units that learning likes, mean 0 and variance 1, and the way back. Other data stay as they are."""
+    """Real data standardised to mean 0 and variance 1, and the way back. Other data stay as they are."""
 
     def __init__(self, coding: Coding, train: np.ndarray):
         self.real = coding.kind == "real"
@@ -94,7 +94,7 @@ class Standard:
 
     @property
     def log_volume(self) -> float:
-        """What a log density in standard units exceeds that in the data's own by: Σ_i log scale_i."""
+        """The log density in standard units minus that in the data's own: Σ_i log scale_i."""
         return float(np.log(self.scale).sum())
 
     def model(self, energy: Any) -> Energy:
@@ -115,12 +115,13 @@ class Standard:
             hidden - shift,
             log_scale + np.log(self.scale),
         )
-        where = lambda m: (m.weights, m.visible_bias, m.hidden_bias, m.log_scale)  # noqa: E731
-        return eqx.tree_at(where, energy, tuple(jnp.asarray(p) for p in parts))
+        return eqx.tree_at(
+            lambda m: (m.weights, m.visible_bias, m.hidden_bias, m.log_scale), energy, tuple(map(jnp.asarray, parts))
+        )
 
 
 def objective(settings: Settings, base: Energy) -> Objective | None:
-    """The objective without log Z that the settings name; `base` is what the data are told from. None for the likelihood."""
+    """The objective without log Z that the settings name; `base` is the noise distribution. None for the likelihood."""
     if settings.objective == "likelihood":
         return None
     kind = OBJECTIVES[settings.objective]

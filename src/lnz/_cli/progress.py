@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a bar on a terminal, a line now and then elsewhere; always on stderr."""
+"""Progress on stderr: a bar on a terminal, elsewhere a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BAR_SECONDS = 0.5  # of work before a bar is drawn
 
 
 class TrainingProgress:
-    """A bar with the updates made, the time left, the held-out log-likelihood and the energy gap. A context manager."""
+    """A bar with updates, time left, held-out log-likelihood and energy gap. A context manager."""
 
     def __init__(self, *, updates: int, per_epoch: int, unit: str, shown: bool = True):
         self._per_epoch, self._unit = per_epoch, unit
@@ -44,12 +44,12 @@ class TrainingProgress:
             self._bar.update(self._task, completed=done, epoch=epoch, held_out=self._held_out, gap=self._gap)
 
     def record(self, record: dict[str, Any]) -> None:
-        """After a look at the held-out data."""
-        look = record["validation"]
+        """After an evaluation on the held-out data."""
+        found = record["validation"]
         self._held_out = (
             ""
-            if look is None
-            else f"held-out {'≥ ' if look.get('is_limit') else ''}{look['log_likelihood']:.2f} nats/{self._unit}"
+            if found is None
+            else f"held-out {'≥ ' if found.get('is_limit') else ''}{found['log_likelihood']:.2f} nats/{self._unit}"
         )
         gap = record["figures"].get("energy_gap")
         self._gap = "" if gap is None else f"energy gap {gap:+.2f}"
@@ -61,7 +61,7 @@ class TrainingProgress:
             _line("  ".join(fact for fact in facts if fact))
 
     def alarm(self, words: str) -> None:
-        """Something is wrong with the run: said at once, above the bar."""
+        """An alarm of the monitor, printed at once above the bar."""
         if not self._shown:
             return
         if self._bar is None:
@@ -71,7 +71,7 @@ class TrainingProgress:
 
 
 class Step:
-    """A named piece of work: a spinner on a terminal, and elsewhere only what it says as it goes. A context manager."""
+    """A step of the work: a spinner on a terminal, elsewhere only the lines of `say`. A context manager."""
 
     def __init__(self, what: str, *, shown: bool = True):
         self._status: Any = None
@@ -91,7 +91,7 @@ class Step:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """How far the work is: beside the spinner, or a line now and then."""
+        """Report progress: beside the spinner, or as a line at most every ten seconds."""
         if self._status is not None:
             self._status.update(text)
         elif self._shown and time.monotonic() - self._said > _LINE_SECONDS:
@@ -100,7 +100,7 @@ class Step:
 
 
 class Work:
-    """Long exact sums: the stage, the share of its predicted work, the memory in use and the time left. A context manager.
+    """Progress of long exact sums: stage, share of the predicted work, memory and time left. A context manager.
 
     An instance is what `lnz._graphs.solver.Solver` takes as `progress`. On a terminal a bar, at once where the work will take long, otherwise
     after half a second; a line now and then elsewhere.

@@ -150,6 +150,11 @@ class Apply(Options):
 
     def check(self, given: Mapping[str, str]) -> None:
         _check_run(self.run, self.images)
+        folder = self.images / "images" if (self.images / "images").is_dir() else self.images
+        names = {path.stem for path in (folder.iterdir() if folder.is_dir() else [folder])}
+        taken = [path for path in sorted(self.out.glob("*/*.png")) if path.stem in names]
+        if taken and not self.force:
+            raise BadInput(f"{taken[0]}: exists already. Choose another folder, or replace it by --force")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

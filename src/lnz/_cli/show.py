@@ -1,4 +1,4 @@
-"""What a run and what was measured on it look like on the terminal."""
+"""Results as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lnz._cli.dataset import held_out
 from lnz._cli.output import emit, emit_json, fact_table
 from lnz._core.estimate import decimals
 
-_FEW = 50  # chains that carry an estimate; below, its error is hardly known
+_FEW = 50  # effective chains; below, the error of an estimate is unreliable
 
 
 def number(value: float | None, error: float | None = None, *, least: int = 2, most: int = 6) -> str:
@@ -66,7 +66,7 @@ def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None
 
 
 def training(results: dict[str, Any], *, as_json: bool) -> None:
-    """How a run ended."""
+    """The results of a training run."""
     splits = results["splits"]
     judge = held_out(splits)
     if as_json:
