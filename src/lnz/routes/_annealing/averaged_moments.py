@@ -22,6 +22,7 @@ from lnz._models.independent import Independent, base_of
 from lnz._models.pairwise import Ising, Potts
 from lnz._models.rbm import RBM
 from lnz.kernels._kernels import default_kernel
+from lnz.routes._annealing.ais import annealed
 from lnz.routes._annealing.path import Path, move, unwrapped
 from lnz.routes._annealing.user_path import AnnealingPath, KnownLaw
 from lnz.routes._exact.exact_routes import exact_route
@@ -177,18 +178,15 @@ def _moments_by_chains(model: Energy, path: Path, key: PRNGKeyArray, *, chains: 
     kernel, (start_key, key) = default_kernel(model), jax.random.split(key)
     no_step = jnp.zeros((), jnp.result_type(float))
 
-    def warmed(v: State, inputs: tuple[Array, Array]) -> tuple[State, None]:
-        beta, key = inputs
-        return move(kernel, path.at(beta), key, v, no_step)[0], None
-
     def watched(carry: tuple[State, Any], key: Array) -> tuple[tuple[State, Any], None]:
         v, total = carry
         v, _ = move(kernel, model, key, v, no_step)
         return (v, jax.tree.map(jnp.add, total, _mean_moments(model, v))), None
 
     forth, stay = jax.random.split(key)
-    betas = jnp.linspace(0, 1, updates + 1)[1:]
-    v, _ = jax.lax.scan(warmed, path.start(start_key, chains), (betas, jax.random.split(forth, updates)))
+    betas = jnp.linspace(0, 1, updates + 1)
+    start = path.start(start_key, chains)
+    _, v, _ = annealed(path, kernel, forth, start, betas, jnp.zeros_like(betas), sweeps=1)
     nothing = jax.tree.map(jnp.zeros_like, model)
     (_, total), _ = jax.lax.scan(watched, (v, nothing), jax.random.split(stay, updates))
     return jax.tree.map(lambda x: x / updates, total)

@@ -71,7 +71,7 @@ def probe_modes(
         log_weights: those of the ends, up to a constant.
         back: log weights of chains that go from states at the model, in the path's own dtype, back along the path to its base.
         log_step: the logarithm of the step size that fits at the model, for kernels that have one.
-        mode_probes: how many of each kind; the ends alone on spaces that mode probes do not know (see `can_scout`).
+        mode_probes: how many of each kind; the ends alone on spaces that mode probes do not know (see `can_probe`).
         moves: of a mode probe by the model's law, and as many on its way from its own base.
         sweeps: ends move on 2 · moves · sweeps times, as many as chains that go back.
 
@@ -80,31 +80,47 @@ def probe_modes(
     explore_key, pick_key, on_key, back_key = jax.random.split(key, 4)
     chosen = jax.random.categorical(pick_key, log_weights, shape=(mode_probes,))
     usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
-    after = moved_on(path, kernel, on_key, usual, log_step, moves=2 * moves * sweeps)
-    groups, found = [usual, after], jnp.full((mode_probes,), -jnp.inf, estimate.value.dtype)
+    places, found = [usual, moved_on(path, kernel, on_key, usual, log_step, moves=2 * moves * sweeps)], None
     if can_probe(path.energy.observed):
         found, states = explored(path, kernel, explore_key, log_step, mode_probes=mode_probes, moves=max(moves, 8))
-        groups.append(states)
-    together = jax.tree.map(lambda *parts: jnp.concatenate([x.astype(parts[0].dtype) for x in parts]), *groups)
-    usually, on, *theirs = jnp.split(path.log_z0() - back(back_key, together), len(groups))
+        places.append(states)
+    together = jax.tree.map(lambda *parts: jnp.concatenate([x.astype(parts[0].dtype) for x in parts]), *places)
+    works = jnp.split(path.log_z0() - back(back_key, together), len(places))
+    return compared(estimate, *works) if found is None else compared(estimate, *works, found=found)
+
+
+# ------------------------------------------------------------------------------------------------------- the comparison
+
+
+def compared(
+    estimate: Estimate,
+    usual: Float[Array, " n"],
+    moved: Float[Array, " n"],
+    probes: Float[Array, " n"] | None = None,
+    *,
+    found: Float[Array, " n"] | None = None,
+) -> Estimate:
+    """The estimate with what the work of the way back says, in nats: from ends of annealed chains, from where ends have moved on, and from where mode
+    probes settled, whose own log weights are `found`."""
     # Quartiles: a stray chain in a mode that all others miss must not make the way there look usual.
-    low, high = jnp.quantile(usually, 0.25), jnp.quantile(usually, 0.75)
-    level = high + 3 * (high - low) + _MARGIN
-    left = on > level
-    lags = jnp.any(left)
-    beyond = jnp.log(jnp.sum(left.astype(on.dtype))) - jax.nn.logsumexp(jnp.where(left, -on, -jnp.inf))
-    upper = jnp.where(lags, jnp.maximum(estimate.upper, beyond), estimate.upper)
-    diagnostics, flags = {"ends_that_left": jnp.mean(left.astype(on.dtype))}, {EstimateWarning.LAGGING_CHAINS: lags}
-    if theirs:
-        unseen = (found > estimate.value - _LIGHT) & (theirs[0] > level)
+    low, high = jnp.quantile(usual, 0.25), jnp.quantile(usual, 0.75)
+    far_more = high + 3 * (high - low) + _MARGIN
+    left = moved > far_more
+    beyond = jnp.log(jnp.sum(left.astype(moved.dtype))) - jax.nn.logsumexp(jnp.where(left, -moved, -jnp.inf))
+    upper = jnp.where(jnp.any(left), jnp.maximum(estimate.upper, beyond), estimate.upper)
+    diagnostics = estimate.diagnostics | {"ends_that_left": jnp.mean(left.astype(moved.dtype))}
+    flags = estimate.flags | {EstimateWarning.LAGGING_CHAINS: jnp.any(left)}
+    if probes is not None and found is not None:
+        unseen = (found > estimate.value - _LIGHT) & (probes > far_more)
         sure = lower_limit(found, confidence=_CERTAIN)
         missed = jnp.any(unseen) | (sure > estimate.upper)
         allowed = jnp.logaddexp(upper, upper_limit(found, confidence=estimate.confidence))
         upper = jnp.where(missed, allowed, upper)
-        diagnostics["scouts_lower"], flags[EstimateWarning.MISSED_MODES] = sure, missed
-    return dataclasses.replace(
-        estimate, upper=upper, diagnostics=estimate.diagnostics | diagnostics, flags=estimate.flags | flags
-    )
+        diagnostics, flags = diagnostics | {"scouts_lower": sure}, flags | {EstimateWarning.MISSED_MODES: missed}
+    return dataclasses.replace(estimate, upper=upper, diagnostics=diagnostics, flags=flags)
+
+
+# ----------------------------------------------------------------------------------------------------------- the search
 
 
 def moved_on(path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, log_step: Array, *, moves: int) -> State:
@@ -124,37 +140,40 @@ def explored(
     path: Path, kernel: Kernel, key: PRNGKeyArray, log_step: Array, *, mode_probes: int, moves: int
 ) -> tuple[Float[Array, " n"], State]:
     """Log weights with mean Z, one of every mode probe, and where they ended. Moves by the model's law and annealing are one loop."""
-    space, dtype = path.energy.observed, jnp.result_type(float)
     start_key, key = jax.random.split(key)
+    probe = jax.vmap(lambda key, start: _explored(path, kernel, key, start, log_step, moves))
+    return probe(jax.random.split(key, mode_probes), _starts(path, start_key, mode_probes))
+
+
+def _explored(
+    path: Path, kernel: Kernel, key: PRNGKeyArray, start: State, log_step: Array, moves: int
+) -> tuple[Array, State]:
+    """The log weight of one mode probe, and where it ended."""
+    space, dtype = path.energy.observed, jnp.result_type(float)
     times = jnp.arange(2 * moves)
     after = jnp.where(times < moves, 1.0, (times - moves + 1) / moves).astype(dtype)
     before = jnp.where(times < moves, 1.0, (times - moves) / moves).astype(dtype)
 
-    def one(key: PRNGKeyArray, start: State) -> tuple[Array, State]:
-        def step(carry: Any, inputs: Any) -> tuple[Any, None]:
-            v, log_w, base, seen = carry
-            t, before, after, key = inputs
-            draw_key, move_key = jax.random.split(key)
-            fitted = _fitted(space, seen, log_step)
-            base = jax.tree.map(lambda new, old: jnp.where(t == moves, new, old), fitted, base)
-            own = Path(path.energy, base)
-            v = jax.tree.map(
-                lambda new, old: jnp.where(t == moves, new.astype(old.dtype), old), own.start(draw_key, 1), v
-            )
-            gain = jnp.where(t < moves, 0, own.gain(v, before, after)[0])
-            log_w = jnp.where(log_w == -jnp.inf, log_w, log_w + gain)
-            v, _ = move(kernel, own.at(after), move_key, v, log_step)
-            watched = (t >= moves // 2) & (t < moves)
-            seen = jax.tree.map(lambda s, x: s + jnp.where(watched, x, 0), seen, _seen(space, own.public(v)[0], dtype))
-            return (v, log_w, base, seen), None
+    def step(carry: Any, inputs: Any) -> tuple[Any, None]:
+        v, log_w, base, seen = carry
+        t, before, after, key = inputs
+        draw_key, move_key = jax.random.split(key)
+        fitted = _fitted(space, seen, log_step)
+        base = jax.tree.map(lambda new, old: jnp.where(t == moves, new, old), fitted, base)
+        own = Path(path.energy, base)
+        v = jax.tree.map(lambda new, old: jnp.where(t == moves, new.astype(old.dtype), old), own.start(draw_key, 1), v)
+        gain = jnp.where(t < moves, 0, own.gain(v, before, after)[0])
+        log_w = jnp.where(log_w == -jnp.inf, log_w, log_w + gain)
+        v, _ = move(kernel, own.at(after), move_key, v, log_step)
+        watched = (t >= moves // 2) & (t < moves)
+        seen = jax.tree.map(lambda s, x: s + jnp.where(watched, x, 0), seen, _seen(space, own.public(v)[0], dtype))
+        return (v, log_w, base, seen), None
 
-        v = path.compact(jax.tree.map(lambda x: x[None], start))
-        nothing = jax.tree.map(jnp.zeros_like, _seen(space, start, dtype))
-        begin = (v, jnp.zeros((), dtype), _fitted(space, nothing, log_step), nothing)
-        (v, log_w, base, _), _ = jax.lax.scan(step, begin, (times, before, after, jax.random.split(key, 2 * moves)))
-        return log_w + Path(path.energy, base).log_z0(), jax.tree.map(lambda x: x[0], v)
-
-    return jax.vmap(one)(jax.random.split(key, mode_probes), _starts(path, start_key, mode_probes))
+    v = path.compact(jax.tree.map(lambda x: x[None], start))
+    nothing = jax.tree.map(jnp.zeros_like, _seen(space, start, dtype))
+    begin = (v, jnp.zeros((), dtype), _fitted(space, nothing, log_step), nothing)
+    (v, log_w, base, _), _ = jax.lax.scan(step, begin, (times, before, after, jax.random.split(key, 2 * moves)))
+    return log_w + Path(path.energy, base).log_z0(), jax.tree.map(lambda x: x[0], v)
 
 
 def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -101,21 +102,8 @@ class ParallelTempering(AnnealingRoute):
         whole = _ratios(_pooled(swaps.up), _pooled(swaps.down))
         quantile, count = _student(self.replicates, 0.5 + self.confidence / 2), math.sqrt(self.replicates)
         log_z0 = path.log_z0()
-        if self.estimator == "mbar":
-            spread = jax.lax.map(_all_rungs, jnp.moveaxis(ladder.everywhere, 3, 0)[..., None])
-            value = _all_rungs(ladder.everywhere)
-        else:
-            named = self.estimator.replace(" ", "_").replace("integration", "left")
-            value, spread = getattr(whole, named), getattr(each, named)
-        error = _sd(spread) / count
-        lower, upper = value - quantile * error, value + quantile * error
-        if self.estimator == "thermodynamic integration":
-            lower = whole.thermodynamic_left - quantile * _sd(each.thermodynamic_left) / count
-            upper = whole.thermodynamic_right + quantile * _sd(each.thermodynamic_right) / count
-            value, error = (
-                0.5 * (lower + upper),
-                _sd(0.5 * (each.thermodynamic_left + each.thermodynamic_right)) / count,
-            )
+        value, error, lower, upper = _ESTIMATES[self.estimator](ladder, whole, each, quantile / count)
+        error = error / count
         gap = whole.reverse_stepping_stone - whole.stepping_stone
         doubt = _student(self.replicates, 0.9995) * _sd(each.reverse_stepping_stone - each.stepping_stone) / count
         excluded = jnp.any(
@@ -158,9 +146,7 @@ class ParallelTempering(AnnealingRoute):
                 "least_swap_acceptance": 1 - jnp.max(rejected),
                 "least_overlap": whole.overlap,
                 "round_trips": jnp.sum(trips).astype(value.dtype),
-                "r_hat": jnp.where(
-                    jnp.isnan(disagreement), 1, disagreement
-                ),  # NaN where all ladders stand at one energy
+                "r_hat": jnp.where(jnp.isnan(disagreement), 1, disagreement),  # NaN where all stand at one energy
             }
             | ({"acceptance": jnp.mean(swaps.acceptance)} if has_step(kernel) else {}),
             flags=flags,
@@ -253,6 +239,37 @@ def _ratios(up: Float[Array, "n K"], down: Float[Array, "n K"]) -> _Ratios:
         -jnp.sum(jnp.mean(down, axis=0)),
         jnp.min(jax.vmap(overlap, in_axes=(1, 1, 0))(up, down, pairs)),
     )
+
+
+_Interval = tuple[
+    Array, Array, Array, Array
+]  # log Z_K - log Z_0, the standard deviation over the ladders, and the interval
+
+
+def _around(value: Array, spread: Float[Array, " R"], reach: float) -> _Interval:
+    sd = _sd(spread)
+    return value, sd, value - reach * sd, value + reach * sd
+
+
+def _integration(whole: _Ratios, each: _Ratios, reach: float) -> _Interval:
+    _, _, lower, _ = _around(whole.thermodynamic_left, each.thermodynamic_left, reach)
+    *_, upper = _around(whole.thermodynamic_right, each.thermodynamic_right, reach)
+    middle = 0.5 * (each.thermodynamic_left + each.thermodynamic_right)
+    return 0.5 * (lower + upper), _sd(middle), lower, upper
+
+
+# From the run, the ratios of all ladders together and of each, and the standard deviations that the interval reaches to either side.
+_ESTIMATES: dict[Estimator, Callable[[_Run, _Ratios, _Ratios, float], _Interval]] = {
+    "bar": lambda run, whole, each, reach: _around(whole.bar, each.bar, reach),
+    "mbar": lambda run, whole, each, reach: _around(*_all_and_each(run.everywhere), reach),
+    "stepping stone": lambda run, whole, each, reach: _around(whole.stepping_stone, each.stepping_stone, reach),
+    "thermodynamic integration": lambda run, whole, each, reach: _integration(whole, each, reach),
+}
+
+
+def _all_and_each(everywhere: Float[Array, "T k j R"]) -> tuple[Array, Float[Array, " R"]]:
+    """log Z_K - log Z_0 by MBAR, from all ladders and from each."""
+    return _all_rungs(everywhere), jax.lax.map(_all_rungs, jnp.moveaxis(everywhere, 3, 0)[..., None])
 
 
 def _all_rungs(everywhere: Float[Array, "T k j R"]) -> Array:
