@@ -12,7 +12,7 @@ import pytest
 
 import lnz
 from graphs.small_graphs import Listed, random_graph
-from lnz._graphs import contraction, orders
+from lnz._graphs import orders, table_products
 from lnz._graphs.solver import Limits, Solver
 from lnz._models.factor_graph import states_of
 
@@ -327,9 +327,11 @@ def test_matrix_products_and_broadcasts_agree():
         x, y = (rng.random([sizes[i] for i in scope]) for scope in (a, b))
         wanted = np.einsum(x, a, y, b, inside).reshape([sizes[i] for i in inside] + [1] * len(outside))
         wanted = np.broadcast_to(wanted, [sizes[i] for i in out])
-        linear = contraction.permuted(*contraction.reduce_product(contraction.SUM, x, a, y, b, out, sizes), out)
-        logs = contraction.permuted(
-            *contraction.reduce_product(contraction.LOG_SUM, np.log(x), a, np.log(y), b, out, sizes), out
+        linear = table_products.permuted(
+            *table_products.reduce_product(table_products.SUM, x, a, y, b, out, sizes), out
+        )
+        logs = table_products.permuted(
+            *table_products.reduce_product(table_products.LOG_SUM, np.log(x), a, np.log(y), b, out, sizes), out
         )
         np.testing.assert_allclose(linear, wanted, rtol=1e-12, err_msg=str(trial))
         np.testing.assert_allclose(np.exp(logs), wanted, rtol=1e-11, err_msg=str(trial))
@@ -338,9 +340,9 @@ def test_matrix_products_and_broadcasts_agree():
 def test_a_matrix_product_is_spread_over_variables_of_neither_table():
     sizes, rng = [9, 8, 20, 3], np.random.default_rng(4)
     x, y = rng.random((9, 20)), rng.random((20, 8))
-    found, scope = contraction.reduce_product(contraction.SUM, x, (0, 2), y, (2, 1), (3, 1, 0), sizes)
+    found, scope = table_products.reduce_product(table_products.SUM, x, (0, 2), y, (2, 1), (3, 1, 0), sizes)
     wanted = np.broadcast_to((x @ y).T, (3, 8, 9))
-    np.testing.assert_allclose(contraction.permuted(found, scope, (3, 1, 0)), wanted, rtol=1e-13)
+    np.testing.assert_allclose(table_products.permuted(found, scope, (3, 1, 0)), wanted, rtol=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lnz._graphs import contraction
+from lnz._graphs import table_products
 from lnz._graphs.contraction_plan import Scope
 from lnz._graphs.preprocess import Reduced
 
@@ -109,7 +109,7 @@ class _Tables:
         inside = self._container(scope)
         if inside:
             wide = self.scopes[inside]
-            self.tables[inside] = self.tables[inside] + contraction.spread(table, scope, wide)
+            self.tables[inside] = self.tables[inside] + table_products.spread(table, scope, wide)
         else:
             inside = self.next = self.next + 1
             self.scopes[inside], self.tables[inside] = scope, table

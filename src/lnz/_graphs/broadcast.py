@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+
+Kind = TypeVar("Kind")
 
 RUN = 64  # entries of a last axis that make a loop worth its start
 
@@ -50,28 +52,34 @@ def fit(inner: Sequence[int], outer: Sequence[int], sizes: Sequence[int]) -> Fit
     shape = tuple(sizes[v] for v in outer)
     present = [v in held for v in outer]
     full = tuple(k if here else 1 for k, here in zip(shape, present, strict=True))
-    start, run = len(shape), 1
-    while start and run < RUN:
-        start -= 1
-        run *= shape[start]
+    start = long_tail(shape)
     ragged = not all(present[start:]) and any(present[start:])
-    parts, flags = _merged(shape, present)
-    wide, of = _merged(shape, [here or (ragged and a >= start) for a, here in enumerate(present)])
+    parts, flags = merged_axes(shape, present)
+    wide, of = merged_axes(shape, [here or (ragged and a >= start) for a, here in enumerate(present)])
     runs = tuple(k if here else 1 for k, here in zip(wide, of, strict=True))
     dropped = tuple(a for a, here in enumerate(flags) if not here)
     return Fit(tuple(sizes[v] for v in inner), full, shape[start:] if ragged else (), runs, wide, parts, dropped)
 
 
-def _merged(shape: Sequence[int], present: Sequence[bool]) -> tuple[tuple[int, ...], list[bool]]:
-    """The shape with neighbours of one kind merged, and the kinds."""
+def long_tail(shape: Sequence[int]) -> int:
+    """The axis from which the last ones together have at least RUN entries, so that a loop along them is worth its start."""
+    start, run = len(shape), 1
+    while start and run < RUN:
+        start -= 1
+        run *= shape[start]
+    return start
+
+
+def merged_axes(shape: Sequence[int], kinds: Sequence[Kind]) -> tuple[tuple[int, ...], list[Kind]]:
+    """The shape with neighbours of one kind merged and axes of length 1 left out, and the kinds."""
     lengths: list[int] = []
-    flags: list[bool] = []
-    for k, here in zip(shape, present, strict=True):
+    found: list[Kind] = []
+    for k, kind in zip(shape, kinds, strict=True):
         if k == 1:
             continue
-        if flags and flags[-1] == here:
+        if found and found[-1] == kind:
             lengths[-1] *= k
         else:
             lengths.append(k)
-            flags.append(here)
-    return tuple(lengths), flags
+            found.append(kind)
+    return tuple(lengths), found

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lnz._graphs import contraction
+from lnz._graphs import table_products
 from lnz._graphs.contraction_plan import Scope
 
 
@@ -54,7 +54,7 @@ class Reduced(NamedTuple):
                 inside = self.scopes[home]
                 axes = tuple(axis for axis, v in enumerate(inside) if v not in live)
                 part = beliefs[home].sum(axis=axes) if axes else beliefs[home]
-                part = contraction.permuted(part, [v for v in inside if v in live], live)
+                part = table_products.permuted(part, [v for v in inside if v in live], live)
             shape = [cardinalities[i] for i in scope]
             if self.possible and all(whole[i] for i in scope):
                 found.append(part.reshape(shape))
@@ -90,7 +90,7 @@ def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
         if not name:
             constant += table.item()
         else:
-            table = contraction.permuted(table, kept, name)
+            table = table_products.permuted(table, kept, name)
             merged[name] = merged[name] + table if name in merged else table
         name_of.append(name)
     if constant == -math.inf:

@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from lnz._graphs import barren_nodes, contraction, contraction_plan, orders, preprocess, sparse_tables
+from lnz._graphs import (
+    barren_nodes,
+    contraction,
+    contraction_plan,
+    descent,
+    orders,
+    preprocess,
+    sparse_tables,
+    table_products,
+)
 from lnz._graphs.barren_nodes import Dropped
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.preprocess import Reduced
@@ -298,7 +307,7 @@ class Solver:
         parts = [np.zeros((0, len(model.sizes)), np.int64)]
         for count, (fixed, leaves) in zip(counts, _tables(model, plan), strict=True):
             if count:
-                labels = contraction.descend(plan, nodes(leaves), model.sizes, int(count), contraction.drawn(rng))
+                labels = descent.descend(plan, nodes(leaves), model.sizes, int(count), descent.drawn(rng))
                 labels[:, list(fixed)] = list(fixed.values())
                 parts.append(labels)
         labels = np.concatenate(parts)
@@ -339,10 +348,10 @@ class Solver:
             nodes = contraction.upward_max(plan, leaves, model.sizes, done=done)
             if len(totals) == n and float(nodes[-1].values) <= totals[-1]:
                 continue
-            found, values = contraction.descend_best(plan, nodes, model.sizes, n)
+            found, values = descent.descend_best(plan, nodes, model.sizes, n)
             found[:, list(fixed)] = list(fixed.values())
             labels, totals = np.concatenate([labels, found]), np.concatenate([totals, values])
-            order = contraction.best_first(totals, n)
+            order = descent.best_first(totals, n)
             labels, totals = labels[order], totals[order]
         contraction.refuse_impossible(totals.max(initial=-np.inf))
         return labels
@@ -373,7 +382,7 @@ class Solver:
                 if old_share < 1:
                     total[leaf] *= old_share
                 place = tuple(fixed.get(v, slice(None)) for v in scope)
-                total[leaf][place] += share * contraction.permuted(belief, plan.scopes[leaf], rest)
+                total[leaf][place] += share * table_products.permuted(belief, plan.scopes[leaf], rest)
         return running + model.constant, total
 
     def _meter(self, stage: str, seconds: float) -> contraction.Done | None:
@@ -403,7 +412,7 @@ def _slices(model: Reduced, plan: ContractionPlan) -> Iterator[tuple[dict[int, i
         for leaf, (scope, table) in enumerate(zip(model.scopes, model.tables, strict=True)):
             rest = [v for v in scope if v not in fixed]
             part = table[tuple(fixed.get(v, slice(None)) for v in scope)]
-            leaves.append(np.asarray(contraction.permuted(part, rest, plan.scopes[leaf]), order="C"))
+            leaves.append(np.asarray(table_products.permuted(part, rest, plan.scopes[leaf]), order="C"))
         yield fixed, leaves
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnz._graphs import contraction, orders
-from lnz._graphs.contraction import LOG_SUM, MAX, SUM, Algebra
+from lnz._graphs import contraction, orders, table_products
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
+from lnz._graphs.table_products import LOG_SUM, MAX, SUM, Algebra
 
 BLOCK = 2**21  # rows of a join that are held at one time
 WORD = 62  # bits of a key
@@ -74,7 +74,7 @@ class Sums:
         self.plan, self.most, self.until = plan, most, time.perf_counter() + seconds
         self.scopes, self.sizes = scopes, sizes
         self.leaves = [
-            contraction.permuted(table, *pair) for table, *pair in zip(tables, scopes, plan.scopes, strict=False)
+            table_products.permuted(table, *pair) for table, *pair in zip(tables, scopes, plan.scopes, strict=False)
         ]
         self.block = int(min(BLOCK, max(most, 64)))
         self.bits = [max(1, (k - 1).bit_length()) for k in sizes]
@@ -128,7 +128,7 @@ class Sums:
             keys, entries = nodes[leaf]
             table = np.zeros(self.leaves[leaf].shape)
             table[tuple(self._labels(keys, entries.scope)) or ...] = found[leaf] if scope else found[leaf].sum()
-            whole.append(contraction.permuted(table, entries.scope, scope))
+            whole.append(table_products.permuted(table, entries.scope, scope))
         return log_z, whole
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:

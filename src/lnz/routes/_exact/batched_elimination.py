@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lnz._graphs import contraction, contraction_plan, preprocess
+from lnz._graphs import contraction, contraction_plan, preprocess, table_products
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.solver import Limits, Solver, first_plan
 
@@ -84,7 +84,7 @@ def log_partitions(
         sizes = [*model.sizes[:number], len(alive[part])]
         leaves = []
         for scope, order, table in zip(own, grown.scopes, whole, strict=False):
-            entries = np.ascontiguousarray(contraction.permuted(table[..., part], (*scope, number), order))
+            entries = np.ascontiguousarray(table_products.permuted(table[..., part], (*scope, number), order))
             leaves.append(contraction.from_logs(entries, order, batch=number))
         nodes = contraction.upward(grown, leaves, sizes, keep=beliefs)
         log_z[alive[part]] = contraction.log_total(nodes[-1]) + np.real(model.constant)
@@ -92,7 +92,7 @@ def log_partitions(
             for scope, order, total, belief in zip(
                 own, grown.scopes, totals, contraction.downward(grown, nodes, sizes), strict=False
             ):
-                total[..., part] = contraction.permuted(belief, order, (*scope, number))
+                total[..., part] = table_products.permuted(belief, order, (*scope, number))
     if not beliefs:
         return Summed(log_z, [], plan.width, memory)
     totals = [t.reshape(t.shape if len(alive) > 1 else t.shape[:-1]) for t in totals]
