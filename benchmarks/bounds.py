@@ -90,20 +90,20 @@ def from_file(path: Path) -> Model:
 
 def sweep_costs(model: Model) -> Table:
     """Milliseconds of a sweep up and down, and nanoseconds an entry, for tables of 2^4 to 2^18 entries."""
-    from lnz._graphs.buckets import Buckets
+    from lnz._graphs.buckets import bucket_tree, tighten
     from lnz._graphs.orders import least_fill
 
     sizes, scopes, tables = model
     order = least_fill(tuple(scopes), tuple(sizes), 0)
     table = Table("entries of a table", "mini-buckets", "entries in all", "ms a sweep", "ns an entry")
     for level in (4, 8, 12, 15, 18):
-        buckets = Buckets(sizes, scopes, order, entries=2.0**level)
-        buckets.put(tables)
+        tree = bucket_tree(sizes, scopes, order, entries=2.0**level)
+        potentials = tree.arranged(tables)
         begun = time.process_time()
-        sweeps = buckets.tighten(4, 0.0).sweeps
+        sweeps = tighten(tree, potentials, upper=True, sweeps=4, tolerance=0.0).sweeps
         seconds = (time.process_time() - begun) / sweeps
-        numbers = (f"{len(buckets.clusters):,}", f"{buckets.entries:.2g}", f"{1e3 * seconds:.0f}")
-        table.add_row(f"2^{level}", *numbers, f"{1e9 * seconds / buckets.entries:.0f}")
+        numbers = (f"{len(tree.clusters):,}", f"{tree.entries:.2g}", f"{1e3 * seconds:.0f}")
+        table.add_row(f"2^{level}", *numbers, f"{1e9 * seconds / tree.entries:.0f}")
     return table
 
 

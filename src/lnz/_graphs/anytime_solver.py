@@ -1,4 +1,4 @@
-"""An interval for log Z that tightens while there is time: exact where that is affordable, else limits of growing effort. Imports no JAX."""
+"""An interval for log Z that tightens while there is time: exact where that is affordable, else bounds of growing effort. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lnz._graphs import messages
-from lnz._graphs.ascent import climb
-from lnz._graphs.buckets import EPS, Buckets, Scope
-from lnz._graphs.clusters import Clusters
+from lnz._graphs.buckets import EPS, BucketTree, bucket_tree
+from lnz._graphs.buckets import tighten as tighten_buckets
+from lnz._graphs.contraction_plan import Scope
+from lnz._graphs.mean_field import Clusters, climb
 from lnz._graphs.orders import least_fill
 from lnz._graphs.propagation import propagated
 from lnz._graphs.solver import Limits, Solver, first_plan
 
 MEMORY = 2.0**32  # bytes, unless the caller says otherwise
-SWEEPS = 12.0  # of a limit in its share of the time, as far as one can tell beforehand
+SWEEPS = 12.0  # of a bound in its share of the time, as far as one can tell beforehand
 ENTRY_SECONDS, CLUSTER_SECONDS = 3e-8, 8e-5  # of one sweep up and down
 LEAST_LEVEL = 8  # tables of 2^8 entries: smaller ones make more mini-buckets, which take as long
 ENTRY_BYTES = 14.0  # a sweep keeps one table of shares, and works on one more at a time
@@ -29,12 +30,12 @@ LOSSES = 2  # rounds in a row in which structured mean field must not lose, or i
 
 @dataclasses.dataclass
 class Interval:
-    """Limits of log Z in nats, found so far.
+    """Bounds of log Z in nats, found so far.
 
     Attributes:
-        lower, upper: limits that always hold.
-        value: log Z where it is exact; otherwise the Bethe approximation where it converged inside the limits, or their middle.
-        exact: whether the limits differ by rounding alone.
+        lower, upper: bounds that always hold.
+        value: log Z where it is exact; otherwise the Bethe approximation where it converged between the bounds, or their middle.
+        exact: whether the bounds differ by rounding alone.
         lower_by, upper_by, value_by: where they come from, in words.
         seconds: since the beginning.
         timed_out: whether time ran out before the interval was as narrow as wanted.
@@ -47,7 +48,7 @@ class Interval:
     exact: bool = False
     lower_by: str = "nothing yet"
     upper_by: str = "nothing yet"
-    value_by: str = "the middle of the limits"
+    value_by: str = "the middle of the bounds"
     seconds: float = 0.0
     timed_out: bool = False
     history: list[tuple[float, float, float]] = dataclasses.field(default_factory=list)
@@ -61,9 +62,9 @@ class Interval:
         """In words: how each side was found, and whether the time ran out."""
         if self.exact:
             return self.lower_by
-        text = f"lower limit by {self.lower_by}, upper limit by {self.upper_by}, value: {self.value_by}"
+        text = f"lower bound by {self.lower_by}, upper bound by {self.upper_by}, value: {self.value_by}"
         return text + (
-            f"; the time of {self.seconds:.3g} s ran out at a width of {self.width:.3g} nats" if self.timed_out else ""
+            f"; stopped after {self.seconds:.3g} s with a gap of {self.width:.3g} nats" if self.timed_out else ""
         )
 
 
@@ -79,7 +80,7 @@ def tighten(
     exact_first: bool = True,
     watch: Callable[[Interval], None] | None = None,
 ) -> Interval:
-    """Limits of log Z = log Σ_x exp Σ_f φ_f(x), until they are `within` nats of each other or the time is out.
+    """Bounds of log Z = log Σ_x exp Σ_f φ_f(x), until they are `within` nats of each other or the time is out.
 
     Elimination gives log Z where its predicted time is at most half of what is left. Otherwise weighted mini-buckets tighten both sides, in
     rounds of doubled time, each with larger tables and another order; structured mean field takes part below while it wins.
@@ -93,7 +94,7 @@ def tighten(
         max_memory: bytes that tables may take; by default 4 GiB.
         seed: of orders and starts.
         exact_first: whether elimination is tried at all.
-        watch: called whenever a limit has moved.
+        watch: called whenever a bound has moved.
 
     Raises:
         ValueError: where `within` or `max_seconds` is not above 0, or a log-potential is NaN.
@@ -128,19 +129,26 @@ class _Search:
         watch: Callable[[Interval], None] | None,
     ):
         self.begun = time.perf_counter()
-        self.within, self.max_seconds, self.memory, self.seed, self.watch = within, max_seconds, memory, seed, watch
-        self.found, self.bethe = Interval(), math.nan
+        self.within = within
+        self.max_seconds = max_seconds
+        self.memory = memory
+        self.seed = seed
+        self.watch = watch
+        self.found = Interval()
+        self.bethe = math.nan
         self.solver = Solver(cardinalities, scopes, tables, Limits(memory, max_seconds, 0.0, seed))
         model = self.solver.reduced
-        self.constant, free = model.constant, set(model.free)  # free variables count in the constant
+        self.constant = model.constant
+        free = set(model.free)  # counted in the constant
         self.sizes = tuple(1 if v in free else k for v, k in enumerate(model.sizes))
         self.scopes = tuple(scope for scope in model.scopes if scope)
         self.tables = [table for scope, table in zip(model.scopes, model.tables, strict=True) if scope]
         largest = max((float(np.abs(t[t > -np.inf]).max(initial=0)) for t in tables), default=0.0)
-        self.rounding = (
-            EPS * (32 + math.sqrt(len(scopes))) * (1 + largest)
-        )  # of merging tables, and for each unit of log Z
-        self.level, self.slowness, self.lost = LEAST_LEVEL, 1.0, 0
+        # Of merging tables, and for each unit of log Z.
+        self.rounding = EPS * (32 + math.sqrt(len(scopes))) * (1 + largest)
+        self.level = LEAST_LEVEL
+        self.slowness = 1.0
+        self.lost = 0
         self.start: list[np.ndarray] = []
 
     def left(self) -> float:
@@ -150,7 +158,7 @@ class _Search:
         return self.found.exact or self.found.width <= self.within
 
     def exactly(self) -> bool:
-        """Whether log Z could be had by elimination in half of the time: it is then both limits."""
+        """Whether log Z could be had by elimination in half of the time: it is then both bounds."""
         if not self.solver.reduced.possible:
             self._equal(-math.inf, "no configuration is possible")
             return True
@@ -172,7 +180,7 @@ class _Search:
         return False
 
     def approximately(self) -> None:
-        """A first limit on either side, by the largest entries and by naive mean field, and belief propagation for a guess."""
+        """A first bound on either side, by the largest entries and by naive mean field, and belief propagation for a guess."""
         largest = math.fsum(float(table.max()) for table in self.tables)
         states = math.fsum(math.log(self.sizes[v]) for v in {v for scope in self.scopes for v in scope})
         self._above(largest + states + self.constant, "the largest entry of every factor")
@@ -189,19 +197,22 @@ class _Search:
         """Mini-buckets on both sides along another order, in tables as large as suits half of the time that went by, and clusters."""
         share = max(0.25, 0.75 * (self.max_seconds - self.left()))
         share = self.left() if self.left() < 1.5 * share else share
-        buckets = self._sized(self._order(self.seed + number), share / 2)
+        tree = self._sized(self._order(self.seed + number), share / 2)
+        potentials = tree.arranged(self.tables)
         for upper in (False, True):
             if self.met() or self.left() <= 0:
                 return
             begun = time.perf_counter()
-            buckets.reset(upper)
-            run = buckets.tighten(1000, 1e-4 + 1e-3 * self.within, begun + share / 2)
+            tolerance = 1e-4 + 1e-3 * self.within
+            run = tighten_buckets(
+                tree, potentials, upper=upper, sweeps=1000, tolerance=tolerance, until=begun + share / 2
+            )
             took = (time.perf_counter() - begun) / max(1, run.sweeps)
-            self.slowness = min(10.0, max(0.1, took / _sweep_seconds(buckets)))
+            self.slowness = min(10.0, max(0.1, took / _sweep_seconds(tree)))
             words = f"mini-buckets of up to 2^{self.level} entries"
-            if not buckets.split:
-                allowance = buckets.rounding if upper else -buckets.rounding  # is in the value
-                self._equal(run.value + self.constant - allowance, words + ", none of them split", buckets.rounding)
+            if not tree.is_split:
+                allowance = run.rounding if upper else -run.rounding  # is in the value
+                self._equal(run.value + self.constant - allowance, words + ", none of them split", run.rounding)
             elif upper:
                 self._above(run.value + self.constant, words)
             else:
@@ -222,9 +233,9 @@ class _Search:
         if found.lower <= self.bethe <= found.upper:
             found.value, found.value_by = self.bethe, "the Bethe approximation"
         elif found.lower > -math.inf:
-            found.value, found.value_by = 0.5 * (found.lower + found.upper), "the middle of the limits"
+            found.value, found.value_by = 0.5 * (found.lower + found.upper), "the middle of the bounds"
         else:
-            found.value, found.value_by = found.upper, "the upper limit"
+            found.value, found.value_by = found.upper, "the upper bound"
         return found
 
     def _order(self, seed: int) -> list[int]:
@@ -237,29 +248,28 @@ class _Search:
         """Places in factors, for each variable."""
         return sum(map(len, self.scopes)) / max(1, len(self.sizes))
 
-    def _sized(self, order: list[int], seconds: float) -> Buckets:
+    def _sized(self, order: list[int], seconds: float) -> BucketTree:
         """Mini-buckets with the largest tables of which some sweeps suit the time, and one the memory."""
-
-        def made(level: int) -> tuple[Buckets, float]:
-            buckets = Buckets(self.sizes, self.scopes, order, entries=2.0**level)
-            times = seconds / (SWEEPS * self.slowness * _sweep_seconds(buckets))
-            return buckets, min(times, self.memory / (ENTRY_BYTES * buckets.entries))
-
-        buckets, room = made(self.level)
+        tree, room = self._made(self.level, order, seconds)
         while room < 1 and self.level > LEAST_LEVEL:
             self.level -= 1
-            buckets, room = made(self.level)
-        while buckets.split:
+            tree, room = self._made(self.level, order, seconds)
+        while tree.is_split:
             step = max(1, int(0.7 * math.log2(max(1.0, room))))
-            wider, left = made(self.level + step)
+            wider, left = self._made(self.level + step, order, seconds)
             if left < 1 and step > 1:
                 step = 1
-                wider, left = made(self.level + 1)
+                wider, left = self._made(self.level + 1, order, seconds)
             if left < min(1.0, 0.85 * room):  # larger tables that hardly take longer are taken too
                 break
-            self.level, buckets, room = self.level + step, wider, left
-        buckets.put(self.tables)
-        return buckets
+            self.level, tree, room = self.level + step, wider, left
+        return tree
+
+    def _made(self, level: int, order: list[int], seconds: float) -> tuple[BucketTree, float]:
+        """Mini-buckets of 2^level entries, and how often the sweeps that are wanted fit into the time, and one into the memory."""
+        tree = bucket_tree(self.sizes, self.scopes, order, entries=2.0**level)
+        times = seconds / (SWEEPS * self.slowness * _sweep_seconds(tree))
+        return tree, min(times, self.memory / (ENTRY_BYTES * tree.entries))
 
     def _equal(self, value: float, words: str, rounding: float = 0.0) -> None:
         found, wide = self.found, 0.0 if value == -math.inf else rounding + self.rounding * (1 + abs(value))
@@ -290,5 +300,5 @@ class _Search:
             self.watch(found)
 
 
-def _sweep_seconds(buckets: Buckets) -> float:
-    return ENTRY_SECONDS * buckets.entries + CLUSTER_SECONDS * len(buckets.clusters)
+def _sweep_seconds(tree: BucketTree) -> float:
+    return ENTRY_SECONDS * tree.entries + CLUSTER_SECONDS * len(tree.clusters)

@@ -1,7 +1,14 @@
-"""Weighted mini-buckets in NumPy: elimination in tables of bounded size, with costs and weights moved until the limit stands still."""
+"""Weighted mini-buckets in NumPy: elimination in tables of bounded size, with costs and weights moved until the bound stands still.
+
+A `BucketTree` says which tables meet where and never changes; a `Split` says how a bucket that is too wide is shared out among its parts. Any split
+gives a bound: with Σ_r w_r = 1 in every bucket, Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} for w > 0, and ≥ where exactly one w > 0. `forward`
+computes it, `backward` its derivative, and `tighten` looks for a good one.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -10,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lnz._graphs.broadcast import Fit, fit
-
-Scope = tuple[int, ...]
+from lnz._graphs.contraction_plan import Scope
 
 EPS = float(np.finfo(float).eps)
 STEP = 2.0  # of the weights, for a difference of 1 nat in conditional entropies
@@ -35,280 +41,390 @@ class Cluster(NamedTuple):
     shared: Fit | None
 
 
-class Run(NamedTuple):
-    """What sweeps have found: the best limit, its last change, whether it stands still, and how many sweeps there were."""
+@dataclasses.dataclass(frozen=True)
+class BucketTree:
+    """Which tables meet in which mini-bucket, along an order of elimination.
 
-    value: float
-    change: float
-    still: bool
-    sweeps: int
-
-
-class Buckets:
-    """Mini-buckets along an order. With Σ_r w_r = 1 in every bucket, Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} for w > 0, and ≥ where one w > 0.
-
-    Factors of the variables that a bucket's parts share move between them: `shifts`, which add up to 0. At the best ones the parts' beliefs
-    agree there, which `forward` goes for; the best weights have equal conditional entropies. Any shifts and weights give a limit.
+    Attributes:
+        turns: for every table the order of its axes in which its variables are eliminated.
+        clusters: the mini-buckets, in the order in which they are computed.
+        buckets: for every variable, in order, the numbers of its mini-buckets.
+        constants: the tables without a variable.
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        scopes: Sequence[Scope],
-        order: Sequence[int],
-        *,
-        entries: float,
-        variables: int | None = None,
-        upper: bool = True,
-    ):
-        self.sizes = tuple(sizes)
-        rank = {v: r for r, v in enumerate(order)}
-        self.turn = [tuple(sorted(range(len(s)), key=lambda a, s=s: rank[s[a]])) for s in scopes]
-        self.scopes = [tuple(s[a] for a in turn) for s, turn in zip(scopes, self.turn, strict=True)]
-        self.clusters: list[Cluster] = []
-        self.above: list[int] = []
-        self.buckets: list[list[int]] = []
-        self.home = [-1] * len(scopes)
-        holding: dict[int, list[tuple[bool, int, Scope]]] = {v: [] for v in order}
-        self.loose = [f for f, scope in enumerate(self.scopes) if not scope]
-        for f, scope in enumerate(self.scopes):
-            if scope:
-                holding[scope[0]].append((True, f, scope))
-        for v in order:
-            groups = _grouped(holding.pop(v), self.sizes, entries, variables)
-            unions = [set().union(*(item[2] for item in group)) for group in groups]
-            common = set.intersection(*unions) if len(groups) > 1 else set()
-            self.buckets.append([])
-            for group, union in zip(groups, unions, strict=True):
-                scope, number = tuple(sorted(union, key=rank.__getitem__)), len(self.clusters)
-                fits = [(leaf, i, fit(s, scope, self.sizes)) for leaf, i, s in group]
-                shared = fit([u for u in scope if u in common], scope, self.sizes) if common else None
-                for leaf, i, _ in fits:
-                    if leaf:
-                        self.home[i] = number
-                    else:
-                        self.above[i] = number
-                self.clusters.append(
-                    Cluster(
-                        scope,
-                        tuple(self.sizes[u] for u in scope),
-                        [(i, f) for leaf, i, f in fits if leaf],
-                        [(i, f) for leaf, i, f in fits if not leaf],
-                        shared,
-                    )
-                )
-                self.above.append(-1)
-                self.buckets[-1].append(number)
-                if len(scope) > 1:
-                    holding[scope[1]].append((False, number, scope[1:]))
-        self.entries = sum(math.prod(c.shape) for c in self.clusters)
-        self.split = any(len(bucket) > 1 for bucket in self.buckets)  # otherwise the limit is log Z
-        self.tables: list[np.ndarray] = []
-        self.hard = False
-        self.rounding = 0.0  # the allowance in the last limit
-        self.reset(upper)
+    turns: list[tuple[int, ...]]
+    clusters: list[Cluster]
+    buckets: list[list[int]]
+    constants: list[int]
 
-    def reset(self, upper: bool) -> None:
-        """Begin anew, with even weights and no shifts, for an upper or a lower limit."""
-        self.upper, count = upper, len(self.clusters)
-        self.weights = np.ones(count)
+    @functools.cached_property
+    def entries(self) -> int:
+        """Of all clusters' tables."""
+        return sum(math.prod(c.shape) for c in self.clusters)
+
+    @functools.cached_property
+    def is_split(self) -> bool:
+        """Whether some bucket has several parts; otherwise the bound is log Z."""
+        return any(len(bucket) > 1 for bucket in self.buckets)
+
+    def arranged(self, tables: Sequence[np.ndarray]) -> Potentials:
+        """Log-potentials, one table for each scope, for `forward`."""
+        turned = [np.ascontiguousarray(t.transpose(turn)) for t, turn in zip(tables, self.turns, strict=True)]
+        return Potentials(turned, any((table == -np.inf).any() for table in turned))
+
+    def even(self, *, upper: bool) -> Split:
+        """Even weights and no shifts, for an upper or a lower bound."""
+        weights = np.ones(len(self.clusters))
         for bucket in self.buckets:
             m = len(bucket)
             if m > 1:
-                self.weights[bucket] = 1 / m if upper else [m] + [-1] * (m - 1)
-        self.shifts: list[Any] = [0.0] * count
-        self._messages: list[Any] = [None] * count
-        self._shares: list[Any] = [None] * count
-        self._spread: list[Any] = [None] * count  # conditional entropies of the variable given the others
-        self._back: list[Any] = [0.0] * count
-        self._entropy = np.zeros(count)
+                weights[bucket] = 1 / m if upper else [m] + [-1] * (m - 1)
+        return Split(upper, weights, [0.0] * len(self.clusters))
 
-    def put(self, tables: Sequence[np.ndarray]) -> None:
-        """Set the log-potentials, one table for each scope."""
-        self.tables = [np.ascontiguousarray(t.transpose(turn)) for t, turn in zip(tables, self.turn, strict=True)]
-        self.hard = any((table == -np.inf).any() for table in self.tables)
 
-    def forward(self, match: float = 1.0, *, keep: bool = True) -> float:
-        """The limit, from the first variable to the last, with an allowance for rounding on the safe side.
+class Potentials(NamedTuple):
+    """Log-potentials, their axes in the order of elimination, and whether any of them is -inf."""
 
-        Args:
-            match: how far the shifts of a split bucket go towards agreement on the way, from 0 to 1.
-            keep: whether `backward` will follow; otherwise tables go at once.
-        """
-        value = float(sum(float(self.tables[f]) for f in self.loose))
-        rounding, size = 4 * EPS * abs(value), np.zeros(len(self.clusters))
-        messages = self._messages
-        for bucket in self.buckets:
-            products = []
-            for c in bucket:
-                total = np.zeros(self.clusters[c].shape)
-                for f, place in self.clusters[c].leaves:
-                    total.reshape(place.wide)[...] += place.spread(self.tables[f])
-                for below, place in self.clusters[c].messages:
-                    total.reshape(place.wide)[...] += place.spread(messages[below])
-                    size[c] += size[below]
-                    if not keep:
-                        messages[below] = None
-                products.append(total)
-            if len(bucket) > 1 and match:
-                self._match(bucket, products, match)
-            for c, total in zip(bucket, products, strict=True):
-                shared, w = self.clusters[c].shared, float(self.weights[c])
-                if shared is not None:
-                    shift = np.broadcast_to(self.shifts[c], shared.shape)
-                    total.reshape(shared.wide)[...] += shared.spread(shift)
-                    size[c] += float(np.abs(shift).max(initial=0))
-                message, shares, spread = self._power_sum(total, w, shared is not None and keep)
-                finite = message[message > -np.inf] if self.hard else message
-                if finite.size == 0:
-                    return -np.inf
-                top, bottom = float(finite.max()), float(finite.min())
-                rounding += 8 * EPS * (size[c] + max(abs(top), abs(bottom)) + abs(w) * (2 + math.log(len(total))))
-                value += top
-                message = message - top
-                size[c] = top - bottom
-                messages[c] = message
-                if keep:
-                    self._shares[c], self._spread[c] = shares, spread
-        self.rounding = float(rounding)
-        return float(value + (rounding if self.upper else -rounding))
+    tables: list[np.ndarray]
+    hard: bool
 
-    def backward(self) -> list[np.ndarray]:
-        """After `forward`: the derivative of the limit with respect to every table, at fixed shifts and weights. Not after a limit of -inf."""
-        found: list[Any] = [np.ones(()) for _ in self.scopes]
-        over: list[Any] = [np.ones(()) for _ in self.clusters]
-        for c in reversed(range(len(self.clusters))):
-            cluster, above = self.clusters[c], over[c]
-            belief = self._shares[c]
-            belief *= above[None]
-            self._shares[c] = over[c] = None
-            for below, place in cluster.messages:
-                over[below] = place.total(belief)
-            for f, place in cluster.leaves:
-                found[f] = place.total(belief)
-            if cluster.shared is not None:
-                self._entropy[c] = float((above * self._spread[c]).sum())
-                known = np.where(self._messages[c] > -np.inf, self._messages[c], 0)
-                self._back[c] = self.weights[c] * np.log(np.maximum(above, TINY)) - known
-            self._messages[c] = self._spread[c] = None
-        return [t.transpose(np.argsort(turn)) for t, turn in zip(found, self.turn, strict=True)]
 
-    def reweigh(self, step: float) -> None:
-        """Move the weights of every split bucket against the differences of conditional entropies, after `backward`."""
-        for bucket in self.buckets:
-            if len(bucket) < 2:
-                continue
-            w, h = self.weights[bucket], self._entropy[bucket]
-            if self.upper:
-                w = np.maximum(w * np.exp(-step * (h - w @ h)), LEAST)
-                self.weights[bucket] = w / w.sum()
-            else:
-                u = np.clip(-w[1:] * np.exp(step * (h[0] - h[1:])), LEAST, 100)
-                self.weights[bucket] = [1 + u.sum(), *-u]
+class Split(NamedTuple):
+    """How every bucket is shared out among its parts.
 
-    def tighten(self, sweeps: int, tolerance: float = 1e-6, until: float = math.inf) -> Run:
-        """Sweeps up and down with moving shifts and weights. The best ones found stay.
+    Attributes:
+        upper: whether the bound is an upper one.
+        weights: of the clusters.
+        shifts: what is added to each cluster over the variables that its bucket's parts share; 0 in all.
+    """
 
-        Args:
-            sweeps: the most of them.
-            tolerance: the change of the limit, in nats, at which it stands still; twice in a row.
-            until: the time, by `time.perf_counter`, after which no further sweep begins.
-        """
-        sign = 1.0 if self.upper else -1.0
-        best, kept, change = sign * np.inf, self._moved(), np.inf
-        match, step, still, worse, done = 0.7, STEP, 0, 0, 0
-        while done < sweeps and still < 2 and match > 0.05:
-            value = self.forward(match if done else 1.0)
-            done += 1
-            gain = sign * (best - value)
-            if gain > 0:
-                best, kept, worse = value, self._moved(), 0
-            else:
-                worse += 1
-            change = abs(gain)
-            if not self.split or value == -np.inf or time.perf_counter() > until:
-                still += value != -np.inf and not self.split
-                break
-            still = still + 1 if change <= tolerance else 0
-            if worse == 3 or gain < -max(1.0, 0.01 * abs(best)):
-                self._move(kept)
-                match, step, worse = match / 2, step / 2, 0
-                self.forward(0.0)
-                done += 1
-            self.backward()
-            if done > 1:
-                self.reweigh(step)
-        self._move(kept)
-        return Run(best, 0.0 if not self.split else change, still > 0 or best == -np.inf, done)
+    upper: bool
+    weights: np.ndarray
+    shifts: list[Any]
 
-    def _moved(self) -> tuple[np.ndarray, list[Any]]:
-        return self.weights.copy(), list(self.shifts)
 
-    def _move(self, moved: tuple[np.ndarray, list[Any]]) -> None:
-        self.weights, self.shifts = moved[0].copy(), list(moved[1])
+class Forward(NamedTuple):
+    """A pass from the first variable to the last.
 
-    def _match(self, bucket: list[int], products: list[np.ndarray], match: float) -> None:
-        """Shift factors of the shared variables between a bucket's parts until their beliefs agree, as far as the messages from above know."""
-        logs = []
-        for c, total in zip(bucket, products, strict=True):
-            shared, w = self.clusters[c].shared, self.weights[c]
-            assert shared is not None
-            x = total + np.asarray(self._back[c])[None]
-            x.reshape(shared.wide)[...] += shared.spread(np.broadcast_to(self.shifts[c], shared.shape))
-            if self.hard:
-                x = np.where(np.isfinite(x), x / w, -np.inf)
-            else:
-                x /= w
-            x -= max(float(x.max()), -1e300)
-            belief = shared.total(np.exp(x, out=x))
-            with np.errstate(divide="ignore"):
-                logs.append(np.log(belief / (belief.sum() or 1.0)))
-        agreed = np.all([np.isfinite(x) for x in logs], axis=0)
-        logs = [np.where(agreed, x, 0) for x in logs]
-        w = self.weights[bucket]
-        mean = sum(a * x for a, x in zip(w, logs, strict=True))
-        for c, a, x in zip(bucket, w, logs, strict=True):
-            self.shifts[c] = self.shifts[c] + match * a * (mean - x)
+    Attributes:
+        value: the bound, with the allowance for rounding on the safe side.
+        rounding: that allowance.
+        split: at which it was computed.
+        messages: of every cluster, the largest entry 0.
+        shares: of the entries that were summed into each entry of a message.
+        spreads: the entropies of these shares, where the bucket is split.
+    """
 
-    def _power_sum(self, x: np.ndarray, w: float, spread: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """w log Σ e^{x/w} over the first axis, the terms' shares, and their entropy if wanted. Overwrites x."""
-        if w != 1:
-            x /= w
-        top = x.max(axis=0)
-        if self.hard:
-            x = np.where(top == np.inf, np.inf, x)  # a zero under a negative weight
-            top = np.where(np.isfinite(top), top, 0)
-        x -= top
-        shares = np.exp(x) if spread else np.exp(x, out=x)
-        total = shares.sum(axis=0)
-        with np.errstate(divide="ignore"):
-            log_total = np.log(total)
-        message = w * (log_total + top)
-        if self.hard:
-            shares = np.where(np.isfinite(shares), shares, 0)
-            shares /= np.where((total > 0) & (total < np.inf), total, 1)
-            x = np.where(np.isfinite(x), x, 0)
-        else:
-            shares /= total
-        if not spread:
-            return message, shares, None
-        log_total = np.where(np.isfinite(log_total), log_total, 0)
-        return message, shares, log_total - (shares * x).sum(axis=0)
+    value: float
+    rounding: float
+    split: Split
+    messages: list[Any]
+    shares: list[Any]
+    spreads: list[Any]
+
+
+class Backward(NamedTuple):
+    """A pass back: the derivative of the bound by every table, and what helps to find a better split.
+
+    Attributes:
+        beliefs: the derivative at a fixed split.
+        entropies: of each cluster's variable given the others.
+        above: what the clusters above know of each cluster's message, as log-potentials.
+    """
+
+    beliefs: list[np.ndarray]
+    entropies: np.ndarray
+    above: list[Any]
+
+
+class Tightened(NamedTuple):
+    """What sweeps have found: the best bound and its split, its last change, whether it stands still, the sweeps, and the last rounding."""
+
+    value: float
+    split: Split
+    change: float
+    still: bool
+    sweeps: int
+    rounding: float
+
+
+def bucket_tree(
+    sizes: Sequence[int],
+    scopes: Sequence[Scope],
+    order: Sequence[int],
+    *,
+    entries: float,
+    variables: int | None = None,
+) -> BucketTree:
+    """Mini-buckets of at most so many entries, and variables, along an order; a table that is larger is taken alone."""
+    rank = {v: r for r, v in enumerate(order)}
+    turns = [tuple(sorted(range(len(s)), key=lambda a, s=s: rank[s[a]])) for s in scopes]
+    waiting: dict[int, list[_Member]] = {v: [] for v in order}
+    for f, (scope, turn) in enumerate(zip(scopes, turns, strict=True)):
+        if scope:
+            waiting[scope[turn[0]]].append(_Member(True, f, tuple(scope[a] for a in turn)))
+    clusters: list[Cluster] = []
+    buckets: list[list[int]] = []
+    for v in order:
+        groups = _grouped(waiting.pop(v), sizes, entries, variables)
+        unions = [set().union(*(member.scope for member in group)) for group in groups]
+        common = set.intersection(*unions) if len(groups) > 1 else set()
+        buckets.append([])
+        for group, union in zip(groups, unions, strict=True):
+            scope = tuple(sorted(union, key=rank.__getitem__))
+            fits = [(member, fit(member.scope, scope, sizes)) for member in group]
+            cluster = Cluster(
+                scope,
+                tuple(sizes[u] for u in scope),
+                [(member.number, place) for member, place in fits if member.is_leaf],
+                [(member.number, place) for member, place in fits if not member.is_leaf],
+                fit([u for u in scope if u in common], scope, sizes) if common else None,
+            )
+            if len(scope) > 1:
+                waiting[scope[1]].append(_Member(False, len(clusters), scope[1:]))
+            buckets[-1].append(len(clusters))
+            clusters.append(cluster)
+    return BucketTree(turns, clusters, buckets, [f for f, scope in enumerate(scopes) if not scope])
+
+
+class _Member(NamedTuple):
+    """A table of the model or a message, its number among them, and its variables in the order of elimination."""
+
+    is_leaf: bool
+    number: int
+    scope: Scope
 
 
 def _grouped(
-    members: list[tuple[bool, int, Scope]], sizes: Sequence[int], entries: float, variables: int | None
-) -> list[list[tuple[bool, int, Scope]]]:
+    members: list[_Member], sizes: Sequence[int], entries: float, variables: int | None
+) -> list[list[_Member]]:
     """Mini-buckets: the widest tables first, each into the first bucket that it fits."""
-    groups: list[tuple[set[int], list[tuple[bool, int, Scope]]]] = []
-    for item in sorted(members, key=lambda m: -len(m[2])):
+    groups: list[tuple[set[int], list[_Member]]] = []
+    for member in sorted(members, key=lambda m: -len(m.scope)):
         for held, group in groups:
-            wider = held.union(item[2])
+            wider = held.union(member.scope)
             fits = (variables is None or len(wider) <= variables) and math.prod(sizes[i] for i in wider) <= entries
             if fits or len(wider) == len(held):
-                held.update(item[2])
-                group.append(item)
+                held.update(member.scope)
+                group.append(member)
                 break
         else:
-            groups.append((set(item[2]), [item]))
+            groups.append((set(member.scope), [member]))
     return [group for _, group in groups]
+
+
+def forward(
+    tree: BucketTree,
+    potentials: Potentials,
+    split: Split,
+    *,
+    match: float = 0.0,
+    above: Sequence[Any] | None = None,
+    keep: bool = True,
+) -> Forward:
+    """The bound at a split, from the first variable to the last.
+
+    Args:
+        match: how far the shifts of a split bucket go towards agreement on the way, from 0 to 1.
+        above: for that, what the last pass back knew of the clusters above.
+        keep: whether `backward` will follow; otherwise tables go at once.
+    """
+    upper, weights, shifts = split.upper, split.weights, list(split.shifts)
+    count, hard = len(tree.clusters), potentials.hard
+    messages: list[Any] = [None] * count
+    shares: list[Any] = [None] * count
+    spreads: list[Any] = [None] * count
+    value = float(sum(float(potentials.tables[f]) for f in tree.constants))
+    # Rounding errors add up along the way: every message brings those of its own sums, in units of the largest number that went into them.
+    rounding, size = 4 * EPS * abs(value), np.zeros(count)
+    for bucket in tree.buckets:
+        products = []
+        for c in bucket:
+            products.append(_product(tree.clusters[c], potentials.tables, messages))
+            for below, _ in tree.clusters[c].messages:
+                size[c] += size[below]
+                if not keep:
+                    messages[below] = None
+        if len(bucket) > 1 and match:
+            known = [0.0] * len(bucket) if above is None else [above[c] for c in bucket]
+            clusters = [tree.clusters[c] for c in bucket]
+            moves = _matched(clusters, products, [shifts[c] for c in bucket], known, weights[bucket], match, hard)
+            for c, move in zip(bucket, moves, strict=True):
+                shifts[c] = shifts[c] + move
+        for c, total in zip(bucket, products, strict=True):
+            shared, w = tree.clusters[c].shared, float(weights[c])
+            if shared is not None:
+                shift = np.broadcast_to(shifts[c], shared.shape)
+                total.reshape(shared.wide)[...] += shared.spread(shift)
+                size[c] += float(np.abs(shift).max(initial=0))
+            message, share, spread = _power_sum(total, w, hard, shared is not None and keep)
+            finite = message[message > -np.inf] if hard else message
+            if finite.size == 0:
+                return Forward(-np.inf, float(rounding), Split(upper, weights, shifts), messages, shares, spreads)
+            top, bottom = float(finite.max()), float(finite.min())
+            rounding += 8 * EPS * (size[c] + max(abs(top), abs(bottom)) + abs(w) * (2 + math.log(len(total))))
+            value += top
+            messages[c] = message - top
+            size[c] = top - bottom
+            if keep:
+                shares[c] = share
+                spreads[c] = spread
+    bound = float(value + (rounding if upper else -rounding))
+    return Forward(bound, float(rounding), Split(upper, weights, shifts), messages, shares, spreads)
+
+
+def _product(cluster: Cluster, tables: list[np.ndarray], messages: list[Any]) -> np.ndarray:
+    """The sum of the log-potentials and messages that meet in a cluster."""
+    total = np.zeros(cluster.shape)
+    for f, place in cluster.leaves:
+        total.reshape(place.wide)[...] += place.spread(tables[f])
+    for below, place in cluster.messages:
+        total.reshape(place.wide)[...] += place.spread(messages[below])
+    return total
+
+
+def _matched(
+    clusters: list[Cluster],
+    products: list[np.ndarray],
+    shifts: list[Any],
+    above: list[Any],
+    weights: np.ndarray,
+    match: float,
+    hard: bool,
+) -> list[np.ndarray]:
+    """What moves between a bucket's parts so that their beliefs about the shared variables agree, as far as the messages from above know.
+
+    At the best split they agree. The moves add up to 0; with a `match` below 1 they go a part of the way.
+    """
+    logs = []
+    for cluster, total, shift, known, w in zip(clusters, products, shifts, above, weights, strict=True):
+        shared = cluster.shared
+        assert shared is not None
+        x = total + np.asarray(known)[None]
+        x.reshape(shared.wide)[...] += shared.spread(np.broadcast_to(shift, shared.shape))
+        if hard:
+            x = np.where(np.isfinite(x), x / w, -np.inf)
+        else:
+            x /= w
+        x -= max(float(x.max()), -1e300)
+        belief = shared.total(np.exp(x, out=x))
+        with np.errstate(divide="ignore"):
+            logs.append(np.log(belief / (belief.sum() or 1.0)))
+    agreed = np.all([np.isfinite(x) for x in logs], axis=0)
+    logs = [np.where(agreed, x, 0) for x in logs]
+    mean = sum(w * x for w, x in zip(weights, logs, strict=True))
+    return [match * w * (mean - x) for w, x in zip(weights, logs, strict=True)]
+
+
+def _power_sum(x: np.ndarray, w: float, hard: bool, spread: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """w log Σ e^{x/w} over the first axis, the terms' shares, and their entropy if wanted. Overwrites x."""
+    if w != 1:
+        x /= w
+    top = x.max(axis=0)
+    if hard:
+        x = np.where(top == np.inf, np.inf, x)  # a zero under a negative weight
+        top = np.where(np.isfinite(top), top, 0)
+    x -= top
+    shares = np.exp(x) if spread else np.exp(x, out=x)
+    total = shares.sum(axis=0)
+    with np.errstate(divide="ignore"):
+        log_total = np.log(total)
+    message = w * (log_total + top)
+    if hard:
+        shares = np.where(np.isfinite(shares), shares, 0)
+        shares /= np.where((total > 0) & (total < np.inf), total, 1)
+        x = np.where(np.isfinite(x), x, 0)
+    else:
+        shares /= total
+    if not spread:
+        return message, shares, None
+    log_total = np.where(np.isfinite(log_total), log_total, 0)
+    return message, shares, log_total - (shares * x).sum(axis=0)
+
+
+def backward(tree: BucketTree, run: Forward) -> Backward:
+    """The derivative of the bound by every table at a fixed split, after a `forward` that kept its tables. It uses them up. Not of a bound of -inf."""
+    count = len(tree.clusters)
+    found: list[Any] = [np.ones(()) for _ in tree.turns]
+    over: list[Any] = [np.ones(()) for _ in range(count)]
+    entropies, known = np.zeros(count), [0.0] * count
+    for c in reversed(range(count)):
+        cluster, above = tree.clusters[c], over[c]
+        belief = run.shares[c]
+        belief *= above[None]
+        run.shares[c] = over[c] = None
+        for below, place in cluster.messages:
+            over[below] = place.total(belief)
+        for f, place in cluster.leaves:
+            found[f] = place.total(belief)
+        if cluster.shared is not None:
+            entropies[c] = float((above * run.spreads[c]).sum())
+            message = np.where(run.messages[c] > -np.inf, run.messages[c], 0)
+            known[c] = run.split.weights[c] * np.log(np.maximum(above, TINY)) - message
+        run.messages[c] = run.spreads[c] = None
+    return Backward(
+        [t.transpose(np.argsort(turn)) for t, turn in zip(found, tree.turns, strict=True)], entropies, known
+    )
+
+
+def reweighed(tree: BucketTree, split: Split, entropies: np.ndarray, step: float) -> Split:
+    """The weights of every split bucket moved against the differences of conditional entropies, which are equal at the best ones."""
+    weights = split.weights.copy()
+    for bucket in tree.buckets:
+        if len(bucket) < 2:
+            continue
+        w, h = weights[bucket], entropies[bucket]
+        if split.upper:
+            w = np.maximum(w * np.exp(-step * (h - w @ h)), LEAST)
+            weights[bucket] = w / w.sum()
+        else:
+            u = np.clip(-w[1:] * np.exp(step * (h[0] - h[1:])), LEAST, 100)
+            weights[bucket] = [1 + u.sum(), *-u]
+    return split._replace(weights=weights)
+
+
+def tighten(
+    tree: BucketTree,
+    potentials: Potentials,
+    *,
+    upper: bool,
+    sweeps: int,
+    tolerance: float = 1e-6,
+    until: float = math.inf,
+) -> Tightened:
+    """The best bound that sweeps forward and back find, with moving shifts and weights.
+
+    Args:
+        sweeps: the most of them.
+        tolerance: the change of the bound, in nats, at which it stands still; twice in a row.
+        until: the time, by `time.perf_counter`, after which no further sweep begins.
+    """
+    sign = 1.0 if upper else -1.0
+    split = tree.even(upper=upper)
+    best, kept, change, above, rounding = sign * np.inf, split, np.inf, None, 0.0
+    match, step, still, worse, done = 0.7, STEP, 0, 0, 0
+    while done < sweeps and still < 2 and match > 0.05:
+        run = forward(tree, potentials, split, match=match if done else 1.0, above=above)
+        split, rounding = run.split, run.rounding
+        done += 1
+        gain = sign * (best - run.value)
+        if gain > 0:
+            best, kept, worse = run.value, split, 0
+        else:
+            worse += 1
+        change = abs(gain)
+        if not tree.is_split or run.value == -np.inf or time.perf_counter() > until:
+            still += run.value != -np.inf and not tree.is_split
+            break
+        still = still + 1 if change <= tolerance else 0
+        if worse == 3 or gain < -max(1.0, 0.01 * abs(best)):  # too far: back to the best one, in smaller steps
+            match, step, worse = match / 2, step / 2, 0
+            run = forward(tree, potentials, kept)
+            split, rounding = run.split, run.rounding
+            done += 1
+        back = backward(tree, run)
+        above = back.above
+        if done > 1:
+            split = reweighed(tree, split, back.entropies, step)
+    stands = still > 0 or best == -np.inf
+    return Tightened(best, kept, change if tree.is_split else 0.0, stands, done, rounding)

@@ -13,9 +13,9 @@ from ._annealing.subgraph_base import subgraph_base as subgraph_base
 from ._annealing.user_path import AnnealingPath as AnnealingPath
 from ._bounds.belief_propagation import BeliefPropagation as BeliefPropagation
 from ._bounds.mean_field import MeanField as MeanField
+from ._bounds.mean_field import StructuredMeanField as StructuredMeanField
 from ._bounds.mini_bucket import MiniBucket as MiniBucket
 from ._bounds.parallel_mean_field import mean_field_steps as mean_field_steps
-from ._bounds.structured_mean_field import StructuredMeanField as StructuredMeanField
 from ._bounds.tree_reweighted import TreeReweighted as TreeReweighted
 from ._exact.closed_form import ClosedForm as ClosedForm
 from ._exact.complete_graph import CompleteGraph as CompleteGraph

@@ -9,9 +9,9 @@ import pytest
 from graphs.small_graphs import Listed, random_graph
 from lnz._graphs import messages
 from lnz._graphs.anytime_solver import tighten
-from lnz._graphs.ascent import climb
-from lnz._graphs.buckets import Buckets
-from lnz._graphs.clusters import Clusters
+from lnz._graphs.buckets import bucket_tree, forward
+from lnz._graphs.buckets import tighten as tighten_buckets
+from lnz._graphs.mean_field import Clusters, climb
 from lnz._graphs.orders import least_fill
 from lnz._graphs.preprocess import reduce
 from lnz.routes._bounds.tree_reweighted import TreeReweighted
@@ -33,15 +33,15 @@ def mini_bucket_limits(listed: Listed, seed: int) -> tuple[float, float]:
     scopes = tuple(scope for scope in model.scopes if scope)
     tables = [table for scope, table in zip(model.scopes, model.tables, strict=True) if scope]
     order = least_fill(scopes, tuple(model.sizes), seed)
-    buckets = Buckets(model.sizes, scopes, order, entries=float(rng.integers(1, 40)))
-    buckets.put(tables)
+    tree = bucket_tree(model.sizes, scopes, order, entries=float(rng.integers(1, 40)))
+    potentials = tree.arranged(tables)
     found, sweeps = [], int(rng.integers(1, 8))
     for upper in (False, True):
-        buckets.reset(upper)
-        found.append(buckets.tighten(sweeps, 1e-9).value + model.constant)
-        again = buckets.forward(0.0) + model.constant  # the best shifts and weights stay
+        best = tighten_buckets(tree, potentials, upper=upper, sweeps=sweeps, tolerance=1e-9)
+        found.append(best.value + model.constant)
+        again = forward(tree, potentials, best.split).value + model.constant  # the best shifts and weights
         assert again == pytest.approx(found[-1], rel=1e-12, abs=1e-9 + slack(listed)), seed
-        if not buckets.split:
+        if not tree.is_split:
             assert again == pytest.approx(listed.log_z, rel=1e-11, abs=1e-9 + slack(listed)), seed
     return found[0], found[1]
 

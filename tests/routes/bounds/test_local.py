@@ -11,7 +11,7 @@ import pytest
 
 import lnz
 from lnz._graphs import messages
-from lnz._graphs.buckets import Buckets
+from lnz._graphs.buckets import backward, bucket_tree, forward, tighten
 from lnz._graphs.orders import least_fill
 from lnz.routes._bounds.bound_route import LocalRoute
 from routes.bounds.local_graphs import random_local
@@ -139,17 +139,16 @@ def test_the_gradient_of_mini_buckets_is_that_at_fixed_shifts_and_weights(upper)
         graph = lnz.FactorGraph(sizes, scopes, [2 * rng.normal(size=[sizes[i] for i in s]) for s in scopes])
         live = messages.live(messages.model(graph, np.asarray(graph.log_potentials)))
         order = least_fill(live.scopes, live.sizes, seed)
-        buckets = Buckets(live.sizes, live.scopes, order, entries=30.0, upper=upper)
-        buckets.put(live.tables)
-        buckets.tighten(4, 1e-9)
-        assert buckets.split
-        buckets.forward(0.0)
-        beliefs = buckets.backward()
+        tree = bucket_tree(live.sizes, live.scopes, order, entries=30.0)
+        potentials = tree.arranged(live.tables)
+        split = tighten(tree, potentials, upper=upper, sweeps=4, tolerance=1e-9).split
+        assert tree.is_split
+        beliefs = backward(tree, forward(tree, potentials, split)).beliefs
         directions = [rng.normal(size=table.shape) for table in live.tables]
         values = []
         for step in (1e-4, -1e-4):
-            buckets.put([t + step * d for t, d in zip(live.tables, directions, strict=True)])
-            values.append(buckets.forward(0.0))
+            moved = [t + step * d for t, d in zip(live.tables, directions, strict=True)]
+            values.append(forward(tree, tree.arranged(moved), split).value)
         slope = sum(float((b * d).sum()) for b, d in zip(beliefs, directions, strict=True))
         assert slope == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-5, abs=1e-5), seed
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lnz._core.numerics import check_whole_number
 from lnz._graphs import messages
-from lnz._graphs.buckets import Buckets
+from lnz._graphs.buckets import backward, bucket_tree, forward, tighten
 from lnz._graphs.orders import least_fill
 from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 
@@ -67,16 +67,12 @@ class MiniBucket(LocalRoute):
     def solve(self, found: messages.Model) -> Solved:
         live = messages.live(found)
         order = least_fill(live.scopes, live.sizes, self.seed)
-        buckets = Buckets(
-            live.sizes,
-            live.scopes,
-            order,
-            entries=self.max_entries,
-            variables=self.i_bound,
-            upper=self.side == "upper",
-        )
-        buckets.put(live.tables)
-        run = buckets.tighten(self.max_sweeps, self.tolerance)
-        possible = buckets.forward(0.0) > -np.inf
-        beliefs = buckets.backward() if possible else [np.zeros(table.shape) for table in live.tables]
-        return Solved(run.value, *messages.restored(found, live.domains, beliefs), run.change, run.still, run.sweeps)
+        tree = bucket_tree(live.sizes, live.scopes, order, entries=self.max_entries, variables=self.i_bound)
+        potentials, upper = tree.arranged(live.tables), self.side == "upper"
+        best = tighten(tree, potentials, upper=upper, sweeps=self.max_sweeps, tolerance=self.tolerance)
+        run = forward(tree, potentials, best.split)
+        possible = run.value > -np.inf
+        beliefs = backward(tree, run).beliefs if possible else [np.zeros(table.shape) for table in live.tables]
+        variables, factors = messages.restored(found, live.domains, beliefs)
+        value, _, change, still, sweeps, _ = best
+        return Solved(value, variables, factors, change, still, sweeps)
