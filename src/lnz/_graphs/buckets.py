@@ -343,7 +343,7 @@ def _power_sum(x: np.ndarray, w: float, hard: bool, spread: bool) -> tuple[np.nd
 
 
 def backward(tree: BucketTree, run: Forward) -> Backward:
-    """The derivative of the bound by every table at a fixed split, after a `forward` that kept its tables. It uses them up. Not of a bound of -inf."""
+    """The derivative of the bound by every table at a fixed split, after a `forward` that kept its tables. It uses them up. Not where it is -inf."""
     count = len(tree.clusters)
     found: list[Any] = [np.ones(()) for _ in tree.turns]
     over: list[Any] = [np.ones(()) for _ in range(count)]

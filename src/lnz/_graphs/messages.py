@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lnz._graphs.contraction_plan import Scope
+from lnz._graphs.preprocess import possible_values
+
 if TYPE_CHECKING:  # this module imports no JAX
     from lnz._models.factor_graph import FactorGraph
-
-Scope = tuple[int, ...]
 
 
 class Layout(NamedTuple):
@@ -87,7 +88,7 @@ def merged(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
         else:
             constant += float(piece)
     found = Model(unary, where.scopes, total, constant, True)
-    return _pruned(found) if hard else found
+    return _pruned(found, cardinalities) if hard else found
 
 
 class Live(NamedTuple):
@@ -125,26 +126,16 @@ def restored(found: Model, domains: list[np.ndarray], beliefs: Sequence[np.ndarr
     return variables, factors
 
 
-def _pruned(found: Model) -> Model:
-    """Values that no row of some table allows get -inf, until nothing changes."""
-    unary = found.unary.copy()
-    parts = [block for block in blocks(found, [range(len(found.scopes))])[0] if (block.tables == -np.inf).any()]
-    alive = unary > -np.inf
-    while True:
-        before = alive.sum()
-        for block in parts:
-            arity = block.variables.shape[1]
-            rows = block.tables > -np.inf
-            for a in range(arity):
-                rows = rows & spread(alive[block.variables[:, a], : rows.shape[a + 1]], a, arity)
-            for a in range(arity):
-                left: Any = rows.any(axis=others(a, arity))
-                place: Any = (block.variables[:, a], slice(left.shape[1]))
-                np.logical_and.at(alive, place, left)
-        if alive.sum() == before or not alive.any(axis=1).all():
-            break
-    unary[~alive] = -np.inf
-    return found._replace(unary=unary, possible=bool(alive.any(axis=1).all()) and found.constant > -np.inf)
+def _pruned(found: Model, cardinalities: Sequence[int]) -> Model:
+    """Values that no row of some table allows get -inf."""
+    n, unary = len(cardinalities), np.full(found.unary.shape, -np.inf)
+    rows = [row[:k] for row, k in zip(found.unary, cardinalities, strict=True)]
+    domains, possible = possible_values(
+        cardinalities, [*((i,) for i in range(n)), *found.scopes], [*rows, *found.tables]
+    )
+    for i, domain in enumerate(domains):
+        unary[i, domain] = found.unary[i, domain]
+    return found._replace(unary=unary, possible=possible and found.constant > -np.inf)
 
 
 class Block(NamedTuple):

@@ -75,7 +75,7 @@ def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
         scopes: the variables of every factor, in the order of its table's axes.
         tables: log-potentials of every factor, -inf where impossible.
     """
-    domains, possible = _domains(cardinalities, scopes, tables)
+    domains, possible = possible_values(cardinalities, scopes, tables)
     if not possible:
         return Reduced(domains, [(), ()], [np.zeros(()), np.zeros(())], [-1] * len(scopes), [], -math.inf, False)
     whole = [len(domain) == k for domain, k in zip(domains, cardinalities, strict=True)]
@@ -119,7 +119,7 @@ def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
     )
 
 
-def _domains(
+def possible_values(
     cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], bool]:
     """The values of every variable that no single factor forbids, and whether every variable has one."""
