@@ -274,23 +274,23 @@ class Messages:
                     yield block
 
     def joint(self, block: Block) -> tuple[np.ndarray, list[np.ndarray]]:
-        """φ_f/ρ_f plus what the variables say, (F, *shape), and what each says, (F, k)."""
+        """φ_f/ρ_f plus the incoming messages of its variables, (F, *shape), and these messages, (F, k) of each."""
         arity, total = block.variables.shape[1], block.tables
-        said = []
+        incoming = []
         for a in range(arity):
             k = block.tables.shape[a + 1]
-            said.append(self.beliefs[block.variables[:, a], :k] - self.messages[block.edges[:, a], :k])
-            total = total + spread(said[-1], a, arity)
-        return total, said
+            incoming.append(self.beliefs[block.variables[:, a], :k] - self.messages[block.edges[:, a], :k])
+            total = total + spread(incoming[-1], a, arity)
+        return total, incoming
 
     def sweep(self, damping: float = 0.0) -> float:
         """Update every message; the largest change, before damping."""
         self.settle()
         worst = 0.0
         for block in (b for members in self.classes for b in members):
-            total, said = self.joint(block)
+            total, incoming = self.joint(block)
             for a in range(block.variables.shape[1]):
-                change = self._change(block, total, said, a)
+                change = self._change(block, total, incoming, a)
                 worst = max(worst, float(np.abs(change).max(initial=0)))
                 self._take(block, a, (1 - damping) * change)
         return worst
@@ -300,9 +300,9 @@ class Messages:
         self.settle()
         changes, sizes = [], np.zeros(len(self.found.scopes))
         for block in self.distinct():
-            total, said = self.joint(block)
+            total, incoming = self.joint(block)
             arity = block.variables.shape[1]
-            changes.append((block, [self._change(block, total, said, a) for a in range(arity)]))
+            changes.append((block, [self._change(block, total, incoming, a) for a in range(arity)]))
             for change in changes[-1][1]:
                 sizes[block.numbers] = np.maximum(sizes[block.numbers], np.abs(change).max(axis=1))
         if not sizes.size:
@@ -315,11 +315,11 @@ class Messages:
                 self._take(block, a, taken * change)
         return float(sizes.max())
 
-    def _change(self, block: Block, total: np.ndarray, said: list[np.ndarray], a: int) -> np.ndarray:
+    def _change(self, block: Block, total: np.ndarray, incoming: list[np.ndarray], a: int) -> np.ndarray:
         """What an update would add to the messages of a block to the variables on axis a, (F, k)."""
         arity, k = block.variables.shape[1], total.shape[a + 1]
-        possible = said[a] > -np.inf
-        new = log_sum(total, others(a, arity)) - np.where(possible, said[a], 0)
+        possible = incoming[a] > -np.inf
+        new = log_sum(total, others(a, arity)) - np.where(possible, incoming[a], 0)
         new = np.where(possible, new - new.max(axis=1, keepdims=True), 0)
         return np.maximum(new, self.floor) - self.messages[block.edges[:, a], :k]
 

@@ -19,7 +19,7 @@ from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 
 @dataclasses.dataclass(frozen=True)
 class BeliefPropagation(LocalRoute):
-    """Sum-product on the factors of a discrete model: exact where the factor graph is a forest, otherwise an approximation without a limit.
+    """Sum-product on the factors of a discrete model: exact where the factor graph is a forest, otherwise an approximation without a bound.
 
     m_f→i(x_i) = log Σ_{x_f \\ x_i} exp(φ_f(x_f) + Σ_{j≠i} n_j→f(x_j)), n_i→f = Σ_{g≠f} m_g→i, and the value, in nats, is the negated Bethe
     free energy Σ_f log Z_f + Σ_i (1 - d_i) log Z_i. On a forest one pass up and one down give log Z and every marginal. Elsewhere classes of

@@ -1,4 +1,4 @@
-"""What the local routes share: a solution in NumPy behind a callback, its gradient by beliefs, and its words."""
+"""What the local routes have in common: a solution in NumPy behind a callback, its gradient by beliefs, and its words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate, Guarantee
@@ -47,10 +48,10 @@ class LocalRoute(Route):
     @property
     @abc.abstractmethod
     def sides(self) -> tuple[bool, bool]:
-        """Whether the value is a lower and an upper limit."""
+        """Whether the value is a lower and an upper bound."""
 
     def too_wide(self, graph: FactorGraph) -> str | None:
-        """Why the factors cannot be served, or None."""
+        """Why the factors are not supported, or None."""
         return None
 
     def unsupported_reason(self, energy: Energy) -> str | None:
@@ -87,25 +88,22 @@ class LocalRoute(Route):
         shapes = (*(shape,) * 4, jax.ShapeDtypeStruct(flat.shape, flat.dtype))
         value, residual, converged, sweeps, means = on_host(run, shapes, flat, route=self)
         guarantee = self.guarantee(graph)
-        lower, upper = (True, True) if guarantee == "exact" else self.sides
-        size = jnp.sum(jnp.where(jnp.isfinite(flat), jnp.abs(flat), 0)).astype(dtype)
-        scale = 1 + size + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
-        rounding = jax.lax.stop_gradient(32 * jnp.finfo(dtype).eps * scale)
-        nothing = jnp.zeros((), dtype)
-        estimate = Estimate(
-            value=value,
-            standard_error=nothing,
-            lower=value - rounding if lower else nothing - jnp.inf,
-            upper=value + rounding if upper else nothing + jnp.inf,
+        scale = 1 + total_size(flat) + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
+        estimate = bounded(
+            value,
+            rounding=32 * jnp.finfo(dtype).eps * scale,
+            sides=(True, True) if guarantee == "exact" else self.sides,
             guarantee=guarantee,
             route=f"{self.name} on {len(graph.cardinalities):,} variables and {len(graph.scopes):,} factors",
-            diagnostics={"residual": residual, "converged": converged, "sweeps": sweeps},
+            residual=residual,
+            converged=converged,
+            sweeps=sweeps,
         )
         return estimate, pull_back(means)
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         raise ValueError(
-            f"{type(self).__name__} gives log Z, its gradient and beliefs of factors, but not E[f] of any f: take an exact or a sampling route"
+            f"{type(self).__name__} gives log Z, its gradient and beliefs of factors, but not E[f] of any f: use an exact or a sampling route"
         )
 
     def beliefs(self, energy: Any) -> list[np.ndarray]:
@@ -114,6 +112,39 @@ class LocalRoute(Route):
         found = messages.model(graph, np.asarray(graph.log_potentials))
         solved = self.solve(found) if found.possible else _impossible(found)
         return [row[:k] for row, k in zip(solved.variables, graph.cardinalities, strict=True)]
+
+
+def bounded(
+    value: Array,
+    *,
+    rounding: Array,
+    sides: tuple[bool, bool],
+    guarantee: Guarantee,
+    route: str,
+    residual: Array,
+    converged: Array,
+    sweeps: Array,
+) -> Estimate:
+    """An estimate from a value that is a bound of log Z on some sides, or log Z itself on both, up to rounding."""
+    dtype = jnp.result_type(float)
+    value, nothing, rounding = value.astype(dtype), jnp.zeros((), dtype), jax.lax.stop_gradient(rounding).astype(dtype)
+    lower, upper = sides
+    figures = {"residual": residual, "converged": converged, "sweeps": sweeps}
+    return Estimate(
+        value=value,
+        standard_error=nothing,
+        lower=value - rounding if lower else nothing - jnp.inf,
+        upper=value + rounding if upper else nothing + jnp.inf,
+        guarantee=guarantee,
+        route=route,
+        diagnostics={name: figure.astype(dtype) for name, figure in figures.items()},
+    )
+
+
+def total_size(potentials: Any) -> Array:
+    """Σ |φ| over the finite log-potentials of all arrays, in JAX's width of float."""
+    sums = [jnp.sum(jnp.where(jnp.isfinite(t), jnp.abs(t), 0)) for t in jax.tree.leaves(potentials)]
+    return sum((x.astype(jnp.result_type(float)) for x in sums), jnp.zeros(()))
 
 
 def _impossible(found: messages.Model) -> Solved:

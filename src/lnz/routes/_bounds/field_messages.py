@@ -74,10 +74,10 @@ def at_nodes(structure: Structure, x: Array) -> Sides:
 
 
 def summed(structure: Structure, sides: Sides) -> Array:
-    """What factors say, summed at every node: (K, n)."""
+    """The outgoing messages of all factors, summed at every node: (K, n)."""
     total = jax.vmap(structure.collected)(sides.first, sides.second)
-    for scopes, said in zip(structure.scopes_by_arity, sides.factors, strict=True):
-        total = total.T.at[scopes].add(said).T
+    for scopes, outgoing in zip(structure.scopes_by_arity, sides.factors, strict=True):
+        total = total.T.at[scopes].add(outgoing).T
     return total
 
 
@@ -153,11 +153,13 @@ def log_products(table: Array, logs: Array) -> Array:
     return shift + jnp.log(jnp.sum(jnp.exp(terms - shift[None]), 0))
 
 
-def joint(tables: Array, heard: Array) -> Array:
-    """Log-potentials of factors (F, K, …) with what their nodes say (F, arity, K)."""
-    arity = heard.shape[1]
+def joint(tables: Array, incoming: Array) -> Array:
+    """Log-potentials of factors (F, K, …) plus the incoming messages of their nodes (F, arity, K)."""
+    arity = incoming.shape[1]
     for a in range(arity):
-        tables = tables + heard[:, a].reshape(len(heard), *(heard.shape[2] if b == a else 1 for b in range(arity)))
+        tables = tables + incoming[:, a].reshape(
+            len(incoming), *(incoming.shape[2] if b == a else 1 for b in range(arity))
+        )
     return tables
 
 
@@ -166,20 +168,24 @@ def outer(rows: Sequence[Array]) -> Array:
     return functools.reduce(lambda x, y: x[..., None] * y.reshape(len(y), *(1,) * (x.ndim - 1), -1), rows)
 
 
+def _any_row(table: Array, logs: Array) -> Array:
+    """-inf where every row of the table is impossible, (L, E)."""
+    return jnp.max(table + logs[:, None], 0)
+
+
 def _pruned(structure: Structure, tables: Tables) -> Array:
     """The log-potentials of nodes with -inf at labels that no row of some table allows, until nothing changes."""
     nodes, edges, factors = jax.tree.map(lambda t: jnp.where(t == -jnp.inf, t, jnp.zeros_like(t)), tables)
     lowest = [jnp.min(smallest(t), initial=0) for t in edges] + [jnp.min(t, initial=0) for t in factors]
     hard = functools.reduce(jnp.minimum, lowest) == -jnp.inf
-    over = lambda table, logs: jnp.max(table + logs[:, None], 0)  # noqa: E731
 
     def prune(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        heard = at_nodes(structure, state[0])
-        second = along(structure, edges, over, heard.first)
-        first = along(structure, turned(edges), over, heard.second)
+        incoming = at_nodes(structure, state[0])
+        second = along(structure, edges, _any_row, incoming.first)
+        first = along(structure, turned(edges), _any_row, incoming.second)
         wide = []
-        for table, said in zip(factors, heard.factors, strict=True):
-            whole, places = joint(table, said), range(1, said.shape[1] + 1)
+        for table, rows in zip(factors, incoming.factors, strict=True):
+            whole, places = joint(table, rows), range(1, rows.shape[1] + 1)
             wide.append(jnp.stack([jnp.max(whole, tuple(b for b in places if b != a)) for a in places], 1))
         left = state[0] + summed(structure, Sides(first, second, tuple(wide)))
         return left, jnp.any(left != state[0])

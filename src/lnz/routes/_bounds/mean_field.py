@@ -17,11 +17,11 @@ from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 
 @dataclasses.dataclass(frozen=True)
 class MeanField(LocalRoute):
-    """A lower limit of log Z for any discrete model with factors: the best of the products q(x) = Π_i q_i(x_i) that coordinate ascent finds.
+    """A lower bound of log Z for any discrete model with factors: the best of the products q(x) = Π_i q_i(x_i) that coordinate ascent finds.
 
     log Z ≥ Σ_f E_q[φ_f] + Σ_i H(q_i), in nats, for every q. Each q_i ∝ exp(E_q[Σ_f φ_f | x_i]) in turn, variables without a common factor at
     once, from several starts side by side: one even, the others random. Where some states are impossible, the starts are possible states that
-    a search finds; if it finds none the limit is -inf, which says nothing. The gradient is that of the limit at fixed q.
+    a search finds; if it finds none the bound is -inf, which says nothing. The gradient is that of the bound at fixed q.
 
     Attributes:
         restarts: the number of starts.
@@ -96,17 +96,17 @@ class MeanField(LocalRoute):
 
 @dataclasses.dataclass(frozen=True)
 class StructuredMeanField(LocalRoute):
-    """A lower limit of log Z for any discrete model with factors, from a product q(x) = Π_c q_c(x_c) of clusters of variables.
+    """A lower bound of log Z for any discrete model with factors, from a product q(x) = Π_c q_c(x_c) of clusters of variables.
 
     log Z ≥ Σ_f E_q[φ_f] + Σ_c H(q_c), in nats. The variables are divided into clusters on which the model's factors make trees, or graphs that
     can be summed in tables of `max_entries`; each q_c ∝ exp(Σ_f E_q[φ_f | x_c]) in turn is summed exactly. It starts from the best product of
-    single variables (`MeanField`) and never goes down, so the limit is at least as good. The gradient is that of the limit at fixed q.
+    single variables (`MeanField`) and never goes down, so the bound is at least as good. The gradient is that of the bound at fixed q.
 
     Attributes:
         max_entries: the most entries of a table; by default the square of the largest number of values, which makes trees.
         restarts: the number of starts of naive mean field.
         max_sweeps: the most updates of every cluster.
-        tolerance: the change of the limit at which it has converged, in nats.
+        tolerance: the change of the bound at which it has converged, in nats.
         seed: of the starts.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Weighted mini-buckets: elimination in tables of at most a few variables, for an upper or a lower limit of log Z."""
+"""Weighted mini-buckets: elimination in tables of at most a few variables, for an upper or a lower bound of log Z."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 
 @dataclasses.dataclass(frozen=True)
 class MiniBucket(LocalRoute):
-    """An upper or lower limit of log Z for any discrete model with factors, by elimination in tables of at most `i_bound` variables.
+    """An upper or lower bound of log Z for any discrete model with factors, by elimination in tables of at most `i_bound` variables.
 
     Variable after variable is summed out of the factors that hold it. Where their product would be too wide they are split into mini-buckets
     r with weights Σ_r w_r = 1, and by Hölder's inequality Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} where all w_r > 0; it is ≥ where exactly one
     is. Sweeps up and down move factors of the shared variables between mini-buckets until their beliefs agree, and weights until their
-    conditional entropies do; the limit holds at any of them, and the best one found is kept. With an `i_bound` beyond the width of the order
-    nothing is split, and the limit is log Z. The lower limit is -inf where impossible states fall into a split bucket. The value, in nats, is
-    the limit; its gradient is that of the limit at fixed shifts and weights, so the limit itself where they stand still.
+    conditional entropies do; the bound holds at any of them, and the best one found is kept. With an `i_bound` beyond the width of the order
+    nothing is split, and the bound is log Z. The lower bound is -inf where impossible states fall into a split bucket. The value, in nats, is
+    the bound; its gradient is that of the bound at fixed shifts and weights, so the bound itself where they stand still.
 
     Attributes:
         i_bound: the most variables of one table; a wider factor is taken alone.
         side: "upper" or "lower".
         max_entries: the most entries of one table; a larger factor is taken alone.
         max_sweeps: the most sweeps; 1 moves factors on the way of the only one.
-        tolerance: the change of the limit at which it stands still, in nats.
+        tolerance: the change of the bound at which it stands still, in nats.
         seed: of the order of elimination, by least fill.
 
     Raises:

@@ -14,6 +14,7 @@ from lnz._core.estimate import Estimate
 from lnz._core.numerics import check_whole_number
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
+from lnz.routes._bounds.bound_route import bounded, total_size
 from lnz.routes._bounds.field_messages import (
     Prepared,
     Sides,
@@ -48,12 +49,12 @@ def _split(tables: Tables) -> _Split:
     return _Split(soft, hard, functools.reduce(jnp.logical_or, found))
 
 
-def _said(structure: Structure, tables: Tables, heard: Sides) -> Sides:
+def _outgoing(structure: Structure, tables: Tables, incoming: Sides) -> Sides:
     """The mean of every factor's table, for every label of each of its nodes, over its other nodes."""
-    second = along(structure, tables.edges, products, heard.first)
-    first = along(structure, turned(tables.edges), products, heard.second)
+    second = along(structure, tables.edges, products, incoming.first)
+    first = along(structure, turned(tables.edges), products, incoming.second)
     factors = []
-    for table, q in zip(tables.factors, heard.factors, strict=True):
+    for table, q in zip(tables.factors, incoming.factors, strict=True):
         arity, means = q.shape[1], []
         for a in range(arity):
             others = outer([jnp.ones_like(q[:, b]) if b == a else q[:, b] for b in range(arity)])
@@ -62,22 +63,22 @@ def _said(structure: Structure, tables: Tables, heard: Sides) -> Sides:
     return Sides(first, second, tuple(factors))
 
 
-def _forbidden(structure: Structure, split: _Split, heard: Sides) -> Sides:
+def _forbidden(structure: Structure, split: _Split, incoming: Sides) -> Sides:
     """How probable it is, for every label of each node of a factor, that the factor forbids it. Computed only where a table has a -inf."""
-    nothing = jax.tree.map(jnp.zeros_like, heard)
+    nothing = jax.tree.map(jnp.zeros_like, incoming)
 
     def body(state: tuple[Array, Sides]) -> tuple[Array, Sides]:
-        (_, heard_now), hard = jax.lax.optimization_barrier(((state[0], heard), split.hard))
-        return jnp.zeros_like(state[0]), _said(structure, hard, heard_now)
+        (_, incoming_now), hard = jax.lax.optimization_barrier(((state[0], incoming), split.hard))
+        return jnp.zeros_like(state[0]), _outgoing(structure, hard, incoming_now)
 
     return jax.lax.while_loop(lambda state: state[0], body, (split.any_hard, nothing))[1]
 
 
 def _updated(structure: Structure, split: _Split, nodes: Array, q: Array) -> Array:
     """log q_i ∝ E_q[Σ_f φ_f | x_i] of every node, (K, n), among the labels that are forbidden least."""
-    heard = at_nodes(structure, q)
-    logits = nodes + summed(structure, _said(structure, split.soft, heard))
-    against = summed(structure, _forbidden(structure, split, jax.lax.stop_gradient(heard)))
+    incoming = at_nodes(structure, q)
+    logits = nodes + summed(structure, _outgoing(structure, split.soft, incoming))
+    against = summed(structure, _forbidden(structure, split, jax.lax.stop_gradient(incoming)))
     against = jnp.where(nodes == -jnp.inf, jnp.inf, against)
     least = jnp.min(against, 0, keepdims=True) * (1 + 8 * float(jnp.finfo(q.dtype).eps))
     return jax.nn.log_softmax(jnp.where(against <= least, logits, -jnp.inf), axis=0)
@@ -132,47 +133,40 @@ def _ascended(
 def estimated(
     field: RandomField, *, schedule: str, damping: float, max_sweeps: int, tolerance: float
 ) -> tuple[Estimate, Any]:
-    """The value of the product that the sweeps end at, a lower limit of log Z, and its moments in the place of the field's float arrays."""
+    """The value of the product that the sweeps end at, a lower bound of log Z, and its moments in the place of the field's float arrays."""
     model = prepared(field)
     structure, split = model.structure, _split(model.tables)
     found = _ascended(model, split, schedule, damping, max_sweeps, tolerance)
-    heard = at_nodes(structure, found.q)
-    said, forbidden = _said(structure, split.soft, heard), _forbidden(structure, split, heard)
+    incoming = at_nodes(structure, found.q)
+    outgoing, forbidden = _outgoing(structure, split.soft, incoming), _forbidden(structure, split, incoming)
 
     def mean(of: Sides) -> Array:
-        return jnp.sum(of.second * heard.second) + sum(
-            jnp.sum(s[:, 0] * q[:, 0]) for s, q in zip(of.factors, heard.factors, strict=True)
+        return jnp.sum(of.second * incoming.second) + sum(
+            jnp.sum(s[:, 0] * q[:, 0]) for s, q in zip(of.factors, incoming.factors, strict=True)
         )
 
     entropy = -jnp.sum(found.q * jnp.log(jnp.where(found.q > 0, found.q, 1)))
-    value = jnp.sum(found.q * split.soft.nodes) + mean(said) + entropy
+    value = jnp.sum(found.q * split.soft.nodes) + mean(outgoing) + entropy
     allowed = model.possible & (mean(forbidden) == 0)
     pairs = []
     for table, (a, b) in zip(model.tables.edges, ends(structure, model.tables.edges), strict=True):
-        part = heard.first[:, a:b], heard.second[:, a:b]
+        part = incoming.first[:, a:b], incoming.second[:, a:b]
         joined = part[0][:, None] * part[1][None]
         pairs.append(
             joined if joined.shape == table.shape else jnp.einsum("ke,le->kl", *part, precision="highest")[:, :, None]
         )
-    wide = tuple(outer([q[:, a] for a in range(q.shape[1])]) for q in heard.factors)
+    wide = tuple(outer([q[:, a] for a in range(q.shape[1])]) for q in incoming.factors)
     means = jax.tree.map(lambda x: jnp.where(allowed, x, 0), Tables(found.q, tuple(pairs), wide))
-    dtype = jnp.result_type(float)
-    sizes = [jnp.sum(jnp.abs(jnp.where(jnp.isfinite(t), t, 0))) for t in jax.tree.leaves(model.tables)]
-    size = functools.reduce(jnp.add, sizes).astype(dtype)
-    rounding = jax.lax.stop_gradient(32 * float(jnp.finfo(found.q.dtype).eps) * (1 + size))
-    value, nothing = jnp.where(allowed, value, -jnp.inf).astype(dtype), jnp.zeros((), dtype)
-    estimate = Estimate(
-        value=value,
-        standard_error=nothing,
-        lower=value - rounding,
-        upper=nothing + jnp.inf,
+    eps = float(jnp.finfo(found.q.dtype).eps)
+    estimate = bounded(
+        jnp.where(allowed, value, -jnp.inf),
+        rounding=32 * eps * (1 + total_size(model.tables)),
+        sides=(True, False),
         guarantee="bound",
         route=f"mean field on {field.structure.nodes:,} nodes, {schedule} updates",
-        diagnostics={
-            "residual": found.residual.astype(dtype),
-            "converged": (found.residual <= max(tolerance, 8 * float(jnp.finfo(found.q.dtype).eps))).astype(dtype),
-            "sweeps": found.sweeps.astype(dtype),
-        },
+        residual=found.residual,
+        converged=found.residual <= max(tolerance, 8 * eps),
+        sweeps=found.sweeps,
     )
     return estimate, model.derivative(means)
 
@@ -206,6 +200,8 @@ def mean_field_steps(field: RandomField, steps: int) -> Float[Array, "*nodes K"]
     check_whole_number("steps", steps, 0)
     structure, tables = merged(field.structure), tables_of(field)
     split = _split(tables)
-    step = lambda log_q, _: (_updated(structure, split, tables.nodes, jnp.exp(log_q)), None)  # noqa: E731
-    log_q, _ = jax.lax.scan(step, jax.nn.log_softmax(tables.nodes, axis=0), None, length=steps)
+    start = jax.nn.log_softmax(tables.nodes, axis=0)
+    log_q, _ = jax.lax.scan(
+        lambda log_q, _: (_updated(structure, split, tables.nodes, jnp.exp(log_q)), None), start, None, length=steps
+    )
     return log_q.T.reshape(*field.structure.shape, -1)

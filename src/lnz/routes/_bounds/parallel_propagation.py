@@ -17,6 +17,7 @@ from lnz._core.numerics import log_sum_exp, run_if_untrusted
 from lnz._graphs import messages
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
+from lnz.routes._bounds.bound_route import bounded, total_size
 from lnz.routes._bounds.field_messages import (
     Prepared,
     Sides,
@@ -91,42 +92,42 @@ def _finite(x: Array) -> Array:
     return jnp.where(x > -jnp.inf, x, jnp.zeros_like(x))
 
 
-Sent = Callable[[Sides], Sides]
+Send = Callable[[Sides], Sides]
 
 
 def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
     """Messages by sums until they stand still, and what would be sent next.
 
     Sums over tables of edges are taken of exponentials: a product of a matrix and a vector each. Entries too small for that are set to a
-    floor; where such an entry has a share in what a node says without it that is more than rounding, sweeps go on with logarithms.
+    floor; where such an entry has a share in a node's other messages that is more than rounding, sweeps go on with logarithms.
     """
     structure, tables = level.structure, level.tables
     about = jnp.finfo(tables.nodes.dtype)
     least = float(about.tiny) / float(about.eps) * len(tables.nodes)
     weights = tuple(jnp.exp(table) for table in tables.edges)
 
-    def by_products(heard: Sides) -> Sides:
-        p, q = jnp.exp(heard.first), jnp.exp(heard.second)
-        logs = lambda x: jnp.log(jnp.maximum(x, least))  # noqa: E731
-        second = logs(along(structure, weights, products, p))
-        first = logs(along(structure, turned(weights), products, q))
-        return Sides(first, second, _of_factors(tables.factors, heard.factors, log_sum_exp))
+    def by_products(incoming: Sides) -> Sides:
+        p, q = jnp.exp(incoming.first), jnp.exp(incoming.second)
+        second = along(structure, weights, products, p)
+        first = along(structure, turned(weights), products, q)
+        first, second = (jnp.log(jnp.maximum(x, least)) for x in (first, second))
+        return Sides(first, second, _of_factors(tables.factors, incoming.factors, log_sum_exp))
 
     found = _swept(level, by_products, **settings)
-    of_nodes, heard = _heard(level, found.messages)
-    sent = by_products(heard)
+    of_nodes, incoming = _incoming(level, found.messages)
+    sent = by_products(incoming)
     low = jax.tree.map(lambda m: (m <= math.log(least) + 1).astype(m.dtype), sent._replace(factors=()))
     low = low._replace(factors=tuple(jnp.zeros_like(m) for m in sent.factors))
     count = summed(structure, low)
     elsewhere = jax.tree.map(lambda n, own: n - own > 0, at_nodes(structure, count), low)
-    shares = jax.tree.map(lambda c, doubted: jnp.any(doubted & (c > math.log(about.eps) - 4)), heard, elsewhere)
+    shares = jax.tree.map(lambda c, doubted: jnp.any(doubted & (c > math.log(about.eps) - 4)), incoming, elsewhere)
     doubted = jnp.any((count > 0) & (of_nodes - _finite(largest(of_nodes))[None] > math.log(about.eps) - 4))
     trusted = ~(functools.reduce(jnp.logical_or, jax.tree.leaves(shares), doubted) & level.possible)
 
     def again(before: tuple[Passed, Sides], tables: Tables) -> tuple[Passed, Sides]:
         by_logarithms = _in_logarithms(level._replace(tables=tables), log_products, log_sum_exp)
         more = _swept(level, by_logarithms, start=before[0].messages, **settings)
-        sent = by_logarithms(_heard(level, more.messages)[1])
+        sent = by_logarithms(_incoming(level, more.messages)[1])
         return more._replace(sweeps=before[0].sweeps + more.sweeps), sent
 
     return run_if_untrusted(trusted, (found, sent), again, level.tables)
@@ -138,7 +139,7 @@ def max_product(level: Level, **settings: Any) -> Passed:
 
 
 def _swept(
-    level: Level, send: Sent, *, damping: float, max_sweeps: int, tolerance: float, start: Sides | None = None
+    level: Level, send: Send, *, damping: float, max_sweeps: int, tolerance: float, start: Sides | None = None
 ) -> Passed:
     dtype = level.tables.nodes.dtype
     even = jax.tree.map(jnp.zeros_like, at_nodes(level.structure, level.tables.nodes))
@@ -146,7 +147,7 @@ def _swept(
 
     def sweep(state: Passed) -> Passed:
         old = state.messages
-        new = send(_heard(level, old)[1])
+        new = send(_incoming(level, old)[1])
         change = jax.tree.map(lambda a, b: a - b, new, old)
         excess = jax.tree.map(lambda c, m: jnp.abs(c) - rounding * (1 + jnp.abs(m)), change, old)
         worst = [jnp.max(largest(excess.first), initial=0), jnp.max(largest(excess.second), initial=0)]
@@ -159,39 +160,41 @@ def _swept(
     return jax.lax.while_loop(lambda s: (s.residual > tolerance) & (s.sweeps < max_sweeps), sweep, begin)
 
 
-def _heard(level: Level, messages: Sides) -> tuple[Array, Sides]:
-    """Nodes with all messages to them, (K, n), and what every factor hears: all messages but its own, the largest entry 0."""
+def _incoming(level: Level, messages: Sides) -> tuple[Array, Sides]:
+    """Nodes with all messages to them, (K, n), and the incoming messages of every factor: all but its own, the largest entry 0."""
     at_all = level.tables.nodes + summed(level.structure, messages)
-    heard = jax.tree.map(lambda t, m: t - m, at_nodes(level.structure, at_all), messages)
-    first, second = (c - _finite(largest(c))[None] for c in (heard.first, heard.second))
-    factors = tuple(c - _finite(jnp.max(c, 2, keepdims=True)) for c in heard.factors)
+    incoming = jax.tree.map(lambda t, m: t - m, at_nodes(level.structure, at_all), messages)
+    first, second = (c - _finite(largest(c))[None] for c in (incoming.first, incoming.second))
+    factors = tuple(c - _finite(jnp.max(c, 2, keepdims=True)) for c in incoming.factors)
     return at_all, Sides(first, second, factors)
 
 
-def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callable[..., Array]) -> Sent:
+def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callable[..., Array]) -> Send:
     """A sweep in logarithms, of sums or maxima. On a cycle of zeros entries would fall for ever, so that there is a floor."""
     tables = level.tables
     sizes = [jnp.max(jnp.where(t > -jnp.inf, jnp.abs(t), 0), initial=0) for t in jax.tree.leaves(tables)]
     floor = -1e5 * (1 + functools.reduce(jnp.maximum, sizes))
 
-    def send(heard: Sides) -> Sides:
-        second = along(level.structure, tables.edges, over_pairs, heard.first)
-        first = along(level.structure, turned(tables.edges), over_pairs, heard.second)
-        sent = Sides(first, second, _of_factors(tables.factors, heard.factors, over))
+    def send(incoming: Sides) -> Sides:
+        second = along(level.structure, tables.edges, over_pairs, incoming.first)
+        first = along(level.structure, turned(tables.edges), over_pairs, incoming.second)
+        sent = Sides(first, second, _of_factors(tables.factors, incoming.factors, over))
         return jax.tree.map(lambda m: jnp.maximum(m, floor), sent)
 
     return send
 
 
-def _of_factors(tables: tuple[Array, ...], heard: tuple[Array, ...], over: Callable[..., Array]) -> tuple[Array, ...]:
+def _of_factors(
+    tables: tuple[Array, ...], incoming: tuple[Array, ...], over: Callable[..., Array]
+) -> tuple[Array, ...]:
     """The messages of factors of three and more nodes, by logarithms; 0 to labels that cannot be."""
     found = []
-    for table, said in zip(tables, heard, strict=True):
-        whole, sent = joint(table, said), []
-        for a in range(said.shape[1]):
-            own = said[:, a]
-            rows = jnp.moveaxis(whole, a + 1, 1).reshape(*own.shape, math.prod(whole.shape[2:]))
-            sent.append(jnp.where(own > -jnp.inf, over(rows, 2) - _finite(own), 0))
+    for table, rows in zip(tables, incoming, strict=True):
+        whole, sent = joint(table, rows), []
+        for a in range(rows.shape[1]):
+            own = rows[:, a]
+            terms = jnp.moveaxis(whole, a + 1, 1).reshape(*own.shape, math.prod(whole.shape[2:]))
+            sent.append(jnp.where(own > -jnp.inf, over(terms, 2) - _finite(own), 0))
         found.append(jnp.stack(sent, 1))
     return tuple(found)
 
@@ -206,20 +209,20 @@ def bethe(model: Prepared, level: Level, messages: Sides, sent: Sides) -> tuple[
     """The negated Bethe free energy, and the beliefs that are its derivative where the messages stand still; -inf and zeros where Z = 0.
 
     Σ_i log Z_i + Σ_f log E_f[…]: every factor's term is counted from the beliefs about its nodes, so that large terms do not cancel. That of an
-    edge is a sum over one end of what is heard there and what is sent there.
+    edge is a sum over one end of the incoming and the outgoing message there.
     """
     structure, tables = level.structure, level.tables
     at_all = tables.nodes + summed(structure, messages)
     of_nodes = _log_total(at_all)
     logs = at_all - of_nodes[None]
-    heard = jax.tree.map(lambda t, m: t - m, at_nodes(structure, logs), messages)
-    top = _finite(largest(heard.first))
-    of_edges = top + _log_total(sent.second + heard.second)
+    incoming = jax.tree.map(lambda t, m: t - m, at_nodes(structure, logs), messages)
+    top = _finite(largest(incoming.first))
+    of_edges = top + _log_total(sent.second + incoming.second)
     value = level.constant + jnp.sum(of_nodes) + jnp.sum(of_edges)
-    edges = weighted(structure, tables.edges, heard.first - _finite(of_edges)[None], heard.second)
+    edges = weighted(structure, tables.edges, incoming.first - _finite(of_edges)[None], incoming.second)
     factors = []
-    for table, said in zip(tables.factors, heard.factors, strict=True):
-        whole = joint(table, said)
+    for table, rows in zip(tables.factors, incoming.factors, strict=True):
+        whole = joint(table, rows)
         flat = whole.reshape(len(whole), math.prod(whole.shape[1:]))
         of_factors = log_sum_exp(flat, 1)
         value = value + jnp.sum(of_factors)
@@ -245,28 +248,18 @@ def estimated(field: RandomField, *, damping: float, max_sweeps: int, tolerance:
     level = levelled(model)
     found, sent = sum_product(level, damping=damping, max_sweeps=max_sweeps, tolerance=tolerance)
     value, means = bethe(model, level, found.messages, sent)
-    dtype = jnp.result_type(float)
-    value, nothing = value.astype(dtype), jnp.zeros((), dtype)
     exact = needed is not None and max_sweeps >= needed
-    rounding = jnp.asarray(jnp.inf, dtype)
-    if exact:
-        size = jnp.where(model.possible, jnp.abs(value), 0)
-        for table in jax.tree.leaves(model.tables):
-            size = size + jnp.sum(jnp.where(jnp.isfinite(table), jnp.abs(table), 0)).astype(dtype)
-        rounding = jax.lax.stop_gradient(32 * float(jnp.finfo(model.tables.nodes.dtype).eps) * (1 + size))
+    size = total_size(model.tables) + jnp.where(model.possible, jnp.abs(value), 0)
     names = f"{structure.nodes:,} nodes, {len(structure.edges):,} edges and {len(structure.factors):,} factors"
-    estimate = Estimate(
-        value=value,
-        standard_error=nothing,
-        lower=value - rounding,
-        upper=value + rounding if exact else nothing + jnp.inf,
+    estimate = bounded(
+        value,
+        rounding=32 * float(jnp.finfo(model.tables.nodes.dtype).eps) * (1 + size),
+        sides=(exact, exact),
         guarantee="exact" if exact else "approximate",
         route=f"belief propagation on {names}",
-        diagnostics={
-            "residual": found.residual.astype(dtype),
-            "converged": (found.residual <= tolerance).astype(dtype),
-            "sweeps": found.sweeps.astype(dtype),
-        },
+        residual=found.residual,
+        converged=found.residual <= tolerance,
+        sweeps=found.sweeps,
     )
     return estimate, model.derivative(means)
 
@@ -282,10 +275,10 @@ def decoded(field: RandomField, *, damping: float, max_sweeps: int, tolerance: f
         damping, tolerance = 0.0, 0.0
     level = levelled(model)
     found = max_product(level, damping=damping, max_sweeps=max_sweeps, tolerance=tolerance)
-    at_all, heard = _heard(level, found.messages)
+    at_all, incoming = _incoming(level, found.messages)
     y = jnp.argmax(at_all, 0).astype(jnp.int32)
     if needed is not None and not level.tables.factors:
-        y = _read_outwards(level, heard, y)
+        y = _read_outwards(level, incoming, y)
     structure, colours = field.structure, field.structure.colours
 
     def turn(c: Array, y: Array) -> Array:
@@ -306,7 +299,7 @@ def decoded(field: RandomField, *, damping: float, max_sweeps: int, tolerance: f
     return y, jnp.where(model.possible, -field(y), -jnp.inf)
 
 
-def _read_outwards(level: Level, heard: Sides, y: Array) -> Array:
+def _read_outwards(level: Level, incoming: Sides, y: Array) -> Array:
     """Labels of a forest of pairs, each the best given that of the neighbour nearer to the root."""
     tables = jnp.concatenate([jnp.broadcast_to(t, (*t.shape[:2], b - a)) for t, (a, b) in _with_ends(level)], 2)
 
@@ -314,8 +307,8 @@ def _read_outwards(level: Level, heard: Sides, y: Array) -> Array:
         edge, known, other, forwards = now
         row = jnp.where(
             forwards,
-            tables[y[known], :, edge] + heard.second[:, edge],
-            tables[:, y[known], edge] + heard.first[:, edge],
+            tables[y[known], :, edge] + incoming.second[:, edge],
+            tables[:, y[known], edge] + incoming.first[:, edge],
         )
         return y.at[other].set(jnp.argmax(row).astype(y.dtype)), None
 

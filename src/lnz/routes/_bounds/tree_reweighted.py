@@ -1,4 +1,4 @@
-"""Tree-reweighted belief propagation: an upper limit of log Z from a convex combination of spanning forests."""
+"""Tree-reweighted belief propagation: an upper bound of log Z from a convex combination of spanning forests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 
 @dataclasses.dataclass(frozen=True)
 class TreeReweighted(LocalRoute):
-    """An upper limit of log Z for discrete models with factors of one and two variables, by tree-reweighted belief propagation.
+    """An upper bound of log Z for discrete models with factors of one and two variables, by tree-reweighted belief propagation.
 
     log Z(φ) ≤ Σ_l λ_l log Z(φ_l) for spanning forests l with weights λ and any log-potentials φ_l on them with Σ_l λ_l φ_l = φ, because log Z
     is convex. The forests are uniform random spanning trees, and more until every edge lies in one; the messages of tree-reweighted belief
-    propagation find φ_l, and each log Z(φ_l) is summed exactly. So the limit holds whether or not the messages have converged, which the
+    propagation find φ_l, and each log Z(φ_l) is summed exactly. So the bound holds whether or not the messages have converged, which the
     diagnostics say (`residual`, `converged`, `sweeps`). Steps of conditional gradients then add the spanning tree of largest mutual
-    information. The value, in nats, is the limit; its gradient is that of the limit at fixed messages and forests.
+    information. The value, in nats, is the bound; its gradient is that of the bound at fixed messages and forests.
 
     Attributes:
         trees: uniform random spanning trees to begin with.
@@ -92,7 +92,7 @@ class TreeReweighted(LocalRoute):
     def _bound(
         self, found: messages.Model, forests: list[np.ndarray], shares: np.ndarray, start: np.ndarray | None
     ) -> tuple[Solved, messages.Messages, int]:
-        """The limit for given forests, after tree-reweighted messages."""
+        """The bound for given forests, after tree-reweighted messages."""
         rho = np.zeros(len(found.scopes))
         for forest, share in zip(forests, shares, strict=True):
             rho[forest] += share
@@ -102,11 +102,11 @@ class TreeReweighted(LocalRoute):
         run, residual, sweeps = propagated(
             found, run, damping=self.damping, max_sweeps=self.max_sweeps, tolerance=self.tolerance
         )
-        limit = _summed(found, run, forests, shares, rho)
-        return Solved(*limit, residual, residual <= self.tolerance, sweeps), run, sweeps
+        bound = _summed(found, run, forests, shares, rho)
+        return Solved(*bound, residual, residual <= self.tolerance, sweeps), run, sweeps
 
 
-class _Limit(NamedTuple):
+class _Bound(NamedTuple):
     value: float
     variables: np.ndarray
     factors: list[np.ndarray]
@@ -114,7 +114,7 @@ class _Limit(NamedTuple):
 
 def _summed(
     found: messages.Model, run: messages.Messages, forests: list[np.ndarray], shares: np.ndarray, rho: np.ndarray
-) -> _Limit:
+) -> _Bound:
     """Σ_l λ_l log Z(φ_l), and its derivative: the forests' exact marginals, averaged.
 
     Every forest has the unary terms b_i = φ_i + Σ_f ρ_f m_f→i, and on its edges φ_f/ρ_f - Σ_i m_f→i: with Σ_{l∋f} λ_l = ρ_f they add up to φ
@@ -137,7 +137,7 @@ def _summed(
     factors = [np.zeros(table.shape) for table in found.tables]
     for f, share, pair in zip(of, shares[copy], pairs, strict=True):
         factors[f] += (share / rho[f]) * pair
-    return _Limit(value, mean, factors)
+    return _Bound(value, mean, factors)
 
 
 def _mutual_information(run: messages.Messages, edges: int) -> np.ndarray:
