@@ -135,7 +135,7 @@ def test_second_derivatives_refuse_what_needs_logarithms_or_slices():
     violent = [np.array([[0.0, -2000.0], [-1500.0, 0.0]])[..., None]] * 2
     with pytest.raises(ValueError, match="differ by more than"):
         batched_elimination.curvature((2, 2, 2), [(0, 1), (1, 2)], violent, zeros, limits)
-    with pytest.raises(ValueError, match=r"not served in slices, but need .* raise max_memory"):
+    with pytest.raises(ValueError, match=r"not supported in slices, but need .* raise max_memory"):
         batched_elimination.curvature(
             (2, 2, 2), [(0, 1), (1, 2)], zeros, zeros, Limits(search_seconds=0, max_memory=50)
         )

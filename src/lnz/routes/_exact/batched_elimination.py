@@ -1,7 +1,8 @@
 """Many models on one structure, summed in one pass: log Z, every marginal and their derivatives, in NumPy.
 
-The number of the member is one more variable, which stands in every table and is never summed out. So a value is left out only where no member
-allows it, and every member has a scale of its own.
+1. The member's number is one more variable, which stands in every table and is never summed out: one tree, planned for one member, serves all.
+2. A value is left out only where no member allows it, and every member has a scale of its own.
+3. A derivative is an imaginary part: log-potentials φ + i h t give beliefs P + i h ∂P, without a difference that would lose digits.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lnz._graphs import contraction, contraction_plan, preprocess, table_products
+from lnz._graphs import contraction, contraction_plan, preprocess
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
+from lnz._graphs.preprocess import Reduced
 from lnz._graphs.solver import Limits, Solver, first_plan
+from lnz._graphs.table_products import permuted
 
 NEAR = 2.0**20  # entries of the largest table of a block: more would leave the caches
 STEP = 1e-12  # of the complex step: its square vanishes beside 1
@@ -55,59 +58,95 @@ def log_partitions(
         limits: what the answers may cost. Members are taken in blocks that fit; one by one where no two fit. Raises ValueError, with the
             figures, where one would cost more.
     """
-    number, members = len(cardinalities), tables[0].shape[-1]
-    if members == 1 and tables[0].dtype == np.float64:
+    one_real = tables[0].dtype == np.float64
+    if tables[0].shape[-1] == 1 and one_real:
         return _one_by_one(cardinalities, scopes, tables, limits, beliefs)
-    wider, wide_scopes = (*cardinalities, members), [(*scope, number) for scope in scopes]
-    model = preprocess.reduce(wider, wide_scopes, tables)
-    log_z, alive = np.full(members, -np.inf), model.domains[number]
-    if not model.possible:
-        return Summed(log_z, model.spread([], wider, wide_scopes) if beliefs else [])
-    own = [tuple(v for v in scope if v != number) for scope in model.scopes]
-    plan = first_plan(limits, model._replace(domains=model.domains[:number], scopes=own))
-    block = _block(plan, model.sizes, limits, tables[0].itemsize, beliefs)
-    if block < 2 and tables[0].dtype == np.float64:
+    batch = _Batch(cardinalities, scopes, tables)
+    log_z = np.full(tables[0].shape[-1], -np.inf)
+    if not batch.model.possible:
+        return Summed(log_z, batch.factor_beliefs([], log_z) if beliefs else [])
+    plan = first_plan(limits, batch.of_one_member())
+    need = plan.need(every=beliefs) * tables[0].itemsize / contraction_plan.BYTES  # of each member
+    block = _block(plan, batch.model.sizes, limits.memory // need)
+    if block < 2 and one_real:
         return _one_by_one(cardinalities, scopes, tables, limits, beliefs)
-    memory = block * _bytes(plan, tables[0].itemsize, beliefs)
     if block < 1:
         raise ValueError(
-            f"second derivatives are not served in slices, but need {contraction_plan.size_text(_bytes(plan, 16, True))} at once: raise max_memory"
+            f"second derivatives are not supported in slices, but need {contraction_plan.size_text(2 * plan.all_bytes)} at once: raise max_memory"
         )
-    grown = _batched(plan, number)
-    whole, totals = [], []
-    for scope, table in zip(own, model.tables, strict=True):  # every table with the member as its last axis
-        shape = [len(model.domains[v]) for v in scope]
-        whole.append(np.broadcast_to(table.reshape(*shape, -1), (*shape, len(alive))))
-        totals.append(np.zeros(whole[-1].shape if beliefs else 0, tables[0].dtype))
-    for start in range(0, len(alive), block):
+    tree, whole = batch.tree(plan), batch.whole_tables()
+    totals = [np.zeros(table.shape if beliefs else 0, tables[0].dtype) for table in whole]
+    for start in range(0, len(batch.members), block):
         part = slice(start, start + block)
-        sizes = [*model.sizes[:number], len(alive[part])]
-        leaves = []
-        for scope, order, table in zip(own, grown.scopes, whole, strict=False):
-            entries = np.ascontiguousarray(table_products.permuted(table[..., part], (*scope, number), order))
-            leaves.append(contraction.from_logs(entries, order, batch=number))
-        nodes = contraction.upward(grown, leaves, sizes, keep=beliefs)
-        log_z[alive[part]] = contraction.log_total(nodes[-1]) + np.real(model.constant)
+        members, leaves = batch.members[part], batch.leaves(tree, whole, part)
+        sizes = [*batch.model.sizes[:-1], len(members)]
+        nodes = contraction.upward(tree, leaves, sizes, keep=beliefs)
+        log_z[members] = contraction.log_total(nodes[-1]) + np.real(batch.model.constant)
         if beliefs:
-            for scope, order, total, belief in zip(
-                own, grown.scopes, totals, contraction.downward(grown, nodes, sizes), strict=False
-            ):
-                total[..., part] = table_products.permuted(belief, order, (*scope, number))
-    if not beliefs:
-        return Summed(log_z, [], plan.width, memory)
-    totals = [t.reshape(t.shape if len(alive) > 1 else t.shape[:-1]) for t in totals]
-    spread = [belief * (log_z > -np.inf) for belief in model.spread(totals, wider, wide_scopes)]
-    return Summed(log_z, spread, plan.width, memory)
+            batch.store(contraction.downward(tree, nodes, sizes), tree, totals, part)
+    found = batch.factor_beliefs(totals, log_z) if beliefs else []
+    return Summed(log_z, found, plan.width, block * need)
 
 
-def _block(plan: ContractionPlan, sizes: Sequence[int], limits: Limits, itemsize: int, beliefs: bool) -> int:
-    """How many members are summed at once: as memory allows, and in tables that stay in a processor's cache."""
+class _Batch:
+    """The models as one, whose last variable is the number of the member.
+
+    Attributes:
+        model: the one, reduced.
+        members: those that no single factor makes impossible.
+        scopes: of the reduced tables, without the member.
+    """
+
+    def __init__(self, cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray]):
+        self.number = len(cardinalities)
+        self.cardinalities = (*cardinalities, tables[0].shape[-1])
+        self.factor_scopes = [(*scope, self.number) for scope in scopes]
+        self.model = preprocess.reduce(self.cardinalities, self.factor_scopes, tables)
+        self.members = self.model.domains[self.number]
+        self.scopes = [tuple(v for v in scope if v != self.number) for scope in self.model.scopes]
+
+    def of_one_member(self) -> Reduced:
+        """The structure of one member, to be planned for."""
+        return self.model._replace(domains=self.model.domains[: self.number], scopes=self.scopes)
+
+    def tree(self, plan: ContractionPlan) -> ContractionPlan:
+        """The tree of one member with the member's number in every table."""
+        steps = tuple(step._replace(out=(*step.out, self.number)) for step in plan.steps)
+        return dataclasses.replace(plan, steps=steps, scopes=tuple((*scope, self.number) for scope in plan.scopes))
+
+    def whole_tables(self) -> list[np.ndarray]:
+        """Every table with the member as its last axis."""
+        found = []
+        for scope, table in zip(self.scopes, self.model.tables, strict=True):
+            shape = [len(self.model.domains[v]) for v in scope]
+            found.append(np.broadcast_to(table.reshape(*shape, -1), (*shape, len(self.members))))
+        return found
+
+    def leaves(self, tree: ContractionPlan, whole: list[np.ndarray], part: slice) -> list[contraction.Table]:
+        """A block of members, as the tree takes it."""
+        found = []
+        for scope, order, table in zip(self.scopes, tree.scopes, whole, strict=False):
+            entries = np.ascontiguousarray(permuted(table[..., part], (*scope, self.number), order))
+            found.append(contraction.from_logs(entries, order, batch=self.number))
+        return found
+
+    def store(self, beliefs: list[np.ndarray], tree: ContractionPlan, totals: list[np.ndarray], part: slice) -> None:
+        """Write a block's beliefs into those of all members."""
+        for scope, order, total, belief in zip(self.scopes, tree.scopes, totals, beliefs, strict=False):
+            total[..., part] = permuted(belief, order, (*scope, self.number))
+
+    def factor_beliefs(self, totals: list[np.ndarray], log_z: np.ndarray) -> list[np.ndarray]:
+        """The belief of every factor of the graph (…, members) from those of the reduced tables; all zero where Z is."""
+        if len(self.members) == 1:  # a variable of one value is in no reduced table
+            totals = [t.reshape(t.shape[:-1]) for t in totals]
+        found = self.model.spread(totals, self.cardinalities, self.factor_scopes)
+        return [belief * (log_z > -np.inf) for belief in found]
+
+
+def _block(plan: ContractionPlan, sizes: Sequence[int], most: float) -> int:
+    """How many members are summed at once: `most` as memory allows, and in tables that stay in a processor's cache."""
     largest = max(math.prod(sizes[v] for v in scope) for scope in plan.scopes)
-    return int(min(limits.memory // _bytes(plan, itemsize, beliefs), max(1, NEAR // largest)))
-
-
-def _bytes(plan: ContractionPlan, itemsize: int, beliefs: bool) -> float:
-    return (plan.all_bytes if beliefs else plan.peak_bytes) * itemsize / contraction_plan.BYTES
+    return int(min(most, max(1, NEAR // largest)))
 
 
 def _one_by_one(
@@ -120,14 +159,8 @@ def _one_by_one(
         log_z.append(value)
         parts.append(found)
         plan = one.plan(every=beliefs)
-        width, memory = max(width, plan.width), max(memory, plan.all_bytes if beliefs else plan.peak_bytes)
+        width, memory = max(width, plan.width), max(memory, plan.need(every=beliefs))
     return Summed(np.array(log_z), [np.stack(pieces, axis=-1) for pieces in zip(*parts, strict=True)], width, memory)
-
-
-def _batched(plan: ContractionPlan, number: int) -> ContractionPlan:
-    """The tree with one more variable in every table."""
-    steps = tuple(step._replace(out=(*step.out, number)) for step in plan.steps)
-    return dataclasses.replace(plan, steps=steps, scopes=tuple((*scope, number) for scope in plan.scopes))
 
 
 def curvature(

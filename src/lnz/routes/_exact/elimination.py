@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from lnz.routes._exact import batched_elimination
 from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.numpy_callback import on_host, structure, symmetric, tables_of
 
-_LOOK = 0.5  # seconds of search that suffice to tell whether a model is affordable
+_QUICK_SEARCH = 0.5  # seconds that suffice to tell whether a model is affordable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Elimination(Limits, Route):
     The tables of `energy.factors()` are multiplied and summed along a binary contraction tree. The gradient, which is every factor's marginal
     (T1), is the reverse mode over the same tree; samples and the most probable state walk it from the top. All in NumPy and float64: an
     irregular tree would take JAX longer to compile than to compute. It works under `jit`, `vmap` and `grad` by a callback. A `vmap` is one pass
-    for many models on one structure. Second derivatives (T7: covariances) are served as products with the Hessian, and so `jax.hessian` and
+    for many models on one structure. Second derivatives (T7: covariances) are products with the Hessian, and so `jax.hessian` and
     `jax.jvp` of a gradient; third ones are not.
 
     Attributes:
         max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
-        max_seconds: where the predicted time is longer, the route refuses, with the figures.
+        max_seconds: where the predicted time is longer, the route raises a ValueError, with the figures.
         search_seconds: processor time to look for an order; by default a third of the predicted work that a better one could spare.
         seed: of that search.
 
@@ -75,7 +76,9 @@ class Elimination(Limits, Route):
 
         A graph's own tables are at hand, unless they are traced.
         """
-        quick = dataclasses.replace(self, search_seconds=_LOOK if self.search_seconds is None else self.search_seconds)
+        quick = dataclasses.replace(
+            self, search_seconds=_QUICK_SEARCH if self.search_seconds is None else self.search_seconds
+        )
         if isinstance(energy, FactorGraph) and not is_traced(energy.log_potentials):
             model = _solver(energy, np.asarray(energy.log_potentials), quick).pruned[0]
         else:
@@ -97,7 +100,7 @@ class Elimination(Limits, Route):
         energy = as_energy(energy)
         reason = _misfit(energy)
         if reason is not None:
-            raise ValueError(f"Elimination cannot serve {type(energy).__name__}: {reason}")
+            raise ValueError(f"Elimination does not support {type(energy).__name__}: {reason}")
         graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
         return _solver(graph, np.asarray(graph.log_potentials), self)
 
@@ -160,10 +163,8 @@ class Elimination(Limits, Route):
             moved = batched_elimination.curvature(graph.cardinalities, _scopes(graph), *found, self)
             return _placed(_gathered(graph, moved), good, flat.shape[:-1]).astype(flat.dtype)
 
-        def host(run: Callable[..., Any], *arrays: Any) -> Any:
-            return on_host(run, shape, *arrays, route=self, batched=True, order=2)
-
-        return symmetric(lambda t: host(run, flat, t), t, lambda y: y * host(np.ones_like, flat))
+        host = functools.partial(on_host, route=self, batched=True, order=2)
+        return symmetric(lambda t: host(run, shape, flat, t), t, lambda y: y * host(np.ones_like, shape, flat))
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough. For marginals see `marginals` and `joint`."""

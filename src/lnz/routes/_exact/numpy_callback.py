@@ -21,41 +21,41 @@ def on_host(
     batched: bool = False,
     order: int = 1,
 ) -> Any:
-    """`run` of NumPy arrays, under any transformation but a derivative, which is refused in words.
+    """`run` of NumPy arrays, under any transformation but a derivative, which raises a ValueError.
 
     Args:
         run: from arrays to arrays of the `shapes`, a pytree of `jax.ShapeDtypeStruct`.
-        route: whose name the refusal gives.
+        route: whose name the error gives.
         batched: whether `run` takes arrays with further axes in front, and so a whole `vmap` at once; otherwise it is called for each member.
         order: of the derivatives of log Z that the route does give, 1 or 2.
     """
     method = "broadcast_all" if batched else "sequential"
-    call = lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method)  # noqa: E731
-    return undifferentiated(call, route, order)(*arguments)
+    call = undifferentiated(lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method), route, order)
+    return call(*arguments)
 
 
 def undifferentiated(f: Callable[..., Any], route: Any, order: int = 1) -> Callable[..., Any]:
-    """A function of arrays whose derivative is refused in words, since its value is used for log Z or for a derivative up to `order`."""
+    """A function of arrays whose derivative raises a ValueError, since its value is used for log Z or for a derivative up to `order`."""
     once = jax.custom_jvp(f)
 
     @once.defjvp
     def refuse(primals: Any, tangents: Any) -> Any:
-        served, wanted = ("first", "second") if order == 1 else ("first and second", "third")
+        given, wanted = ("first", "second") if order == 1 else ("first and second", "third")
         raise ValueError(
-            f"{type(route).__name__} gives {served} derivatives only. For {wanted} derivatives of log Z pass route=lnz.routes.Enumeration(), or take "
+            f"{type(route).__name__} gives {given} derivatives only. For {wanted} derivatives of log Z pass route=lnz.routes.Enumeration(), or use "
             "differences"
         )
 
     return once
 
 
-def symmetric(product: Callable[[Array], Array], t: Array, unserved: Callable[[Array], Array]) -> Array:
+def symmetric(product: Callable[[Array], Array], t: Array, unsupported: Callable[[Array], Array]) -> Array:
     """A symmetric matrix times t, whose product JAX cannot see into: linear in t, and its own transpose, under every transformation.
 
-    JAX has no public way to say so of a callback but `custom_linear_solve`: the answer of a system whose solver is the product. `unserved` stands
+    JAX has no public way to say so of a callback but `custom_linear_solve`: the answer of a system whose solver is the product. `unsupported` stands
     for the system's matrix, which is read only where one differentiates with respect to what the product is made of: it raises.
     """
-    return jax.lax.custom_linear_solve(unserved, t, lambda _, b: product(b), symmetric=True)
+    return jax.lax.custom_linear_solve(unsupported, t, lambda _, b: product(b), symmetric=True)
 
 
 def structure(energy: Energy) -> FactorGraph:
