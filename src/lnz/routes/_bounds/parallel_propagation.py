@@ -249,6 +249,7 @@ def estimated(field: RandomField, *, damping: float, max_sweeps: int, tolerance:
     found, sent = sum_product(level, damping=damping, max_sweeps=max_sweeps, tolerance=tolerance)
     value, means = bethe(model, level, found.messages, sent)
     exact = needed is not None and max_sweeps >= needed
+    value = value.astype(jnp.result_type(float))
     size = total_size(model.tables) + jnp.where(model.possible, jnp.abs(value), 0)
     names = f"{structure.nodes:,} nodes, {len(structure.edges):,} edges and {len(structure.factors):,} factors"
     estimate = bounded(
