@@ -32,10 +32,10 @@ def riddled(seed: int) -> Listed:
     return Listed(listed.cardinalities, listed.scopes, tables)
 
 
-def sums_of(model, *, memory: float = 1e9) -> sparse_tables.Sums:
+def sums_of(model, *, memory: float = 1e9) -> sparse_tables.SparseSums:
     plan = sparse_tables.searched(model.scopes, model.tables, model.sizes, memory=memory, seconds=60, seed=0)
     assert plan.supports
-    return sparse_tables.Sums(plan, model.scopes, model.tables, model.sizes, most=1e6, seconds=60)
+    return sparse_tables.SparseSums(plan, model.scopes, model.tables, model.sizes, most=1e6, seconds=60)
 
 
 def chi_square(states: np.ndarray, listed: Listed) -> float:

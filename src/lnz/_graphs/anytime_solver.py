@@ -104,7 +104,7 @@ def tighten(
             raise ValueError(f"{name} must be a number above 0, but is {number!r}")
     if any(np.isnan(table).any() for table in tables):
         raise ValueError("log Z is NaN: a log-potential is NaN. Check the parameters")
-    search = _Search(cardinalities, scopes, tables, within, max_seconds, max_memory or MEMORY, seed, watch)
+    search = _Tightening(cardinalities, scopes, tables, within, max_seconds, max_memory or MEMORY, seed, watch)
     if not (exact_first and search.exactly()) and search.solver.reduced.possible:
         search.approximately()
         number = 0
@@ -114,7 +114,7 @@ def tighten(
     return search.closed()
 
 
-class _Search:
+class _Tightening:
     """The state of `tighten`."""
 
     def __init__(
@@ -164,8 +164,8 @@ class _Search:
             return True
         if self._density() > DENSE:
             return False
-        for look in (min(0.5, 0.05 * self.max_seconds), min(10.0, 0.15 * self.max_seconds)):
-            self.solver.limits = limits = Limits(self.memory, 0.5 * self.max_seconds, look, self.seed)
+        for search in (min(0.5, 0.05 * self.max_seconds), min(10.0, 0.15 * self.max_seconds)):
+            self.solver.limits = limits = Limits(self.memory, 0.5 * self.max_seconds, search, self.seed)
             try:
                 plan = self.solver.plan()
             except ValueError:
@@ -184,7 +184,8 @@ class _Search:
         largest = math.fsum(float(table.max()) for table in self.tables)
         states = math.fsum(math.log(self.sizes[v]) for v in {v for scope in self.scopes for v in scope})
         self._above(largest + states + self.constant, "the largest entry of every factor")
-        model, until = messages.merged(self.sizes, self.scopes, self.tables), time.perf_counter() + 0.1 * self.left()
+        model = messages.merged(self.sizes, self.scopes, self.tables)
+        until = time.perf_counter() + 0.1 * self.left()
         best = climb(model, restarts=4, max_sweeps=100, tolerance=1e-4, seed=self.seed, until=until)
         self.start = [row[:k] for row, k in zip(best.q, self.sizes, strict=True)]
         self._below(best.value + model.constant + self.constant, "mean field")

@@ -14,12 +14,12 @@ from lnz._graphs import table_products
 from lnz._graphs.contraction_plan import Scope
 from lnz._graphs.preprocess import Reduced
 
-MOST = 2**16  # entries of a table that is looked at
+MOST = 2**16  # entries of a table that is examined
 EPS = float(np.finfo(np.float64).eps)
 
 
 class Dropped(NamedTuple):
-    """Variables that were summed out of the only table they stood in: given the others of its scope, the table is their law."""
+    """Variables that were summed out of the only table they stood in: given the others of its scope, the table is their distribution."""
 
     variables: Scope
     scope: Scope
@@ -40,7 +40,7 @@ class Dropped(NamedTuple):
 
 
 def prune(model: Reduced) -> tuple[Reduced, list[Dropped]]:
-    """The model without its barren parts, and what was dropped, in order: log Z is the same, and so is the law of the variables left.
+    """The model without its barren parts, and what was dropped, in order: log Z is the same, and so is the distribution of the variables left.
 
     The `home` of factors is lost: marginals need the whole model.
     """
@@ -54,7 +54,9 @@ class _Tables:
     """Tables by number, and the numbers of the tables of every variable."""
 
     def __init__(self, model: Reduced):
-        self.model, self.constant, self.dropped = model, model.constant, []
+        self.model = model
+        self.constant = model.constant
+        self.dropped: list[Dropped] = []
         self.scopes: dict[int, Scope] = {}
         self.tables: dict[int, np.ndarray] = {}
         self.of: list[set[int]] = [set() for _ in model.domains]
@@ -67,7 +69,7 @@ class _Tables:
         while self.queue:
             name = self.queue.popitem()[0]
             if name in self.scopes and self.tables[name].size <= MOST:
-                self._look(name)
+                self._simplify(name)
         scopes, tables = list(self.scopes.values()), list(self.tables.values())
         padding = max(0, 2 - len(scopes))
         left = self.model._replace(
@@ -77,7 +79,7 @@ class _Tables:
         )
         return left, self.dropped
 
-    def _look(self, name: int) -> None:
+    def _simplify(self, name: int) -> None:
         """One table: what separates is split off, and what stands in it alone is summed out if that leaves something simpler."""
         scope, table = self.scopes[name], self.tables[name]
         private = tuple(v for v in scope if len(self.of[v]) == 1)

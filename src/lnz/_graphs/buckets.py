@@ -1,8 +1,8 @@
 """Weighted mini-buckets in NumPy: elimination in tables of bounded size, with costs and weights moved until the bound stands still.
 
-A `BucketTree` says which tables meet where and never changes; a `Split` says how a bucket that is too wide is shared out among its parts. Any split
-gives a bound: with Σ_r w_r = 1 in every bucket, Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} for w > 0, and ≥ where exactly one w > 0. `forward`
-computes it, `backward` its derivative, and `tighten` looks for a good one.
+A `BucketTree` says which tables meet where and never changes; a `BucketSplit` says how a bucket that is too wide is shared out among its parts.
+Any split gives a bound: with Σ_r w_r = 1 in every bucket, Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} for w > 0, and ≥ where exactly one w > 0.
+`forward` computes it, `backward` its derivative, and `tighten` looks for a good one.
 """
 
 from __future__ import annotations
@@ -67,29 +67,29 @@ class BucketTree:
         """Whether some bucket has several parts; otherwise the bound is log Z."""
         return any(len(bucket) > 1 for bucket in self.buckets)
 
-    def arranged(self, tables: Sequence[np.ndarray]) -> Potentials:
+    def arranged(self, tables: Sequence[np.ndarray]) -> BucketPotentials:
         """Log-potentials, one table for each scope, for `forward`."""
         turned = [np.ascontiguousarray(t.transpose(turn)) for t, turn in zip(tables, self.turns, strict=True)]
-        return Potentials(turned, any((table == -np.inf).any() for table in turned))
+        return BucketPotentials(turned, any((table == -np.inf).any() for table in turned))
 
-    def even(self, *, upper: bool) -> Split:
+    def even(self, *, upper: bool) -> BucketSplit:
         """Even weights and no shifts, for an upper or a lower bound."""
         weights = np.ones(len(self.clusters))
         for bucket in self.buckets:
             m = len(bucket)
             if m > 1:
                 weights[bucket] = 1 / m if upper else [m] + [-1] * (m - 1)
-        return Split(upper, weights, [0.0] * len(self.clusters))
+        return BucketSplit(upper, weights, [0.0] * len(self.clusters))
 
 
-class Potentials(NamedTuple):
+class BucketPotentials(NamedTuple):
     """Log-potentials, their axes in the order of elimination, and whether any of them is -inf."""
 
     tables: list[np.ndarray]
     hard: bool
 
 
-class Split(NamedTuple):
+class BucketSplit(NamedTuple):
     """How every bucket is shared out among its parts.
 
     Attributes:
@@ -103,7 +103,7 @@ class Split(NamedTuple):
     shifts: list[Any]
 
 
-class Forward(NamedTuple):
+class BucketForward(NamedTuple):
     """A pass from the first variable to the last.
 
     Attributes:
@@ -117,13 +117,13 @@ class Forward(NamedTuple):
 
     value: float
     rounding: float
-    split: Split
+    split: BucketSplit
     messages: list[Any]
     shares: list[Any]
     spreads: list[Any]
 
 
-class Backward(NamedTuple):
+class BucketBackward(NamedTuple):
     """A pass back: the derivative of the bound by every table, and what helps to find a better split.
 
     Attributes:
@@ -141,7 +141,7 @@ class Tightened(NamedTuple):
     """What sweeps have found: the best bound and its split, its last change, whether it stands still, the sweeps, and the last rounding."""
 
     value: float
-    split: Split
+    split: BucketSplit
     change: float
     still: bool
     sweeps: int
@@ -215,13 +215,13 @@ def _grouped(
 
 def forward(
     tree: BucketTree,
-    potentials: Potentials,
-    split: Split,
+    potentials: BucketPotentials,
+    split: BucketSplit,
     *,
     match: float = 0.0,
     above: Sequence[Any] | None = None,
     keep: bool = True,
-) -> Forward:
+) -> BucketForward:
     """The bound at a split, from the first variable to the last.
 
     Args:
@@ -260,7 +260,9 @@ def forward(
             message, share, spread = _power_sum(total, w, hard, shared is not None and keep)
             finite = message[message > -np.inf] if hard else message
             if finite.size == 0:
-                return Forward(-np.inf, float(rounding), Split(upper, weights, shifts), messages, shares, spreads)
+                return BucketForward(
+                    -np.inf, float(rounding), BucketSplit(upper, weights, shifts), messages, shares, spreads
+                )
             top, bottom = float(finite.max()), float(finite.min())
             rounding += 8 * EPS * (size[c] + max(abs(top), abs(bottom)) + abs(w) * (2 + math.log(len(total))))
             value += top
@@ -270,7 +272,7 @@ def forward(
                 shares[c] = share
                 spreads[c] = spread
     bound = float(value + (rounding if upper else -rounding))
-    return Forward(bound, float(rounding), Split(upper, weights, shifts), messages, shares, spreads)
+    return BucketForward(bound, float(rounding), BucketSplit(upper, weights, shifts), messages, shares, spreads)
 
 
 def _product(cluster: Cluster, tables: list[np.ndarray], messages: list[Any]) -> np.ndarray:
@@ -342,7 +344,7 @@ def _power_sum(x: np.ndarray, w: float, hard: bool, spread: bool) -> tuple[np.nd
     return message, shares, log_total - (shares * x).sum(axis=0)
 
 
-def backward(tree: BucketTree, run: Forward) -> Backward:
+def backward(tree: BucketTree, run: BucketForward) -> BucketBackward:
     """The derivative of the bound by every table at a fixed split, after a `forward` that kept its tables. It uses them up. Not where it is -inf."""
     count = len(tree.clusters)
     found: list[Any] = [np.ones(()) for _ in tree.turns]
@@ -362,12 +364,12 @@ def backward(tree: BucketTree, run: Forward) -> Backward:
             message = np.where(run.messages[c] > -np.inf, run.messages[c], 0)
             known[c] = run.split.weights[c] * np.log(np.maximum(above, TINY)) - message
         run.messages[c] = run.spreads[c] = None
-    return Backward(
+    return BucketBackward(
         [t.transpose(np.argsort(turn)) for t, turn in zip(found, tree.turns, strict=True)], entropies, known
     )
 
 
-def reweighed(tree: BucketTree, split: Split, entropies: np.ndarray, step: float) -> Split:
+def reweighed(tree: BucketTree, split: BucketSplit, entropies: np.ndarray, step: float) -> BucketSplit:
     """The weights of every split bucket moved against the differences of conditional entropies, which are equal at the best ones."""
     weights = split.weights.copy()
     for bucket in tree.buckets:
@@ -385,7 +387,7 @@ def reweighed(tree: BucketTree, split: Split, entropies: np.ndarray, step: float
 
 def tighten(
     tree: BucketTree,
-    potentials: Potentials,
+    potentials: BucketPotentials,
     *,
     upper: bool,
     sweeps: int,

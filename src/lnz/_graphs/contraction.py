@@ -15,13 +15,13 @@ import numpy as np
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.table_products import LOG_SUM, MAX, SUM, permuted, reduce_product
 
-LIMIT = 690.0  # e^±690 is an ordinary float64
+RANGE = 690.0  # e^±690 is an ordinary float64
 DOWN = 3.0  # the downward pass over the upward one, in time, at most
 
 Done = Callable[[float], None]
 
 
-class Table(NamedTuple):
+class ScaledTable(NamedTuple):
     """Entries e^scale · values, where every positive value lies in [e^low, e^high]; or, where `logs`, their logarithms scale + values.
 
     `scope` names the variables of the axes, in whatever order they came out. `batch` is the one that numbers the members of a batch of
@@ -37,7 +37,7 @@ class Table(NamedTuple):
     batch: int = -1
 
 
-def from_logs(logs: np.ndarray, scope: Scope, scale: Any = 0.0, batch: int = -1) -> Table:
+def from_logs(logs: np.ndarray, scope: Scope, scale: Any = 0.0, batch: int = -1) -> ScaledTable:
     """A table from log entries: as numbers where their range allows it, which is much quicker, and as logarithms elsewhere.
 
     The numbers are centred in a float's range, so that products of many tables stay inside it for as long as possible.
@@ -45,10 +45,10 @@ def from_logs(logs: np.ndarray, scope: Scope, scale: Any = 0.0, batch: int = -1)
     bottom, top = _span(np.real(logs), scope, batch, -math.inf)
     half = 0.5 * (top - bottom)
     widest = half if batch < 0 else float(half.max())
-    if widest > LIMIT:
-        return Table(logs - top, scope, scale + _flat(top), logs=True, batch=batch)
+    if widest > RANGE:
+        return ScaledTable(logs - top, scope, scale + _flat(top), logs=True, batch=batch)
     middle = 0.5 * (top + bottom)
-    return Table(np.exp(logs - middle), scope, scale + _flat(middle), -widest, widest, batch=batch)
+    return ScaledTable(np.exp(logs - middle), scope, scale + _flat(middle), -widest, widest, batch=batch)
 
 
 def _span(values: np.ndarray, scope: Scope, batch: int, nothing: float) -> tuple[Any, Any]:
@@ -75,7 +75,7 @@ def _flat(scale: Any) -> Any:
     return scale.reshape(-1) if isinstance(scale, np.ndarray) else scale
 
 
-def to_logs(table: Table) -> Table:
+def to_logs(table: ScaledTable) -> ScaledTable:
     """The same table with logarithms for entries."""
     if table.logs:
         return table
@@ -83,13 +83,13 @@ def to_logs(table: Table) -> Table:
         return table._replace(values=np.log(table.values), logs=True)
 
 
-def log_total(table: Table) -> Any:
+def log_total(table: ScaledTable) -> Any:
     """The logarithm of the tree's result, a scalar: of every member."""
     root = to_logs(table)
     return np.real(root.values) + root.scale
 
 
-def _centred(table: Table) -> Table:
+def _centred(table: ScaledTable) -> ScaledTable:
     """The same table with its range measured and its values in the middle of a float's range."""
     bottom, top = _span(np.real(table.values), table.scope, table.batch, 0.0)
     middle, half = 0.5 * (top + bottom), 0.5 * (top - bottom)
@@ -99,12 +99,12 @@ def _centred(table: Table) -> Table:
     return table._replace(values=values, scale=scale, low=-widest, high=widest)
 
 
-def compatible(a: Table, b: Table, terms: float) -> tuple[Table, Table]:
+def compatible(a: ScaledTable, b: ScaledTable, terms: float) -> tuple[ScaledTable, ScaledTable]:
     """Both tables as numbers whose products stay in a float's range, and sums of e^terms of them; or both as logarithms."""
     if not a.logs and not b.logs:
-        if a.low + b.low < -LIMIT or a.high + b.high + terms > LIMIT:
+        if a.low + b.low < -RANGE or a.high + b.high + terms > RANGE:
             a, b = _centred(a), _centred(b)
-        if a.low + b.low >= -LIMIT and a.high + b.high + terms <= LIMIT:
+        if a.low + b.low >= -RANGE and a.high + b.high + terms <= RANGE:
             return a, b
     if np.iscomplexobj(a.values) or np.iscomplexobj(b.values):
         raise ValueError(
@@ -114,7 +114,7 @@ def compatible(a: Table, b: Table, terms: float) -> tuple[Table, Table]:
     return to_logs(a), to_logs(b)
 
 
-def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
+def contract(a: ScaledTable, b: ScaledTable, out: Scope, sizes: Sequence[int]) -> ScaledTable:
     """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
     gone = {*a.scope, *b.scope}.difference(out)
     terms, batch = sum(math.log(sizes[v]) for v in gone), max(a.batch, b.batch)
@@ -122,11 +122,11 @@ def contract(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
     values, scope = reduce_product(LOG_SUM if a.logs else SUM, a.values, a.scope, b.values, b.scope, out, sizes)
     if a.logs:
         return from_logs(values, scope, a.scale + b.scale, batch)
-    return Table(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms, batch=batch)
+    return ScaledTable(values, scope, a.scale + b.scale, a.low + b.low, a.high + b.high + terms, batch=batch)
 
 
 def upward(
-    plan: ContractionPlan, leaves: Sequence[Table], sizes: Sequence[int], *, keep: bool, done: Done | None = None
+    plan: ContractionPlan, leaves: Sequence[ScaledTable], sizes: Sequence[int], *, keep: bool, done: Done | None = None
 ) -> list[Any]:
     """The tables of all nodes of the tree, the last one a scalar: Z. Without `keep`, tables are freed once they are used.
 
@@ -137,16 +137,16 @@ def upward(
 
 def upward_max(
     plan: ContractionPlan, leaves: Sequence[np.ndarray], sizes: Sequence[int], *, done: Done | None = None
-) -> list[Table]:
+) -> list[ScaledTable]:
     """As `upward`, of maxima: tables of log-potentials in, the largest total at the root."""
-    tables = [Table(table, scope, logs=True) for table, scope in zip(leaves, plan.scopes, strict=False)]
+    tables = [ScaledTable(table, scope, logs=True) for table, scope in zip(leaves, plan.scopes, strict=False)]
     return _upward(plan, tables, lambda a, b, out: _contract_max(a, b, out, sizes), True, done)
 
 
 def _upward(
     plan: ContractionPlan,
-    leaves: Sequence[Table],
-    combine: Callable[[Table, Table, Scope], Table],
+    leaves: Sequence[ScaledTable],
+    combine: Callable[[ScaledTable, ScaledTable, Scope], ScaledTable],
     keep: bool,
     done: Done | None,
 ) -> list[Any]:
@@ -160,8 +160,8 @@ def _upward(
     return nodes
 
 
-def _contract_max(a: Table, b: Table, out: Scope, sizes: Sequence[int]) -> Table:
-    return Table(*reduce_product(MAX, a.values, a.scope, b.values, b.scope, out, sizes), logs=True)
+def _contract_max(a: ScaledTable, b: ScaledTable, out: Scope, sizes: Sequence[int]) -> ScaledTable:
+    return ScaledTable(*reduce_product(MAX, a.values, a.scope, b.values, b.scope, out, sizes), logs=True)
 
 
 def downward(
@@ -174,7 +174,7 @@ def downward(
     """
     leaves = plan.leaves
     outer: list[Any] = [None] * len(nodes)
-    outer[-1] = Table(np.ones(()), ())
+    outer[-1] = ScaledTable(np.ones(()), ())
     for s in reversed(range(len(plan.steps))):
         i, j, _, _ = plan.steps[s]
         above = outer[leaves + s]
@@ -189,10 +189,10 @@ def downward(
     return [_belief(above, leaf) for above, leaf in zip(outer[:leaves], nodes[:leaves], strict=True)]
 
 
-def _belief(outer: Table, leaf: Table) -> np.ndarray:
+def _belief(outer: ScaledTable, leaf: ScaledTable) -> np.ndarray:
     """outer times leaf over its sum, of every member."""
     outer = outer._replace(values=permuted(outer.values, outer.scope, leaf.scope))
-    beyond = outer.low + leaf.low < -LIMIT or outer.high + leaf.high > LIMIT
+    beyond = outer.low + leaf.low < -RANGE or outer.high + leaf.high > RANGE
     if outer.logs or leaf.logs or beyond:
         logs = to_logs(outer).values + to_logs(leaf).values
         values = np.exp(logs - _span(np.real(logs), leaf.scope, leaf.batch, -math.inf)[1])
@@ -206,7 +206,7 @@ def _belief(outer: Table, leaf: Table) -> np.ndarray:
     return values / total
 
 
-def refuse_impossible(log_z: float) -> None:
+def check_possible(log_z: float) -> None:
     """Raise ValueError where Z = 0."""
     if log_z == -math.inf:
         raise ValueError("no state is possible: Z = 0. Check the evidence and the tables' zeros")

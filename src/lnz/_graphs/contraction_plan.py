@@ -25,7 +25,7 @@ SMALL = 2**10
 SMALL_SECONDS = 1.2e-5
 
 
-class Step(NamedTuple):
+class ContractionStep(NamedTuple):
     """One contraction: the tables of two nodes are multiplied, and the variables that stand nowhere else are summed out."""
 
     left: int
@@ -58,7 +58,7 @@ class ContractionPlan:
         supports: whether tables hold their possible entries alone. The figures are then those of a trial run.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[ContractionStep, ...]
     scopes: tuple[Scope, ...]
     sizes: tuple[int, ...]
     rank: dict[int, int]
@@ -145,14 +145,14 @@ def tree(
     ordered = tuple(tuple(sorted(node, key=rank.__getitem__)) for node in nodes)
     leaves = len(scopes)
     steps = tuple(
-        Step(i, j, ordered[leaves + s], tuple(sorted(gone, key=rank.__getitem__)))
+        ContractionStep(i, j, ordered[leaves + s], tuple(sorted(gone, key=rank.__getitem__)))
         for s, (i, j, _, gone) in enumerate(raw)
     )
     return _priced(steps, ordered, rank, sizes, method)
 
 
 def _priced(
-    steps: Sequence[Step], scopes: Sequence[Scope], rank: dict[int, int], sizes: Sequence[int], method: str
+    steps: Sequence[ContractionStep], scopes: Sequence[Scope], rank: dict[int, int], sizes: Sequence[int], method: str
 ) -> ContractionPlan:
     """The tree with its cost."""
     count = [float(k) for k in sizes].__getitem__
@@ -180,7 +180,7 @@ def _priced(
 
 
 def _step_cost(
-    left: Scope, right: Scope, step: Step, read: float, made: float, count: Callable[[int], float]
+    left: Scope, right: Scope, step: ContractionStep, read: float, made: float, count: Callable[[int], float]
 ) -> tuple[float, float]:
     """Seconds and multiplications of one step that reads two tables and makes one, in entries."""
     a, b = set(left), set(right)
@@ -198,7 +198,7 @@ def _step_cost(
     return seconds + STEP_SECONDS + far, flops
 
 
-def _held(steps: Sequence[Step], entries: Sequence[float]) -> tuple[float, float]:
+def _held(steps: Sequence[ContractionStep], entries: Sequence[float]) -> tuple[float, float]:
     """The most entries that are held at one time: of one pass up, and of one up that keeps all tables and one down."""
     leaves = len(entries) - len(steps)
     held = 2 * sum(entries[:leaves])  # as they came, and as the contraction takes them

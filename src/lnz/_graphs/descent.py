@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lnz._graphs.contraction import Table
+from lnz._graphs.contraction import ScaledTable
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
 
 BLOCK = 2**22  # log weights that are held at one time
@@ -14,7 +14,7 @@ BLOCK = 2**22  # log weights that are held at one time
 
 def descend(
     plan: ContractionPlan,
-    nodes: Sequence[Table],
+    nodes: Sequence[ScaledTable],
     sizes: Sequence[int],
     count: int,
     pick: Callable[[np.ndarray, np.ndarray], np.ndarray],
@@ -42,7 +42,7 @@ def descend(
 
 
 def descend_best(
-    plan: ContractionPlan, nodes: Sequence[Table], sizes: Sequence[int], n: int
+    plan: ContractionPlan, nodes: Sequence[ScaledTable], sizes: Sequence[int], n: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The n most probable configurations, best first: labels (rows, variables) and their log-weights. Fewer where fewer are possible.
 
@@ -98,7 +98,7 @@ def _joint_values(variables: Scope, sizes: Sequence[int]) -> np.ndarray:
 
 
 def _log_weights(
-    children: tuple[Table, Table],
+    children: tuple[ScaledTable, ScaledTable],
     out: Scope,
     removed: Scope,
     grid: np.ndarray,

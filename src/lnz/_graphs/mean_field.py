@@ -58,7 +58,7 @@ class _Class(NamedTuple):
     """Variables without a common factor, and the factors at them, each with the axis on which it has one."""
 
     members: np.ndarray
-    factors: list[tuple[int, messages.Block]]
+    factors: list[tuple[int, messages.FactorBlock]]
 
 
 class _Ascent:
@@ -75,7 +75,7 @@ class _Ascent:
             _Class(
                 np.flatnonzero(colour == c),
                 [
-                    (a, messages.Block(*(part[rows] for part in block)))
+                    (a, messages.FactorBlock(*(part[rows] for part in block)))
                     for block in self.blocks
                     for a, rows in enumerate((colour[block.variables] == c).T)
                     if rows.any()
@@ -147,7 +147,7 @@ def _colours(n: int, scopes: Iterable[Scope]) -> np.ndarray:
     return np.array(colour, int)
 
 
-def _averaged(block: messages.Block, q: np.ndarray, free: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _averaged(block: messages.FactorBlock, q: np.ndarray, free: int | None) -> tuple[np.ndarray, np.ndarray]:
     """E_q[φ_f] over all axes but a free one, (restarts, F, k) or (restarts, F), of the finite rows; and the mass of the impossible ones."""
     impossible = block.tables == -np.inf
     if not impossible.any():
@@ -156,7 +156,7 @@ def _averaged(block: messages.Block, q: np.ndarray, free: int | None) -> tuple[n
     return _mean(np.where(impossible, 0, block.tables), block, q, free), _mean(impossible.astype(float), block, q, free)
 
 
-def _mean(tables: np.ndarray, block: messages.Block, q: np.ndarray, free: int | None) -> np.ndarray:
+def _mean(tables: np.ndarray, block: messages.FactorBlock, q: np.ndarray, free: int | None) -> np.ndarray:
     table, axis = tables[None], 2
     for b, k in enumerate(tables.shape[1:]):
         if b == free:

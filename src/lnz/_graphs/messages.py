@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # this module imports no JAX
     from lnz._models.factor_graph import FactorGraph
 
 
-class Layout(NamedTuple):
+class FactorLayout(NamedTuple):
     """Where every factor of a graph goes: variables of one value are dropped, and factors over the same variables are merged.
 
     Attributes:
@@ -32,12 +32,12 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def layout(cardinalities: tuple[int, ...], scopes: tuple[Scope, ...]) -> Layout:
+def layout(cardinalities: tuple[int, ...], scopes: tuple[Scope, ...]) -> FactorLayout:
     """The layout of a graph's factors."""
     live = tuple(tuple(i for i in scope if cardinalities[i] > 1) for scope in scopes)
     number: dict[Scope, int] = {}
     home = [number.setdefault(tuple(sorted(s)), len(number)) if len(s) > 1 else len(s) - 2 for s in live]
-    return Layout(tuple(number), tuple(home), live)
+    return FactorLayout(tuple(number), tuple(home), live)
 
 
 class Model(NamedTuple):
@@ -138,7 +138,7 @@ def _pruned(found: Model, cardinalities: Sequence[int]) -> Model:
     return found._replace(unary=unary, possible=possible and found.constant > -np.inf)
 
 
-class Block(NamedTuple):
+class FactorBlock(NamedTuple):
     """Factors of one shape: their numbers (F,), variables (F, arity), edges (F, arity), and tables (F, *shape)."""
 
     numbers: np.ndarray
@@ -147,8 +147,8 @@ class Block(NamedTuple):
     tables: np.ndarray
 
 
-def blocks(found: Model, classes: Iterable[Iterable[int]]) -> list[list[Block]]:
-    """For every class of factors its blocks, one a shape. Edge e belongs to place e - Σ_{g<f} arity(g) of factor f."""
+def blocks(found: Model, classes: Iterable[Iterable[int]]) -> list[list[FactorBlock]]:
+    """For every class of factors its blocks, one per shape. Edge e belongs to place e - Σ_{g<f} arity(g) of factor f."""
     first = np.cumsum([0, *map(len, found.scopes)])
     result = []
     for members in classes:
@@ -157,7 +157,7 @@ def blocks(found: Model, classes: Iterable[Iterable[int]]) -> list[list[Block]]:
             by_shape.setdefault(found.tables[f].shape, []).append(f)
         result.append(
             [
-                Block(
+                FactorBlock(
                     np.array(numbers),
                     np.array([found.scopes[f] for f in numbers]),
                     first[numbers][:, None] + np.arange(len(shape))[None],
@@ -264,7 +264,7 @@ class Messages:
                 rho = self.weights[block.numbers][:, None]
                 np.add.at(self.beliefs, block.variables[:, a], rho * self.messages[block.edges[:, a]])
 
-    def distinct(self) -> Iterable[Block]:
+    def distinct(self) -> Iterable[FactorBlock]:
         """Every block once, also where a schedule visits it twice."""
         seen: set[int] = set()
         for members in self.classes:
@@ -273,7 +273,7 @@ class Messages:
                     seen.add(int(block.numbers[0]))
                     yield block
 
-    def joint(self, block: Block) -> tuple[np.ndarray, list[np.ndarray]]:
+    def joint(self, block: FactorBlock) -> tuple[np.ndarray, list[np.ndarray]]:
         """φ_f/ρ_f plus the incoming messages of its variables, (F, *shape), and these messages, (F, k) of each."""
         arity, total = block.variables.shape[1], block.tables
         incoming = []
@@ -315,7 +315,7 @@ class Messages:
                 self._take(block, a, taken * change)
         return float(sizes.max())
 
-    def _change(self, block: Block, total: np.ndarray, incoming: list[np.ndarray], a: int) -> np.ndarray:
+    def _change(self, block: FactorBlock, total: np.ndarray, incoming: list[np.ndarray], a: int) -> np.ndarray:
         """What an update would add to the messages of a block to the variables on axis a, (F, k)."""
         arity, k = block.variables.shape[1], total.shape[a + 1]
         possible = incoming[a] > -np.inf
@@ -323,7 +323,7 @@ class Messages:
         new = np.where(possible, new - new.max(axis=1, keepdims=True), 0)
         return np.maximum(new, self.floor) - self.messages[block.edges[:, a], :k]
 
-    def _take(self, block: Block, a: int, change: np.ndarray) -> None:
+    def _take(self, block: FactorBlock, a: int, change: np.ndarray) -> None:
         k = change.shape[1]
         self.messages[block.edges[:, a], :k] += change
         place: Any = (block.variables[:, a], slice(k))

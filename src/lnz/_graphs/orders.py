@@ -38,7 +38,7 @@ def search(
     """
     if len(scopes) < 2:
         return tree(scopes, sizes, [], "the only order")
-    state = _Search(scopes, sizes, seed, start)
+    state = _TreeSearch(scopes, sizes, seed, start)
     if state.best is None:
         state.try_order()
     if state.best is None and len(scopes) > LARGE:
@@ -59,7 +59,7 @@ def search(
     return state.best
 
 
-class _Search:
+class _TreeSearch:
     """The best tree so far, and what the next attempts need to know."""
 
     def __init__(
@@ -68,7 +68,8 @@ class _Search:
         self.best, spent = start or (None, 0.0)
         self.begun = time.thread_time() - spent
         self.improved = 0.0  # when the last better tree was found
-        self.scopes, self.sizes = scopes, sizes
+        self.scopes = scopes
+        self.sizes = sizes
         self.rng = random.Random(seed)
         self.orders = _Orders(scopes, sizes)
         self.clique = HOPELESS  # the sum of the clique sizes of the best order

@@ -39,7 +39,7 @@ class Limits:
 
     Attributes:
         max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
-        max_seconds: where the predicted time is longer, there is no answer but a refusal with the figures.
+        max_seconds: where the predicted time is longer, a ValueError with the figures is raised.
         search_seconds: processor time to look for an order; by default a third of the predicted work that a better one could spare.
         seed: of that search.
     """
@@ -70,7 +70,7 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> ContractionPl
     """
     memory, passes = limits.memory, 1 + contraction.DOWN if every else 1
     supported = _supported_plan(limits, model, every=every)
-    if supported is not None and supported.seconds < _first_look(limits, model) / 10:
+    if supported is not None and supported.seconds < _first_estimate(limits, model) / 10:
         return supported
     try:
         fitted = _dense_plan(limits, model, every=every)
@@ -78,11 +78,10 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> ContractionPl
         if supported is None:
             raise
         return supported
-    need, seconds = fitted.all_bytes if every else fitted.peak_bytes, passes * fitted.seconds
-    refused = need > memory or seconds > limits.max_seconds
-    if supported is not None and (refused or supported.seconds < fitted.seconds):
+    excessive = fitted.need(every=every) > memory or passes * fitted.seconds > limits.max_seconds
+    if supported is not None and (excessive or supported.seconds < fitted.seconds):
         return supported
-    if refused:
+    if excessive:
         raise ValueError(
             f"exact elimination is too expensive: {fitted}, where max_memory is {contraction_plan.size_text(memory)} and max_seconds "
             f"{limits.max_seconds:g}. Raise them, give evidence, or use a stochastic route"
@@ -91,20 +90,20 @@ def plan_within(limits: Limits, model: Reduced, *, every: bool) -> ContractionPl
 
 
 def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> ContractionPlan | None:
-    """A tree over possible entries alone, where there are zeros, full tables would be dear, and one is found."""
+    """A tree over possible entries alone, where there are zeros, full tables would be expensive, and one is found."""
     if not any(table.size and table.min() == -np.inf for table in model.tables):
         return None
-    expected = _first_look(limits, model)
+    expected = _first_estimate(limits, model)
     if expected < PATIENCE:
         return None
     seconds = min(limits.max_seconds / (1 + contraction.DOWN if every else 1), expected / 3, TRIALS)
     found = _supported(_Problem.of(model), limits.memory / (2 if every else 1), seconds, limits.seed)
-    if isinstance(found, str) or (found.all_bytes if every else found.peak_bytes) > limits.memory:
+    if isinstance(found, str) or found.need(every=every) > limits.memory:
         return None
     return found
 
 
-def _first_look(limits: Limits, model: Reduced) -> float:
+def _first_estimate(limits: Limits, model: Reduced) -> float:
     """The predicted seconds of the first tree; of the best that the search finds, where that is too long; of a short search, where it is hopeless."""
     try:
         if limits.search_seconds is not None:
@@ -168,7 +167,7 @@ def first_plan(limits: Limits, model: Reduced) -> ContractionPlan:
 def _searched(
     scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int
 ) -> tuple[ContractionPlan | str, float]:
-    """The plan, or why there is none, and the processor time it took: remembered. A search without a limit of its own starts from the first order."""
+    """The plan, or why there is none, and the processor time it took: remembered. A search without a time of its own starts from the first order."""
     begun, start = time.thread_time(), None
     if seconds is None:
         found, took = _searched(scopes, sizes, 0.0, seed)
@@ -211,7 +210,10 @@ class Solver:
         *,
         progress: Callable[[str, float], None] | None = None,
     ):
-        self.cardinalities, self.scopes, self.tables, self.limits = cardinalities, scopes, tables, limits
+        self.cardinalities = cardinalities
+        self.scopes = scopes
+        self.tables = tables
+        self.limits = limits
         self.progress = progress
         self.reduced = preprocess.reduce(cardinalities, scopes, tables)
 
@@ -275,7 +277,7 @@ class Solver:
     def entropy(self) -> float:
         """-Σ p log p, in nats: log Z - Σ_f E[φ_f]."""
         log_z, beliefs = self.log_partition_and_factor_marginals()
-        contraction.refuse_impossible(log_z)
+        contraction.check_possible(log_z)
         return log_z - sum(
             float(b.ravel() @ np.where(b > 0, t, 0).ravel()) for b, t in zip(beliefs, self.tables, strict=True)
         )
@@ -283,7 +285,7 @@ class Solver:
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """n independent exact samples: the numbers of the values (n, variables)."""
         model, dropped = self.pruned
-        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
+        contraction.check_possible(0.0 if model.possible else -math.inf)
         plan = plan_within(self.limits, model, every=True)
         labels = self._drawn(model, plan, rng, n)
         for i in model.free:
@@ -297,11 +299,11 @@ class Solver:
             return _supports(model, plan, self.limits).sample(rng, n)
         done = self._meter("samples", 2 * plan.seconds)
 
-        def nodes(leaves: list[contraction.Table]) -> list[Any]:
+        def nodes(leaves: list[contraction.ScaledTable]) -> list[Any]:
             return contraction.upward(plan, leaves, model.sizes, keep=True, done=done)
 
         logs = np.array([contraction.log_total(nodes(leaves)[-1]) for _, leaves in _tables(model, plan)])
-        contraction.refuse_impossible(logs.max(initial=-np.inf))
+        contraction.check_possible(logs.max(initial=-np.inf))
         shares = np.exp(logs - logs.max())
         counts = rng.multinomial(n, shares / shares.sum())
         parts = [np.zeros((0, len(model.sizes)), np.int64)]
@@ -323,7 +325,7 @@ class Solver:
         Which of several of one weight come first, and which are left out at the end, is arbitrary. Fewer rows where fewer are possible.
         """
         model, plan = self.reduced, self.plan(every=True)
-        contraction.refuse_impossible(0.0 if model.possible else -math.inf)
+        contraction.check_possible(0.0 if model.possible else -math.inf)
         if plan.supports and n > 1:
             raise ValueError(
                 f"where full tables are too expensive only the most probable state is supported, not the first {n}: ask for one"
@@ -353,7 +355,7 @@ class Solver:
             labels, totals = np.concatenate([labels, found]), np.concatenate([totals, values])
             order = descent.best_first(totals, n)
             labels, totals = labels[order], totals[order]
-        contraction.refuse_impossible(totals.max(initial=-np.inf))
+        contraction.check_possible(totals.max(initial=-np.inf))
         return labels
 
     def _beliefs(self) -> tuple[float, list[np.ndarray]]:
@@ -399,9 +401,11 @@ class Solver:
         return done
 
 
-def _supports(model: Reduced, plan: ContractionPlan, limits: Limits) -> sparse_tables.Sums:
+def _supports(model: Reduced, plan: ContractionPlan, limits: Limits) -> sparse_tables.SparseSums:
     most = limits.memory / sparse_tables.ENTRY_BYTES
-    return sparse_tables.Sums(plan, model.scopes, model.tables, model.sizes, most=most, seconds=limits.max_seconds)
+    return sparse_tables.SparseSums(
+        plan, model.scopes, model.tables, model.sizes, most=most, seconds=limits.max_seconds
+    )
 
 
 def _slices(model: Reduced, plan: ContractionPlan) -> Iterator[tuple[dict[int, int], list[np.ndarray]]]:
@@ -416,6 +420,6 @@ def _slices(model: Reduced, plan: ContractionPlan) -> Iterator[tuple[dict[int, i
         yield fixed, leaves
 
 
-def _tables(model: Reduced, plan: ContractionPlan) -> Iterator[tuple[dict[int, int], list[contraction.Table]]]:
+def _tables(model: Reduced, plan: ContractionPlan) -> Iterator[tuple[dict[int, int], list[contraction.ScaledTable]]]:
     for fixed, leaves in _slices(model, plan):
         yield fixed, [contraction.from_logs(table, scope) for table, scope in zip(leaves, plan.scopes, strict=False)]

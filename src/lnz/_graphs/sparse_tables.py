@@ -22,14 +22,12 @@ from lnz._graphs.table_products import LOG_SUM, MAX, SUM, Algebra
 BLOCK = 2**21  # rows of a join that are held at one time
 WORD = 62  # bits of a key
 ENTRY_BYTES = 64  # of one entry: its key and its value, and the copies while it is sorted and joined
-FIRST, FACTOR, TRIES = (
-    2**17,
-    8,
-    5,
-)  # entries that the first trials may have, by how much that grows, and the trials of every round
+FIRST = 2**17  # entries that the first trials may have
+FACTOR = 8  # by how much that grows from round to round
+TRIES = 5  # trials of every round
 
 
-class Table(NamedTuple):
+class SparseTable(NamedTuple):
     """The possible entries of a table.
 
     Attributes:
@@ -38,7 +36,7 @@ class Table(NamedTuple):
     """
 
     keys: np.ndarray
-    entries: contraction.Table
+    entries: contraction.ScaledTable
 
 
 Pick = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -48,8 +46,8 @@ class TooExpensive(ValueError):
     """The supports grow beyond the limits."""
 
 
-class Sums:
-    """Sums, marginals, maxima and samples over a contraction tree, of sparse tables.
+class SparseSums:
+    """SparseSums, marginals, maxima and samples over a contraction tree, of sparse tables.
 
     Args:
         plan: the tree.
@@ -71,16 +69,22 @@ class Sums:
         most: float,
         seconds: float,
     ):
-        self.plan, self.most, self.until = plan, most, time.perf_counter() + seconds
-        self.scopes, self.sizes = scopes, sizes
+        self.plan = plan
+        self.scopes = scopes
+        self.sizes = sizes
+        self.most = most
+        self.until = time.perf_counter() + seconds
         self.leaves = [
             table_products.permuted(table, *pair) for table, *pair in zip(tables, scopes, plan.scopes, strict=False)
         ]
         self.block = int(min(BLOCK, max(most, 64)))
         self.bits = [max(1, (k - 1).bit_length()) for k in sizes]
-        self.entries = self.made = self.peak = self.rows = 0
+        self.entries = 0  # held now
+        self.peak = 0  # the most held
+        self.made = 0  # in all
+        self.rows = 0  # of all joins
 
-    def leaf(self, logs: np.ndarray, scope: Scope) -> Table:
+    def leaf(self, logs: np.ndarray, scope: Scope) -> SparseTable:
         """The possible entries of a table of log-potentials, its axes in the scope's order."""
         flat = logs.transpose().ravel()  # the first variable varies fastest, as in the keys
         places = np.flatnonzero(flat > -np.inf)
@@ -89,7 +93,7 @@ class Sums:
             rest, label = np.divmod(rest, logs.shape[axis])
             keys |= label << shift
             shift += self.bits[v]
-        return Table(keys, contraction.from_logs(flat[places], scope))
+        return SparseTable(keys, contraction.from_logs(flat[places], scope))
 
     def upward(self, *, keep: bool) -> list[Any]:
         """The tables of all nodes, the last one a scalar. Without `keep`, tables are freed once they are used."""
@@ -138,19 +142,19 @@ class Sums:
     def most_probable(self) -> np.ndarray:
         """The labels (1, variables) of the largest product. Raises ValueError where no configuration is possible."""
         nodes = [self.leaf(*pair) for pair in zip(self.leaves, self.plan.scopes, strict=False)]
-        nodes = [Table(keys, contraction.to_logs(entries)) for keys, entries in nodes]
+        nodes = [SparseTable(keys, contraction.to_logs(entries)) for keys, entries in nodes]
         for i, j, out, _ in self.plan.steps:
             a, b = nodes[i], nodes[j]
             keys, values = self._reduced(MAX, a, b, out)
             self.entries += len(keys)
             scale = a.entries.scale + b.entries.scale
-            nodes.append(Table(keys, contraction.Table(values, out, scale, logs=True)))
+            nodes.append(SparseTable(keys, contraction.ScaledTable(values, out, scale, logs=True)))
         return self._descend(nodes, 1, _largest)
 
-    def _descend(self, nodes: Sequence[Table], count: int, pick: Pick) -> np.ndarray:
+    def _descend(self, nodes: Sequence[SparseTable], count: int, pick: Pick) -> np.ndarray:
         """Labels (count, variables), top down: given a node's own variables, `pick` takes a pair of entries that was summed into them."""
         labels = np.zeros((count, len(self.sizes)), np.int64)
-        contraction.refuse_impossible(_log_total(nodes[-1]))
+        contraction.check_possible(_log_total(nodes[-1]))
         for i, j, out, removed in reversed(self.plan.steps):
             if not removed:
                 continue
@@ -173,20 +177,20 @@ class Sums:
                         labels[:, v] = values
         return labels
 
-    def _contract(self, a: Table, b: Table, out: Scope) -> Table:
+    def _contract(self, a: SparseTable, b: SparseTable, out: Scope) -> SparseTable:
         terms = math.log(max(1, min(len(a.keys), len(b.keys)))) + 1e-9
         gone = {*a.entries.scope, *b.entries.scope}.difference(out)
         terms = min(terms + math.log(max(1, len(a.keys), len(b.keys))), sum(self.bits[v] for v in gone) * math.log(2))
         x, y = contraction.compatible(a.entries, b.entries, terms)
-        a, b, scale = Table(a.keys, x), Table(b.keys, y), x.scale + y.scale
+        a, b, scale = SparseTable(a.keys, x), SparseTable(b.keys, y), x.scale + y.scale
         keys, values = self._reduced(LOG_SUM if x.logs else SUM, a, b, out)
         self.entries += len(keys)
         self.made += len(keys)
         if x.logs:
-            return Table(keys, contraction.from_logs(values, out, scale))
-        return Table(keys, contraction.Table(values, out, scale, x.low + y.low, x.high + y.high + terms))
+            return SparseTable(keys, contraction.from_logs(values, out, scale))
+        return SparseTable(keys, contraction.ScaledTable(values, out, scale, x.low + y.low, x.high + y.high + terms))
 
-    def _reduced(self, algebra: Algebra, a: Table, b: Table, out: Scope) -> tuple[np.ndarray, np.ndarray]:
+    def _reduced(self, algebra: Algebra, a: SparseTable, b: SparseTable, out: Scope) -> tuple[np.ndarray, np.ndarray]:
         """The join of two tables, reduced to `out`: sorted keys and values."""
         width = sum(self.bits[v] for v in out)
         parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -204,7 +208,7 @@ class Sums:
                 raise TooExpensive("the possible entries do not fit")
         return _merged(algebra, parts, width)
 
-    def _rows(self, a: Table, b: Table, out: Scope) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _rows(self, a: SparseTable, b: SparseTable, out: Scope) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Blocks of the pairs of entries that agree on the variables of both: their positions, and the keys of `out`."""
         swapped = len(b.keys) > len(a.keys)
         if swapped:
@@ -309,7 +313,7 @@ def searched(
         pool.sort()
         for _, _, plan in pool[:TRIES]:
             left = seconds - (time.perf_counter() - begun)
-            sums, trial = Sums(plan, scopes, tables, sizes, most=limit, seconds=left), time.perf_counter()
+            sums, trial = SparseSums(plan, scopes, tables, sizes, most=limit, seconds=left), time.perf_counter()
             try:
                 sums.upward(keep=False)
             except TooExpensive as error:
@@ -342,11 +346,11 @@ def estimated(plan: ContractionPlan, counts: Sequence[float], sizes: Sequence[in
     return math.log2(total) if total else 0.0
 
 
-def _log_total(table: Table) -> float:
+def _log_total(table: SparseTable) -> float:
     return contraction.log_total(table.entries).item() if len(table.keys) else -math.inf
 
 
-def _logs(table: Table, rows: np.ndarray) -> np.ndarray:
+def _logs(table: SparseTable, rows: np.ndarray) -> np.ndarray:
     values = table.entries.values[rows]
     return (values if table.entries.logs else np.log(values)) + table.entries.scale
 

@@ -33,7 +33,7 @@ class Tables(NamedTuple):
     factors: tuple[Array, ...]
 
 
-class Sides(NamedTuple):
+class EndValues(NamedTuple):
     """What stands at the first and the second ends of edges, (K, E), and at the nodes of factors by arity, (F, arity, K)."""
 
     first: Array
@@ -67,13 +67,13 @@ def prepared(field: RandomField) -> Prepared:
     return Prepared(structure, tables._replace(nodes=nodes), possible, lambda means: pull_back(means)[0])
 
 
-def at_nodes(structure: Structure, x: Array) -> Sides:
+def at_nodes(structure: Structure, x: Array) -> EndValues:
     """Values of nodes (K, n), where the factors see them."""
     first, second = jax.vmap(structure.at_ends)(x)
-    return Sides(first, second, tuple(x.T[scopes] for scopes in structure.scopes_by_arity))
+    return EndValues(first, second, tuple(x.T[scopes] for scopes in structure.scopes_by_arity))
 
 
-def summed(structure: Structure, sides: Sides) -> Array:
+def summed(structure: Structure, sides: EndValues) -> Array:
     """The outgoing messages of all factors, summed at every node: (K, n)."""
     total = jax.vmap(structure.collected)(sides.first, sides.second)
     for scopes, outgoing in zip(structure.scopes_by_arity, sides.factors, strict=True):
@@ -187,7 +187,7 @@ def _pruned(structure: Structure, tables: Tables) -> Array:
         for table, rows in zip(factors, incoming.factors, strict=True):
             whole, places = joint(table, rows), range(1, rows.shape[1] + 1)
             wide.append(jnp.stack([jnp.max(whole, tuple(b for b in places if b != a)) for a in places], 1))
-        left = state[0] + summed(structure, Sides(first, second, tuple(wide)))
+        left = state[0] + summed(structure, EndValues(first, second, tuple(wide)))
         return left, jnp.any(left != state[0])
 
     nodes, _ = jax.lax.while_loop(lambda state: state[1], prune, (nodes, hard))

@@ -16,8 +16,8 @@ from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
 from lnz.routes._bounds.bound_route import bounded, total_size
 from lnz.routes._bounds.field_messages import (
+    EndValues,
     Prepared,
-    Sides,
     Tables,
     along,
     at_nodes,
@@ -49,7 +49,7 @@ def _split(tables: Tables) -> _Split:
     return _Split(soft, hard, functools.reduce(jnp.logical_or, found))
 
 
-def _outgoing(structure: Structure, tables: Tables, incoming: Sides) -> Sides:
+def _outgoing(structure: Structure, tables: Tables, incoming: EndValues) -> EndValues:
     """The mean of every factor's table, for every label of each of its nodes, over its other nodes."""
     second = along(structure, tables.edges, products, incoming.first)
     first = along(structure, turned(tables.edges), products, incoming.second)
@@ -60,14 +60,14 @@ def _outgoing(structure: Structure, tables: Tables, incoming: Sides) -> Sides:
             others = outer([jnp.ones_like(q[:, b]) if b == a else q[:, b] for b in range(arity)])
             means.append(jnp.sum(table * others, tuple(b + 1 for b in range(arity) if b != a)))
         factors.append(jnp.stack(means, 1))
-    return Sides(first, second, tuple(factors))
+    return EndValues(first, second, tuple(factors))
 
 
-def _forbidden(structure: Structure, split: _Split, incoming: Sides) -> Sides:
+def _forbidden(structure: Structure, split: _Split, incoming: EndValues) -> EndValues:
     """How probable it is, for every label of each node of a factor, that the factor forbids it. Computed only where a table has a -inf."""
     nothing = jax.tree.map(jnp.zeros_like, incoming)
 
-    def body(state: tuple[Array, Sides]) -> tuple[Array, Sides]:
+    def body(state: tuple[Array, EndValues]) -> tuple[Array, EndValues]:
         (_, incoming_now), hard = jax.lax.optimization_barrier(((state[0], incoming), split.hard))
         return jnp.zeros_like(state[0]), _outgoing(structure, hard, incoming_now)
 
@@ -103,7 +103,7 @@ def _levels(structure: Structure) -> np.ndarray:
     return np.asarray(level, np.int32)
 
 
-class _State(NamedTuple):
+class _Sweeps(NamedTuple):
     q: Array
     residual: Array
     sweeps: Array
@@ -111,7 +111,7 @@ class _State(NamedTuple):
 
 def _ascended(
     model: Prepared, split: _Split, schedule: str, damping: float, max_sweeps: int, tolerance: float
-) -> _State:
+) -> _Sweeps:
     structure, nodes = model.structure, jnp.where(model.possible, model.tables.nodes, 0)
     turns = _classes(structure, schedule)
 
@@ -119,14 +119,14 @@ def _ascended(
         new = damping * q + (1 - damping) * jnp.exp(_updated(structure, split, nodes, q))
         return jnp.where((turns == c)[None], new, q)
 
-    def sweep(state: _State) -> _State:
+    def sweep(state: _Sweeps) -> _Sweeps:
         q = jax.lax.fori_loop(0, int(turns.max(initial=-1)) + 1, turn, state.q)
-        return _State(q, jnp.max(jnp.abs(q - state.q), initial=0), state.sweeps + 1)
+        return _Sweeps(q, jnp.max(jnp.abs(q - state.q), initial=0), state.sweeps + 1)
 
     start = jax.nn.softmax(nodes, axis=0)
     residual = jnp.where(model.possible, jnp.inf, 0).astype(nodes.dtype)
     least = max(tolerance, 8 * float(jnp.finfo(nodes.dtype).eps))
-    begin = _State(start, residual, jnp.asarray(0, jnp.int32))
+    begin = _Sweeps(start, residual, jnp.asarray(0, jnp.int32))
     return jax.lax.while_loop(lambda s: (s.residual > least) & (s.sweeps < max_sweeps), sweep, begin)
 
 
@@ -140,7 +140,7 @@ def estimated(
     incoming = at_nodes(structure, found.q)
     outgoing, forbidden = _outgoing(structure, split.soft, incoming), _forbidden(structure, split, incoming)
 
-    def mean(of: Sides) -> Array:
+    def mean(of: EndValues) -> Array:
         return jnp.sum(of.second * incoming.second) + sum(
             jnp.sum(s[:, 0] * q[:, 0]) for s, q in zip(of.factors, incoming.factors, strict=True)
         )

@@ -19,8 +19,8 @@ from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
 from lnz.routes._bounds.bound_route import bounded, total_size
 from lnz.routes._bounds.field_messages import (
+    EndValues,
     Prepared,
-    Sides,
     Tables,
     along,
     at_nodes,
@@ -42,7 +42,7 @@ from lnz.routes._bounds.field_messages import (
 class Passed(NamedTuple):
     """Log-messages after the last sweep, their largest change in it (before damping, beyond what rounding makes), and the number of sweeps."""
 
-    messages: Sides
+    messages: EndValues
     residual: Array
     sweeps: Array
 
@@ -92,10 +92,10 @@ def _finite(x: Array) -> Array:
     return jnp.where(x > -jnp.inf, x, jnp.zeros_like(x))
 
 
-Send = Callable[[Sides], Sides]
+Send = Callable[[EndValues], EndValues]
 
 
-def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
+def sum_product(level: Level, **settings: Any) -> tuple[Passed, EndValues]:
     """Messages by sums until they stand still, and what would be sent next.
 
     Sums over tables of edges are taken of exponentials: a product of a matrix and a vector each. Entries too small for that are set to a
@@ -106,12 +106,12 @@ def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
     least = float(about.tiny) / float(about.eps) * len(tables.nodes)
     weights = tuple(jnp.exp(table) for table in tables.edges)
 
-    def by_products(incoming: Sides) -> Sides:
+    def by_products(incoming: EndValues) -> EndValues:
         p, q = jnp.exp(incoming.first), jnp.exp(incoming.second)
         second = along(structure, weights, products, p)
         first = along(structure, turned(weights), products, q)
         first, second = (jnp.log(jnp.maximum(x, least)) for x in (first, second))
-        return Sides(first, second, _of_factors(tables.factors, incoming.factors, log_sum_exp))
+        return EndValues(first, second, _of_factors(tables.factors, incoming.factors, log_sum_exp))
 
     found = _swept(level, by_products, **settings)
     of_nodes, incoming = _incoming(level, found.messages)
@@ -124,7 +124,7 @@ def sum_product(level: Level, **settings: Any) -> tuple[Passed, Sides]:
     doubted = jnp.any((count > 0) & (of_nodes - _finite(largest(of_nodes))[None] > math.log(about.eps) - 4))
     trusted = ~(functools.reduce(jnp.logical_or, jax.tree.leaves(shares), doubted) & level.possible)
 
-    def again(before: tuple[Passed, Sides], tables: Tables) -> tuple[Passed, Sides]:
+    def again(before: tuple[Passed, EndValues], tables: Tables) -> tuple[Passed, EndValues]:
         by_logarithms = _in_logarithms(level._replace(tables=tables), log_products, log_sum_exp)
         more = _swept(level, by_logarithms, start=before[0].messages, **settings)
         sent = by_logarithms(_incoming(level, more.messages)[1])
@@ -139,7 +139,7 @@ def max_product(level: Level, **settings: Any) -> Passed:
 
 
 def _swept(
-    level: Level, send: Send, *, damping: float, max_sweeps: int, tolerance: float, start: Sides | None = None
+    level: Level, send: Send, *, damping: float, max_sweeps: int, tolerance: float, start: EndValues | None = None
 ) -> Passed:
     dtype = level.tables.nodes.dtype
     even = jax.tree.map(jnp.zeros_like, at_nodes(level.structure, level.tables.nodes))
@@ -160,13 +160,13 @@ def _swept(
     return jax.lax.while_loop(lambda s: (s.residual > tolerance) & (s.sweeps < max_sweeps), sweep, begin)
 
 
-def _incoming(level: Level, messages: Sides) -> tuple[Array, Sides]:
+def _incoming(level: Level, messages: EndValues) -> tuple[Array, EndValues]:
     """Nodes with all messages to them, (K, n), and the incoming messages of every factor: all but its own, the largest entry 0."""
     at_all = level.tables.nodes + summed(level.structure, messages)
     incoming = jax.tree.map(lambda t, m: t - m, at_nodes(level.structure, at_all), messages)
     first, second = (c - _finite(largest(c))[None] for c in (incoming.first, incoming.second))
     factors = tuple(c - _finite(jnp.max(c, 2, keepdims=True)) for c in incoming.factors)
-    return at_all, Sides(first, second, factors)
+    return at_all, EndValues(first, second, factors)
 
 
 def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callable[..., Array]) -> Send:
@@ -175,10 +175,10 @@ def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callabl
     sizes = [jnp.max(jnp.where(t > -jnp.inf, jnp.abs(t), 0), initial=0) for t in jax.tree.leaves(tables)]
     floor = -1e5 * (1 + functools.reduce(jnp.maximum, sizes))
 
-    def send(incoming: Sides) -> Sides:
+    def send(incoming: EndValues) -> EndValues:
         second = along(level.structure, tables.edges, over_pairs, incoming.first)
         first = along(level.structure, turned(tables.edges), over_pairs, incoming.second)
-        sent = Sides(first, second, _of_factors(tables.factors, incoming.factors, over))
+        sent = EndValues(first, second, _of_factors(tables.factors, incoming.factors, over))
         return jax.tree.map(lambda m: jnp.maximum(m, floor), sent)
 
     return send
@@ -205,7 +205,7 @@ def _log_total(x: Array) -> Array:
     return top + jnp.log(total(jnp.exp(x - top[None])))
 
 
-def bethe(model: Prepared, level: Level, messages: Sides, sent: Sides) -> tuple[Array, Tables]:
+def bethe(model: Prepared, level: Level, messages: EndValues, sent: EndValues) -> tuple[Array, Tables]:
     """The negated Bethe free energy, and the beliefs that are its derivative where the messages stand still; -inf and zeros where Z = 0.
 
     Σ_i log Z_i + Σ_f log E_f[…]: every factor's term is counted from the beliefs about its nodes, so that large terms do not cancel. That of an
@@ -300,7 +300,7 @@ def decoded(field: RandomField, *, damping: float, max_sweeps: int, tolerance: f
     return y, jnp.where(model.possible, -field(y), -jnp.inf)
 
 
-def _read_outwards(level: Level, incoming: Sides, y: Array) -> Array:
+def _read_outwards(level: Level, incoming: EndValues, y: Array) -> Array:
     """Labels of a forest of pairs, each the best given that of the neighbour nearer to the root."""
     tables = jnp.concatenate([jnp.broadcast_to(t, (*t.shape[:2], b - a)) for t, (a, b) in _with_ends(level)], 2)
 

@@ -24,7 +24,7 @@ NEAR = 2.0**20  # entries of the largest table of a block: more would leave the 
 STEP = 1e-12  # of the complex step: its square vanishes beside 1
 
 
-class Summed(NamedTuple):
+class BatchSums(NamedTuple):
     """What there is to say of a batch.
 
     Attributes:
@@ -47,7 +47,7 @@ def log_partitions(
     limits: Limits,
     *,
     beliefs: bool = False,
-) -> Summed:
+) -> BatchSums:
     """log Z of every member and, with `beliefs`, P(x_scope) of every factor.
 
     Args:
@@ -64,7 +64,7 @@ def log_partitions(
     batch = _Batch(cardinalities, scopes, tables)
     log_z = np.full(tables[0].shape[-1], -np.inf)
     if not batch.model.possible:
-        return Summed(log_z, batch.factor_beliefs([], log_z) if beliefs else [])
+        return BatchSums(log_z, batch.factor_beliefs([], log_z) if beliefs else [])
     plan = first_plan(limits, batch.of_one_member())
     need = plan.need(every=beliefs) * tables[0].itemsize / contraction_plan.BYTES  # of each member
     block = _block(plan, batch.model.sizes, limits.memory // need)
@@ -85,7 +85,7 @@ def log_partitions(
         if beliefs:
             batch.store(contraction.downward(tree, nodes, sizes), tree, totals, part)
     found = batch.factor_beliefs(totals, log_z) if beliefs else []
-    return Summed(log_z, found, plan.width, block * need)
+    return BatchSums(log_z, found, plan.width, block * need)
 
 
 class _Batch:
@@ -122,7 +122,7 @@ class _Batch:
             found.append(np.broadcast_to(table.reshape(*shape, -1), (*shape, len(self.members))))
         return found
 
-    def leaves(self, tree: ContractionPlan, whole: list[np.ndarray], part: slice) -> list[contraction.Table]:
+    def leaves(self, tree: ContractionPlan, whole: list[np.ndarray], part: slice) -> list[contraction.ScaledTable]:
         """A block of members, as the tree takes it."""
         found = []
         for scope, order, table in zip(self.scopes, tree.scopes, whole, strict=False):
@@ -151,7 +151,7 @@ def _block(plan: ContractionPlan, sizes: Sequence[int], most: float) -> int:
 
 def _one_by_one(
     cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray], limits: Limits, beliefs: bool
-) -> Summed:
+) -> BatchSums:
     log_z, parts, width, memory = [], [], 0, 0.0
     for member in range(tables[0].shape[-1]):
         one = Solver(cardinalities, scopes, [table[..., member] for table in tables], limits)
@@ -160,7 +160,7 @@ def _one_by_one(
         parts.append(found)
         plan = one.plan(every=beliefs)
         width, memory = max(width, plan.width), max(memory, plan.need(every=beliefs))
-    return Summed(np.array(log_z), [np.stack(pieces, axis=-1) for pieces in zip(*parts, strict=True)], width, memory)
+    return BatchSums(np.array(log_z), [np.stack(pieces, axis=-1) for pieces in zip(*parts, strict=True)], width, memory)
 
 
 def curvature(

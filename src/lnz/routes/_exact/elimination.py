@@ -303,9 +303,9 @@ def _gathered(graph: FactorGraph, beliefs: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros((0, members)), *flat]).T
 
 
-def _summed(graph: FactorGraph, rows: np.ndarray, limits: Limits, *, means: bool) -> batched_elimination.Summed:
+def _summed(graph: FactorGraph, rows: np.ndarray, limits: Limits, *, means: bool) -> batched_elimination.BatchSums:
     if len(rows):
         return batched_elimination.log_partitions(
             graph.cardinalities, _scopes(graph), _tables(graph, rows), limits, beliefs=means
         )
-    return batched_elimination.Summed(np.zeros(0), _tables(graph, rows))
+    return batched_elimination.BatchSums(np.zeros(0), _tables(graph, rows))

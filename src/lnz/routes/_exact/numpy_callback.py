@@ -39,7 +39,7 @@ def undifferentiated(f: Callable[..., Any], route: Any, order: int = 1) -> Calla
     once = jax.custom_jvp(f)
 
     @once.defjvp
-    def refuse(primals: Any, tangents: Any) -> Any:
+    def rule(primals: Any, tangents: Any) -> Any:
         given, wanted = ("first", "second") if order == 1 else ("first and second", "third")
         raise ValueError(
             f"{type(route).__name__} gives {given} derivatives only. For {wanted} derivatives of log Z pass route=lnz.routes.Enumeration(), or use "
