@@ -40,7 +40,7 @@ def listed_batch(listed: Listed, tables: list[np.ndarray]) -> tuple[np.ndarray, 
         return np.log(total) + top, p / np.where(total > 0, total, 1)
 
 
-def within(limits: Limits, listed: Listed, tables: list[np.ndarray]) -> batched_elimination.Summed:
+def within(limits: Limits, listed: Listed, tables: list[np.ndarray]) -> batched_elimination.BatchSums:
     """log Z and the beliefs, in more memory where they need it."""
     try:
         return batched_elimination.log_partitions(listed.cardinalities, listed.scopes, tables, limits, beliefs=True)
