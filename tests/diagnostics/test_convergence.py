@@ -78,6 +78,7 @@ def plain_ess(chains):
 CHAINS = {
     "independent": autoregression(0.0, 4, 40, 0),
     "slow": autoregression(0.9, 4, 41, 1),
+    "a last even correlation": autoregression(0.4, 4, 40, 21),  # of a pair whose sum is negative
     "anticorrelated": autoregression(-0.4, 3, 60, 2),
     "heavy tails": np.random.default_rng(3).standard_cauchy((4, 50)),
     "bits": (autoregression(0.5, 5, 32, 4) > 0.3).astype(float),

@@ -101,7 +101,7 @@ def diagnose_chains(
     for name, spent in cost.items():
         if not 0 < spent < np.inf:
             raise ValueError(f"{name} must be above 0 and finite, but is {spent}")
-    return Diagnosis(r_hat(x), ess(x), *x.shape[:2], cost)
+    return Diagnosis(r_hat(x), ess(x), x.shape[0], x.shape[1], cost)
 
 
 def _worst(choose: Any, values: np.ndarray) -> float:
