@@ -164,7 +164,11 @@ def main() -> None:
     for i in range(options.energies):
         name, energy = valid(rng, i)
         samples = None
-        if i % 10 == 0 and energy.observed.discrete and energy.observed is energy.space:
+        if (
+            i % 10 == 0
+            and lnz.capabilities.observed_space(energy).discrete
+            and lnz.capabilities.observed_space(energy) is energy.space
+        ):
             samples = draw(energy, jax.random.key(i))
         report = lnz.audit(energy, samples=samples, key=jax.random.key(i))
         seen[name] += 1

@@ -100,8 +100,8 @@ def by_blackjax(name: str) -> Callable[[int], Found]:
     budget = BUDGETS[name]
     energy: Any = lnz.reference.reference_models(name)[0].energy()
     base: Any = energy.base() if budget.scale is None else wide(budget.scale)
-    low, high = map(jnp.asarray, energy.observed.limits)
-    d = energy.observed.shape[0]
+    low, high = map(jnp.asarray, lnz.capabilities.observed_space(energy).limits)
+    d = lnz.capabilities.observed_space(energy).shape[0]
 
     def inside(f: Any) -> Any:
         return lambda x: jnp.where(jnp.all((x >= low) & (x <= high)), f(x), -jnp.inf)

@@ -34,7 +34,9 @@ def main() -> None:
     data, down = drawn[drawn.sum(axis=1) > 0][:500], np.asarray(states).sum(axis=1) < 0
 
     def far(energy):
-        free = np.asarray(jax.jit(jax.vmap(energy.free_energy))(states.astype(jnp.float32)), np.float64)
+        free = np.asarray(
+            jax.jit(jax.vmap(lnz.capabilities.free_energy_of(energy)))(states.astype(jnp.float32)), np.float64
+        )
         p = np.exp(-(free - free.min()))
         return p[down].sum() / p.sum()
 

@@ -24,7 +24,7 @@ def models() -> dict[str, Any]:
 
     rng = np.random.default_rng(0)
 
-    class Mixture(lnz.Energy):
+    class Mixture(lnz.capabilities.Annealable):
         """E = -log Σ_k exp(a_k - ‖x - μ_k‖² / 2 s_k²): Z = Σ_k 2π s_k² exp(a_k)."""
 
         levels: jax.Array
@@ -88,7 +88,7 @@ def measure(name: str, estimates: int, seed: int) -> str:
     exact = np.asarray(row(exact))
 
     def f(v: Any) -> Any:
-        return row(eqx.filter_grad(lambda e: -e.free_energy(v))(energy))
+        return row(eqx.filter_grad(lambda e: -lnz.capabilities.free_energy_of(e)(v))(energy))
 
     began = time.process_time()
     found = lnz.kernels.unbiased_expectation(

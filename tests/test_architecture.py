@@ -16,6 +16,7 @@ SOURCE = Path(lnz.__file__).parent
 # From the ground up: a room may import only the rooms before it, and itself.
 HOUSE = [
     "_core",
+    "capabilities",
     "_graphs",
     "_models",
     "io",

@@ -1,5 +1,6 @@
 # The public surface, one page. `__init__.py` loads each name from its module when it is first used.
 from . import apps as apps
+from . import capabilities as capabilities
 from . import crf as crf
 from . import diagnostics as diagnostics
 from . import interop as interop

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lnz._choose import choose
+from lnz._core.capabilities import arrays_are_data
 from lnz._core.energy import Energy, as_energy
 from lnz._core.estimate import Estimate
 from lnz._core.frozen import Frozen, is_traced
@@ -57,7 +58,7 @@ def log_partition(
     route = choose(energy).route if route is None else route
     route.require(energy, key)
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
-    free = energy.arrays_are_data or not route.structural
+    free = arrays_are_data(energy) or not route.structural
     data, constants = eqx.partition(constants, lambda leaf: free and eqx.is_array(leaf))
     estimate = _compiled(route, Frozen(constants), parameters, data, key)
     _refuse_nan(estimate, energy)

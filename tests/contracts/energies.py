@@ -87,7 +87,7 @@ class Case:
     @functools.cached_property
     def observed(self) -> Any:
         """Every observed state."""
-        return listed(self.energy.observed)
+        return listed(lnz.capabilities.observed_space(self.energy))
 
     def leaves(self, flat: np.ndarray) -> list[np.ndarray]:
         shapes = [leaf.shape for leaf in jax.tree.leaves(eqx.filter(self.energy, eqx.is_inexact_array))]

@@ -52,7 +52,7 @@ GIBBS = [
 
 def base_of(case: Case) -> lnz.Independent:
     """An asymmetric base, so that the wrong end of the path shows."""
-    space = case.energy.observed
+    space = lnz.capabilities.observed_space(case.energy)
     shape = (*space.shape, space.k) if isinstance(space, lnz.Categorical) else space.shape
     return lnz.Independent(np.random.default_rng(4).normal(size=shape), space)
 
@@ -96,5 +96,5 @@ def chi_square(counts: np.ndarray, chances: np.ndarray) -> float:
 
 def agreement(case: Case, x: np.ndarray, log_weights: np.ndarray) -> float:
     chances = np.exp(log_weights - log_sum(log_weights))
-    counts = np.bincount(numbered(case.energy.observed, x), minlength=len(chances))
+    counts = np.bincount(numbered(lnz.capabilities.observed_space(case.energy), x), minlength=len(chances))
     return chi_square(counts, chances)

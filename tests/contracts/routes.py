@@ -86,7 +86,9 @@ def weighted(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 def as_states(case: Case) -> Any:
     """The listed observed states as JAX arrays, whole numbers for categories."""
-    return jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), case.observed, case.energy.observed.struct)
+    return jax.tree.map(
+        lambda x, s: jnp.asarray(x).astype(s.dtype), case.observed, lnz.capabilities.observed_space(case.energy).struct
+    )
 
 
 @functools.cache
@@ -113,8 +115,8 @@ def measured(case: Case, route_name: str) -> Measured:
         ((value, limits), slope), (_, curvature) = jax.jvp(both, (parameters,), (directions,))
         nested = free = positive = moments = None
         if case.discrete:
-            free = jax.vmap(case.at(parameters[0]).free_energy)(states)
-            mean = lambda flat: -weighted(chances, jax.vmap(case.at(flat).free_energy)(states))  # noqa: E731
+            free = jax.vmap(lnz.capabilities.free_energy_of(case.at(parameters[0])))(states)
+            mean = lambda flat: -weighted(chances, jax.vmap(lnz.capabilities.free_energy_of(case.at(flat)))(states))  # noqa: E731
             positive = jax.grad(mean)(parameters[0])
         if case.thorough:
             nested = jax.grad(lambda flat: jnp.dot(gradient(flat), directions[0]))(parameters[0])

@@ -52,7 +52,7 @@ def tempered(case: Case):
     """At β = 0.6, on the path from a base."""
     base = base_of(case)
     law = normed(tempered_weights(case, base, BETA))
-    return lambda: (case.energy.tempered(base, jnp.asarray(BETA)), as_states(case), law)
+    return lambda: (lnz.capabilities.tempered(case.energy, base, jnp.asarray(BETA)), as_states(case), law)
 
 
 def lattice(shape, periodic, strength_shape):

@@ -22,7 +22,7 @@ from lnz.kernels._local import numbers_of, slopes_at
 
 def transitions(case, moves):
     """P from the proposals of all states: `moves(x, slopes)` gives proposals (m, sites), their probabilities and log acceptance ratios (m,)."""
-    energy, space = case.energy, case.energy.observed
+    energy, space = case.energy, lnz.capabilities.observed_space(case.energy)
     x = numbers_of(space, as_states(case))
     y, chance, log_ratio = jax.jit(jax.vmap(lambda x: moves(x, lambda z: slopes_at(energy, z))))(x)
     k = space.k if isinstance(space, lnz.Categorical) else 2
@@ -108,8 +108,14 @@ CASES = {"binary": named("rbm"), "spin": named("ising dense"), "categorical": po
 
 def law_and_matrix(case, name, kernel=None):
     energy, (given, rule) = case.energy, KERNELS[name]
-    k = energy.observed.k if isinstance(energy.observed, lnz.Categorical) else 2
-    return case.observed_probabilities(case.flat), transitions(case, rule(kernel or given, energy.observed.size, k))
+    k = (
+        lnz.capabilities.observed_space(energy).k
+        if isinstance(lnz.capabilities.observed_space(energy), lnz.Categorical)
+        else 2
+    )
+    return case.observed_probabilities(case.flat), transitions(
+        case, rule(kernel or given, lnz.capabilities.observed_space(energy).size, k)
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,11 @@ def moved(case):
     possible = states[int(np.argmax(laws[-1]))]
 
     def at(beta, start, key, energy, base):
-        tempered = energy.tempered(base, beta)
+        tempered = lnz.capabilities.tempered(energy, base, beta)
         one, far = once_and_often(
             tempered, lnz.kernels.Gibbs(), key, start, jnp.broadcast_to(possible, start.shape), 30
         )
-        return jax.vmap(tempered.free_energy)(states), one, far
+        return jax.vmap(lnz.capabilities.free_energy_of(tempered))(states), one, far
 
     run = jax.jit(jax.vmap(at, in_axes=(0, 0, 0, None, None)))
     keys = jax.random.split(jax.random.key(7), len(BETAS))
@@ -64,7 +64,11 @@ def test_the_tempered_path_runs_from_the_base_to_the_energy(case):
     for beta, found in zip(BETAS, free, strict=True):
         np.testing.assert_allclose(found, -tempered_weights(case, base, beta), rtol=1e-10, atol=1e-10)
     start = jax.vmap(base)(as_states(case))
-    np.testing.assert_allclose(free[0], start - case.energy.tempered(base, 0.0).log_latent_volume, atol=1e-10)
+    np.testing.assert_allclose(
+        free[0],
+        start - lnz.capabilities.log_latent_volume(lnz.capabilities.tempered(case.energy, base, 0.0)),
+        atol=1e-10,
+    )
     np.testing.assert_allclose(free[2], case.free_energies(case.flat), rtol=1e-10, atol=1e-10)
 
 
@@ -127,9 +131,9 @@ def test_gaussian_rbm_on_its_path():
     points = jnp.asarray(rng.normal(size=(30, 2)) * 2)
 
     def at(beta, start, key, energy, base):
-        tempered = energy.tempered(base, beta)
+        tempered = lnz.capabilities.tempered(energy, base, beta)
         one, far = once_and_often(tempered, lnz.kernels.Gibbs(), key, start, jnp.full_like(start, 3.0), 40)
-        return jax.vmap(tempered.free_energy)(points), one, far
+        return jax.vmap(lnz.capabilities.free_energy_of(tempered))(points), one, far
 
     run = jax.jit(jax.vmap(at, in_axes=(0, 0, 0, None, None)))
     free, one, far = run(
@@ -139,7 +143,7 @@ def test_gaussian_rbm_on_its_path():
 
     start = jax.vmap(base)(points)
     np.testing.assert_allclose(free[0], start - 3 * np.log(2), atol=1e-10)
-    np.testing.assert_allclose(free[2], jax.vmap(case.energy.free_energy)(points), atol=1e-10)
+    np.testing.assert_allclose(free[2], jax.vmap(lnz.capabilities.free_energy_of(case.energy))(points), atol=1e-10)
 
     def cells(x, law):
         """Six by six cells, and their exact chances."""
@@ -175,7 +179,7 @@ def langevin_cases():
         "double well": (well, lambda x: -t[0] * (x**2 - t[1]) ** 2 - t[2] * x, -5, 5, 0.15),
         "box": (ramp, lambda x: -1.2 * x - np.sin(3 * x), -1, 2, 0.3),
         "on the path": (
-            well.tempered(lnz.Gaussian([0.7], [0.5]), jnp.asarray(0.37)),
+            lnz.capabilities.tempered(well, lnz.Gaussian([0.7], [0.5]), jnp.asarray(0.37)),
             lambda x: -0.37 * (t[0] * (x**2 - t[1]) ** 2 + t[2] * x) - 0.63 * 0.25 * (x - 0.7) ** 2,
             -8,
             8,
@@ -222,7 +226,7 @@ def test_several_leapfrogs_between_walls_with_a_step_size_of_each_chain_leave_th
 
 def test_unadjusted_langevin_moves_are_caught():
     def unadjusted(energy, key, v):
-        slope = jax.vmap(jax.grad(energy.free_energy))(v)
+        slope = jax.vmap(jax.grad(lnz.capabilities.free_energy_of(energy)))(v)
         return v - 0.15 * slope + jnp.sqrt(0.3) * jax.random.normal(key, v.shape)
 
     assert min(langevin_p_values("double well", unadjusted)) < SURE
@@ -231,7 +235,7 @@ def test_unadjusted_langevin_moves_are_caught():
 def test_langevin_moves_at_the_wrong_temperature_are_caught():
     def hot(energy, key, v):
         return leapfrog_moves(
-            energy.tempered(lnz.Gaussian([0.0], [1e-9]), jnp.asarray(0.8)), key, v, jnp.asarray(0.15)
+            lnz.capabilities.tempered(energy, lnz.Gaussian([0.0], [1e-9]), jnp.asarray(0.8)), key, v, jnp.asarray(0.15)
         )[0]
 
     assert min(langevin_p_values("double well", hot)) < SURE
@@ -242,7 +246,7 @@ def caught(case, step):
     law = case.observed_probabilities(case.flat)
     start = as_states(case)[np.random.default_rng(2).choice(len(law), CHAINS, p=law)]
     x = jax.jit(lambda key: step(case.energy, key, start))(jax.random.key(11))
-    counts = np.bincount(numbered(case.energy.observed, np.asarray(x)), minlength=len(law))
+    counts = np.bincount(numbered(lnz.capabilities.observed_space(case.energy), np.asarray(x)), minlength=len(law))
     return chi_square(counts, law) < SURE
 
 

@@ -16,7 +16,7 @@ from lnz.kernels._coupled import NotMet, coupled_step
 
 def gradient_of(case):
     def f(v):
-        slope = eqx.filter_grad(lambda energy: -energy.free_energy(v))(case.energy)
+        slope = eqx.filter_grad(lambda energy: -lnz.capabilities.free_energy_of(energy)(v))(case.energy)
         return ravel_pytree(eqx.filter(slope, eqx.is_inexact_array))[0]
 
     return f
@@ -77,7 +77,7 @@ def test_langevin_chains_meet_by_reflection(key):
     assert (same[0] == same[1]).all()
 
 
-class Based(lnz.Energy):
+class Based(lnz.capabilities.Annealable):
     """The energy with a normal base to start from."""
 
     energy: lnz.Energy

@@ -22,7 +22,7 @@ def rbm():
 def well():
     """Two wells of different depth, one near the data and one not."""
 
-    class Well(lnz.Energy):
+    class Well(lnz.capabilities.Annealable):
         theta: jax.Array
 
         @property
@@ -65,7 +65,11 @@ CASES = {
 
 def scores(energy, data, phase, repeats):
     """(mean - exact)² / squared standard error, summed over parameters and divided by their number: about 1 without a bias."""
-    route = lnz.routes.Quadrature() if isinstance(energy.observed, lnz.Real) else lnz.routes.Enumeration()
+    route = (
+        lnz.routes.Quadrature()
+        if isinstance(lnz.capabilities.observed_space(energy), lnz.Real)
+        else lnz.routes.Enumeration()
+    )
     found = lnz.learning.gradient_error(energy, data, phase, draws=2, repeats=repeats, route=route, key=KEY)
     return ((found.mean - found.exact) ** 2).sum(axis=1) / (found.variance / repeats), found
 

@@ -26,7 +26,7 @@ class Shift(lnz.kernels.Kernel):
         return None
 
     def step(self, energy, key, v):
-        k = energy.observed.categories
+        k = lnz.capabilities.observed_space(energy).categories
         return ((v + jnp.asarray(self.by, v.dtype)) % jnp.asarray(k, v.dtype)).astype(v.dtype), {}
 
 
@@ -96,11 +96,11 @@ class TestPersistentChains:
             assert chains.hidden.shape == (9, energy.hidden_bias.size)
             chains = chains.observed
         assert chains.shape == (9, *data.shape[1:])
-        energy.observed.validate(chains, batch=True)
+        lnz.capabilities.observed_space(energy).validate(chains, batch=True)
         assert chains.dtype in (jax.tree.leaves(energy)[0].dtype, jnp.int32, bool)
 
     def test_the_chains_of_a_product_space(self):
-        class Pair(lnz.Energy):
+        class Pair(lnz.capabilities.Sweepable):
             theta: jax.Array
 
             @property

@@ -224,7 +224,7 @@ class TestDiscrete:
         found = jax.jit(jax.vmap(lambda v: [objective.loss(energy, v) for objective in objectives]))(
             jnp.asarray(states)
         )
-        assert len(found) == 1 + isinstance(energy.observed, lnz.Binary | lnz.Spin)
+        assert len(found) == 1 + isinstance(lnz.capabilities.observed_space(energy), lnz.Binary | lnz.Spin)
         for values, exact in zip(found, (nats, ratios), strict=False):
             np.testing.assert_allclose(values, exact, rtol=1e-5, atol=1e-6)
 
@@ -423,7 +423,10 @@ def test_bad_options_are_refused():
         (lambda: lnz.learning.SlicedScoreMatching(0), "slices must be"),
         (lambda: lnz.learning.EnergyDiscrepancy(0.1, stabiliser=-1), "stabiliser must be"),
         (lambda: lnz.learning.EnergyDiscrepancy(0.1, samples=0), "samples must be"),
-        (lambda: lnz.learning.NoiseContrastive(quartic(jnp.asarray(QUARTIC))), "has no log_normaliser"),
+        (
+            lambda: lnz.learning.NoiseContrastive(quartic(jnp.asarray(QUARTIC))),
+            "offers neither.*inherit from lnz.capabilities.Normalised",
+        ),
         (lambda: lnz.learning.NoiseContrastive(WIDE, samples=0), "samples must be"),
         (lambda: lnz.SelfNormalised(REAL, log_z=np.zeros(2)), "log_z is one number"),
         (lambda: lnz.learning.SlicedScoreMatching().loss(REAL, jnp.zeros(2)), "give a random key"),
@@ -449,6 +452,6 @@ def test_the_own_log_z():
     model = lnz.SelfNormalised(lnz.RBM(visible=4, hidden=2, key=KEY), log_z=3.0)
     log_z = float(lnz.log_partition(model.energy, route=lnz.routes.Enumeration()).value)
     assert float(lnz.log_partition(model, route=lnz.routes.Enumeration()).value) == pytest.approx(log_z - 3.0)
-    assert model.observed == lnz.Binary(4)
+    assert lnz.capabilities.observed_space(model) == lnz.Binary(4)
     state = (jnp.ones(4), jnp.zeros(2))
     assert float(model(state)) == pytest.approx(float(model.energy(state)) + 3)

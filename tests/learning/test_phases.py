@@ -57,10 +57,14 @@ DATA = jnp.zeros((2, 1))  # no phase that is tested with `run` looks at it
 
 def z_scores(energy, states, weights):
     """Of the mean negative gradient against the exact one, entry by entry."""
-    gradients = jax.vmap(eqx.filter_grad(lambda e, v: -e.free_energy(v)), (None, 0))(energy, states)
+    gradients = jax.vmap(eqx.filter_grad(lambda e, v: -lnz.capabilities.free_energy_of(e)(v)), (None, 0))(
+        energy, states
+    )
     w = np.ones(len(states)) if weights is None else np.asarray(weights, float)
     w = w / w.sum()
-    exact = eqx.filter_grad(lambda e: jax.nn.logsumexp(-jax.vmap(e.free_energy)(jnp.asarray(law(energy)[0]))))(energy)
+    exact = eqx.filter_grad(
+        lambda e: jax.nn.logsumexp(-jax.vmap(lnz.capabilities.free_energy_of(e))(jnp.asarray(law(energy)[0])))
+    )(energy)
     scores = []
     for g, e in zip(jax.tree.leaves(gradients), jax.tree.leaves(exact), strict=True):
         g = np.asarray(g, float).reshape(len(states), -1)
@@ -110,7 +114,7 @@ def test_under_frozen_parameters_the_mean_is_the_exact_gradient(name, kind):
 def test_swaps_keep_the_joint_law():
     """Pairs (x_0, x_1) drawn from p_0 p_1 stay so, at temperatures far apart, for an energy with latent units."""
     energy = target("rbm")
-    rung, betas = lambda beta: energy.tempered(energy.base(), beta), jnp.asarray([0.3, 1.0])
+    rung, betas = lambda beta: lnz.capabilities.tempered(energy, energy.base(), beta), jnp.asarray([0.3, 1.0])
     rng, n = np.random.default_rng(0), 40_000
     drawn, laws = [], []
     for beta in betas:

@@ -131,8 +131,8 @@ class TestFigures:
         state = trainer.init(energy, KEY, batch_size=10)
         weights = np.linspace(0, 2, 10)
         new, info = trainer.step(state, data[:10], weights)
-        free = np.asarray(jax.vmap(energy.free_energy)(jnp.asarray(data[:10])), np.float64)
-        of_chains = np.asarray(jax.vmap(energy.free_energy)(new.negative.observed), np.float64)
+        free = np.asarray(jax.vmap(lnz.capabilities.free_energy_of(energy))(jnp.asarray(data[:10])), np.float64)
+        of_chains = np.asarray(jax.vmap(lnz.capabilities.free_energy_of(energy))(new.negative.observed), np.float64)
         assert float(info["energy"]) == pytest.approx((weights * free).sum() / weights.sum(), rel=1e-6)
         assert float(info["energy_gap"]) == pytest.approx(float(info["energy"]) - of_chains.mean(), rel=1e-5)
         halves = lnz.learning.phases(energy, data[:10], new.negative.observed, weights=weights)
@@ -166,7 +166,10 @@ class TestPhases:
 
         def likelihood(e):
             v = cast(e, data)
-            return -jnp.mean(jax.vmap(e.free_energy)(v)) - lnz.log_partition(e, route=lnz.routes.Enumeration()).value
+            return (
+                -jnp.mean(jax.vmap(lnz.capabilities.free_energy_of(e))(v))
+                - lnz.log_partition(e, route=lnz.routes.Enumeration()).value
+            )
 
         direct = eqx.filter_jit(eqx.filter_grad(likelihood))(energy)
         moved = jax.tree.map(jnp.subtract, *(eqx.filter(e, eqx.is_inexact_array) for e in (state.energy, energy)))
@@ -177,7 +180,7 @@ class TestPhases:
         """T5, with infinite data: every state, weighted by its probability."""
         energy, _ = model(name)
         energy = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), energy)
-        space = energy.observed
+        space = lnz.capabilities.observed_space(energy)
         states = np.asarray(space.decode(jnp.arange(space.count)))
         p = np.exp(law(energy)[1])
         halves = lnz.learning.phases(energy, states, lnz.routes.Enumeration(), weights=p)

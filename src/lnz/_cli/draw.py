@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lnz
+from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
 from lnz._core.random import fast_key
 from lnz._models.independent import base_of
@@ -79,7 +80,7 @@ def _draw_annealed(
 
 
 def _dtype(energy: Energy) -> Any:
-    space = energy.observed
+    space = observed_space(energy)
     if isinstance(space, lnz.Categorical):
         return np.uint8 if space.k <= 256 else np.int32
     return {lnz.Binary: np.uint8, lnz.Spin: np.int8}.get(type(space), np.float32)

@@ -17,6 +17,7 @@ from lnz._cli.errors import BadInput, refusing
 from lnz._cli.folder import RunFolder
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step
+from lnz._core.capabilities import visible_part
 from lnz._core.checkpoint import CheckpointError
 from lnz._core.energy import Energy
 from lnz.report._pictures import annealing_path
@@ -134,7 +135,7 @@ def sample(options: Sample) -> None:
     with refusing():
         key, effort = target.key(options.seed, 3), {"temperatures": options.temperatures, "sweeps": options.sweeps}
         states, how = draw(target.energy, target.base, options.n, key, **effort)
-        states = target.energy.visible_part(states)
+        states = visible_part(target.energy, states)
         lnz.io.save_samples(options.out, states, image_shape, force=options.force)
     found = {
         "n": options.n,

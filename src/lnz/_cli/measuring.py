@@ -13,6 +13,7 @@ import lnz
 from lnz._cli.commands import Effort
 from lnz._cli.defaults import LARGE
 from lnz._cli.errors import BadInput
+from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen
 from lnz._core.route import Route
@@ -102,7 +103,7 @@ def agreement(energy: Energy, train: np.ndarray, states: np.ndarray, route: Rout
     halves = lnz.learning.phases(energy, seen, route if exact else states)
     positive, negative, gap = (_norm(tree) for tree in (halves.positive, halves.negative, halves.gradient))
     apart = None  # where data show a part of a state alone, F is another's
-    if energy.data_space == energy.observed:
+    if data_space(energy) == observed_space(energy):
         apart = float(free_energies(energy, seen).mean() - free_energies(energy, states).mean())
     return {
         "disagreement": gap / max(positive + negative, 1e-300),

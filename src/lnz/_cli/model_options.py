@@ -12,6 +12,7 @@ import numpy as np
 import lnz
 from lnz._cli.dataset import Coding, Dataset
 from lnz._cli.settings import Settings
+from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy
 from lnz._core.spaces import Space
 from lnz.learning._negative import NegativePhase
@@ -62,7 +63,7 @@ def started(settings: Settings, dataset: Dataset, key: Any) -> Energy:
 
 def annealing_base(energy: Energy, base: Energy, train: np.ndarray) -> Energy:
     """The base of annealing: independent units, for a deep machine those of its upper layers too."""
-    return base if energy.data_space == energy.observed else lnz.routes.fitted_base(energy, train)
+    return base if data_space(energy) == observed_space(energy) else lnz.routes.fitted_base(energy, train)
 
 
 def positive_phase(settings: Settings) -> PositivePhase | None:

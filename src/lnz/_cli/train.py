@@ -23,6 +23,7 @@ from lnz._cli.metrics import Metrics, resumable
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step, TrainingProgress
 from lnz._cli.settings import Settings
+from lnz._core.capabilities import data_space, observed_space, visible_part
 from lnz._core.checkpoint import load_arrays
 from lnz._core.energy import Energy
 from lnz.learning._fit import Record
@@ -54,7 +55,7 @@ class Run:
         """The independent units in the units that learning uses."""
         if not self.standard.real:
             return self.base
-        shape = self.base.observed.shape
+        shape = observed_space(self.base).shape
         return lnz.Gaussian(np.zeros(shape), np.ones(shape))
 
 
@@ -120,7 +121,7 @@ def _refuse_unfit(run: Run) -> None:
 def _refuse_objective(run: Run, learner: Energy) -> None:
     """Raise BadInput where an objective without Z does not support the model."""
     name = run.settings.objective
-    if learner.data_space != learner.observed:
+    if data_space(learner) != observed_space(learner):
         raise BadInput(
             f"--objective {name}: the data of a deep machine leave units open. Choose --model rbm, or leave it out"
         )
@@ -278,7 +279,7 @@ def _illustrate(run: Run, model: Energy, base: Energy, results: dict[str, Any], 
     large = measuring.size(model) > LARGE
     n, temperatures = (256, 500) if large else (1000, 1000)
     states, how = draw(model, base, n, run.keys["samples"], temperatures=temperatures)
-    samples = model.visible_part(states)
+    samples = visible_part(model, states)
     route = measuring.choose_route(model, base, Effort())
     results["phases"] = measuring.agreement(model, data.train, states, route)
     results["samples"] = how

@@ -6,40 +6,18 @@ import abc
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from lnz._core.frozen import Frozen
 from lnz._core.spaces import Box, Space, State
 
-# Methods that routes and kernels ask an energy for, by name. A field of such a name would be taken for one of them.
-_ASKED_FOR = {
-    "base",
-    "tempered",
-    "collapsed",
-    "free_energy",
-    "data_energy",
-    "completed",
-    "shown",
-    "factors",
-    "log_normaliser",
-    "sample",
-    "gibbs",
-    "gibbs_sweep",
-    "interactions",
-    "feature_energy",
-    "conditionals",
-    "block_energies",
-    "slope",
-    "sample_hidden",
-    "sample_visible",
-    "unwrapped",
-}
+Kind = TypeVar("Kind", bound="Energy")
 
 
 class Energy(eqx.Module):
@@ -47,35 +25,9 @@ class Energy(eqx.Module):
 
     Its array leaves are θ, so `jax.grad` with respect to the energy is ∇_θ. Batches go through `jax.vmap`.
 
-    A subclass gives `space` and `__call__`. It may offer more, and routes and kernels ask for it:
-
-    - `free_energy(v)` and `observed`, where latent variables are summed out in closed form (T6): the marginal of the observed part is
-      p(v) = exp(-F(v)) / Z with the same Z.
-    - `data_space`, `data_energy(v)`, `complete(key, v)` and `visible_part(x)`, where data show a part of the observed state alone, and the rest has
-      no closed sum (deep Boltzmann machines).
-    - `collapsed()`: another energy with the same Z for every θ, on the smallest space that is at hand.
-    - `factors()`: for discrete models, a `FactorGraph` over the entries of the space, its tables differentiable functions of θ.
-    - `log_normaliser()`: log Z in closed form; `sample(key, n)`: exact samples.
-    - `gibbs(key, v)`: one sweep of Gibbs moves on a batch of observed states. `gibbs_sweep(blocks)`: the same as an `energies.sweeps.Sweep`
-      in a layout of its own, over given blocks or its own; `interactions()` then lists the pairs of sites that no block may hold.
-    - `feature_energy(phi)`: for discrete models, the (free) energy as a smooth function of the units' features, for kernels that need slopes.
-    - `conditionals(v)`: for discrete units, log p(v_i | the rest) of every unit and value, up to a constant a unit, shape (units, values).
-    - `block_energies(size)`: for binary or spin states, a function of the first state of an aligned block of `size` = 2^k consecutive states
-      to the energies of all of them, cheaper than one by one.
-    - `base()`: a reference with a closed form and exact samples; `tempered(base, beta)`: the geometric path from it, as an energy.
-      `slope(base)`: E - E_base as an energy with a `gibbs_sweep` that knows energies, so that chains stay in its layout.
-
-    Raises:
-        TypeError: when a class is defined with a field that has the name of one of these methods.
+    A subclass gives `space` and `__call__`. What else it offers to routes and kernels (a closed form, factors, sweeps, …) it says by inheriting
+    from the classes of `lnz.capabilities`, each of which is an `Energy`; other methods and fields may have any names.
     """
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        taken = sorted(_ASKED_FOR & set(inspect.get_annotations(cls)))
-        if taken:
-            raise TypeError(
-                f"{cls.__name__} has a field {taken[0]!r}, but routes and kernels ask an energy for a method of that name: rename the field"
-            )
 
     @property
     @abc.abstractmethod
@@ -86,97 +38,9 @@ class Energy(eqx.Module):
     def __call__(self, x: State) -> Array:
         """E_θ(x) of one state, in nats: a scalar."""
 
-    @property
-    def observed(self) -> Space:
-        """Where chains live, and the data: the space without the latent variables that have a closed sum."""
-        return self.space
-
-    def free_energy(self, v: State) -> Array:
-        """F_θ(v) = -log Σ_h exp(-E_θ(v, h)) of one observed state, in nats. Without latent variables, E itself."""
-        return self(v)
-
-    @property
-    def data_space(self) -> Space:
-        """Where the data live: the observed space, or the part of it that data show."""
-        return self.observed
-
-    def data_energy(self, v: State) -> Array:
-        """-log Σ exp(-E) over all that one datum does not show, in nats, or an upper limit of it. Where data show the observed state, F_θ(v)."""
-        return self.free_energy(v)
-
-    def complete(self, key: PRNGKeyArray, v: State) -> State:
-        """Observed states that show the data (n, *shape): what the data leave open is drawn, by an approximation of its law."""
-        return v
-
-    def visible_part(self, x: State) -> State:
-        """The part of observed states (*batch, *shape) that data show."""
-        return x
-
-    def collapsed(self) -> Energy:
-        """An energy on the smallest space at hand with the same Z(θ) for every θ."""
-        return FreeEnergy(self) if type(self).free_energy is not Energy.free_energy else self
-
-    def tempered(self, base: Energy, beta: Array) -> Energy:
-        """The energy at inverse temperature beta on the geometric path from `base` (0) to this energy (1)."""
-        return Tempered(base, self, beta)
-
-    @property
-    def arrays_are_data(self) -> bool:
-        """Whether the boolean and integer arrays may be traced and batched under every route, since none looks at them when it is compiled."""
-        return False
-
-    @property
-    def tempers_free_energy(self) -> bool:
-        """Whether the free energy of `tempered(base, beta)` is (1 - beta) F_0 + beta F_1 for every base."""
-        return type(self).tempered is Energy.tempered
-
-    @property
-    def least_width(self) -> int:
-        """Of an energy with `factors()`: a width that its graph is known to have at least, without looking."""
-        return 0
-
-    @property
-    def log_latent_volume(self) -> float:
-        """Of an energy that `tempered` made: what log Z at beta = 0 has above the base's own, in nats.
-
-        n log 2 where the path runs through the joint energy of n binary latent variables, 0 where it is that of the free energy.
-        """
-        return 0.0
-
-
-class FreeEnergy(Energy):
-    """The marginal of an energy's observed part: E(v) = F_θ(v), the same log Z."""
-
-    energy: Energy
-
-    @property
-    def space(self) -> Space:
-        return self.energy.observed
-
-    def __call__(self, x: State) -> Array:
-        return self.energy.free_energy(x)
-
-
-class Tempered(Energy):
-    """The geometric path between two energies: E_β = (1 - β) E_0 + β E_1, at one β in [0, 1].
-
-    At β = 0 the other end is left out altogether, so that 0 · ∞ never arises where p̃_1 = 0.
-    """
-
-    start: Energy
-    end: Energy
-    beta: Array
-
-    @property
-    def space(self) -> Space:
-        return self.end.observed
-
-    def __call__(self, x: State) -> Array:
-        start, end = self.start.free_energy(x), self.end.free_energy(x)
-        beta = jnp.asarray(self.beta, jnp.result_type(start))
-        cold = jnp.where(beta > 0, beta * jnp.where(beta > 0, end.astype(start.dtype), 0), 0)
-        warm = jnp.where(beta < 1, (1 - beta) * jnp.where(beta < 1, start, 0), 0)
-        return cold + warm
+    def offers(self, kind: type[Kind]) -> Kind | None:
+        """The energy as one of the classes of `lnz.capabilities`, or None. Overridden where that depends on what an energy is made of."""
+        return self if isinstance(self, kind) else None
 
 
 class FunctionEnergy(Energy):

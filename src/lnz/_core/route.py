@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from lnz._core.capabilities import free_energy_of
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.spaces import State
@@ -63,7 +64,7 @@ class Route(abc.ABC):
 
 def negative_gradient(energy: Energy, v: State) -> Any:
     """-∂_θ F_θ(v) at one observed state: a pytree like the energy's float arrays."""
-    return jax.tree.map(jnp.negative, eqx.filter_grad(lambda e: e.free_energy(v))(energy))
+    return jax.tree.map(jnp.negative, eqx.filter_grad(lambda e: free_energy_of(e)(v))(energy))
 
 
 class Choice(NamedTuple):

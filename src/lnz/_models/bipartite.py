@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnz._core.energy import Energy
+from lnz._core.capabilities import Blockwise
 from lnz._core.frozen import Frozen
 from lnz._core.spaces import Binary, Space, State
 from lnz._models.rbm import RBM, HiddenEnergy
@@ -64,7 +64,7 @@ def two_sides(edges: Frozen, n: int) -> Sides | None:
     return Sides(small, large, place[row], place[column])
 
 
-class SmallerSide(Energy):
+class SmallerSide(Blockwise):
     """The marginal of the smaller side A of an Ising model on a bipartite graph: E(s_A) = -h_A · s_A - Σ_b log 2cosh(h_b + Σ_a J_ab s_a).
 
     The same Z as the model's. In bits it is the hidden layer of an RBM, up to a constant.

@@ -13,6 +13,7 @@ import numpy as np
 from jax.scipy.special import entr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import Factored, Incomplete
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import softplus
@@ -26,7 +27,7 @@ from lnz._models.rbm import RBM
 _ITERATIONS, _TOLERANCE = 200, 1e-4  # of mean field, where nobody says otherwise
 
 
-class DeepBoltzmannMachine(BilinearLayers):
+class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
     """A deep Boltzmann machine of bits: E(x_0, …, x_L) = -Σ_l b_l · x_l - Σ_l x_lᵀ W_l x_{l+1}, with the visible units x_0 = v.
 
     Given the odd layers the even ones are independent, and the other way round. So it is a machine of two layers: `observed` states are the even

@@ -11,17 +11,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int
 
-from lnz._core.energy import Energy
+from lnz._core.capabilities import BlockSweepable, Factored, Sweep
 from lnz._core.frozen import Frozen, is_traced
 from lnz._core.spaces import Binary, Categorical, MixedCategorical, Product, Space, Spin, State
 from lnz._models.colouring import Blocks, colour_classes
 from lnz._models.independent import as_float
-from lnz._models.sweeps import Sweep, class_sweep, layout, neighbour_sum
+from lnz._models.sweeps import class_sweep, layout, neighbour_sum
 
 
-class FactorGraph(Energy):
+class FactorGraph(Factored, BlockSweepable):
     """A factor graph: E(x) = -Σ_f φ_f(x_scope(f)) with tables of log-potentials φ_f over discrete variables x_i in 0 … k_i - 1.
 
     All tables lie in one array, `log_potentials`, one after the other; `tables` shows them in their shapes. Of a gradient with respect to the
@@ -136,10 +136,6 @@ class FactorGraph(Energy):
     def interactions(self) -> np.ndarray:
         """The pairs of variables (m, 2) that stand in one factor."""
         return _pairs_in(self.scopes)
-
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One Gibbs sweep of a batch of states (n, variables): every colour class once, its variables in parallel."""
-        return self.gibbs_sweep().once(key, v)
 
     def gibbs_sweep(self, blocks: Blocks | None = None) -> Sweep:
         """The Gibbs sweep over colour classes, or over given blocks. A variable all of whose values are impossible stays as it is."""

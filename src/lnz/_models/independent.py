@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lnz._core.energy import Energy
+from lnz._core.capabilities import Annealable, Featured, Normalised, observed_space, require_normalised
+from lnz._core.energy import Energy, Kind
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import softplus
 from lnz._core.spaces import Binary, Box, Categorical, Real, Space, Spin, State
 from lnz._models import units
 
 
-class Independent(Energy):
+class Independent(Normalised, Featured):
     """Independent discrete units: E(x) = -Σ_i η_i · φ(x_i), log Z = Σ_i log Σ_{x_i} exp(η_i · φ(x_i)).
 
     φ(x) is x for `Binary` and `Spin`, the indicator of the category for `Categorical`.
@@ -76,7 +77,7 @@ def _counts(data: np.ndarray, space: Space) -> np.ndarray:
     return np.stack([len(data) - on, on], axis=-1)
 
 
-class Gaussian(Energy):
+class Gaussian(Normalised):
     """A multivariate normal law: E(x) = ½ (x - μ)ᵀ Λ (x - μ), log Z = ½ n log 2π - ½ log det Λ.
 
     Args:
@@ -136,7 +137,7 @@ class Gaussian(Energy):
         return self.mean[None] + jax.scipy.linalg.solve_triangular(self._root(), noise, lower=True, trans=1).T
 
 
-class Mixture(Energy):
+class Mixture(Normalised):
     """A mixture of energies on one space: p̃(x) = Σ_k exp(a_k - E_k(x)), Z = Σ_k exp(a_k) Z_k.
 
     Args:
@@ -166,22 +167,25 @@ class Mixture(Energy):
             self.log_weights - jnp.stack([c(x).astype(self.log_weights.dtype) for c in self.components])
         )
 
-    def _log_masses(self) -> Array:
-        return self.log_weights + jnp.stack(
-            [c.log_normaliser().astype(self.log_weights.dtype) for c in self.components]  # pyright: ignore[reportAttributeAccessIssue]
-        )
+    def offers(self, kind: type[Kind]) -> Kind | None:
+        """A mixture has a closed form and samples exactly if all of its components do."""
+        all_have = all(component.offers(Normalised) is not None for component in self.components)
+        return super().offers(kind) if all_have or not issubclass(kind, Normalised) else None
 
-    @property
-    def log_normaliser(self) -> Any:
-        # A mixture has a closed form exactly if all of its components have one.
-        if not all(hasattr(component, "log_normaliser") for component in self.components):
-            raise AttributeError("log_normaliser")
-        return lambda: jax.nn.logsumexp(self._log_masses())
+    def _parts(self) -> list[Normalised]:
+        return [require_normalised(component, "a component of a mixture") for component in self.components]
+
+    def _log_masses(self) -> Array:
+        dtype = self.log_weights.dtype
+        return self.log_weights + jnp.stack([c.log_normaliser().astype(dtype) for c in self._parts()])
+
+    def log_normaliser(self) -> Array:
+        return jax.nn.logsumexp(self._log_masses())
 
     def sample(self, key: PRNGKeyArray, n: int) -> Array:
         choice_key, draw_key = jax.random.split(key)
         choice = self._choices(choice_key, n)
-        draws = jnp.stack([c.sample(jax.random.fold_in(draw_key, i), n) for i, c in enumerate(self.components)])  # pyright: ignore[reportAttributeAccessIssue]
+        draws = jnp.stack([c.sample(jax.random.fold_in(draw_key, i), n) for i, c in enumerate(self._parts())])
         return jnp.take_along_axis(draws, choice.reshape(1, n, *(1,) * (draws.ndim - 2)), axis=0)[0]
 
     def _choices(self, key: PRNGKeyArray, n: int) -> Array:
@@ -208,7 +212,7 @@ class StratifiedMixture(Mixture):
         return jnp.minimum(jnp.searchsorted(jnp.cumsum(jax.nn.softmax(mass)), place, side="right"), mass.size - 1)
 
 
-class Uniform(Energy):
+class Uniform(Normalised):
     """The constant energy 0 on a space of finite size: Z is the number of states, or the volume."""
 
     _space: Space = eqx.field(static=True)
@@ -236,7 +240,7 @@ class Uniform(Energy):
         return self._space.uniform(key, n)
 
 
-class LogisticReal(Energy):
+class LogisticReal(Normalised):
     """Independent standard logistic units on the real line: E(x) = Σ_i x_i + 2 log(1 + e^-x_i), log Z = 0.
 
     Heavier tails than a Gaussian's, so that annealing from it covers more models.
@@ -280,10 +284,11 @@ def default_base(space: Space) -> Energy:
     raise ValueError(f"{space} has no default base: pass base=… with a closed form and exact samples")
 
 
-def base_of(energy: Energy) -> Any:
+def base_of(energy: Energy) -> Energy:
     """The energy's own reference, `energy.base()`, or the default one of its observed space."""
-    own = getattr(energy, "base", None)
-    return default_base(energy.observed) if own is None else own()
+    annealable = energy.offers(Annealable)
+    own = None if annealable is None else annealable.base()
+    return default_base(observed_space(energy)) if own is None else own
 
 
 def as_float(x: Any) -> Array:

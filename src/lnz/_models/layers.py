@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import Annealable, Featured, Marginal, TwoLayer
 from lnz._core.energy import Energy
 from lnz._core.frozen import same_structure
 from lnz._core.numerics import softplus
@@ -17,24 +18,7 @@ from lnz._models import units
 from lnz._models.independent import Independent
 
 
-class TwoLayers(Energy):
-    """An energy of two layers, observed v and hidden h, each of independent units given the other."""
-
-    @abc.abstractmethod
-    def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
-        """h ~ p(h|v) of a batch of observed states (n, *visible): booleans (n, hidden)."""
-
-    @abc.abstractmethod
-    def sample_visible(self, key: PRNGKeyArray, h: Array) -> Array:
-        """v ~ p(v|h) of a batch of hidden states (n, hidden)."""
-
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One sweep of block Gibbs on a batch of observed states: h ~ p(h|v), then v ~ p(v|h)."""
-        hidden_key, visible_key = jax.random.split(key)
-        return self.sample_visible(visible_key, self.sample_hidden(hidden_key, v)).astype(v.dtype)
-
-
-class BilinearLayers(TwoLayers):
+class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):
     """Binary hidden units and discrete observed ones: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h, with any W that a subclass can multiply by.
 
     The hidden units are summed out in closed form: F(v) = -b · φ(v) - Σ_j softplus(c_j + (φ(v)ᵀ W)_j).
@@ -63,7 +47,7 @@ class BilinearLayers(TwoLayers):
 
     def _features(self, v: Array) -> Array:
         """φ(v), flattened: shape (*batch, features)."""
-        batch = v.shape[: v.ndim - len(self.observed.shape)]  # pyright: ignore[reportAttributeAccessIssue]
+        batch = v.shape[: v.ndim - len(self.observed.shape)]
         return units.features(self.observed, v, self.dtype).reshape(*batch, self.biases()[0].size)
 
     def __call__(self, x: State) -> Array:
@@ -117,7 +101,7 @@ class BilinearLayers(TwoLayers):
         return super().tempered(base, beta)
 
 
-class TemperedLayers(TwoLayers):
+class TemperedLayers(TwoLayer, Featured, Annealable):
     """Two bilinear layers at inverse temperature β, on the geometric path of the joint energy from independent visibles with log-potentials η.
 
     E_β(v, h) = -((1 - β) η + β b) · φ(v) - β (c · h + φ(v)ᵀ W h); the hidden units have the closed form at every β. Scaling after the

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lnz._core.energy import Energy, widen
+from lnz._core.capabilities import Factored
+from lnz._core.energy import widen
 from lnz._core.frozen import is_traced
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
@@ -36,7 +37,7 @@ class ChainPotentials(NamedTuple):
     mask: Bool[Array, " T"] | None
 
 
-class LinearChain(Energy):
+class LinearChain(Factored):
     """A linear-chain conditional random field over labels y of a sequence, given its log-potentials:
 
         E(y) = -[start(y_1) + Σ_t emission_t(y_t) + Σ_t transition(y_{t-1}, y_t) + end(y_T)].

@@ -12,6 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import (
+    Annealable,
+    BlockSweepable,
+    Blockwise,
+    Conditional,
+    Factored,
+    Featured,
+    Marginal,
+    Sweep,
+)
 from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen, is_traced
 from lnz._core.spaces import Categorical, Space, Spin, State
@@ -21,7 +31,7 @@ from lnz._models.checkerboard import checkerboard_sweep
 from lnz._models.colouring import Blocks, colour_classes, lattice_colours
 from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Independent, as_float
-from lnz._models.sweeps import Sweep, class_sweep, layout, neighbour_sum
+from lnz._models.sweeps import class_sweep, layout, neighbour_sum
 
 
 class Couplings(eqx.Module):
@@ -29,6 +39,8 @@ class Couplings(eqx.Module):
 
     Features have the sites' shape first and then any number of feature axes (none for spins, one of length q for Potts states).
     """
+
+    strength: eqx.AbstractVar[Array]
 
     @property
     @abc.abstractmethod
@@ -238,7 +250,7 @@ def _lattice(shape: Any, strength: Any, periodic: bool | Sequence[bool]) -> Latt
     return LatticeCouplings(strength, shape, closed[0] if len(set(closed)) == 1 else closed)
 
 
-class Pairwise(Energy):
+class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
     """What Ising and Potts energies share: E(x) = -½ Σ_ij J_ij φ(x_i)·φ(x_j) - Σ_i h_i · φ(x_i), and Gibbs sweeps by colour classes."""
 
     couplings: eqx.AbstractVar[Couplings]
@@ -273,15 +285,11 @@ class Pairwise(Energy):
         """The pairs of sites (m, 2) that interact, in the flat numbering of the sites."""
         return self.couplings.pairs()[0]
 
-    def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One Gibbs sweep of a batch of states (n, *sites): every colour class once, its sites in parallel."""
-        return self.gibbs_sweep().once(key, v)
-
     def gibbs_sweep(self, blocks: Blocks | None = None) -> Sweep:
         """The Gibbs sweep over colour classes, or over given blocks (see `colouring.block_problem` for what is wrong with them)."""
         couplings = self.couplings
         if isinstance(couplings, DenseCouplings) and blocks is None:
-            return self._dense_sweep()
+            return self._dense_sweep(couplings.matrix())
         classes = couplings.colours().reshape(-1, int(np.prod(couplings.sites))) if blocks is None else None
         if (
             isinstance(couplings, LatticeCouplings)
@@ -318,9 +326,9 @@ class Pairwise(Energy):
 
         return class_sweep(self.space, sites, potentials)
 
-    def _dense_sweep(self) -> Sweep:
+    def _dense_sweep(self, matrix: Array) -> Sweep:
         """Site after site, in order. Packed are the features with chains last, (n, chains) or (n · q, chains): one product a site."""
-        matrix, dtype, n = self.couplings.matrix(), self.fields.dtype, len(self.fields)  # pyright: ignore[reportAttributeAccessIssue]
+        dtype, n = self.fields.dtype, len(self.fields)
         q = self.space.k if isinstance(self.space, Categorical) else 0
         if q:
             tables = (
@@ -364,10 +372,10 @@ class Pairwise(Energy):
 
     def tempered(self, base: Energy, beta: Array) -> Energy:
         slope = self.slope(base)
-        if slope is None:
+        if slope is None or not isinstance(base, Independent | Pairwise):
             return super().tempered(base, beta)
         beta = jnp.asarray(beta, self.fields.dtype)
-        start = base.potentials if isinstance(base, Independent) else base.fields  # pyright: ignore[reportAttributeAccessIssue]
+        start = base.potentials if isinstance(base, Independent) else base.fields
         couplings: Any = slope.couplings.scaled(beta)
         if isinstance(base, Pairwise):
             strength = _strengths(base.couplings).astype(couplings.strength.dtype) + couplings.strength
@@ -387,25 +395,24 @@ class Pairwise(Energy):
         return eqx.tree_at(lambda e: (e.couplings.strength, e.fields), self, (own - other, fields))
 
 
-def _strengths(couplings: Any) -> Array:
+def _strengths(couplings: Couplings) -> Array:
     """One number a bond and axis also where a lattice has one for all."""
     if isinstance(couplings, LatticeCouplings):
         return jnp.broadcast_to(couplings.strength, (len(couplings.shape), *couplings.shape))
     return couplings.strength
 
 
-def _same_bonds(a: Any, b: Any) -> bool:
+def _same_bonds(a: Couplings, b: Couplings) -> bool:
     """Whether both have the same bonds in the same order, so that their strengths can be added up."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, SparseCouplings):
-        same = a.n == b.n and a.edges == b.edges
-    else:
-        same = a.sites == b.sites and getattr(a, "closed", None) == getattr(b, "closed", None)
+    same = type(a) is type(b) and a.sites == b.sites
+    if isinstance(a, SparseCouplings) and isinstance(b, SparseCouplings):
+        same = same and a.edges == b.edges
+    if isinstance(a, LatticeCouplings) and isinstance(b, LatticeCouplings):
+        same = same and a.closed == b.closed
     return same and _strengths(a).shape == _strengths(b).shape
 
 
-class Ising(Pairwise):
+class Ising(Pairwise, Marginal, Blockwise):
     """An Ising model of spins s_i = ±1: E(s) = -½ Σ_ij J_ij s_i s_j - Σ_i h_i s_i, each pair once in Σ_{i<j} J_ij s_i s_j.
 
     Args:
@@ -449,6 +456,13 @@ class Ising(Pairwise):
     @property
     def space(self) -> Space:
         return Spin(self.couplings.sites)
+
+    @property
+    def observed(self) -> Space:
+        return self.space
+
+    def free_energy(self, v: State) -> Array:
+        return self(v)
 
     def collapsed(self) -> Energy:
         """Of a graph without odd cycles, the marginal of its smaller side."""
@@ -498,7 +512,7 @@ class Potts(Pairwise):
         self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
         if not isinstance(q, int | np.integer) or q < 1:
             raise ValueError(f"a Potts model needs a whole number q of at least 1 states, but got {q!r}")
-        tables = self.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
+        tables = self.couplings.strength
         of_pairs = tables.shape[1::2] if isinstance(self.couplings, DenseCouplings) else tables.shape[1:]
         if (
             isinstance(self.couplings, DenseCouplings | SparseCouplings)

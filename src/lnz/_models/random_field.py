@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lnz._core.energy import Energy, widen
+from lnz._core.capabilities import Conditional, Factored, Sweepable
+from lnz._core.energy import widen
 from lnz._core.frozen import is_traced
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
@@ -21,7 +22,7 @@ from lnz._models.log_potentials import booleans, floats, refuse_bad
 from lnz._models.structures import Chain, Structure
 
 
-class RandomField(Energy):
+class RandomField(Factored, Sweepable, Conditional):
     """A conditional random field over labels y of the nodes of a structure, given its log-potentials:
 
         E(y) = -[Σ_i unary_i(y_i) + Σ_(i,j) pairwise_ij(y_i, y_j) + Σ_f factor_f(y_f)].

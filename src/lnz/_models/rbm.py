@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import Annealable, Blockwise, Conditional, Factored, Marginal, TwoLayer
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number, softplus
 from lnz._core.spaces import Binary, Categorical, Product, Real, Space, Spin, State
 from lnz._models import units
 from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Gaussian, Independent, as_float
-from lnz._models.layers import BilinearLayers, TwoLayers
+from lnz._models.layers import BilinearLayers
 
 _UNITS = 64  # whose conditionals are taken at once
 
 
-class RBM(BilinearLayers):
+class RBM(BilinearLayers, Factored, Conditional):
     """A restricted Boltzmann machine with binary hidden units: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h.
 
     φ(v) is v for binary or spin visibles and the flattened indicator onehot(v) for categorical ones (Potts visibles). The hidden units
@@ -161,7 +162,7 @@ class RBM(BilinearLayers):
         return HiddenEnergy(self) if self.hidden_bias.size * math.log(2) < features_log_size else super().collapsed()
 
 
-class HiddenEnergy(Energy):
+class HiddenEnergy(Blockwise):
     """The marginal of an RBM's hidden layer: E(h) = -c · h - Σ_i log Σ_{v_i} exp((b + W h)_i · φ(v_i)). The same Z as the machine's."""
 
     rbm: RBM
@@ -214,7 +215,7 @@ class HiddenEnergy(Energy):
         return lambda first: jax.lax.cond(small, by_products, directly, first)
 
 
-class GaussianRBM(TwoLayers):
+class GaussianRBM(TwoLayer, Marginal, Annealable):
     """A restricted Boltzmann machine with Gaussian visibles and binary hidden units.
 
     E(v, h) = Σ_i (v_i - b_i)² / (2 σ_i²) - c · h - Σ_ij (v_i / σ_i²) W_ij h_j, so that p(v|h) = N(b + W h, σ²) and
@@ -286,7 +287,7 @@ class GaussianRBM(TwoLayers):
         return super().tempered(base, beta)
 
 
-class TemperedGaussianRBM(TwoLayers):
+class TemperedGaussianRBM(TwoLayer, Annealable):
     """A `GaussianRBM` at inverse temperature β, on the geometric path from independent normal visibles."""
 
     rbm: GaussianRBM

@@ -7,12 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lnz._core.capabilities import Annealable, Marginal, free_energy_of, observed_space
 from lnz._core.energy import Energy, as_energy
 from lnz._core.spaces import Space, State
 from lnz._models.independent import as_float, base_of
 
 
-class SelfNormalised(Energy):
+class SelfNormalised(Marginal, Annealable):
     """E(x) + c, where the parameter c stands for log Z: exp(-E(x) - c) is meant to be a probability by itself, and learning sees to it.
 
     Its own log Z is that of E less c: 0 where c is right. Learn it by `NoiseContrastive`, and take the fitted model from `.energy`.
@@ -43,13 +44,13 @@ class SelfNormalised(Energy):
 
     @property
     def observed(self) -> Space:
-        return self.energy.observed
+        return observed_space(self.energy)
 
     def __call__(self, x: State) -> Array:
         return self._shifted(self.energy(x))
 
     def free_energy(self, v: State) -> Array:
-        return self._shifted(self.energy.free_energy(v))
+        return self._shifted(free_energy_of(self.energy)(v))
 
     def base(self) -> Energy:
         return base_of(self.energy)

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lnz._core.capabilities import Conditional, free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.spaces import Binary, Categorical, MixedCategorical, Spin, State
+from lnz._models import units
 
 _STATES = 64  # whose energies are taken at once where an energy has no conditionals of its own
 
@@ -28,8 +30,8 @@ def single_changes(energy: Energy, v: State) -> Float[Array, "sites others"]:
     reason = units_refusal(energy)
     if reason is not None:
         raise ValueError(reason)
-    space: Any = energy.observed
-    counts = np.broadcast_to(np.asarray(getattr(space, "cardinalities", space.categories)), (space.size,))
+    space: Any = observed_space(energy)
+    counts = units.value_counts(space)
     # Numbers of the values: where each unit stands, and where it would go.
     number = jnp.asarray(v).reshape(-1)
     number = (number > 0) if isinstance(space, Binary | Spin) else number
@@ -37,20 +39,20 @@ def single_changes(energy: Energy, v: State) -> Float[Array, "sites others"]:
     steps = jnp.arange(1, max(2, counts.max(initial=1)), dtype=jnp.int32)
     next_ = (number[:, None] + steps[None]) % jnp.asarray(counts, jnp.int32)[:, None]
     exists = np.arange(1, 1 + len(steps)) < counts[:, None]
-    offered = getattr(energy, "conditionals", None)
-    if offered is not None:
-        rows = offered(v)
+    conditional = energy.offers(Conditional)
+    if conditional is not None:
+        rows = conditional.conditionals(v)
         here, there = jnp.take_along_axis(rows, number[:, None], 1), jnp.take_along_axis(rows, next_, 1)
     else:
         values = (2 * next_ - 1 if isinstance(space, Spin) else next_).astype(v.dtype)
-        flat, sites = v.reshape(-1), jnp.arange(space.size, dtype=jnp.int32)
+        flat, sites, free_energy = v.reshape(-1), jnp.arange(space.size, dtype=jnp.int32), free_energy_of(energy)
 
         @jax.checkpoint
         def changed(change: tuple[Array, Array]) -> Array:
             site, value = change
-            return -energy.free_energy(flat.at[site].set(value).reshape(v.shape))
+            return -free_energy(flat.at[site].set(value).reshape(v.shape))
 
-        here = -energy.free_energy(v)[None, None]
+        here = -free_energy(v)[None, None]
         each = (jnp.repeat(sites, len(steps)), values.reshape(-1))
         there = jax.lax.map(changed, each, batch_size=min(_STATES, each[0].size)).reshape(values.shape)
     impossible = here == -jnp.inf
@@ -60,7 +62,7 @@ def single_changes(energy: Energy, v: State) -> Float[Array, "sites others"]:
 
 def units_refusal(energy: Energy) -> str | None:
     """Why the observed states are not discrete units, in words, or None."""
-    space = energy.observed
+    space = observed_space(energy)
     if isinstance(space, Binary | Spin | Categorical | MixedCategorical) and math.prod(space.shape) > 0:
         return None
     return f"conditionals of single units need a Binary, Spin, Categorical or MixedCategorical space, not {space}"

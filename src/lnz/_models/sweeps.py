@@ -10,35 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import Sweep
 from lnz._core.spaces import Categorical, Space
 from lnz._models import units
-
-
-class Sweep(NamedTuple):
-    """One Gibbs sweep, on states in the layout that is fastest: run `pack`, any number of times `step`, and `unpack`.
-
-    Attributes:
-        pack: states (n, *shape) to the layout, any pytree.
-        step: a random key and packed states to packed states: every site once, from its conditional distribution.
-        back: the step with its classes in the opposite order. Drawing one class is in detailed balance, so this is the reversal
-            of `step`: p(x) P(x → y) = p(y) P_back(y → x).
-        unpack: packed states to states (n, *shape), in a dtype of the sweep's own.
-        energy: packed states to energies (n,) in nats, where the layout makes that cheap.
-    """
-
-    pack: Callable[[Array], Any]
-    step: Callable[[PRNGKeyArray, Any], Any]
-    back: Callable[[PRNGKeyArray, Any], Any]
-    unpack: Callable[[Any], Array]
-    energy: Callable[[Any], Array] | None = None
-
-    def once(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One sweep of states (n, *shape), in their dtype."""
-        return self.unpack(self.step(key, self.pack(v))).astype(v.dtype)
-
-    def reversal(self) -> Sweep:
-        """The sweep whose step is `back`."""
-        return self._replace(step=self.back, back=self.step)
 
 
 class Layout(NamedTuple):

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lnz._core.energy import Energy, FunctionEnergy, as_energy
+from lnz._core.capabilities import Annealable, Normalised, observed_space, require_normalised
+from lnz._core.energy import FunctionEnergy, as_energy
 from lnz._core.frozen import Frozen
 from lnz._core.spaces import Space, State
 
 
-class Tilted(Energy):
+class Tilted(Annealable):
     """E(x) = E_0(x) + f(x): the law of a base, tilted by a function such as a network, p(x) ∝ p_0(x) e^-f(x).
 
     Z is finite wherever E_{p_0}[e^-f] is: for any f that is bounded from below, and under a Gaussian for any f that falls no faster than linearly.
@@ -40,14 +41,8 @@ class Tilted(Energy):
     _base: Frozen = eqx.field(static=True)
 
     def __init__(self, function: Callable[..., Any], base: Any):
-        base = as_energy(base)
-        for name in ("log_normaliser", "sample"):
-            if not hasattr(base, name):
-                raise ValueError(
-                    f"the base must have a closed form and exact samples, but a {type(base).__name__} has no {name}: use lnz.Gaussian, "
-                    "lnz.Independent or lnz.Uniform"
-                )
-        self.function = FunctionEnergy(function, base.observed)
+        base = require_normalised(as_energy(base), "the base")
+        self.function = FunctionEnergy(function, observed_space(base))
         self._base = Frozen(base)
 
     @property
@@ -58,5 +53,5 @@ class Tilted(Energy):
         tilt = self.function(x)
         return self.base()(x).astype(tilt.dtype) + tilt
 
-    def base(self) -> Energy:
+    def base(self) -> Normalised:
         return jax.tree.map(jnp.asarray, self._base.value)

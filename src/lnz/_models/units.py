@@ -14,10 +14,11 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.numerics import softplus
-from lnz._core.spaces import Binary, Categorical, Space, Spin
+from lnz._core.spaces import Binary, Categorical, MixedCategorical, Space, Spin
 
 
 def feature_shape(space: Space) -> tuple[int, ...]:
@@ -27,6 +28,12 @@ def feature_shape(space: Space) -> tuple[int, ...]:
     if isinstance(space, Categorical):
         return (*space.shape, space.k)
     raise TypeError(f"independent discrete units live in Binary, Spin or Categorical, not in {space}")
+
+
+def value_counts(space: Binary | Spin | Categorical | MixedCategorical) -> np.ndarray:
+    """The number of values of every unit, in flat order: shape (units,)."""
+    counts = space.cardinalities if isinstance(space, MixedCategorical) else space.categories
+    return np.broadcast_to(np.asarray(counts), (space.size,))
 
 
 def features(space: Space, x: Array, dtype: jnp.dtype) -> Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import as_energy, widen
 from lnz._core.estimate import Estimate
 from lnz._core.frozen import is_traced
@@ -48,9 +49,9 @@ def log_probability(energy: Any, labels: Any, *, route: Route | None = None) -> 
     """
     energy = as_energy(energy)
     if not isinstance(energy, LinearChain | RandomField):
-        energy.observed.validate(labels)
+        observed_space(energy).validate(labels)
         log_z = log_partition(energy, route=route)
-        return _bounded(-energy.free_energy(labels) - log_z.value, log_z)
+        return _bounded(-free_energy_of(energy)(labels) - log_z.value, log_z)
     relative, forbidden = _relative(energy, energy.checked(labels))
     log_z = log_partition(relative, route=route)
     return jnp.where(forbidden, -jnp.inf, _bounded(-log_z.value, log_z))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy, FunctionEnergy
 from lnz._core.spaces import Space
 from lnz.diagnostics import _audit_derivative as audit_derivative
@@ -86,12 +87,12 @@ def audit(
 def _model(energy: Energy, given: Any, base: Energy | None, key: PRNGKeyArray, numbers: dict[str, Any]) -> list[Check]:
     own = None
     if given is not None:
-        shape = jax.tree.leaves(energy.observed.struct)[0].shape
+        shape = jax.tree.leaves(observed_space(energy).struct)[0].shape
         array = given if isinstance(given, tuple) else np.asarray(given)
         several = not isinstance(array, tuple) and array.ndim == len(shape) + 2
         rows = array.reshape(-1, *array.shape[2:]) if several and not isinstance(array, tuple) else array
-        energy.observed.validate(rows, batch=True)
-        dtypes = energy.observed.struct
+        observed_space(energy).validate(rows, batch=True)
+        dtypes = observed_space(energy).struct
         own = jax.tree.map(lambda leaf, struct: jax.numpy.asarray(leaf).astype(struct.dtype), rows, dtypes)
     found = subject(energy, states=own, base=base, key=key)
     if (
@@ -120,7 +121,7 @@ def _model(energy: Energy, given: Any, base: Energy | None, key: PRNGKeyArray, n
 
 def _callable(energy: Any, space: Space | None) -> tuple[Callable[..., Any], Space]:
     if isinstance(energy, Energy):
-        return energy.free_energy, energy.observed
+        return free_energy_of(energy), observed_space(energy)
     space = getattr(energy, "space", None) if space is None else space
     if not callable(energy):
         raise TypeError(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lnz._core.capabilities import observed_space
 from lnz.diagnostics._audit_report import Check
 from lnz.diagnostics._audit_subject import (
     STATES,
@@ -40,7 +41,7 @@ def derivative(subject: Subject, numbers: dict[str, Any]) -> list[Check]:
             Check(ONE_SIDED, "untested", "log Z has no exact route and no quadrature here"),
             Check(CURVATURE, "untested", "log Z has no exact route here"),
         ]
-    observed = subject.energy.observed
+    observed = observed_space(subject.energy)
     listed = not observed.discrete or observed.count <= STATES
     found = identity(subject.route, subject.energy, jnp.asarray(subject.directions), listed)
     found = {name: np.asarray(value) for name, value in found.items()} | subject.log_z
@@ -243,7 +244,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
     name = "support that moves with θ"
     if not subject.names:
         return Check(name, "passed", "the energy has no parameters")
-    if subject.energy.observed.moving:
+    if observed_space(subject.energy).moving:
         return Check(
             name,
             "warning",
@@ -261,7 +262,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
             example = np.array2string(np.asarray(jax.tree.leaves(states)[0][where]).ravel()[:4], precision=4)
             term = (
                 _boundary(subject, u)
-                if subject.route is not None and subject.size == 1 and not subject.energy.observed.discrete
+                if subject.route is not None and subject.size == 1 and not observed_space(subject.energy).discrete
                 else None
             )
             more = f"; the boundary term of d log Z along it is {term:.6g}" if term is not None else ""
@@ -279,7 +280,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
 def _boundary(subject: Subject, u: np.ndarray) -> float | None:
     """Σ p(b) db/dθ n over the ends b of the support on a line (1 dimension), each found by bisection."""
     energy, h = subject.energy, 1e-4
-    shape = energy.observed.shape
+    shape = observed_space(energy).shape
     xs = np.sort(np.asarray(joined(subject.states, subject.broad)).ravel())
     possible = np.isfinite(np.asarray(energies(energy, jnp.asarray(xs).reshape(-1, *shape))))
     edges = np.flatnonzero(possible[1:] != possible[:-1])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.convergence import r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.spaces import Categorical, Spin
@@ -26,7 +27,7 @@ _RAYS = 64
 def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
     """Kind 3: E along random, coordinate and adversarial rays, and the integral over a growing range."""
     name = "finite Z"
-    space = subject.energy.observed
+    space = observed_space(subject.energy)
     if space.discrete:
         bad = subject.broad is not None and bool((np.asarray(energies(subject.energy, subject.broad)) == -np.inf).any())
         if bad:
@@ -98,14 +99,14 @@ def _valleys(subject: Subject, rays: np.ndarray) -> int:
     """Of these rays, how many run along a valley that does not close: E a step aside is no higher far out than near by."""
     if not len(rays) or subject.size == 1:
         return 0
-    low, high = (np.asarray(limit).ravel() for limit in subject.energy.observed.limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (np.asarray(limit).ravel() for limit in observed_space(subject.energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
     origin = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0))
     aside = np.random.default_rng(5).normal(size=(16, subject.size)) / math.sqrt(subject.size)
 
     def rise(radius: float) -> np.ndarray:
         on = origin + radius * rays
         states = np.clip(np.concatenate([on[:, None], on[:, None] + aside[None]], axis=1), low, high)
-        e = np.asarray(energies(subject.energy, jnp.asarray(states.reshape(-1, *subject.energy.observed.shape))))
+        e = np.asarray(energies(subject.energy, jnp.asarray(states.reshape(-1, *observed_space(subject.energy).shape))))
         e = e.reshape(len(rays), -1)
         return np.median(e[:, 1:] - e[:, :1], axis=1)
 
@@ -115,22 +116,22 @@ def _valleys(subject: Subject, rays: np.ndarray) -> int:
 
 @eqx.filter_jit
 def _along_rays(energy: Energy, rays: Array, radii: Array) -> Array:
-    low, high = (jnp.asarray(limit) for limit in energy.observed.limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (jnp.asarray(limit) for limit in observed_space(energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
     origin = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 0))
-    shape = energy.observed.shape
+    shape = observed_space(energy).shape
     return jax.lax.map(
-        lambda u: jax.vmap(lambda r: energy.free_energy((origin.ravel() + r * u).reshape(shape)))(radii), rays
+        lambda u: jax.vmap(lambda r: free_energy_of(energy)((origin.ravel() + r * u).reshape(shape)))(radii), rays
     )
 
 
 @eqx.filter_jit
 def _lowest(energy: Energy, rays: Array, radius: Array) -> Array:
     """Directions of low energy on a sphere, by descent from the given ones."""
-    shape = energy.observed.shape
+    shape = observed_space(energy).shape
 
     def descend(u: Array) -> Array:
         def step(i: Array, u: Array) -> Array:
-            gradient = jax.grad(lambda u: energy.free_energy((radius * u).reshape(shape)))(u)
+            gradient = jax.grad(lambda u: free_energy_of(energy)((radius * u).reshape(shape)))(u)
             norm = jnp.linalg.norm(gradient)
             new = u - 0.3 * 0.85**i * jnp.where(
                 jnp.isfinite(norm) & (norm > 0), gradient / jnp.where(norm > 0, norm, 1), 0
@@ -149,7 +150,7 @@ def _rays(subject: Subject) -> tuple[np.ndarray, list[str]]:
     random = source.normal(size=(_RAYS, d))
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     axes = np.eye(d)[: min(d, 16)]
-    low, high = (np.asarray(limit).ravel() for limit in subject.energy.observed.limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (np.asarray(limit).ravel() for limit in observed_space(subject.energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
     adversarial = (
         np.asarray(_lowest(subject.energy, jnp.asarray(random), jnp.asarray(1e3)))
         if np.isinf(low).all() and np.isinf(high).all()
@@ -206,7 +207,7 @@ def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
             "find what is not differentiable there",
             math.inf,
         )
-    if subject.energy.observed.discrete:
+    if observed_space(subject.energy).discrete:
         return Check(
             name, "passed", f"finitely many states, so every moment exists; the largest ‖∂E‖ seen is {found.max():.4g}"
         )
@@ -332,7 +333,7 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
     if isinstance(given, tuple):
         return [*found, *(Check(name, "untested", "product spaces are not looked at") for name in (law, mixing))]
     chains = np.asarray(given)
-    several = chains.ndim == len(subject.energy.observed.shape) + 2
+    several = chains.ndim == len(observed_space(subject.energy).shape) + 2
     n, m = (chains.shape[0], chains.shape[1]) if several else (1, chains.shape[0])
     # Batch means: each chain is cut into enough pieces that their spread is known.
     groups = n * max(1, min(-(-32 // n), m // 20))
@@ -341,7 +342,7 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
     try:
         residual = (
             np.asarray(_stein(subject.energy, states))
-            if not subject.energy.observed.discrete
+            if not observed_space(subject.energy).discrete
             else np.asarray(_conditional(subject.energy, states))
         )
     except (TypeError, NotImplementedError, AttributeError) as error:
@@ -354,7 +355,7 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
         t = np.abs(means.mean(axis=0)) / error
         worst = float(np.max(t))
         limit = _student_limit(groups, residual.shape[-1])
-        kind = "conditional" if subject.energy.observed.discrete else "Stein"
+        kind = "conditional" if observed_space(subject.energy).discrete else "Stein"
         words = f"the largest of {residual.shape[-1]} {kind} residuals is {worst:.1f} standard errors from 0"
         if worst > limit:
             found.append(
@@ -392,7 +393,7 @@ def _mixing(name: str, chains: np.ndarray, energy: np.ndarray) -> Check:
 
 def _sign(subject: Subject, states: Any, name: str) -> Check:
     """E_q[E - E_q] - E_p[E - E_q] is a sum of two divergences for samples of p, and so above 0; an energy upside down turns it round."""
-    space = subject.energy.observed
+    space = observed_space(subject.energy)
     finite_base = space.discrete or not subject.unbounded
     e = np.asarray(energies(subject.energy, states))
     if not np.isfinite(e).all():
@@ -440,12 +441,12 @@ def _sign(subject: Subject, states: Any, name: str) -> Check:
 @eqx.filter_jit
 def _stein(energy: Energy, states: Array) -> Array:
     """∇ log p · f + div f for f = (x_i - m)/(1 + (x_i - m)²/s²) e_i and e_i/(1 + …): (n, 2 d), whose means under p are 0."""
-    shape = energy.observed.shape
+    shape = observed_space(energy).shape
     flat = states.reshape(states.shape[0], -1)
     m, s = jnp.median(flat, axis=0), jnp.std(flat, axis=0) + 1e-12
 
     def one(x: Array) -> Array:
-        score = -jax.grad(lambda v: energy.free_energy(v.reshape(shape)))(x)
+        score = -jax.grad(lambda v: free_energy_of(energy)(v.reshape(shape)))(x)
         y = (x - m) / s
         weight = 1 / (1 + y**2)
         return jnp.concatenate(
@@ -458,7 +459,7 @@ def _stein(energy: Energy, states: Array) -> Array:
 @eqx.filter_jit
 def _conditional(energy: Energy, states: Array) -> Array:
     """x_i - E[x_i | the rest] of every site, by the energy's own conditionals: (n, sites), whose means under p are 0."""
-    space: Any = energy.observed
+    space: Any = observed_space(energy)
     if not isinstance(states, jax.Array) or isinstance(space, tuple):
         raise TypeError("product spaces have no single sites")
     values = (
@@ -470,7 +471,7 @@ def _conditional(energy: Energy, states: Array) -> Array:
 
     def one(x: Array) -> Array:
         def site(i: Array) -> Array:
-            e = jax.vmap(lambda value: energy.free_energy(x.at[i].set(value.astype(x.dtype)).reshape(space.shape)))(
+            e = jax.vmap(lambda value: free_energy_of(energy)(x.at[i].set(value.astype(x.dtype)).reshape(space.shape)))(
                 values
             )
             return x[i].astype(float) - jnp.sum(jax.nn.softmax(-e) * values)

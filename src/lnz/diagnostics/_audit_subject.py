@@ -16,7 +16,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from lnz._core.energy import Energy, FreeEnergy, widen
+from lnz._core.capabilities import FreeEnergy, Normalised, collapsed, free_energy_of, observed_space
+from lnz._core.energy import Energy, widen
 from lnz._core.route import Route
 from lnz._core.spaces import Box, Real
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
@@ -81,17 +82,17 @@ class Subject:
     @property
     def size(self) -> int:
         """The number of real dimensions."""
-        return math.prod(self.energy.observed.shape)
+        return math.prod(observed_space(self.energy).shape)
 
     @property
     def unbounded(self) -> bool:
-        space = self.energy.observed
+        space = observed_space(self.energy)
         return isinstance(space, Real) or (isinstance(space, Box) and not space.bounded)
 
     @property
     def steps(self) -> np.ndarray:
         """The lengths of the difference quotients, halving: (d, k)."""
-        few = self.energy.observed.discrete or self.size == 1
+        few = observed_space(self.energy).discrete or self.size == 1
         return self.scales[:, None] * (STEPS if few else STEPS[::2])[None]
 
     @functools.cached_property
@@ -113,7 +114,7 @@ def subject(energy: Energy, *, states: Any, base: Energy | None, key: PRNGKeyArr
     theta, names = flat(energy)
     route = exact_route(energy)
     keys = jax.random.split(key, 4)
-    quick = energy.observed.discrete or math.prod(energy.observed.shape) == 1
+    quick = observed_space(energy).discrete or math.prod(observed_space(energy).shape) == 1
     directions, scales, labels = _directions(np.asarray(theta), names, keys[0], quick=quick)
     origin = "the samples given"
     if states is None:
@@ -161,9 +162,9 @@ def moved(energy: Energy, theta: Array) -> Energy:
 
 def exact_route(energy: Energy) -> Route | None:
     """A route without sampling that is affordable many times over, or None."""
-    space = energy.observed
+    space = observed_space(energy)
     if space.discrete:
-        smallest = energy.collapsed().space
+        smallest = collapsed(energy).space
         return Enumeration() if smallest.discrete and smallest.count <= STATES else None
     route = Quadrature(points=POINTS.get(math.prod(space.shape)) if isinstance(space, Real | Box) else None)
     return route if route.unsupported_reason(energy) is None else None
@@ -171,7 +172,7 @@ def exact_route(energy: Energy) -> Route | None:
 
 def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyArray) -> tuple[Any, str]:
     """Draws of p_θ: exact from a list, or from a fine and wide grid of few dimensions, else from annealed chains."""
-    space = energy.observed
+    space = observed_space(energy)
     if space.discrete and space.count <= STATES:
         every = space.decode(jnp.arange(space.count))
         return _drawn(every, -energies(energy, every), SAMPLES, key), "exact draws"
@@ -226,7 +227,7 @@ def anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray)
 @eqx.filter_jit
 def grid_law(energy: Energy) -> tuple[Array, Array]:
     """States on a fine and wide grid, and their log probabilities (unnormalised)."""
-    energy, size = FreeEnergy(energy), math.prod(energy.observed.shape)
+    energy, size = FreeEnergy(energy), math.prod(observed_space(energy).shape)
     centre, scale = locate(energy, POINTS[size])
     grids = grids_of(energy.space, GRID[size], centre, scale, REACH)
     nodes = jnp.stack([g.reshape(-1) for g in jnp.meshgrid(*(g[0] for g in grids), indexing="ij")], axis=-1)
@@ -238,9 +239,10 @@ def grid_law(energy: Energy) -> tuple[Array, Array]:
 
 def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
     """Some 2,000 states from all over the space: of its uniform law, or of heavy-tailed ones of several widths."""
-    space = energy.observed
-    if base is not None and hasattr(base, "sample"):
-        return base.sample(key, 2048)  # pyright: ignore[reportAttributeAccessIssue]
+    space = observed_space(energy)
+    known = None if base is None else base.offers(Normalised)
+    if known is not None:
+        return known.sample(key, 2048)
     if space.discrete or (isinstance(space, Box) and space.bounded):
         return space.uniform(key, 2048)
     if isinstance(space, Real | Box):
@@ -278,7 +280,7 @@ def _directions(
 @eqx.filter_jit
 def energies(energy: Energy, states: Any) -> Array:
     """F_θ of a batch of observed states."""
-    return jax.lax.map(energy.free_energy, states, batch_size=4096)
+    return jax.lax.map(free_energy_of(energy), states, batch_size=4096)
 
 
 @eqx.filter_jit
@@ -287,7 +289,7 @@ def along(energy: Energy, directions: Array, states: Any) -> Array:
     theta = flat(energy)[0]
 
     def one(v: Any) -> Array:
-        gradient = jax.grad(lambda t: moved(energy, t).free_energy(v))(theta)
+        gradient = jax.grad(lambda t: free_energy_of(moved(energy, t))(v))(theta)
         return directions @ gradient
 
     return jax.lax.map(one, states, batch_size=256)
@@ -299,7 +301,7 @@ def norms(energy: Energy, states: Any) -> Array:
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
     def one(v: Any) -> Array:
-        gradient = jax.grad(lambda p: eqx.combine(p, constants).free_energy(v))(parameters)
+        gradient = jax.grad(lambda p: free_energy_of(eqx.combine(p, constants))(v))(parameters)
         return jnp.stack([jnp.sqrt(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)])
 
     return jax.lax.map(one, states, batch_size=256)
@@ -324,13 +326,13 @@ def identity(route: Route, energy: Energy, directions: Array, moments_too: bool)
 
     def moments(v: Any) -> tuple[Array, Array, Array, Array]:
         def at(t: Array, u: Array) -> Array:
-            return -moved(energy, theta + t * u).free_energy(v)
+            return -free_energy_of(moved(energy, theta + t * u))(v)
 
         def two(u: Array) -> tuple[Array, Array]:
             first = lambda t: jax.jvp(lambda s: at(s, u), (t,), (jnp.ones_like(t),))[1]  # noqa: E731
             return jax.jvp(first, (jnp.zeros(()),), (jnp.ones(()),))
 
-        backward = directions @ -jax.grad(lambda t: moved(energy, t).free_energy(v))(theta)  # as training takes it
+        backward = directions @ -jax.grad(lambda t: free_energy_of(moved(energy, t))(v))(theta)  # as training takes it
         slope, bend = jax.vmap(two)(directions)
         return backward, slope, slope**2, bend
 
@@ -340,6 +342,6 @@ def identity(route: Route, energy: Energy, directions: Array, moments_too: bool)
         slope, mean, square, bend = expected.value
         noise = expected.standard_error[0]
         found = {"variance": square - mean**2, "bend": bend}
-    if not moments_too or energy.observed.moving:  # a moving box has a boundary term as well
+    if not moments_too or observed_space(energy).moving:  # a moving box has a boundary term as well
         slope = directions @ ravel_pytree(route.mean_gradient(energy, None))[0]
     return found | {"slope": slope, "slope_error": 1e-12 * (1 + jnp.abs(slope)) + noise}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.numerics import softplus
 from lnz._core.spaces import Box, Real, Space, State
@@ -40,12 +41,12 @@ class Hamiltonian(Kernel):
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
         from blackjax.mcmc import hmc
 
-        space: Any = energy.observed
+        space: Any = observed_space(energy)
         mass = jnp.ones((int(np.prod(space.shape)),), v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
 
         def log_density(u: Array) -> Array:
             x, volume = from_reals(space, u.reshape(space.shape))
-            return (-energy.free_energy(x) + volume).astype(u.dtype)
+            return (-free_energy_of(energy)(x) + volume).astype(u.dtype)
 
         def move(key: PRNGKeyArray, x: Array) -> tuple[Array, Array, Array]:
             start = hmc.init(to_reals(space, x).reshape(-1), log_density)
@@ -139,14 +140,14 @@ class UnadjustedLangevin(Kernel):
     temperature: float = 1.0
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        if isinstance(energy.observed, Box):
+        if isinstance(observed_space(energy), Box):
             return "unadjusted Langevin moves leave a Box: use Langevin, HamiltonianMonteCarlo or NUTS"
         if not 0 < self.temperature < float("inf"):
             return f"the temperature must be above 0 and finite, but is {self.temperature}"
         return continuous_refusal(energy) or step_size_problem(self.step_size)
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
-        slope = jax.vmap(jax.grad(energy.free_energy))(v)
+        slope = jax.vmap(jax.grad(free_energy_of(energy)))(v)
         epsilon = jnp.asarray(self.step_size, v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         noise = jax.random.normal(key, v.shape, v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
         return v - epsilon * slope + jnp.sqrt(2 * self.temperature * epsilon) * noise, {}
@@ -154,7 +155,7 @@ class UnadjustedLangevin(Kernel):
 
 def continuous_refusal(energy: Energy) -> str | None:
     """Why the states are no points of R^n or of a fixed box, in words, or None."""
-    space = energy.observed
+    space = observed_space(energy)
     if not isinstance(space, Real | Box):
         return f"Hamiltonian and Langevin moves need a Real space or a Box, not {space}"
     if space.moving:
@@ -231,9 +232,9 @@ def adapted(
     reason = kernel.unsupported_reason(energy)
     if reason is not None:
         raise ValueError(reason)
-    if not hasattr(kernel, "step_size") or "acceptance" not in kernel.figures:
+    if "step_size" not in vars(kernel) or "acceptance" not in kernel.figures:
         raise ValueError(f"{type(kernel).__name__} has no step size that an acceptance rate can be fitted by")
-    energy.observed.validate(v, batch=True)
+    observed_space(energy).validate(v, batch=True)
     goal = target if target is not None else 0.574 if isinstance(kernel, Langevin) else 0.8
     if not 0 < goal < 1:
         raise ValueError(f"the target acceptance rate must be between 0 and 1, but is {goal}")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space, require_normalised
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.numerics import check_whole_number
@@ -32,11 +33,11 @@ def not_met(max_moves: int, pairs: str = "some pairs of coupled chains") -> str:
 def coupling_refusal(kernel: Kernel, energy: Energy) -> str | None:
     """Why two chains of this kernel cannot be made to meet, in words, or None."""
     reason = kernel.unsupported_reason(energy)
-    if reason is not None or energy.observed.discrete or isinstance(kernel, Langevin):
+    if reason is not None or observed_space(energy).discrete or isinstance(kernel, Langevin):
         return reason
     return (
-        f"two chains of {type(kernel).__name__} on {energy.observed} come near each other but never meet: use lnz.kernels.Langevin, whose proposals "
-        "are coupled by reflection"
+        f"two chains of {type(kernel).__name__} on {observed_space(energy)} come near each other but never meet: use lnz.kernels.Langevin, whose "
+        "proposals are coupled by reflection"
     )
 
 
@@ -48,7 +49,7 @@ def coupled_step(energy: Energy, kernel: Kernel, key: PRNGKeyArray, x: State, y:
     proposals are coupled maximally by reflection, and accepted by the same uniform; in a box they are refused outside, not thrown back, which
     leaves the same law as it is.
     """
-    if energy.observed.discrete:
+    if observed_space(energy).discrete:
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), x, y)
         moved = jax.vmap(lambda v: kernel.step(energy, key, v)[0])(both)
         return jax.tree.map(lambda leaf: leaf[0], moved), jax.tree.map(lambda leaf: leaf[1], moved)
@@ -67,10 +68,10 @@ def _reflected_langevin(
     u < φ(ξ + z) / φ(ξ); elsewhere y's noise is ξ reflected at the plane between the means.
     """
     noise_key, meet_key, accept_key = jax.random.split(key, 3)
-    low, high = (jnp.asarray(limit, x.dtype) for limit in energy.observed.limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (jnp.asarray(limit, x.dtype) for limit in observed_space(energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
 
     def log_density(x: Array) -> Array:
-        return jnp.where(jnp.all((x >= low) & (x <= high)), -energy.free_energy(x), -jnp.inf).astype(x.dtype)
+        return jnp.where(jnp.all((x >= low) & (x <= high)), -free_energy_of(energy)(x), -jnp.inf).astype(x.dtype)
 
     scale = jnp.sqrt(2 * step)
     at = jax.value_and_grad(log_density)
@@ -302,9 +303,9 @@ def _pairs(
     @jax.jit
     def run(energy: Energy, key: PRNGKeyArray) -> Any:
         x_key, y_key, key = jax.random.split(key, 3)
-        start: Any = base_of(energy)
+        start = require_normalised(base_of(energy), "the base of the chains")
         x, y = start.sample(x_key, n), start.sample(y_key, n)
-        x, y = jax.tree.map(lambda leaf, s: leaf.astype(s.dtype), (x, y), (energy.observed.struct,) * 2)
+        x, y = jax.tree.map(lambda leaf, s: leaf.astype(s.dtype), (x, y), (observed_space(energy).struct,) * 2)
 
         def values(v: State) -> Any:
             inexact = lambda h: h if jnp.issubdtype(h.dtype, jnp.inexact) else h.astype(jnp.result_type(float))  # noqa: E731

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import BlockSweepable, Sweep, Sweepable, TwoLayer, free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._core.random import fast_key
 from lnz._core.spaces import Binary, Box, Categorical, MixedCategorical, Real, Spin, State
+from lnz._models import units
 from lnz._models.colouring import block_problem
-from lnz._models.sweeps import Sweep
 from lnz.kernels._leapfrog import leapfrog_moves
 
 _SITES = Binary | Spin | Categorical | MixedCategorical
@@ -41,7 +42,7 @@ class Kernel(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Gibbs(Kernel):
-    """One Gibbs sweep: the energy's own blocks (`energy.gibbs`) where it offers them, otherwise site after site.
+    """One Gibbs sweep: the energy's own blocks (`Sweepable`) where it offers them, otherwise site after site.
 
     Ising and Potts models and factor graphs are swept colour class by colour class. Sites of one block are drawn at once, so no two of
     them may interact.
@@ -71,13 +72,16 @@ class Gibbs(Kernel):
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         if self.blocks is not None:
-            interactions = getattr(energy, "interactions", None)
-            if interactions is None:
+            sweepable = energy.offers(BlockSweepable)
+            if sweepable is None:
                 return f"a {type(energy).__name__} does not say which sites interact: leave the blocks out"
-            return block_problem(self.blocks, interactions(), energy.observed.size)  # pyright: ignore[reportAttributeAccessIssue]
-        if hasattr(energy, "gibbs") or isinstance(energy.observed, _SITES):
+            return block_problem(self.blocks, sweepable.interactions(), math.prod(observed_space(energy).shape))
+        if energy.offers(Sweepable) is not None or isinstance(observed_space(energy), _SITES):
             return None
-        return f"Gibbs sweeps need the energy's own `gibbs` or a Binary, Spin, Categorical or MixedCategorical space, not {energy.observed}"
+        return (
+            "Gibbs sweeps need an energy with its own (lnz.capabilities.Sweepable) or a Binary, Spin, Categorical or MixedCategorical space, not "
+            f"{observed_space(energy)}"
+        )
 
     def sweep(self, energy: Energy) -> Sweep | None:
         """The sweep in a layout of its own, of energies that have one. Raises ValueError for blocks that do not fit."""
@@ -85,30 +89,31 @@ class Gibbs(Kernel):
             reason = self.unsupported_reason(energy)
             if reason is not None:
                 raise ValueError(reason)
-        offered: Any = getattr(energy, "gibbs_sweep", None)
-        return None if offered is None else offered(self.blocks)
+        sweepable = energy.offers(BlockSweepable)
+        return None if sweepable is None else sweepable.gibbs_sweep(self.blocks)
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
         sweep = self.sweep(energy)
         if sweep is not None:
             return sweep.once(key, v), {}
-        offered = getattr(energy, "gibbs", None)
-        return (_single_site_sweep(energy, key, v) if offered is None else offered(key, v)), {}
+        sweepable = energy.offers(Sweepable)
+        return (_single_site_sweep(energy, key, v) if sweepable is None else sweepable.gibbs(key, v)), {}
 
     def reversal(self, energy: Energy, key: PRNGKeyArray, v: State) -> State | None:
         """One move of the sweep's reversal, all blocks in the opposite order; None for a `gibbs` of the energy's own, whose order is not known."""
         sweep = self.sweep(energy)
         if sweep is not None:
             return sweep.reversal().once(key, v)
-        if has_layers(energy):  # from v by way of h to v: its own reversal
-            return energy.gibbs(key, v)  # pyright: ignore[reportAttributeAccessIssue]
-        return None if hasattr(energy, "gibbs") else _single_site_sweep(energy, key, v, last_first=True)
+        layers = energy.offers(TwoLayer)
+        if layers is not None:  # from v by way of h to v: its own reversal
+            return layers.gibbs(key, v)
+        return None if energy.offers(Sweepable) is not None else _single_site_sweep(energy, key, v, last_first=True)
 
 
 def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array, *, last_first: bool = False) -> Array:
     """Every site once, in order, from its exact conditional law: one energy evaluation a site and a value."""
-    space: Any = energy.observed
-    counts = np.broadcast_to(np.asarray(getattr(space, "cardinalities", space.categories)), (space.size,))
+    space: Any = observed_space(energy)
+    counts = units.value_counts(space)
     values = np.array([-1, 1]) if isinstance(space, Spin) else np.arange(counts.max(initial=1))
     choices, present = jnp.asarray(values).astype(v.dtype), jnp.asarray(np.arange(len(values)) < counts[:, None])
     flat = v.reshape(v.shape[0], space.size)
@@ -119,7 +124,7 @@ def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array, *, last_firs
         def logit(choice: tuple[Array, Array]) -> Array:
             value, exists = choice
             changed = flat.at[:, site].set(value).reshape(v.shape)
-            return jnp.where(exists, -jax.vmap(energy.free_energy)(changed), -jnp.inf)
+            return jnp.where(exists, -jax.vmap(free_energy_of(energy))(changed), -jnp.inf)
 
         logits = jax.lax.map(logit, (choices, present[site]))
         drawn = jax.random.categorical(jax.random.fold_in(key, site), logits, axis=0)
@@ -144,7 +149,7 @@ class Langevin(Kernel):
     step_size: float = 0.1
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        space = energy.observed
+        space = observed_space(energy)
         if not isinstance(space, Real | Box):
             return f"Langevin moves need a Real space or a Box, not {space}"
         return step_size_problem(self.step_size)
@@ -182,7 +187,7 @@ def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, swee
         reason = kernel.unsupported_reason(energy)
         if reason is not None:
             raise ValueError(reason)
-        energy.observed.validate(v, batch=True)
+        observed_space(energy).validate(v, batch=True)
     moved = moved_chains(energy, kernel, key, v, sweeps)[0]
     require_energies(energy, moved)
     return moved
@@ -204,7 +209,7 @@ def require_energies(energy: Energy, v: State) -> None:
 
 @eqx.filter_jit
 def _energies(energy: Energy, v: State) -> Array:
-    return jax.vmap(energy.free_energy)(v)
+    return jax.vmap(free_energy_of(energy))(v)
 
 
 def moved_chains(
@@ -212,9 +217,10 @@ def moved_chains(
 ) -> tuple[State, dict[str, Array]]:
     """What `run_chains` gives, and the means of the kernel's figures over the moves."""
     key = fast_key(key)
-    if isinstance(kernel, Gibbs) and has_layers(energy):
+    layers = energy.offers(TwoLayer) if isinstance(kernel, Gibbs) else None
+    if layers is not None:
         first_key, key = jax.random.split(key)
-        moved, _, _ = run_layers(energy, key, energy.sample_hidden(first_key, v), sweeps)  # pyright: ignore[reportAttributeAccessIssue]
+        moved, _, _ = run_layers(layers, key, layers.sample_hidden(first_key, v), sweeps)
         return moved.astype(v.dtype), {}  # pyright: ignore[reportAttributeAccessIssue]
 
     keys = jax.random.split(key, sweeps)
@@ -230,12 +236,7 @@ def moved_chains(
     return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, v), jax.tree.map(jnp.mean, info)
 
 
-def has_layers(energy: Energy) -> bool:
-    """Whether the energy samples its observed and its hidden layer, each given the other (`energies.layers.TwoLayers`)."""
-    return hasattr(energy, "sample_hidden") and hasattr(energy, "sample_visible")
-
-
-def run_layers(energy: Any, key: PRNGKeyArray, h: Array, sweeps: int) -> tuple[Array, Array, Array]:
+def run_layers(energy: TwoLayer, key: PRNGKeyArray, h: Array, sweeps: int) -> tuple[Array, Array, Array]:
     """Block Gibbs from the hidden layer, `sweeps` times v ~ p(v|h) and h ~ p(h|v): v, h, and the share of h that the last sweep changed.
 
     The first and the last half sweep stand outside the loop, and both layers are carried through it. So the last product v W is there to
@@ -256,5 +257,5 @@ def run_layers(energy: Any, key: PRNGKeyArray, h: Array, sweeps: int) -> tuple[A
 
 def compact(energy: Energy, v: State) -> State:
     """Chains in the dtype that moves fastest: booleans for binary states of an energy with Gibbs sweeps of its own, else as they are."""
-    binary = isinstance(energy.observed, Binary) and hasattr(energy, "gibbs")
+    binary = isinstance(observed_space(energy), Binary) and energy.offers(Sweepable) is not None
     return v.astype(bool) if binary else v  # pyright: ignore[reportAttributeAccessIssue]

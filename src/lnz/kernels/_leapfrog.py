@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.spaces import Box, Space
 
@@ -51,7 +52,7 @@ def leapfrog_moves(
     dtype, n = v.dtype, v.shape[0]
     width = (n,) + (1,) * (v.ndim - 1)
     delta = jnp.sqrt(2 * jnp.broadcast_to(step_size.astype(dtype), (n,))).reshape(width)
-    at = jax.vmap(jax.value_and_grad(energy.free_energy))
+    at = jax.vmap(jax.value_and_grad(free_energy_of(energy)))
     wide = jnp.result_type(float)
 
     def kinetic(p: Array) -> Array:
@@ -68,7 +69,7 @@ def leapfrog_moves(
         def leap(_: Any, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
             x, p, _, slope = state
             p = p - 0.5 * step * slope
-            x, p = bounced(energy.observed, x + step * p, p)
+            x, p = bounced(observed_space(energy), x + step * p, p)
             f, slope = at(x)
             return x, p - 0.5 * step * slope, f, slope
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lnz._core.capabilities import Featured, free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.numerics import hangs_on
 from lnz._core.spaces import Binary, Categorical, Space, Spin, State
@@ -51,7 +52,7 @@ class LocallyInformed(Kernel):
         return None
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
-        space: Any = energy.observed
+        space: Any = observed_space(energy)
 
         def one(key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
             propose_key, accept_key = jax.random.split(key)
@@ -200,13 +201,13 @@ def chosen_of(table: Float[Array, "sites values"], x: Int[Array, " sites"]) -> F
 
 def slopes_at(energy: Energy, x: Int[Array, " sites"]) -> Slopes:
     """The slopes at a state given by the numbers of its values."""
-    space: Any = energy.observed
-    dtype = float_type(energy)
+    space: Any = observed_space(energy)
+    dtype, featured = float_type(energy), energy.offers(Featured)
 
     def log_weight(phi: Array) -> Array:
-        if isinstance(space, Categorical):
-            return -energy.feature_energy(phi.reshape(*space.shape, space.k))  # pyright: ignore[reportAttributeAccessIssue]
-        return -energy.free_energy(phi.reshape(space.shape))
+        if featured is not None and isinstance(space, Categorical):
+            return -featured.feature_energy(phi.reshape(*space.shape, space.k))
+        return -free_energy_of(energy)(phi.reshape(space.shape))
 
     state = values_of(space, x[None], jnp.int32)[0].reshape(-1)
     phi = units.features(Categorical(space.size, space.k) if isinstance(space, Categorical) else space, state, dtype)
@@ -237,18 +238,18 @@ def values_of(space: Space, x: Int[Array, "chains sites"], dtype: Any) -> Array:
 
 def gradient_refusal(energy: Energy) -> str | None:
     """Why the energy has no gradient in its discrete states, in words, or None."""
-    space = energy.observed
+    space = observed_space(energy)
     if not isinstance(space, Binary | Spin | Categorical):
         return f"locally informed moves need a Binary, Spin or Categorical space, not {space}"
     if isinstance(space, Categorical):
-        if hasattr(energy, "feature_energy"):
+        if energy.offers(Featured) is not None:
             return None
         return (
             f"a {type(energy).__name__} of categories has no gradient in x, whose entries are whole numbers: give it a `feature_energy` of "
-            "their indicators, or use Gibbs"
+            "their indicators (lnz.capabilities.Featured), or use Gibbs"
         )
     # A gradient that hangs on nothing is the zero of rounding, comparing or indexing by x.
-    slope = jax.grad(lambda x: energy.free_energy(x))
+    slope = jax.grad(free_energy_of(energy))
     if hangs_on(slope, jnp.ones(space.shape, float_type(energy)), or_constants=True):
         return None
     return (

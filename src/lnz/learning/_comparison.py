@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from lnz._core.capabilities import data_space
 from lnz._core.energy import as_energy
 from lnz._core.estimate import Guarantee, decimals
 from lnz._core.route import Route
@@ -93,9 +94,9 @@ def compare(
         0.64
     """
     a, b = as_energy(a), as_energy(b)
-    if a.data_space != b.data_space:
+    if data_space(a) != data_space(b):
         raise ValueError(
-            f"log-likelihoods on {a.data_space} and on {b.data_space} cannot be compared: give two models of the same data"
+            f"log-likelihoods on {data_space(a)} and on {data_space(b)} cannot be compared: give two models of the same data"
         )
     if route is not None and routes is not None:
         raise ValueError("route is for both models, routes one for each: give one of them")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lnz._core.capabilities import data_space
 from lnz._core.energy import as_energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.packages import package
@@ -127,7 +128,7 @@ def gradient_error(
         if reason is not None:
             raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
     data = as_arrays(energy, data)
-    energy.data_space.validate(data, batch=True)
+    data_space(energy).validate(data, batch=True)
     data = cast(energy, data)
     size = batch_size or jax.tree.leaves(data)[0].shape[0]
     exact, found = _gradients(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lnz._core.capabilities import data_energy_of, free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._core.spaces import Product, State
@@ -23,7 +24,7 @@ def mean_and_gradient(
     v: State,
     weights: Array | None,
     *,
-    term: Term = lambda energy: energy.free_energy,
+    term: Term = free_energy_of,
     penalty: float = 0.0,
 ) -> tuple[Array, Any]:
     """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ (F_θ(v) + penalty F_θ(v)²), by one reverse pass.
@@ -43,13 +44,11 @@ def mean_and_gradient(
 
 
 def data_mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
-    """The same of a batch of data, which may show a part of the observed state alone, by `energy.data_energy`."""
-    return mean_and_gradient(energy, v, weights, term=lambda energy: energy.data_energy)
+    """The same of a batch of data, which may show a part of the observed state alone, by the energy's `data_energy`."""
+    return mean_and_gradient(energy, v, weights, term=data_energy_of)
 
 
-def mean_free_energy(
-    energy: Energy, v: State, weights: Array | None, *, term: Term = lambda energy: energy.free_energy
-) -> Array:
+def mean_free_energy(energy: Energy, v: State, weights: Array | None, *, term: Term = free_energy_of) -> Array:
     """Σ_i w_i F_θ(v_i) / Σ_i w_i, in nats."""
     return weighted_mean(lambda v: jax.vmap(term(energy))(v), v, weights)
 
@@ -74,7 +73,7 @@ def weighted_sum(of_batch: Callable[[State], Array], v: State, weights: Array) -
 def as_arrays(energy: Energy, v: State) -> State:
     """Observed states as arrays (lists and data frames become NumPy arrays), for a product space a tuple of them."""
     array = lambda part: part if isinstance(part, jax.Array) else np.asarray(part)  # noqa: E731
-    return tuple(map(array, v)) if isinstance(energy.observed, Product) and isinstance(v, tuple) else array(v)
+    return tuple(map(array, v)) if isinstance(observed_space(energy), Product) and isinstance(v, tuple) else array(v)
 
 
 def as_weights(weights: Any, n: int) -> Array:
@@ -96,7 +95,7 @@ def cast(energy: Energy, v: State) -> State:
     def one(struct: jax.ShapeDtypeStruct, leaf: Array) -> Array:
         return jnp.asarray(leaf).astype(dtype if jnp.issubdtype(struct.dtype, jnp.floating) else struct.dtype)
 
-    return jax.tree.map(one, energy.observed.struct, v)
+    return jax.tree.map(one, observed_space(energy).struct, v)
 
 
 def parameter_dtype(energy: Energy) -> jnp.dtype:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lnz._core.capabilities import data_energy_of, data_space, free_energy_of, observed_space
 from lnz._core.energy import as_energy
 from lnz._core.estimate import Estimate, Guarantee, decimals
 from lnz._core.route import Route
@@ -99,7 +100,7 @@ def log_likelihood(
     """
     energy = as_energy(energy)
     data = as_arrays(energy, data)
-    energy.data_space.validate(data, batch=True)
+    data_space(energy).validate(data, batch=True)
     n = jax.tree.leaves(data)[0].shape[0]
     if n == 0:
         raise ValueError("the likelihood of no data is not defined: the data have no rows")
@@ -112,10 +113,10 @@ def log_likelihood(
         raise ValueError(f"the energy of datum {int(np.argmax(bad))} is NaN or -inf: check the parameters")
     if not math.isfinite(log_z.value):
         raise ValueError(f"log Z is {float(log_z.value)}: no likelihood can be measured with it. Check the parameters.")
-    if energy.data_space.discrete:
-        _refuse_impossible(energy.data_space, data, negative, log_z)
+    if data_space(energy).discrete:
+        _refuse_impossible(data_space(energy), data, negative, log_z)
     mean = float(negative.mean())
-    is_limit = energy.data_space != energy.observed and (hidden is None or hidden.random)
+    is_limit = data_space(energy) != observed_space(energy) and (hidden is None or hidden.random)
     return LogLikelihood(
         value=mean - float(log_z.value),
         standard_error=float(log_z.standard_error),
@@ -137,7 +138,7 @@ def data_energies(
     energy: Any, data: State, *, hidden: Route | None = None, key: PRNGKeyArray | None = None, block: int | None = None
 ) -> np.ndarray:
     """-log Σ exp(-E) over all that a datum does not show, in nats, in blocks: float64, shape (n,). See `hidden` of `log_likelihood`."""
-    if energy.data_space == energy.observed:
+    if data_space(energy) == observed_space(energy):
         return free_energies(energy, data, block=block or 4096)
     if hidden is None:
         return _in_blocks(lambda batch, first: _data_energies(energy, batch), data, block or 512)
@@ -162,12 +163,12 @@ def _in_blocks(function: Callable[[State, int], Any], data: State, block: int) -
 
 @eqx.filter_jit
 def _free_energies(energy: Any, batch: State) -> Any:
-    return jax.vmap(energy.free_energy)(cast(energy, batch))
+    return jax.vmap(free_energy_of(energy))(cast(energy, batch))
 
 
 @eqx.filter_jit
 def _data_energies(energy: Any, batch: State) -> Any:
-    return jax.vmap(energy.data_energy)(cast(energy, batch))
+    return jax.vmap(data_energy_of(energy))(cast(energy, batch))
 
 
 @eqx.filter_jit
@@ -183,7 +184,7 @@ def _refuse_hidden(energy: Any, hidden: Route, key: PRNGKeyArray | None) -> None
     """Raise where a route for the hidden units has nothing to do, or cannot do it."""
     if not isinstance(hidden, Route):
         raise TypeError(f"hidden must be a route such as lnz.routes.Enumeration(), but is {hidden!r}")
-    if energy.data_space == energy.observed:
+    if data_space(energy) == observed_space(energy):
         raise ValueError(f"the hidden units of this {type(energy).__name__} have a closed sum: leave out hidden")
     reason = posterior_refusal(energy, hidden)
     if reason is not None:

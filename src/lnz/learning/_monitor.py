@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lnz._core.capabilities import complete, data_energy_of, free_energy_of, observed_space, visible_part
 from lnz._core.convergence import autocorrelation_time, r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.numerics import log_mean_exp
 from lnz._core.spaces import Binary, Categorical, Space, Spin, State
+from lnz._models.layers import BilinearLayers
 from lnz.learning._gradients import cast
 from lnz.learning._loop import measure_key
 from lnz.learning._negative.negative_phase import NegativePhase, between
@@ -209,13 +211,13 @@ class Monitor:
 def _move_seconds(energy: Energy) -> float:
     """A prediction of what the move of one state takes: a Gibbs sweep by the parameters, a gradient by the operations that it compiles to, since a
     convolution uses every weight many times."""
-    bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
-    if energy.observed.discrete:
+    bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(observed_space(energy).struct))
+    if observed_space(energy).discrete:
         weights = sum(leaf.size for leaf in jax.tree.leaves(energy) if eqx.is_inexact_array(leaf))
         return _PER_WEIGHT * weights + _PER_BIT * bits
     arrays, rest = eqx.partition(energy, eqx.is_array)
-    gradient = jax.jit(lambda arrays, v: jax.value_and_grad(eqx.combine(arrays, rest).free_energy)(v))
-    counted: Any = gradient.lower(arrays, energy.observed.struct).cost_analysis() or {}
+    gradient = jax.jit(lambda arrays, v: jax.value_and_grad(free_energy_of(eqx.combine(arrays, rest)))(v))
+    counted: Any = gradient.lower(arrays, observed_space(energy).struct).cost_analysis() or {}
     return 0.5 * _PER_WEIGHT * counted.get("flops", 0) + _PER_EXP * counted.get("transcendentals", 0) + _PER_BIT * bits
 
 
@@ -236,7 +238,7 @@ class Watch:
         self.models: dict[int, Energy] = {step: energy}
         self.best, self.active = -math.inf, set[str]()
         self.sums: dict[str, float] = {}
-        self.entries = sum(math.prod(struct.shape) for struct in jax.tree.leaves(energy.observed.struct))
+        self.entries = sum(math.prod(struct.shape) for struct in jax.tree.leaves(observed_space(energy).struct))
         self.since, self.gap_before = step, 0.0  # the last snapshot at equal distances, and the sum of gaps there
 
     def next_stop(self, step: int) -> int:
@@ -328,10 +330,10 @@ class Watch:
         }  # fmt: skip
         spread = np.asarray(fresh_free, np.float64) - figures["energy_fresh"]
         errors["energy"] = math.sqrt(float((w**2 * spread**2).sum()))
-        if drawn is not None and isinstance(energy.observed, Binary | Spin | Categorical):
+        if drawn is not None and isinstance(observed_space(energy), Binary | Spin | Categorical):
             flat = [
                 np.asarray(v).reshape(len(v), -1)
-                for v in (*map(energy.visible_part, (drawn[0], fresh_states)), cast(energy, self.rows))
+                for v in (*(visible_part(energy, x) for x in (drawn[0], fresh_states)), cast(energy, self.rows))
             ]
             near, far = (nearest_distances(states, flat[2]) for states in flat[:2])
             shares = np.asarray(drawn[1], np.float64)
@@ -348,7 +350,7 @@ class Watch:
         n = len(jax.tree.leaves(uniform[0])[0])
         stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *uniform)
         energies = np.asarray(_free_energies(energy, stacked)).reshape(_SNAPSHOTS, n)
-        features = np.stack([_entries(energy.observed, v) for _, v in self.snapshots])
+        features = np.stack([_entries(observed_space(energy), v) for _, v in self.snapshots])
         tau, _ = autocorrelation_time([at for at, _ in self.snapshots], features)
         last = jax.tree.map(jnp.asarray, uniform[-1])
         now = np.asarray(_free_energies(energy, last))
@@ -374,27 +376,27 @@ def _probe(
     greatest mean activity of every hidden unit over the data."""
     energy, phase = state.energy, trainer.negative_phase
     rows, batch = cast(energy, rows), cast(energy, batch)
-    data_energy = jnp.mean(jax.vmap(energy.data_energy)(rows))
+    data_energy = jnp.mean(jax.vmap(data_energy_of(energy))(rows))
     drawn = fresh = activity = None
     if trainer.draws:
         assert phase is not None
         states, weights, _, _ = phase.draw(energy, state.negative, batch, None, key)
-        free = jax.vmap(energy.free_energy)(states)
+        free = jax.vmap(free_energy_of(energy))(states)
         weights = jnp.ones_like(free) if weights is None else weights.astype(free.dtype)
         drawn = states, weights / jnp.sum(weights), free
     if annealing is not None:
         log_weights, v, _ = annealing.anneal(energy, jax.random.fold_in(key, 1))
         v = cast(energy, v)
-        fresh = log_weights, v, jax.vmap(energy.free_energy)(v)
-    if hasattr(energy, "hidden_mean"):
-        means = energy.hidden_mean(energy.complete(jax.random.fold_in(key, 2), rows))  # pyright: ignore[reportAttributeAccessIssue]
+        fresh = log_weights, v, jax.vmap(free_energy_of(energy))(v)
+    if isinstance(energy, BilinearLayers):
+        means = energy.hidden_mean(complete(energy, jax.random.fold_in(key, 2), rows))
         activity = jnp.min(means, axis=0), jnp.max(means, axis=0)
     return data_energy, drawn, fresh, activity
 
 
 @eqx.filter_jit
 def _free_energies(energy: Energy, v: State) -> Any:
-    return jax.vmap(energy.free_energy)(v)
+    return jax.vmap(free_energy_of(energy))(v)
 
 
 def _entries(space: Space, v: State) -> np.ndarray:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy, as_energy
 from lnz._core.route import Route
 from lnz._core.spaces import State
@@ -39,7 +40,7 @@ def phases(
 ) -> Phases:
     """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.
 
-    Where data show a part of the observed state (a deep Boltzmann machine), the positive phase is that of `energy.data_energy`, by mean field.
+    Where data show a part of the observed state (a deep Boltzmann machine), the positive phase is that of its `data_energy`, by mean field.
 
     Args:
         energy: an `Energy`, or any callable with a `space`. Latent variables are summed out in closed form (T6).
@@ -62,10 +63,10 @@ def phases(
         Array([1., 1., 1., 1.], dtype=float32)
     """
     energy = as_energy(energy)
-    if energy.observed.moving:
+    if observed_space(energy).moving:
         raise ValueError("the limits of this energy's box are parameters: the two phases miss the boundary term (T4)")
     data = as_arrays(energy, data)
-    energy.data_space.validate(data, batch=True)
+    data_space(energy).validate(data, batch=True)
     weights = None if weights is None else as_weights(weights, jax.tree.leaves(data)[0].shape[0])
     positive = _data_gradient(energy, data, weights)
     if isinstance(negative, Route):
@@ -74,7 +75,7 @@ def phases(
     if isinstance(negative, NegativePhase):
         return Phases(positive, _phase_gradient(negative, energy, data, weights, key))
     negative = as_arrays(energy, negative)
-    energy.observed.validate(negative, batch=True)
+    observed_space(energy).validate(negative, batch=True)
     return Phases(positive, _mean_gradient(energy, negative, None))
 
 

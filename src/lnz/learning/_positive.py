@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._choose import choose
+from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
@@ -27,7 +28,7 @@ class PositivePhase(abc.ABC):
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         """Why this positive phase cannot serve the energy, in words, or None."""
-        if isinstance(energy, DeepBoltzmannMachine) and energy.data_space != energy.observed:
+        if isinstance(energy, DeepBoltzmannMachine) and data_space(energy) != observed_space(energy):
             return None
         return f"what data do not show of this {type(energy).__name__} has a closed sum, so that it is exact: leave positive_phase out"
 
@@ -131,7 +132,7 @@ class ExactPosterior(PositivePhase):
 
 
 class ClosedSum(PositivePhase):
-    """All that the data do not show, by `energy.data_energy`: exact where the latent variables have a closed sum."""
+    """All that the data do not show, by the energy's `data_energy`: exact where the latent variables have a closed sum."""
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         return None
@@ -144,7 +145,7 @@ class ClosedSum(PositivePhase):
 
 def default_positive_phase(energy: Energy) -> PositivePhase:
     """The closed sum, or mean field where there is none."""
-    return ClosedSum() if energy.data_space == energy.observed else MeanFieldPhase()
+    return ClosedSum() if data_space(energy) == observed_space(energy) else MeanFieldPhase()
 
 
 def posterior_energy(energy: DeepBoltzmannMachine, v: Array, route: Route | None, key: PRNGKeyArray | None) -> Array:

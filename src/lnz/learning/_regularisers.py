@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy
 from lnz._core.spaces import Real, State
 
@@ -54,9 +55,9 @@ class Regularisers:
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         """Why they cannot serve the energy, in words, or None."""
-        if self.data_noise and not isinstance(energy.observed, Real):
-            return f"data_noise needs a Real space, not {energy.observed}"
-        if self.energy_penalty and energy.data_space != energy.observed:
+        if self.data_noise and not isinstance(observed_space(energy), Real):
+            return f"data_noise needs a Real space, not {observed_space(energy)}"
+        if self.energy_penalty and data_space(energy) != observed_space(energy):
             return f"energy_penalty needs the energy of the data, whose hidden units in {type(energy).__name__} have no closed sum"
         return None
 

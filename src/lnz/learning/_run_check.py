@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._choose import choose
+from lnz._core.capabilities import data_space
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.route import Route
@@ -42,7 +43,7 @@ def plan_updates(n: int, batch_size: int, epochs: float, evaluate_every: float) 
 def checked_data(energy: Energy, data: State, weights: Any) -> tuple[State, Array | None, int]:
     """The data as arrays, their weights with mean 1, and their number; data of weight zero are left out."""
     data = as_arrays(energy, data)
-    energy.data_space.validate(data, batch=True)
+    data_space(energy).validate(data, batch=True)
     n = jax.tree.leaves(data)[0].shape[0]
     if weights is not None:
         scaled = np.asarray(as_weights(weights, n), np.float64)
@@ -67,7 +68,7 @@ def checked_validation(
     if validation is None:
         return None, None
     validation = as_arrays(energy, validation)
-    energy.data_space.validate(validation, batch=True)
+    data_space(energy).validate(validation, batch=True)
     if jax.tree.leaves(validation)[0].shape[0] == 0:
         raise ValueError("the validation data have no rows: pass some, or leave validation out")
     route = choose(energy).route if route is None else route

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy, as_energy, check_scalar
 from lnz._core.frozen import is_traced
 from lnz._core.random import fast_key
@@ -122,7 +123,7 @@ class Trainer:
         """The names of the figures that an update of this energy gives: see `step`."""
         if self.negative_phase is None:
             return ("objective", "gradient_norm")
-        gap = ("energy_gap",) if self.draws and energy.data_space == energy.observed else ()
+        gap = ("energy_gap",) if self.draws and data_space(energy) == observed_space(energy) else ()
         seen = self.negative_phase.figures(energy)
         likelihood = ("log_likelihood",) if "log_z" in seen else ()
         return ("energy", *gap, *seen, *likelihood, "gradient_norm", "disagreement")
@@ -140,7 +141,7 @@ class Trainer:
         parameters = eqx.filter(energy, eqx.is_inexact_array)
         if not jax.tree.leaves(parameters):
             raise ValueError(f"{type(energy).__name__} has no floating-point parameters to learn")
-        if energy.observed.moving:
+        if observed_space(energy).moving:
             raise ValueError(
                 "the limits of this energy's box are parameters: the two phases miss the boundary term (T4). Give the box constant limits, or "
                 "climb lnz.log_partition's own derivative"
@@ -151,7 +152,7 @@ class Trainer:
             reason = None if part is None else part.unsupported_reason(energy)
             if reason is not None:
                 raise ValueError(f"{type(part).__name__} cannot serve {type(energy).__name__}: {reason}")
-        if self.objective is not None and energy.data_space != energy.observed:
+        if self.objective is not None and data_space(energy) != observed_space(energy):
             raise ValueError(
                 f"{type(self.objective).__name__} cannot serve {type(energy).__name__}: its data leave units open. Learn by phases."
             )
@@ -186,7 +187,7 @@ class Trainer:
             NotMet: where coupled chains have not met.
         """
         data = as_arrays(state.energy, data)
-        wanted = jax.tree.map(lambda struct: struct.shape, state.energy.data_space.struct, is_leaf=_is_struct)
+        wanted = jax.tree.map(lambda struct: struct.shape, data_space(state.energy).struct, is_leaf=_is_struct)
         found = jax.tree.map(lambda leaf: leaf.shape[1:], data)
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
         if found != wanted or len(sizes) > 1 or sizes & {(), (0,)}:
@@ -254,7 +255,7 @@ class Trainer:
             data_energy, positive = self._positive_phase(energy).mean_and_gradient(energy, data, weights, positive_key)
             model_energy, negative, chains, seen = phase.gradient(energy, chains, data, weights, key)
         figures = {"energy": data_energy, **seen}
-        if model_energy is not None and energy.data_space == energy.observed:
+        if model_energy is not None and data_space(energy) == observed_space(energy):
             figures["energy_gap"] = data_energy - model_energy
         if "log_z" in seen:
             figures["log_likelihood"] = -data_energy - seen["log_z"].astype(data_energy.dtype)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import lnz
-from lnz._core.energy import Energy
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 
@@ -19,7 +18,7 @@ ROUTES = {
 }
 
 
-class HalfBase(Energy):
+class HalfBase(lnz.capabilities.Normalised):
     """Uniform over the states whose first spin is up."""
 
     @property
@@ -78,15 +77,8 @@ def test_an_estimate_too_small_for_the_data_is_an_error():
         lnz.log_likelihood(rbm, data, log_z=claimed)
 
 
-def test_a_field_with_the_name_of_a_method_that_routes_ask_for_is_refused():
-    with pytest.raises(TypeError, match="has a field 'slope', but routes and kernels ask an energy for a method"):
-
-        class Steep(lnz.Energy):  # pyright: ignore[reportUnusedClass]
-            slope: jax.Array
-
-
 def test_a_base_with_a_field_called_model_is_taken_as_it_is():
-    class Shifted(lnz.Energy):
+    class Shifted(lnz.capabilities.Normalised):
         model: lnz.Gaussian
 
         @property

@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import lnz
-from lnz._core.energy import Energy
 from lnz.kernels._kernels import Gibbs
 from lnz.routes._annealing.ais import planned
 from lnz.routes._annealing.path import Path
 
 
-class Units(Energy):
+class Units(lnz.capabilities.Sweepable, lnz.capabilities.Annealable):
     """Independent bits, which one sweep draws afresh; or, told so, none of them in the second half of the path."""
 
     pull: jax.Array

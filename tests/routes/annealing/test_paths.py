@@ -98,7 +98,7 @@ def test_every_route_takes_every_path(name, route, options):
 
 def free_energies(energy) -> np.ndarray:
     v = jnp.asarray(np.indices((2,) * 5).reshape(5, -1).T, float)
-    return np.asarray(jax.vmap(energy.free_energy)(v))
+    return np.asarray(jax.vmap(lnz.capabilities.free_energy_of(energy))(v))
 
 
 @pytest.mark.parametrize("name", ["kinds", "function", "machines"])
@@ -234,7 +234,7 @@ def test_bad_paths_are_refused(key):
     )
     refused(lambda beta: 3, "cannot use int as an energy", TypeError)
     refused(curved, "does not begin at its base", base=START)
-    refused(curved, "has no log_normaliser", base=MARGINAL)
+    refused(curved, "offers neither.*inherit from lnz.capabilities.Normalised", base=MARGINAL)
     refused([MODEL.tempered(START, jnp.zeros(())), MODEL], "begin at the base that it was made from")
     with pytest.raises(ValueError, match="put 0 first, 1 last"):
         ANNEALING.from_path(curved, schedule=(0.0, 0.5, 0.9))

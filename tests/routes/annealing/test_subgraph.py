@@ -46,7 +46,7 @@ def test_a_base_of_kept_bonds_is_exact_and_part_of_the_model(energy, keep):
     assert ((kept == removed) | (kept == 0)).all()
     assert 0 < int((kept != 0).sum()) < len(removed)
     assert keep is None or ((kept != 0) == keep).all()
-    half = energy.tempered(base.model, jnp.asarray(0.5))
+    half = lnz.capabilities.tempered(energy, base.model, jnp.asarray(0.5))
     mixed = 0.5 * (jax.vmap(energy)(listed) + jax.vmap(base.model)(listed))
     np.testing.assert_allclose(jax.vmap(half)(listed), mixed, atol=1e-4)
     drawn = base.sample(jax.random.key(0), 4000)

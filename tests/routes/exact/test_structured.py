@@ -272,7 +272,7 @@ def test_the_smaller_side_of_a_bipartite_graph():
     rng = np.random.default_rng(6)
     edges = np.array([(a, b) for a in range(4) for b in range(4, 200) if rng.random() < 0.7] + [(200, 201), (200, 202)])
     model = lnz.Ising.sparse(edges, rng.normal(size=len(edges)), rng.normal(size=204), n=204)
-    assert model.collapsed().space == lnz.Binary(5)
+    assert lnz.capabilities.collapsed(model).space == lnz.Binary(5)
     assert isinstance(lnz.choose(model).route, lnz.routes.Enumeration)
     log_z = jax.jit(lambda m: lnz.log_partition(m, route=lnz.routes.Enumeration()).value)(model)
     assert float(log_z) == pytest.approx(float(lnz.log_partition(model, route=ELIMINATION).value), rel=1e-13)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import complete, data_space, observed_space
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
@@ -18,7 +19,7 @@ from lnz.learning._negative.negative_phase import NegativePhase, kernel_refusal
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveDivergence(NegativePhase):
-    """CD-k: chains start at the data of every update and take k steps (T11). What data leave open is drawn first, by `energy.complete`.
+    """CD-k: chains start at the data of every update and take k steps (T11). What data leave open is drawn first, by the energy's `complete`.
 
     It cannot see, and so cannot raise the energy of, modes far from the data.
 
@@ -45,8 +46,8 @@ class ContrastiveDivergence(NegativePhase):
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
         kernel = self.kernel or default_kernel(energy)
-        start_key, key = jax.random.split(key) if energy.data_space != energy.observed else (key, key)
-        start = energy.complete(start_key, data)
+        start_key, key = jax.random.split(key) if data_space(energy) != observed_space(energy) else (key, key)
+        start = complete(energy, start_key, data)
         states, figures = moved_chains(energy, kernel, fast_key(key), start, self.steps)
         return states, weights, (), figures
 

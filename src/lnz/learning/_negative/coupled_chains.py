@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import complete, free_energy_of
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
@@ -38,8 +39,8 @@ class CoupledChains(NegativePhase):
         burn_in: k, at least 0; 1 is the counterpart of CD-1.
         length: the states of X that are averaged, from the k-th on. More of them make payments smaller.
         lag: L.
-        start: where pairs begin: "data", at the batch, as in CD (what data leave open is drawn by `energy.complete`); or "chains", where the last
-            update's X ended.
+        start: where pairs begin: "data", at the batch, as in CD (what data leave open is drawn by the energy's `complete`); or "chains", where the
+            last update's X ended.
         chains: pairs, with start="chains"; by default one for every datum of a batch. They first start at samples of the energy's base.
         max_moves: the most moves of an update.
         cut: whether pairs that have not met by then are cut off there, which makes a bias, with the alarm *unmet*, instead of an error.
@@ -114,14 +115,14 @@ class CoupledChains(NegativePhase):
     ) -> tuple[Any, Run, Any, Array | None, dict[str, Array]]:
         """Mean F and mean ∂F without bias, the run, the state for the next update, the pairs' weights, and the figures."""
         of_data = self.start == "data"
-        begin = energy.complete(jax.random.fold_in(key, 1), data) if of_data else state
+        begin = complete(energy, jax.random.fold_in(key, 1), data) if of_data else state
         n = jax.tree.leaves(begin)[0].shape[0]
         weights = weights if of_data else None
         share = jnp.full((n,), 1 / n) if weights is None else weights / jnp.sum(weights)
 
         def part(v: State, weights: Array) -> Any:
             def mean(e: Energy) -> Array:
-                return weighted_sum(lambda v: jax.vmap(e.free_energy)(v), cast(energy, v), weights)
+                return weighted_sum(lambda v: jax.vmap(free_energy_of(e))(v), cast(energy, v), weights)
 
             return eqx.filter_value_and_grad(mean)(energy)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number, log_mean_exp
 from lnz._core.random import fast_key
@@ -82,7 +83,7 @@ class JarzynskiWalkers(NegativePhase):
         # One annealing for all: its chains are independent of each other.
         log_weights, v, _ = self._annealing(groups * n).anneal(energy, key)
         v = compact(energy, cast(energy, v))
-        free = jax.vmap(energy.free_energy)(v).reshape(groups, n)
+        free = jax.vmap(free_energy_of(energy))(v).reshape(groups, n)
         log_weights = log_weights.reshape(groups, n)
         level = jax.vmap(log_mean_exp)(log_weights)
         v = jax.tree.map(lambda leaf: leaf.reshape(groups, n, *leaf.shape[1:]), v)
@@ -104,7 +105,7 @@ class JarzynskiWalkers(NegativePhase):
     def _moved(self, energy: Energy, walkers: Walkers, key: PRNGKeyArray) -> tuple[Walkers, dict[str, Array]]:
         """One population after the change of the parameters to those of the energy: weighted, resampled where that is due, and moved."""
         resample_key, move_key = jax.random.split(key)
-        gain = (walkers.free_energies - jax.vmap(energy.free_energy)(walkers.observed)).astype(walkers.log_z.dtype)
+        gain = (walkers.free_energies - jax.vmap(free_energy_of(energy))(walkers.observed)).astype(walkers.log_z.dtype)
         # A walker of weight zero stays so: where p̃ = 0 before and after, the gain would be ∞ - ∞.
         log_weights = jnp.where(walkers.log_weights == -jnp.inf, -jnp.inf, walkers.log_weights + gain)
         level = log_mean_exp(log_weights)
@@ -115,7 +116,7 @@ class JarzynskiWalkers(NegativePhase):
         rows = jnp.where(again, systematic(resample_key, log_weights), stay)
         v = jax.tree.map(lambda leaf: leaf[rows], walkers.observed)
         v, figures = moved_chains(energy, self.kernel or default_kernel(energy), move_key, v, self.sweeps)
-        after = Walkers(v, jnp.where(again, 0, log_weights), jax.vmap(energy.free_energy)(v), walkers.log_z + level)
+        after = Walkers(v, jnp.where(again, 0, log_weights), jax.vmap(free_energy_of(energy))(v), walkers.log_z + level)
         return after, figures | {"effective_share": share, "resampled": again.astype(share.dtype)}
 
     def moves(self, energy: Energy, batch_size: int) -> float:

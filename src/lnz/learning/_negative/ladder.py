@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of
 from lnz._core.energy import Energy
 from lnz._core.spaces import State
 from lnz.kernels._exchange import swap_neighbours, swap_probability
@@ -78,7 +79,7 @@ def gains(rung: Callable[[Any], Energy], points: Any, replicas: State, mate: Int
     """F_i(x_i) - F_j(x_i) of the replicas at every rung i, with j its mate."""
 
     def free(point: Any, v: State) -> Array:
-        return jax.vmap(rung(point).free_energy)(v)
+        return jax.vmap(free_energy_of(rung(point)))(v)
 
     return jax.vmap(free)(points, replicas) - jax.vmap(free)(jax.tree.map(lambda p: p[mate], points), replicas)
 

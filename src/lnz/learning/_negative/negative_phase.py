@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import require_normalised
 from lnz._core.energy import Energy
 from lnz._core.spaces import State
 from lnz._models.independent import base_of
@@ -71,7 +72,7 @@ def base_samples(energy: Energy, key: PRNGKeyArray, n: int) -> State:
     """Exact samples (n, *shape) of an energy's base, in the dtype of the energy's parameters: where chains start."""
     dtype = parameter_dtype(energy)
     base = jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, base_of(energy))
-    return cast(energy, base.sample(key, n))  # pyright: ignore[reportAttributeAccessIssue]
+    return cast(energy, require_normalised(base, "the base of the chains").sample(key, n))
 
 
 def kernel_refusal(kernel: Kernel | None, energy: Energy) -> str | None:

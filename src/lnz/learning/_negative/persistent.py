@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import TwoLayer
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
-from lnz.kernels._kernels import Gibbs, Kernel, compact, default_kernel, has_layers, moved_chains, run_layers
+from lnz.kernels._kernels import Gibbs, Kernel, compact, default_kernel, moved_chains, run_layers
 from lnz.learning._gradients import cast
 from lnz.learning._negative.negative_phase import NegativePhase, base_samples, kernel_refusal
 
@@ -53,16 +54,18 @@ class PersistentChains(NegativePhase):
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:
         chains = base_samples(energy, key, self.chains or batch_size)
-        if self._layers(energy):
-            hidden = energy.sample_hidden(jax.random.fold_in(key, 1), chains)  # pyright: ignore[reportAttributeAccessIssue]
+        layers = self._layers(energy)
+        if layers is not None:
+            hidden = layers.sample_hidden(jax.random.fold_in(key, 1), chains)
             return Layers(compact(energy, chains), hidden)
         return chains
 
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
-        if self._layers(energy):
-            v, h, flips = run_layers(energy, fast_key(key), state.hidden, self.sweeps)
+        layers = self._layers(energy)
+        if layers is not None:
+            v, h, flips = run_layers(layers, fast_key(key), state.hidden, self.sweeps)
             return cast(energy, v), None, Layers(v, h), {"flips": flips}
         kernel = self.kernel or default_kernel(energy)
         chains, figures = moved_chains(energy, kernel, fast_key(key), state, self.sweeps)
@@ -72,10 +75,10 @@ class PersistentChains(NegativePhase):
         return float(self.sweeps * (self.chains or batch_size))
 
     def figures(self, energy: Energy) -> tuple[str, ...]:
-        return ("flips",) if self._layers(energy) else (self.kernel or default_kernel(energy)).figures
+        return ("flips",) if self._layers(energy) is not None else (self.kernel or default_kernel(energy)).figures
 
     def positions(self, energy: Energy, state: Any) -> State | None:
-        return state.observed if self._layers(energy) else state
+        return state if self._layers(energy) is None else state.observed
 
-    def _layers(self, energy: Energy) -> bool:
-        return has_layers(energy) and isinstance(self.kernel, Gibbs | None)
+    def _layers(self, energy: Energy) -> TwoLayer | None:
+        return energy.offers(TwoLayer) if isinstance(self.kernel, Gibbs | None) else None

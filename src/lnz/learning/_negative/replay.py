@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import Sweepable, observed_space
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
@@ -113,8 +114,8 @@ class ReplayBuffer(NegativePhase):
     def _kernel(self, energy: Energy) -> Kernel:
         if self.kernel is not None:
             return self.kernel
-        if not hasattr(energy, "gibbs"):
-            kernel = UnadjustedLangevin() if isinstance(energy.observed, Real) else GibbsWithGradients()
+        if energy.offers(Sweepable) is None:
+            kernel = UnadjustedLangevin() if isinstance(observed_space(energy), Real) else GibbsWithGradients()
             if kernel.unsupported_reason(energy) is None:
                 return kernel
         return default_kernel(energy)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lnz._core.capabilities import tempered
 from lnz._core.energy import Energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
@@ -71,7 +72,7 @@ class TemperedChains(NegativePhase):
     ) -> tuple[State, Array | None, Replicas, dict[str, Array]]:
         base, kernel = base_of(energy), self.kernel or default_kernel(energy)
         v, rates, tried, figures = rounds(
-            lambda beta: energy.tempered(base, beta), jnp.linspace(0, 1, self.temperatures + 1), kernel, fast_key(key),
+            lambda beta: tempered(energy, base, beta), jnp.linspace(0, 1, self.temperatures + 1), kernel, fast_key(key),
             state.observed, state.round, self.sweeps,
         )  # fmt: skip
         after = Replicas(v, state.round + self.sweeps)

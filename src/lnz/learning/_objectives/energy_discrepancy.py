@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.numerics import check_whole_number, log_sum_exp
 from lnz._core.spaces import Binary, Categorical, Real, Spin
 from lnz.crf._conditional_objectives import Objective
@@ -53,9 +54,9 @@ class EnergyDiscrepancy(Objective):
     def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         first, *keys = jax.random.split(required(key, self), 1 + self.samples)
         x = jnp.asarray(state)
-        y = self._perturbed(energy.observed, first, x)
-        back = jax.vmap(lambda key: self._perturbed(energy.observed, key, y))(jnp.stack(keys))
-        gaps = energy.free_energy(x)[None] - jax.vmap(energy.free_energy)(back)
+        y = self._perturbed(observed_space(energy), first, x)
+        back = jax.vmap(lambda key: self._perturbed(observed_space(energy), key, y))(jnp.stack(keys))
+        gaps = free_energy_of(energy)(x)[None] - jax.vmap(free_energy_of(energy))(back)
         if self.stabiliser:
             gaps = jnp.append(gaps, jnp.full((1,), math.log(self.stabiliser), gaps.dtype))
         return log_sum_exp(gaps) - math.log(self.samples)
@@ -73,7 +74,7 @@ class EnergyDiscrepancy(Objective):
         return jnp.where(changed, other, x)
 
     def unsupported_reason(self, energy: Any) -> str | None:
-        space = energy.observed
+        space = observed_space(energy)
         if not isinstance(space, Real | Binary | Spin | Categorical):
             return f"the perturbation needs a Real, Binary, Spin or Categorical space, not {space}"
         if not isinstance(space, Real) and self.noise >= 1:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space, require_normalised
 from lnz._core.energy import as_energy
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number, softplus
@@ -48,12 +49,7 @@ class NoiseContrastive(Objective):
     def __post_init__(self) -> None:
         check_whole_number("samples", self.samples)
         noise = as_energy(self.noise.value if isinstance(self.noise, Frozen) else self.noise)
-        for name in ("log_normaliser", "sample"):
-            if not hasattr(noise, name):
-                raise ValueError(
-                    f"the noise must have a closed form and exact samples, but a {type(noise).__name__} has no {name}: use lnz.Gaussian, "
-                    "lnz.Independent or lnz.Mixture"
-                )
+        noise = require_normalised(noise, "the noise")
         object.__setattr__(self, "noise", Frozen(noise))
 
     def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
@@ -63,15 +59,15 @@ class NoiseContrastive(Objective):
 
         def evidence(x: Any) -> Array:
             """log [P(data | x) / P(noise | x)]."""
-            log_q = -noise.free_energy(x).astype(dtype) - log_noise.astype(dtype)
-            return -energy.free_energy(x).astype(dtype) - log_q - math.log(self.samples)
+            log_q = -free_energy_of(noise)(x).astype(dtype) - log_noise.astype(dtype)
+            return -free_energy_of(energy)(x).astype(dtype) - log_q - math.log(self.samples)
 
         return softplus(-evidence(state)) + jnp.sum(softplus(jax.vmap(evidence)(y)))
 
     def unsupported_reason(self, energy: Any) -> str | None:
         noise = self.noise.value
-        if noise.observed != energy.observed:
-            return f"the noise lives in {noise.observed}, but the data in {energy.observed}"
+        if observed_space(noise) != observed_space(energy):
+            return f"the noise lives in {observed_space(noise)}, but the data in {observed_space(energy)}"
         if not isinstance(energy, SelfNormalised):
             return "it learns log Z as a parameter: wrap the energy as lnz.SelfNormalised(energy)"
         return None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import observed_space
 from lnz._core.spaces import Binary, Spin
 from lnz._models.single_site import single_changes
 from lnz.crf._conditional_objectives import Objective
@@ -36,5 +37,5 @@ class RatioMatching(Objective):
         return jnp.sum(jnp.square(jax.nn.sigmoid(single_changes(energy, state))))
 
     def unsupported_reason(self, energy: Any) -> str | None:
-        space = energy.observed
+        space = observed_space(energy)
         return None if isinstance(space, Binary | Spin) else f"ratio matching needs a Binary or Spin space, not {space}"

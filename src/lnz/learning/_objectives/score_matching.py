@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.numerics import check_whole_number, hangs_on
 from lnz._core.spaces import Real
 from lnz.crf._conditional_objectives import Objective
@@ -109,12 +110,12 @@ class DenoisingScoreMatching(Objective):
 
 def slope_of(energy: Any) -> Any:
     """∇E(x), of the observed states."""
-    return jax.grad(lambda x: energy.free_energy(x).astype(x.dtype))
+    return jax.grad(lambda x: free_energy_of(energy)(x).astype(x.dtype))
 
 
 def slope_refusal(energy: Any) -> str | None:
     """Why the energy has no score on all of R^n, in words, or None."""
-    space = energy.observed
+    space = observed_space(energy)
     if not isinstance(space, Real):
         return f"score matching needs a Real space, where p vanishes at infinity, not {space}"
     if hangs_on(slope_of(energy), jnp.ones(space.shape, float_type(energy)), or_constants=True):
@@ -124,7 +125,7 @@ def slope_refusal(energy: Any) -> str | None:
 
 def curvature_refusal(energy: Any) -> str | None:
     """Why the energy has no second derivative in x, in words, or None."""
-    x = jnp.ones(energy.observed.shape, float_type(energy))
+    x = jnp.ones(observed_space(energy).shape, float_type(energy))
     if hangs_on(lambda v: jax.jvp(slope_of(energy), (x,), (v,))[1], x):
         return None
     return (

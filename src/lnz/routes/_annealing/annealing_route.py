@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
@@ -75,7 +76,7 @@ class AnnealingRoute(Route):
         return Path(energy, None if self.base is None else self.base.value)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        if energy.observed.moving:
+        if observed_space(energy).moving:
             return "the limits of its box are parameters: chains do not see the boundary term of the derivative (T4). Use Quadrature"
         try:
             default_kernel(energy)
@@ -126,7 +127,7 @@ class AnnealingRoute(Route):
         # States of weight zero are replaced by that of the largest, so that 0 · ∞ cannot arise in their gradient.
         best, dead = jnp.argmax(log_weights), share == 0
         v = jax.tree.map(lambda x: jnp.where(dead.reshape(-1, *(1,) * (x.ndim - 1)), x[best], x), run.states)
-        mean = eqx.filter_grad(lambda e: -jnp.sum(share * jax.vmap(e.free_energy)(v).astype(share.dtype)))(energy)
+        mean = eqx.filter_grad(lambda e: -jnp.sum(share * jax.vmap(free_energy_of(e))(v).astype(share.dtype)))(energy)
         return run.estimate, mean
 
 
@@ -179,16 +180,16 @@ def from_weights(
 
 def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:
     """What is wrong with the path, seen from states at its end: a base that does not cover the model; a model whose Z looks infinite."""
-    uncovered = jnp.any(jax.vmap(path.origin.free_energy)(v) == jnp.inf)
+    uncovered = jnp.any(jax.vmap(free_energy_of(path.origin))(v) == jnp.inf)
     flags = {EstimateWarning.UNCOVERED_STATES: uncovered}
-    if isinstance(path.energy.observed, Real):
+    if isinstance(observed_space(path.energy), Real):
         flags[EstimateWarning.INFINITE_Z] = _looks_infinite(path.energy, v)
     return flags
 
 
 def _looks_infinite(energy: Energy, v: State) -> Bool[Array, ""]:
     """Whether p̃ fails to fall fast enough between two far radii: as r^-d along random directions, as 1/r along an axis."""
-    shape, dtype = energy.observed.shape, v.dtype
+    shape, dtype = observed_space(energy).shape, v.dtype
     d = math.prod(shape)
     directions = jax.random.normal(jax.random.key(0), (64, d), dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
@@ -200,7 +201,7 @@ def _looks_infinite(energy: Energy, v: State) -> Bool[Array, ""]:
 
     def log_mass(radius: float) -> Array:
         x = v[:1].reshape(1, d) + radius * scale * directions
-        log_p = -jax.vmap(energy.free_energy)(x.reshape(-1, *shape)).astype(dtype)
+        log_p = -jax.vmap(free_energy_of(energy))(x.reshape(-1, *shape)).astype(dtype)
         return log_p + jnp.asarray(dimensions * math.log(radius), dtype)
 
     near, far = log_mass(1e3), log_mass(1e5)

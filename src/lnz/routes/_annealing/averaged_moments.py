@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import Normalised, free_energy_of, observed_space, tempered
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import check_whole_number
@@ -84,7 +85,7 @@ def moment_averaged_path(
     if any(map(is_traced, jax.tree.leaves(model))):
         raise ValueError("the path is fitted when it is made, so its model cannot be traced: make it outside jit")
     if samples is not None:
-        model.observed.validate(samples, batch=True)
+        observed_space(model).validate(samples, batch=True)
     start = _member(model, base_of(model) if base is None else base)
     begin = unwrapped(start)
     route = _short_sum(model)
@@ -98,7 +99,7 @@ def moment_averaged_path(
             raise ValueError("moments of a model of this size are found by chains: pass key=jax.random.key(…)")
         size = {"chains": chains, "updates": updates}
         target_key, origin_key, fit_key = jax.random.split(fast_key(key), 3)
-        v = start.sample(origin_key, 16 * chains)  # pyright: ignore[reportAttributeAccessIssue]
+        v = start.sample(origin_key, 16 * chains)
         origin = _mean_moments(begin, v)
         target = None if samples is None else _mean_moments(model, jnp.asarray(samples))
         if target is None:
@@ -114,18 +115,18 @@ def moment_averaged_path(
     return AnnealingPath([start, *found[1:], model])
 
 
-def _member(model: Any, base: Any) -> Energy:
+def _member(model: Any, base: Any) -> Normalised:
     """The law of the base as a member of the model's family, with log Z and samples."""
-    if not isinstance(base, Independent) or base.observed != model.observed:
+    if not isinstance(base, Independent) or observed_space(base) != observed_space(model):
         raise ValueError(
-            f"the base of averaged moments is independent units on {model.observed}, but got a {type(base).__name__} on {base.observed}: "
-            "lnz.routes.fitted_base(space, data) makes one"
+            f"the base of averaged moments is independent units on {observed_space(model)}, but got a {type(base).__name__} on "
+            f"{observed_space(base)}: lnz.routes.fitted_base(space, data) makes one"
         )
     if isinstance(model, Independent):
         return base
-    log_z: Any = base.log_normaliser()
+    log_z = base.log_normaliser()
     if isinstance(model, Ising | Potts):
-        return KnownLaw(model.tempered(base, jnp.zeros(())), base, log_z)
+        return KnownLaw(tempered(model, base, jnp.zeros(())), base, log_z)
     bias = base.potentials.reshape(-1).astype(model.visible_bias.dtype)
     parts = (jnp.zeros_like(model.weights), bias, jnp.zeros_like(model.hidden_bias))
     machine = eqx.tree_at(lambda m: (m.weights, m.visible_bias, m.hidden_bias), model, parts)
@@ -168,8 +169,8 @@ def _summed(law: Energy, route: Route) -> tuple[Array, Any]:
 @eqx.filter_jit
 def _mean_moments(law: Energy, v: State) -> Any:
     """The mean of s, with latent variables summed out, over states (n, *shape)."""
-    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, law.observed.struct)
-    return eqx.filter_grad(lambda e: -jnp.mean(jax.vmap(e.free_energy)(v)))(law)
+    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, observed_space(law).struct)
+    return eqx.filter_grad(lambda e: -jnp.mean(jax.vmap(free_energy_of(e))(v)))(law)
 
 
 @eqx.filter_jit

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
@@ -91,7 +92,7 @@ class BidirectionalAIS(AnnealingRoute):
     def unsupported_reason(self, energy: Energy) -> str | None:
         if self.samples is not None:
             try:
-                energy.observed.validate(self.samples.value, batch=True)
+                observed_space(energy).validate(self.samples.value, batch=True)
             except ValueError as error:
                 return f"its samples are no states of the energy: {error}"
         elif exact_sampler(energy) is None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
@@ -81,7 +82,7 @@ def probe_modes(
     chosen = jax.random.categorical(pick_key, log_weights, shape=(mode_probes,))
     usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
     places, found = [usual, moved_on(path, kernel, on_key, usual, log_step, moves=2 * moves * sweeps)], None
-    if can_probe(path.energy.observed):
+    if can_probe(observed_space(path.energy)):
         found, states = explored(path, kernel, explore_key, log_step, mode_probes=mode_probes, moves=max(moves, 8))
         places.append(states)
     together = jax.tree.map(lambda *parts: jnp.concatenate([x.astype(parts[0].dtype) for x in parts]), *places)
@@ -149,7 +150,7 @@ def _explored(
     path: Path, kernel: Kernel, key: PRNGKeyArray, start: State, log_step: Array, moves: int
 ) -> tuple[Array, State]:
     """The log weight of one mode probe, and where it ended."""
-    space, dtype = path.energy.observed, jnp.result_type(float)
+    space, dtype = observed_space(path.energy), jnp.result_type(float)
     times = jnp.arange(2 * moves)
     after = jnp.where(times < moves, 1.0, (times - moves + 1) / moves).astype(dtype)
     before = jnp.where(times < moves, 1.0, (times - moves) / moves).astype(dtype)
@@ -179,7 +180,7 @@ def _explored(
 def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:
     """Far apart: reals at up to 64 times the base's width; units of one chance of being on, or of one law of categories, which differs by mode
     probe."""
-    space: Any = path.energy.observed
+    space: Any = observed_space(path.energy)
     first, second, third = jax.random.split(key, 3)
     like, dtype = path.public(path.start(first, n)), jnp.result_type(float)
     if isinstance(space, Real):

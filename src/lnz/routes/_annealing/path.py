@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,11 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.capabilities import (
+    BlockSweepable,
+    Normalised,
+    Sweep,
+    Sweepable,
+    TwoLayer,
+    complete,
+    data_space,
+    free_energy_of,
+    log_latent_volume,
+    observed_space,
+    require_normalised,
+    slope,
+    tempered,
+    tempers_free_energy,
+)
 from lnz._core.energy import Energy
 from lnz._core.spaces import Real, Space, State
 from lnz._models.independent import Gaussian, Independent, base_of
-from lnz._models.layers import TwoLayers
-from lnz._models.sweeps import Sweep
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Gibbs, Kernel, Langevin, compact
 from lnz.kernels._leapfrog import leapfrog_moves
@@ -24,21 +39,41 @@ from lnz.kernels._leapfrog import leapfrog_moves
 _ROWS = 4096  # of the data, from which a base takes the means of what they leave open
 
 
-def unwrapped(base: Any) -> Energy:
+class WrappedModel(Normalised):
+    """A base that wraps a model, to give it a closed form and samples."""
+
+    @property
+    @abc.abstractmethod
+    def unwrapped(self) -> Energy:
+        """The model, whose way through joint energies paths can use."""
+
+
+class PathBase(Normalised):
+    """A base that knows a way of its own to an energy."""
+
+    @abc.abstractmethod
+    def way(self, energy: Energy, beta: Any) -> Energy:
+        """The distribution at β on the way to the energy, which stands at β = 1."""
+
+    @abc.abstractmethod
+    def unsupported_reason(self, energy: Energy) -> str | None:
+        """Why the way does not lead to the energy, in words, or None."""
+
+
+def unwrapped(base: Energy) -> Energy:
     """A base, or the model that it wraps to give it a closed form and samples."""
-    return getattr(base, "unwrapped", base)
+    return base.unwrapped if isinstance(base, WrappedModel) else base
 
 
 class Path(eqx.Module):
     """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
 
-    `energy.tempered(base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A base that has
-    a method `way(energy, beta)` knows another way to the energy (`annealing.paths`), and its `unsupported_reason(energy)` says where it does not
-    lead there.
+    `tempered(energy, base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A
+    `PathBase` knows another way to the energy, and says where that does not lead there.
 
     Args:
         energy: the model, β = 1.
-        base: β = 0; by default the energy's own `base()`. One that wraps a model, to give it a closed form and samples, shows it as `unwrapped`.
+        base: β = 0; by default the energy's own `base()`.
     """
 
     energy: Energy
@@ -56,28 +91,36 @@ class Path(eqx.Module):
     def unsupported_reason(self) -> str | None:
         """Why the path cannot be walked, in words, or None."""
         base, energy = self.base, self.energy
-        if not (hasattr(base, "log_normaliser") and hasattr(base, "sample")):
-            return f"the base {type(base).__name__} lacks a closed form or exact samples"
-        if base.observed != energy.observed:
-            return f"the base lives on {base.observed}, the energy's data on {energy.observed}"
-        return None if self.own else base.unsupported_reason(energy)
+        if not isinstance(base, Energy) or base.offers(Normalised) is None:
+            return (
+                f"the base {type(base).__name__} lacks a closed form or exact samples: inherit from lnz.capabilities.Normalised (`log_normaliser` "
+                "and `sample`) to give them"
+            )
+        if observed_space(base) != observed_space(energy):
+            return f"the base lives on {observed_space(base)}, the energy's data on {observed_space(energy)}"
+        return base.unsupported_reason(energy) if isinstance(base, PathBase) else None
 
     @property
     def own(self) -> bool:
         """Whether the path is the energy's own (`tempered`), not one that the base brings."""
-        return not hasattr(self.base, "way")
+        return not isinstance(self.base, PathBase)
 
     def at(self, beta: Any) -> Energy:
         """The law at β, as an energy."""
-        return self.energy.tempered(self.origin, beta) if self.own else self.base.way(self.energy, beta)
+        base = self.base
+        return base.way(self.energy, beta) if isinstance(base, PathBase) else tempered(self.energy, self.origin, beta)
+
+    @property
+    def _known(self) -> Normalised:
+        return require_normalised(self.base, "the base of a path")
 
     def log_z0(self) -> Array:
         """log Z at β = 0, in nats."""
-        return (self.base.log_normaliser() + self.at(jnp.zeros(())).log_latent_volume).astype(jnp.result_type(float))
+        return (self._known.log_normaliser() + log_latent_volume(self.at(jnp.zeros(())))).astype(jnp.result_type(float))
 
     def start(self, key: PRNGKeyArray, n: int) -> State:
         """n exact samples of the base, in the dtype that moves fastest."""
-        return self.compact(self.base.sample(key, n))
+        return self.compact(self._known.sample(key, n))
 
     def compact(self, v: State) -> State:
         """States in the dtype that moves fastest."""
@@ -85,7 +128,7 @@ class Path(eqx.Module):
 
     def public(self, v: State) -> State:
         """States in the dtype of the base's samples."""
-        sampled = jax.eval_shape(lambda: self.base.sample(jax.random.key(0), 1))
+        sampled = jax.eval_shape(lambda: self._known.sample(jax.random.key(0), 1))
         return jax.tree.map(lambda x, s: x.astype(s.dtype), v, sampled)
 
     def gain(self, v: State, before: Any, after: Any) -> Array:
@@ -94,12 +137,12 @@ class Path(eqx.Module):
         -inf where p_after = 0; in the widest dtype that JAX is set to.
         """
         dtype = jnp.result_type(float)
-        if self.own and self.energy.tempers_free_energy:
+        if self.own and tempers_free_energy(self.energy):
             # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less.
-            start, end = (jax.vmap(e.free_energy)(v).astype(dtype) for e in (self.origin, self.energy))
+            start, end = (jax.vmap(free_energy_of(e))(v).astype(dtype) for e in (self.origin, self.energy))
             step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
             return jnp.where(step == 0, 0, step * (start - end))
-        warm, cold = (jax.vmap(self.at(beta).free_energy)(v).astype(dtype) for beta in (before, after))
+        warm, cold = (jax.vmap(free_energy_of(self.at(beta)))(v).astype(dtype) for beta in (before, after))
         return jnp.where(cold == jnp.inf, -jnp.inf, warm - cold)
 
 
@@ -108,7 +151,7 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
 
     Args:
         space: where the data live: `Binary`, `Spin`, `Categorical` or `Real`; or an energy. Where data show a part of its states alone (a deep
-            Boltzmann machine), the rest is drawn for some of them, by `energy.complete`, and its means are part of the base.
+            Boltzmann machine), the rest is drawn for some of them, by its `complete`, and its means are part of the base.
         data: observed states (n, *shape).
 
     Raises:
@@ -121,11 +164,11 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
         [-0.405, 1.386]
     """
     if isinstance(space, Energy):
-        space.data_space.validate(data, batch=True)
-        if space.data_space != space.observed:
+        data_space(space).validate(data, batch=True)
+        if data_space(space) != observed_space(space):
             rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS)).astype(np.int64)
             data = _completed(space, jnp.asarray(np.asarray(data)[rows]), jax.random.key(0))
-        space = space.observed
+        space = observed_space(space)
     if not isinstance(space, Real):
         return Independent.from_data(data, space)
     space.validate(data, batch=True)
@@ -140,7 +183,7 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
 
 @eqx.filter_jit
 def _completed(energy: Energy, v: Array, key: PRNGKeyArray) -> Array:
-    return energy.complete(key, v.astype(energy.observed.struct.dtype))  # pyright: ignore[reportAttributeAccessIssue]
+    return complete(energy, key, v.astype(observed_space(energy).struct.dtype))
 
 
 # ----------------------------------------------------------------------------------------------------------- how chains move
@@ -148,7 +191,7 @@ def _completed(energy: Energy, v: Array, key: PRNGKeyArray) -> Array:
 
 def first_log_step(energy: Energy) -> Array:
     """The logarithm of a step size to begin with, for kernels that have one."""
-    size = sum(math.prod(s.shape) for s in jax.tree.leaves(energy.observed.struct))
+    size = sum(math.prod(s.shape) for s in jax.tree.leaves(observed_space(energy).struct))
     return jnp.asarray(math.log(0.5 * max(size, 1) ** (-1 / 3)), jnp.result_type(float))
 
 
@@ -174,7 +217,12 @@ def move(
     """
     if has_step(kernel):
         v, acceptance = leapfrog_moves(
-            energy, key, v, jnp.exp(log_step), moves=sweeps, leapfrogs=getattr(kernel, "leapfrogs", 1)
+            energy,
+            key,
+            v,
+            jnp.exp(log_step),
+            moves=sweeps,
+            leapfrogs=kernel.leapfrogs if isinstance(kernel, HamiltonianMonteCarlo) else 1,
         )
         return v, acceptance.astype(log_step.dtype)
 
@@ -211,13 +259,13 @@ def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) 
     def step(key: PRNGKeyArray, beta: Any, v: State, log_step: Array) -> tuple[State, Array]:
         return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps, reverse=reverse)
 
-    sweep, slope = _lattice(path, kernel)
-    if sweep is None or slope is None:
+    sweep, difference = _lattice(path, kernel)
+    if sweep is None or difference is None:
         return Walk(lambda v: v, lambda v: v, path.gain, step)
 
     def gain(x: Any, before: Any, after: Any) -> Array:
         dtype = jnp.result_type(float)
-        return (jnp.asarray(before, dtype) - jnp.asarray(after, dtype)) * slope(x).astype(dtype)
+        return (jnp.asarray(before, dtype) - jnp.asarray(after, dtype)) * difference(x).astype(dtype)
 
     def packed_step(key: PRNGKeyArray, beta: Any, x: Any, log_step: Array) -> tuple[Any, Array]:
         at: Any = kernel.sweep(path.at(beta))  # pyright: ignore[reportAttributeAccessIssue]
@@ -232,11 +280,10 @@ def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) 
 
 def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], Array] | None]:
     """The layout of all the path's sweeps and the energy of its slope in it, of paths that have both."""
-    slope_of: Any = getattr(path.energy, "slope", None)
-    slope = None if slope_of is None else slope_of(path.origin)
-    if slope is None or not isinstance(kernel, Gibbs):
+    difference = slope(path.energy, path.origin)
+    if difference is None or not isinstance(kernel, Gibbs):
         return None, None
-    sweep = kernel.sweep(slope)
+    sweep = kernel.sweep(difference)
     return (None, None) if sweep is None else (sweep, sweep.energy)
 
 
@@ -247,7 +294,7 @@ def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) ->
 
 def reversible(kernel: Kernel, path: Path) -> bool:
     """Whether the reversal of every move is known: Langevin and Hamiltonian moves and block Gibbs moves of two layers are their own, sweeps over
-    sites or colour classes are reversed by going through them the other way round. A `gibbs` of an energy's own may be anything."""
+    sites or colour classes are reversed by going through them the other way round. A `Sweepable` energy's own sweep may be anything."""
     energy = path.at(jnp.zeros(()))
-    by_sites = hasattr(energy, "gibbs_sweep") or not hasattr(energy, "gibbs")
-    return has_step(kernel) or (isinstance(kernel, Gibbs) and (by_sites or isinstance(energy, TwoLayers)))
+    by_sites = energy.offers(Sweepable) is None or energy.offers(BlockSweepable) is not None
+    return has_step(kernel) or (isinstance(kernel, Gibbs) and (by_sites or energy.offers(TwoLayer) is not None))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
@@ -91,7 +92,7 @@ class SequentialMonteCarlo(AnnealingRoute):
     def unsupported_reason(self, energy: Energy) -> str | None:
         reason = super().unsupported_reason(energy)
         if reason is None and self.leapfrogs > 1 and not isinstance(default_kernel(energy), Langevin):
-            return f"several leapfrogs make a move of continuous states, and {energy.observed} has Gibbs sweeps: leave leapfrogs at 1"
+            return f"several leapfrogs make a move of continuous states, and {observed_space(energy)} has Gibbs sweeps: leave leapfrogs at 1"
         return reason
 
     def _kernel(self, energy: Energy) -> Kernel:

@@ -12,11 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lnz._core.capabilities import (
+    Annealable,
+    Normalised,
+    Sweepable,
+    free_energy_of,
+    log_latent_volume,
+    observed_space,
+    require_normalised,
+    tempered,
+)
 from lnz._core.energy import Energy, as_energy
 from lnz._core.frozen import Frozen, is_traced, same_structure
 from lnz._core.spaces import Space, State
 from lnz.kernels._kernels import Gibbs, default_kernel
-from lnz.routes._annealing.path import unwrapped
+from lnz.routes._annealing.path import PathBase, WrappedModel, unwrapped
 from lnz.routes._exact.exact_routes import exact_route
 from lnz.routes._exact.exact_samples import exact_sampler
 
@@ -26,7 +36,7 @@ _ROUNDING = 1e-5
 _MODEL = 1e-4
 
 
-class AnnealingPath(Energy):
+class AnnealingPath(PathBase):
     """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, along which a route anneals to a model: through given energies, or along a function of β.
 
     Energies E_0, …, E_K stand at β = 0, 1/K, …, 1, and between two of them the path is the geometric one, as `E_{k+1}.tempered(E_k, β)` has it
@@ -59,7 +69,7 @@ class AnnealingPath(Energy):
     Source: Neal 2001 (any sequence of laws); Gelman & Meng 1998 (paths and what they cost).
     """
 
-    start: Energy
+    start: Normalised
     energies: tuple[Energy, ...]
     _law: Frozen | None = eqx.field(static=True)
 
@@ -76,7 +86,7 @@ class AnnealingPath(Energy):
                     f"a path needs at least two energies, from one that is known to the model, but got {len(energies)}"
                 )
             self._law, first, self.energies = None, energies[0], tuple(energies[1:])
-            if first.log_latent_volume:
+            if log_latent_volume(first):
                 raise ValueError(
                     f"a path does not begin at a {type(first).__name__}: begin at the base that it was made from"
                 )
@@ -84,10 +94,10 @@ class AnnealingPath(Energy):
         if any(map(is_traced, jax.tree.leaves((self.energies, first)))):
             raise TypeError("a path is looked at when it is made: make it outside jit, vmap and grad")
         for where, energy in stops:
-            if energy.observed != first.observed:
+            if observed_space(energy) != observed_space(first):
                 raise ValueError(
-                    f"the energies of a path live on one space, but that {where} lives on {energy.observed} and the first on "
-                    f"{first.observed}: sum out what they do not share, or give energies on one space"
+                    f"the energies of a path live on one space, but that {where} lives on {observed_space(energy)} and the first on "
+                    f"{observed_space(first)}: sum out what they do not share, or give energies on one space"
                 )
         self.start = known(first) if base is None else _base_of(first, as_energy(base))
         v = self._states()
@@ -97,7 +107,7 @@ class AnnealingPath(Energy):
                     f"the energy {where} is NaN at a state that the start of the path reaches: an intermediate energy must be a number, or "
                     "+inf where its law has no mass"
                 )
-        ours, theirs = _free_energies(self.start, v), _free_energies(first, v) + first.log_latent_volume
+        ours, theirs = _free_energies(self.start, v), _free_energies(first, v) + log_latent_volume(first)
         if not _agree(ours, theirs, _ROUNDING):
             raise ValueError(
                 f"the path does not begin at its base: at one state that is {ours[0]:.6g} nats, the path's first energy {theirs[0]:.6g}. "
@@ -106,18 +116,18 @@ class AnnealingPath(Energy):
 
     @property
     def space(self) -> Space:
-        return self.start.observed
+        return observed_space(self.start)
 
     def __call__(self, x: State) -> Array:
-        return self.start.free_energy(x)
+        return free_energy_of(self.start)(x)
 
     def log_normaliser(self) -> Array:
         """log Z at β = 0, in nats."""
-        return self.start.log_normaliser()  # pyright: ignore[reportAttributeAccessIssue]
+        return self.start.log_normaliser()
 
     def sample(self, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples of the law at β = 0."""
-        return self.start.sample(key, n)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.start.sample(key, n)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         """Why the path does not lead to the energy, in words, or None. Under `jit` its end is not looked at: it is bent to the model."""
@@ -156,7 +166,7 @@ class AnnealingPath(Energy):
         for pieces_alike in groups:
             within = jnp.clip(k - first, 0, len(pieces_alike) - 1)
             start, end = jax.tree.map(lambda *leaves, at=within: _stacked(leaves)[at], *pieces_alike)
-            laws.append(end.tempered(start, t))
+            laws.append(tempered(end, start, t))
             group = jnp.where(k >= first, len(laws) - 1, group).astype(jnp.int32)
             first += len(pieces_alike)
         return _one_of(tuple(laws), group)
@@ -166,7 +176,7 @@ class AnnealingPath(Energy):
         if self._law is not None:
             return as_energy(self._law.value(jnp.asarray(beta)))
         start, end = self._pieces(energy)[min(int(beta * len(self.energies)), len(self.energies) - 1)]
-        return end.tempered(start, jnp.asarray(0.5))
+        return tempered(end, start, jnp.asarray(0.5))
 
     def _pieces(self, energy: Energy) -> list[tuple[Energy, Energy]]:
         """Neighbours on the way to the energy."""
@@ -177,7 +187,7 @@ class AnnealingPath(Energy):
         return self.sample(jax.random.key(0), _STATES)
 
 
-class KnownLaw(Energy):
+class KnownLaw(WrappedModel):
     """An energy that says what its log Z is and how it is sampled.
 
     Attributes:
@@ -197,10 +207,10 @@ class KnownLaw(Energy):
 
     @property
     def space(self) -> Space:
-        return self.model.observed
+        return observed_space(self.model)
 
     def __call__(self, x: State) -> Array:
-        return self.model.free_energy(x) + self.model.log_latent_volume
+        return free_energy_of(self.model)(x) + log_latent_volume(self.model)
 
     def log_normaliser(self) -> Array:
         """log Z in nats, as it was found when the law was made."""
@@ -209,27 +219,28 @@ class KnownLaw(Energy):
     def sample(self, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples."""
         drawn: Any = exact_sampler(self.sampler)
-        struct = self.model.observed.struct
+        struct = observed_space(self.model).struct
         return jax.tree.map(lambda x, s: x.reshape(n, *s.shape).astype(s.dtype), drawn.draw(key, n), struct)
 
 
-def known(energy: Energy) -> Energy:
+def known(energy: Energy) -> Normalised:
     """The energy with log Z and exact samples: as it is where it has them, otherwise summed here.
 
     Raises ValueError where neither a formula nor an affordable exact sum is at hand.
     """
-    if hasattr(energy, "log_normaliser") and hasattr(energy, "sample"):
-        return energy
+    normalised = energy.offers(Normalised)
+    if normalised is not None:
+        return normalised
     choice, _ = exact_route(energy)
     if choice is None or exact_sampler(energy) is None:
         raise ValueError(
             f"the path must begin at a law with known log Z and exact samples, but {type(energy).__name__} has no closed form and is too large to "
             "be summed exactly: begin with lnz.Independent, lnz.Gaussian or the like, or say by base=… what the first law is"
         )
-    return KnownLaw(energy, energy, choice.route.log_partition(energy, None).value - energy.log_latent_volume)
+    return KnownLaw(energy, energy, choice.route.log_partition(energy, None).value - log_latent_volume(energy))
 
 
-class OneOf(Energy):
+class OneOf(Sweepable, Annealable):
     """One of several energies on the same space, by a number that may be traced: the law of a path whose parts are of different kinds."""
 
     laws: tuple[Energy, ...]
@@ -237,22 +248,24 @@ class OneOf(Energy):
 
     @property
     def space(self) -> Space:
-        return self.laws[0].observed
+        return observed_space(self.laws[0])
 
     @property
     def log_latent_volume(self) -> float:
-        return self.laws[0].log_latent_volume
+        return log_latent_volume(self.laws[0])
 
     def __call__(self, x: State) -> Array:
         dtype = jnp.result_type(float)
         x = jax.tree.map(lambda x, s: x.astype(s.dtype), x, self.space.struct)
-        return jax.lax.switch(self.which, [lambda x, law=law: law.free_energy(x).astype(dtype) for law in self.laws], x)
+        return jax.lax.switch(
+            self.which, [lambda x, law=law: free_energy_of(law)(x).astype(dtype) for law in self.laws], x
+        )
 
     def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
         """One sweep of the chosen energy's own kind."""
 
         def sweep(law: Energy) -> Callable[[PRNGKeyArray, Array], Array]:
-            return lambda key, v: Gibbs().step(law, key, v)[0].astype(v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+            return lambda key, v: Gibbs().step(law, key, v)[0].astype(v.dtype)
 
         wide = v.astype(self.space.struct.dtype)
         return jax.lax.switch(self.which, [sweep(law) for law in self.laws], key, wide).astype(v.dtype)
@@ -279,8 +292,8 @@ def _same_leaves(a: Any, b: Any) -> bool:
 
 
 def _free_energies(energy: Energy, v: State) -> Float[np.ndarray, " n"]:
-    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, energy.observed.struct)
-    return np.asarray(jax.vmap(energy.free_energy)(v), np.float64)
+    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, observed_space(energy).struct)
+    return np.asarray(jax.vmap(free_energy_of(energy))(v), np.float64)
 
 
 def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
@@ -290,17 +303,14 @@ def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
     return bool((a[~finite] == b[~finite]).all() and near.all())
 
 
-def _base_of(first: Energy, base: Energy) -> Energy:
+def _base_of(first: Energy, base: Energy) -> Normalised:
     """The base that was given for the law at β = 0. Raises ValueError for one that is not known, or lives elsewhere."""
-    for name in ("log_normaliser", "sample"):
-        if not hasattr(base, name):
-            raise ValueError(
-                f"the base of a path has a closed form and exact samples, but {type(base).__name__} has no {name}: "
-                "give lnz.Independent, lnz.Gaussian or the like"
-            )
-    if base.observed != first.observed:
-        raise ValueError(f"the base lives on {base.observed}, the path on {first.observed}: give both on one space")
-    return base
+    known_base = require_normalised(base, "the base of a path")
+    if observed_space(base) != observed_space(first):
+        raise ValueError(
+            f"the base lives on {observed_space(base)}, the path on {observed_space(first)}: give both on one space"
+        )
+    return known_base
 
 
 def _traceable(path: Callable[[Array], Any]) -> Energy:

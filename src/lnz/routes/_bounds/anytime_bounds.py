@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lnz._core.capabilities import Factored, factors_of
 from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate
 from lnz._core.frozen import is_traced
@@ -27,7 +28,7 @@ def anytime_bounds(
             "log_partition_bounds runs on the host and cannot be traced: call it outside jit, vmap and grad, or call log_partition with a route "
             "that has a gradient, such as lnz.routes.MiniBucket(i_bound=12)"
         )
-    if not hasattr(energy, "factors"):
+    if energy.offers(Factored) is None:
         choice, _ = exact_route(energy)
         if choice is None:
             raise ValueError(
@@ -38,7 +39,7 @@ def anytime_bounds(
     for special in (Torus(), KacWard()) if isinstance(energy, Ising) else ():
         if special.unsupported_reason(energy) is None:
             return special.log_partition(energy, None)
-    graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
+    graph = factors_of(widen(energy))
     tables = unpacked(np.asarray(graph.log_potentials, np.float64), graph.shapes)
     found = tighten(
         graph.cardinalities,

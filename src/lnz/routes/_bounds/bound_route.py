@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lnz._core.capabilities import Factored, factors_of
 from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate, Guarantee
 from lnz._core.numerics import check_whole_number
@@ -55,7 +56,7 @@ class LocalRoute(Route):
         return None
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        if not hasattr(energy, "factors"):
+        if energy.offers(Factored) is None:
             return f"{type(energy).__name__} has no factors"
         return self.too_wide(structure(energy))
 
@@ -66,7 +67,7 @@ class LocalRoute(Route):
         return self.log_partition_and_mean_gradient(energy)[0]
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        """The derivative of the value: every factor's belief, pulled back through `energy.factors()`."""
+        """The derivative of the value: every factor's belief, pulled back through the energy's `factors()`."""
         return self.log_partition_and_mean_gradient(energy)[1]
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
@@ -108,7 +109,7 @@ class LocalRoute(Route):
 
     def beliefs(self, energy: Any) -> list[np.ndarray]:
         """The beliefs about every variable, in the order of the space's entries: arrays (k_i,). All zero where no value is possible."""
-        graph = widen(energy).factors()
+        graph = factors_of(widen(energy))
         found = messages.model(graph, np.asarray(graph.log_potentials))
         solved = self.solve(found) if found.possible else _impossible(found)
         return [row[:k] for row, k in zip(solved.variables, graph.cardinalities, strict=True)]

@@ -9,7 +9,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
+from lnz._core.capabilities import Normalised, observed_space, require_normalised
 from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.route import Route
@@ -18,27 +20,31 @@ from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.quadrature import Quadrature
 
 
+def _log_normaliser(energy: Energy) -> Array:
+    return require_normalised(energy, "an energy of this route").log_normaliser()
+
+
 def _with_gradient(energy: Energy) -> tuple[Any, Any]:
-    gradient = eqx.filter_grad(lambda e: e.log_normaliser())(energy)
+    gradient = eqx.filter_grad(_log_normaliser)(energy)
     return eqx.filter(energy, eqx.is_inexact_array), gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForm(Route):
-    """log Z by the energy's own formula, `energy.log_normaliser()`. Exact; its gradient is the formula's derivative.
+    """log Z by the energy's own formula, `log_normaliser()` of a `Normalised` energy. Exact; its gradient is the formula's derivative.
 
     Expectations of other functions are served where the observed states can be enumerated or integrated on a grid.
     """
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        return None if hasattr(energy, "log_normaliser") else f"{type(energy).__name__} has no closed form of log Z"
+        return f"{type(energy).__name__} has no closed form of log Z" if energy.offers(Normalised) is None else None
 
     def cost(self, energy: Energy) -> float:
         return 1.0
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
         energy = widen(energy)
-        value = energy.log_normaliser()  # pyright: ignore[reportAttributeAccessIssue]
+        value = _log_normaliser(energy)
         # What a relative rounding of every parameter would change (the terms of a formula may cancel), and of the value itself.
         fixed = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, energy)
         parts = jax.tree.map(lambda t, g: jnp.sum(jnp.abs(jnp.where(g == 0, 0, t * g))), *_with_gradient(fixed))
@@ -47,9 +53,9 @@ class ClosedForm(Route):
         return exact(value, rounding=rounding, route="a closed form")
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        return eqx.filter_grad(lambda e: widen(e).log_normaliser())(energy)
+        return eqx.filter_grad(lambda e: _log_normaliser(widen(e)))(energy)
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
-        route = Enumeration() if energy.observed.discrete else Quadrature()
+        route = Enumeration() if observed_space(energy).discrete else Quadrature()
         route.require(energy, key)
         return route.expectation(energy, f, key)

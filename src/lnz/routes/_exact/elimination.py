@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lnz._core.capabilities import Factored, factors_of, least_width
 from lnz._core.energy import Energy, as_energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
@@ -34,7 +35,7 @@ _QUICK_SEARCH = 0.5  # seconds that suffice to tell whether a model is affordabl
 class Elimination(Limits, Route):
     """Exact sums over a discrete model with factors, variable after variable (bucket or junction-tree elimination).
 
-    The tables of `energy.factors()` are multiplied and summed along a binary contraction tree. The gradient, which is every factor's marginal
+    The tables of the energy's `factors()` are multiplied and summed along a binary contraction tree. The gradient, which is every factor's marginal
     (T1), is the reverse mode over the same tree; samples and the most probable state walk it from the top. All in NumPy and float64: an
     irregular tree would take JAX longer to compile than to compute. It works under `jit`, `vmap` and `grad` by a callback. A `vmap` is one pass
     for many models on one structure. Second derivatives (T7: covariances) are products with the Hessian, and so `jax.hessian` and
@@ -101,11 +102,11 @@ class Elimination(Limits, Route):
         reason = _misfit(energy)
         if reason is not None:
             raise ValueError(f"Elimination does not support {type(energy).__name__}: {reason}")
-        graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
+        graph = factors_of(widen(energy))
         return _solver(graph, np.asarray(graph.log_potentials), self)
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        graph = widen(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
+        graph = factors_of(widen(energy))
         figures, _ = self._on_host(graph, graph.log_potentials, means=False)
         return _estimate(graph, graph.log_potentials, figures)
 
@@ -182,12 +183,12 @@ class Elimination(Limits, Route):
         return self.solver(energy).marginals()
 
     def factor_marginals(self, energy: Any) -> list[np.ndarray]:
-        """P(x_scope) of every factor of `energy.factors()`, with the shape of its table. All zero where Z is."""
+        """P(x_scope) of every factor of the energy's `factors()`, with the shape of its table. All zero where Z is."""
         return self.solver(energy).factor_marginals()
 
     def joint(self, energy: Any, variables: Sequence[int]) -> np.ndarray:
         """P(x_a, x_b, …) of any few variables, the axes in their order."""
-        graph = as_energy(energy).factors()  # pyright: ignore[reportAttributeAccessIssue]
+        graph = factors_of(as_energy(energy))
         shape = tuple(graph.cardinalities[i] for i in variables)
         more = jnp.append(graph.log_potentials, jnp.zeros(math.prod(shape), graph.log_potentials.dtype))
         number = len(graph.shapes)
@@ -226,7 +227,7 @@ class Elimination(Limits, Route):
     def _labelled(self, energy: Any, answer: Callable[..., Any], n: int, *arrays: Any) -> tuple[Any, Any]:
         """Labels (n, variables) and their log-weights from a solver; under a transformation by a callback, and rows that do not exist get -inf."""
         energy = as_energy(energy)
-        graph = widen(energy).factors() if hasattr(energy, "factors") else None  # pyright: ignore[reportAttributeAccessIssue]
+        graph = None if energy.offers(Factored) is None else factors_of(widen(energy))
         if graph is None or not any(map(is_traced, (graph.log_potentials, *arrays))):
             return answer(self.solver(energy), *arrays)
         self.require(energy, None)
@@ -247,9 +248,9 @@ class Elimination(Limits, Route):
 
 
 def _misfit(energy: Energy) -> str | None:
-    if not hasattr(energy, "factors"):
+    if energy.offers(Factored) is None:
         return "it has no factors"
-    return f"the width of its graph is at least {energy.least_width}" if energy.least_width > 48 else None
+    return f"the width of its graph is at least {least_width(energy)}" if least_width(energy) > 48 else None
 
 
 def _solver(graph: FactorGraph, flat: np.ndarray, limits: Limits) -> Solver:

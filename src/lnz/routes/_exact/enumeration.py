@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from lnz._core.energy import Energy, FreeEnergy, widen
+from lnz._core.capabilities import Blockwise, FreeEnergy, collapsed, observed_space
+from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.numerics import log_sum_exp
 from lnz._core.route import Route
@@ -38,16 +39,16 @@ class Enumeration(Route):
             raise ValueError(f"memory must be a number of bytes of at least 1, but is {self.memory!r}")
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        space = energy.collapsed().space
+        space = collapsed(energy).space
         if not space.discrete:
             return f"{space} is continuous"
         return None if space.count <= 2**32 else f"{space} has 10^{space.log_size / math.log(10):.0f} states"
 
     def cost(self, energy: Energy) -> float:
-        return float(energy.collapsed().space.count)
+        return float(collapsed(energy).space.count)
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        energy = widen(energy).collapsed()
+        energy = collapsed(widen(energy))
         log_z, largest, _ = self._fold(energy, lambda states, logits: (logits, ()))
         return exact(
             log_z,
@@ -60,7 +61,7 @@ class Enumeration(Route):
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
         def rebuilt(parameters: Any) -> Energy:
-            return widen(eqx.combine(parameters, constants)).collapsed()
+            return collapsed(widen(eqx.combine(parameters, constants)))
 
         def block(states: State, logits: Array) -> tuple[Array, Any]:
             # States of zero probability are replaced by the block's most probable one, so that 0 · ∞ cannot arise in their gradient.
@@ -105,7 +106,7 @@ class Enumeration(Route):
 
     def _observed(self, energy: Energy, most: int) -> FreeEnergy:
         """The marginal of the observed states, where there are at most so many of them."""
-        space = energy.observed
+        space = observed_space(energy)
         if not space.discrete:
             raise ValueError(
                 f"the observed states of {type(energy).__name__} are continuous, {space}, and cannot be listed: use lnz.routes.Quadrature() in "
@@ -135,8 +136,8 @@ class Enumeration(Route):
     def _lister(self, energy: Energy, block: int) -> Callable[[Array], tuple[State, Array]]:
         """A function of a block's first index to its states and their -E. What all blocks share is computed once, outside the loop."""
         count, dtype = energy.space.count, jnp.result_type(float)
-        shared = getattr(energy, "block_energies", None)
-        block_energies = None if shared is None else shared(block)
+        blockwise = energy.offers(Blockwise)
+        block_energies = None if blockwise is None else blockwise.block_energies(block)
 
         def one(start: Array) -> tuple[State, Array]:
             index = start.astype(jnp.uint32) + jnp.arange(block, dtype=jnp.uint32)

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PRNGKeyArray
 
+from lnz._core.capabilities import Normalised, observed_space
 from lnz._core.energy import Energy
 from lnz._core.spaces import Binary, State
-from lnz._models.layers import TwoLayers
+from lnz._models.layers import BilinearLayers
+from lnz._models.rbm import GaussianRBM
 from lnz.routes._exact.elimination import Elimination
 from lnz.routes._exact.enumeration import Enumeration
 
@@ -39,24 +41,26 @@ def exact_sampler(energy: Energy) -> ExactSampler | None:
         >>> sampler.how, sampler.draw(jax.random.key(1), 5).shape
         ('a list of 4,096 hidden states', (5, 784))
     """
-    if hasattr(energy, "sample"):
-        return ExactSampler(energy.sample, "a formula")  # pyright: ignore[reportAttributeAccessIssue]
-    if energy.observed.discrete and energy.observed.count <= _STATES:
-        how = f"a list of {energy.observed.count:,} states"
+    known = energy.offers(Normalised)
+    if known is not None:
+        return ExactSampler(known.sample, "a formula")
+    space = observed_space(energy)
+    if space.discrete and space.count <= _STATES:
+        how = f"a list of {space.count:,} states"
         return ExactSampler(lambda key, n: Enumeration().sample(energy, key, n), how)
-    if isinstance(energy, TwoLayers):
+    if isinstance(energy, BilinearLayers | GaussianRBM):
         hidden = energy.collapsed()
-        if hidden.space != energy.observed and isinstance(hidden.space, Binary) and hidden.space.count <= _STATES:
+        if hidden.space != space and isinstance(hidden.space, Binary) and hidden.space.count <= _STATES:
             return ExactSampler(
                 lambda key, n: _by_hidden(energy, hidden, key, n), f"a list of {hidden.space.count:,} hidden states"
             )
     route = Elimination(max_seconds=10.0)
-    if energy.observed == energy.space and route.unsupported_reason(energy) is None and route.cost(energy) <= _CHEAP:
+    if space == energy.space and route.unsupported_reason(energy) is None and route.cost(energy) <= _CHEAP:
         return ExactSampler(lambda key, n: route.sample(energy, key, n), "elimination")
     return None
 
 
-def _by_hidden(energy: TwoLayers, hidden: Energy, key: PRNGKeyArray, n: int) -> State:
+def _by_hidden(energy: BilinearLayers | GaussianRBM, hidden: Energy, key: PRNGKeyArray, n: int) -> State:
     hidden_key, visible_key = jax.random.split(key)
     h = Enumeration().sample(hidden, hidden_key, n)
     return energy.sample_visible(visible_key, h.astype(bool)).astype(energy.observed.struct.dtype)

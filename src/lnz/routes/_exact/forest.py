@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lnz._core.capabilities import Factored, factors_of, least_width
 from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.numerics import log_sum_exp
@@ -51,10 +52,10 @@ class Forest(Structured):
     """
 
     def misfit(self, energy: Energy) -> str | None:
-        if not hasattr(energy, "factors"):
+        if energy.offers(Factored) is None:
             return f"{type(energy).__name__} has no factors"
-        if energy.least_width > 1:
-            return f"the width of its graph is at least {energy.least_width}, that of a forest 1"
+        if least_width(energy) > 1:
+            return f"the width of its graph is at least {least_width(energy)}, that of a forest 1"
         schedule = _scheduled(energy)
         return schedule if isinstance(schedule, str) else None
 
@@ -134,7 +135,7 @@ class _Schedule:
 
 
 def _potentials(energy: Any) -> Array:
-    return widen(energy).factors().log_potentials
+    return factors_of(widen(energy)).log_potentials
 
 
 def _log_z(schedule: _Schedule, flat: Array) -> Array:

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from lnz._core.capabilities import factors_of
 from lnz._core.energy import Energy, widen
 from lnz._models.factor_graph import FactorGraph
 
@@ -64,7 +65,7 @@ def structure(energy: Energy) -> FactorGraph:
     found: list[FactorGraph] = []
 
     def build(parameters: Any) -> Array:
-        found.append(eqx.combine(parameters, constants).factors())
+        found.append(factors_of(eqx.combine(parameters, constants)))
         return found[0].log_potentials
 
     jax.eval_shape(build, parameters)
@@ -79,7 +80,7 @@ def tables_of(energy: Energy) -> tuple[FactorGraph, Array, Callable[[Array], Any
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
     def factors(parameters: Any) -> tuple[Array, FactorGraph]:
-        graph = widen(eqx.combine(parameters, constants)).factors()
+        graph = factors_of(widen(eqx.combine(parameters, constants)))
         return graph.log_potentials, graph
 
     flat, pull_back, graph = jax.vjp(factors, parameters, has_aux=True)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lnz._core.energy import Energy, FreeEnergy, widen
+from lnz._core.capabilities import FreeEnergy, observed_space
+from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate
 from lnz._core.numerics import log_sum_exp
 from lnz._core.route import Route
@@ -52,14 +53,14 @@ class Quadrature(Route):
             raise ValueError(f"points must be a whole number of at least 9, but is {self.points!r}")
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        space = energy.observed
+        space = observed_space(energy)
         if not isinstance(space, Real | Box):
             return f"{space} is not continuous" if space.discrete else f"{space} is no plain real space or box"
         size = math.prod(space.shape)
         return None if 1 <= size <= 3 else f"{size} dimensions: quadrature serves one to three"
 
     def cost(self, energy: Energy) -> float:
-        size = math.prod(energy.observed.shape)
+        size = math.prod(observed_space(energy).shape)
         return float(self._points(size)) ** size
 
     def _points(self, dimensions: int) -> int:
@@ -74,12 +75,13 @@ class Quadrature(Route):
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         """E[-∂_θ E], and where the limits of a box are parameters the boundary term (T4): Σ p(face) ∂limit/∂θ, outwards."""
         mean = super().mean_gradient(energy, key)
-        if not energy.observed.moving:
+        if not observed_space(energy).moving:
             return mean
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
         def limits_of(p: Any) -> Any:
-            return eqx.combine(p, constants).observed.limits  # pyright: ignore[reportAttributeAccessIssue]
+            space: Any = observed_space(eqx.combine(p, constants))
+            return space.limits
 
         limits, pull_back = jax.vjp(limits_of, parameters)
         low, high = self._faces(energy)

@@ -1,0 +1,22 @@
+# The public names of lnz.capabilities. `__init__.py` loads each name from its module when it is first used.
+from ._classes import Annealable as Annealable
+from ._classes import BlockSweepable as BlockSweepable
+from ._classes import Blockwise as Blockwise
+from ._classes import Conditional as Conditional
+from ._classes import Factored as Factored
+from ._classes import Featured as Featured
+from ._classes import Incomplete as Incomplete
+from ._classes import Marginal as Marginal
+from ._classes import Normalised as Normalised
+from ._classes import Sweep as Sweep
+from ._classes import Sweepable as Sweepable
+from ._classes import TwoLayer as TwoLayer
+from ._classes import collapsed as collapsed
+from ._classes import complete as complete
+from ._classes import data_energy_of as data_energy_of
+from ._classes import data_space as data_space
+from ._classes import free_energy_of as free_energy_of
+from ._classes import log_latent_volume as log_latent_volume
+from ._classes import observed_space as observed_space
+from ._classes import tempered as tempered
+from ._classes import visible_part as visible_part
