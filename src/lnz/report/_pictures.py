@@ -10,6 +10,8 @@ import numpy as np
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
+from lnz._models.deep_boltzmann_machine import DeepBoltzmannMachine
+from lnz._models.rbm import RBM, GaussianRBM
 from lnz.report._style import BLUE, GREEN, INK, ORANGE, QUIET, Canvas, matplotlib
 from lnz.routes._annealing.path_diagnostics import AlongPath
 
@@ -192,10 +194,9 @@ def filters(path: Path, energy: Energy, image_shape: tuple[int, int] | None, *, 
 
     Weights of real data are drawn in the data's standard units.
     """
-    weights = getattr(energy, "weights", None)
-    if weights is None:
+    if not isinstance(energy, RBM | GaussianRBM | DeepBoltzmannMachine):
         return _couplings(path, energy)
-    weights = weights[0] if isinstance(weights, tuple) else weights  # of a deep machine, those at the data
+    weights = energy.weights[0] if isinstance(energy, DeepBoltzmannMachine) else energy.weights  # those at the data
     weights = np.asarray(weights, float) if units is None else np.asarray(weights, float) / units[1][:, None]
     if image_shape is None or weights.shape[0] != math.prod(image_shape):
         order = np.argsort(-np.linalg.norm(weights, axis=0))
