@@ -1,5 +1,6 @@
 """Strict settings for the whole suite: float64, no implicit promotion, warnings as errors, two CPU devices, programs kept between runs."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -23,7 +24,14 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
+import jaxtyping
 import pytest
+
+# With LNZ_CHECK_TYPES=1, annotations are checked at run time, shapes and dtypes among them, in every module of lnz that is imported from here
+# on. The hook stands here and not in pytest's `addopts`, which the workers of xdist do not read. Processes that tests start run without it.
+CHECKED = os.environ.get("LNZ_CHECK_TYPES") == "1"
+if CHECKED:
+    jaxtyping.install_import_hook("lnz", "typechecking.check")
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -41,6 +49,34 @@ def pytest_configure(config):
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
+
+@pytest.fixture(autouse=True)
+def wrong_types(request, monkeypatch):
+    """Annotations are not checked where input is wrong on purpose: inside `pytest.raises`, and in tests marked `wrong_types`."""
+    if not CHECKED:
+        yield
+        return
+    raises = pytest.raises
+
+    @contextlib.contextmanager
+    def unchecked(*expected, **options):
+        with raises(*expected, **options) as found, annotations_ignored():
+            yield found
+
+    monkeypatch.setattr(pytest, "raises", unchecked)
+    with annotations_ignored() if request.node.get_closest_marker("wrong_types") else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def annotations_ignored():
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

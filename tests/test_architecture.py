@@ -29,6 +29,7 @@ HOUSE = [
     "diagnostics",
     "crf",
     "learning",
+    "testing",
     "apps",
     "report",
     "_cli",

@@ -50,6 +50,20 @@ GIBBS = [
 ]
 
 
+KERNELS: list[lnz.kernels.Kernel] = [
+    lnz.kernels.DiscreteLangevin(0.8),
+    lnz.kernels.Gibbs(),
+    lnz.kernels.GibbsWithGradients(),
+    lnz.kernels.HamiltonianMonteCarlo(0.25, leapfrogs=4),
+    lnz.kernels.Langevin(0.15),
+    lnz.kernels.NUTS(0.25, doublings=3),
+    lnz.kernels.PathAuxiliary(2),
+    lnz.kernels.SwendsenWang(),
+    lnz.kernels.UnadjustedLangevin(0.15),
+]
+BIASED = {lnz.kernels.UnadjustedLangevin}  # by the size of its steps, as it says
+
+
 def base_of(case: Case) -> lnz.Independent:
     """An asymmetric base, so that the wrong end of the path shows."""
     space = lnz.capabilities.observed_space(case.energy)

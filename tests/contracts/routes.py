@@ -12,6 +12,46 @@ import numpy as np
 import lnz
 from contracts.energies import CASES, Case
 
+# Every deterministic route that is exact, and numerical integration.
+EXACT: list[lnz.Route] = [
+    lnz.routes.ClosedForm(),
+    lnz.routes.CompleteGraph(),
+    lnz.routes.Elimination(),
+    lnz.routes.Enumeration(),
+    lnz.routes.Forest(),
+    lnz.routes.ForwardBackward(),
+    lnz.routes.KacWard(),
+    lnz.routes.Quadrature(points=65),
+    lnz.routes.SemiMarkov(),
+    lnz.routes.Torus(),
+    lnz.routes.TransferMatrix(),
+]
+
+# Routes with E[Ẑ] = Z, and a lower bound that holds as often as it says.
+STOCHASTIC: list[lnz.Route] = [
+    lnz.routes.AnnealedImportanceSampling(temperatures=12, chains=16),
+    lnz.routes.SequentialMonteCarlo(particles=16, replicates=4),
+]
+
+# Routes without a promise that a sum can refute.
+APPROXIMATE: list[lnz.Route] = [
+    lnz.routes.BeliefPropagation(),
+    lnz.routes.BidirectionalAIS(temperatures=12, chains=16),
+    lnz.routes.ParallelTempering(rungs=4, iterations=50, replicates=4),
+]
+
+
+def models_of(route: lnz.Route) -> list[lnz.Energy]:
+    """Energies that a route supports: the first two of the list, or those that it is made for."""
+    rng = np.random.default_rng(6)
+    special: dict[type, list[lnz.Energy]] = {
+        lnz.routes.CompleteGraph: [lnz.Ising(0.3 * (1 - np.eye(5)), rng.normal(size=5))],
+        lnz.routes.Torus: [lnz.Ising.lattice((3, 4), 0.4, periodic=True)],
+        lnz.routes.KacWard: [lnz.Ising.lattice((3, 3), rng.normal(size=(2, 3, 3)), periodic=False)],
+    }
+    listed = [case.energy for case in CASES if case.discrete or isinstance(route, lnz.routes.ClosedForm)]
+    return special.get(type(route)) or [e for e in listed if route.unsupported_reason(e) is None][:2]
+
 
 def exact_routes(case: Case) -> dict[str, lnz.Route]:
     routes: dict[str, lnz.Route] = {"closed form": lnz.routes.ClosedForm(), "enumeration": lnz.routes.Enumeration()}

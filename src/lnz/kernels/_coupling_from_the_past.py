@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from lnz._core.frozen import is_traced
 from lnz._core.random import fast_key
 from lnz._models.pairwise import Ising
 
 
-def coupling_from_the_past(energy: Ising, key: PRNGKeyArray, n: int, *, max_sweeps: int = 2**15) -> Int[Array, "n ..."]:
+def coupling_from_the_past(
+    energy: Ising, key: PRNGKeyArray, n: int, *, max_sweeps: int = 2**15
+) -> Shaped[Array, "n ..."]:
     """n independent exact samples of an Ising model without negative couplings: spins of the space's dtype, shape (n, *sites).
 
     Two chains start T sweeps ago, all spins up and all spins down, and make the same random choices. A Gibbs sweep keeps their order where no
@@ -77,7 +81,7 @@ def chains_since(energy: Ising, key: PRNGKeyArray, ago: Array, n: int) -> tuple[
     sweep = energy.gibbs_sweep()
     ends = tuple(sweep.pack(jnp.full((n, *energy.couplings.sites), s, jnp.int8)) for s in (1, -1))
 
-    def step(i: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(i: Array, ends: tuple[Any, Any]) -> tuple[Any, Any]:
         now = jax.random.fold_in(
             key, ago - i
         )  # the sweep that is so many before now has the same numbers for every start

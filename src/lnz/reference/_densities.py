@@ -4,12 +4,13 @@ Densities take points (..., dimension), as NumPy's or JAX's array, and are of th
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-Points = Float[np.ndarray, "*batch dimension"]
-Values = Float[np.ndarray, "*batch"]
+Points = Float[Any, "*batch dimension"]
+Values = Float[Any, "*batch"]
 
 _LOG_2PI = math.log(2 * math.pi)
 

@@ -155,7 +155,7 @@ def pilot(path: Path, kernel: Kernel, key: PRNGKeyArray, *, conditional: float =
 def _stride(slope: Float[Array, " n"], conditional: float, longest: Array) -> Array:
     """The longest step, up to `longest`, whose weights exp(step · slope) have the wanted conditional effective sample size."""
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = 0.5 * (low + high)
         poor = conditional_ess(middle * slope) < conditional

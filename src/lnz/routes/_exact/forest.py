@@ -273,7 +273,7 @@ def _placed(
     rows: Sequence[int],
     axes: Sequence[tuple[int, int]],
     strides: Sequence[tuple[int, int]],
-    starts: Sequence[int],
+    starts: Sequence[int] | np.ndarray,
     shape: tuple[int, ...],
 ) -> _Places:
     """Tables of two axes in rows of `empty`; the first of a row stands in it, the others are added."""
