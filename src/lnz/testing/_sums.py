@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
-from scipy import special, stats
 
 from lnz._core.energy import Energy
 from lnz._core.spaces import Product, Real, Space, State
@@ -59,12 +58,12 @@ class Sums:
         return np.asarray(values, float), np.asarray(slopes, float).reshape(len(values), -1)
 
     def log_z(self, flat: Any = None) -> float:
-        return float(special.logsumexp(-self.energies(flat)[0]))
+        return float(log_sum(-self.energies(flat)[0]))
 
     def gradient(self, flat: Any = None) -> np.ndarray:
         """∇ log Z = E[-∂E] (T3). A state of probability zero is left out, be its derivative what it may."""
         values, slopes = self.energies(flat)
-        p = np.exp(-values - special.logsumexp(-values))
+        p = np.exp(-values - log_sum(-values))
         return -p[p > 0] @ slopes[p > 0]
 
     @functools.cached_property
@@ -75,7 +74,15 @@ class Sums:
     @property
     def chances(self) -> np.ndarray:
         """p(v) of every observed state."""
-        return np.exp(-self.free_energies - special.logsumexp(-self.free_energies))
+        return np.exp(-self.free_energies - log_sum(-self.free_energies))
+
+
+def log_sum(x: Any, axis: int | None = None) -> Any:
+    """log Σ exp(x), -inf where every x is."""
+    top = np.max(x, axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.sum(np.exp(x - top), axis=axis)) + np.squeeze(top, axis)
 
 
 def listed(space: Space) -> Any:
@@ -110,6 +117,8 @@ def frequencies(states: Any, drawn: Any) -> np.ndarray | None:
 
 def p_value(counts: np.ndarray, chances: np.ndarray) -> float:
     """Of a chi-square test of counts against the exact distribution. Cells of fewer than five expected counts are put together."""
+    from scipy import stats
+
     expected = chances / chances.sum() * counts.sum()
     if counts[expected == 0].any():
         return 0.0
