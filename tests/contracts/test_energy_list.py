@@ -9,6 +9,7 @@ import pytest
 
 import lnz
 from contracts.energies import CASES, named
+from lnz._core.capabilities import Annealable, Sweepable
 
 
 @pytest.mark.slow  # a dozen programs are compiled for each
@@ -20,7 +21,7 @@ def test_energy(name):
     assert ("log Z" in done) == case.discrete
 
 
-class Chain(lnz.Energy):
+class Chain(Sweepable, Annealable):
     """A chain of spins with everything that can be wrong."""
 
     couplings: jax.Array

@@ -12,6 +12,24 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lnz._choose import choose
+from lnz._core.capabilities import (
+    Blockwise,
+    Conditional,
+    Factored,
+    Featured,
+    Marginal,
+    Normalised,
+    collapsed,
+    complete,
+    data_energy_of,
+    data_space,
+    free_energy_of,
+    log_latent_volume,
+    observed_space,
+    tempered,
+    tempers_free_energy,
+    visible_part,
+)
 from lnz._core.energy import Energy, as_energy
 from lnz._core.spaces import Categorical, Product
 from lnz._models.independent import base_of
@@ -70,7 +88,7 @@ def check_energy(energy: Any, *, key: PRNGKeyArray | None = None) -> list[str]:
     check.values()
     check.dtype()
     check.derivatives()
-    if small(energy.space) and small(energy.observed):
+    if small(energy.space) and small(observed_space(energy)):
         check.against_the_list()
     return check.done
 
@@ -200,19 +218,19 @@ class _Check:
     def free_energy(self) -> None:
         """T6: F(v) = -log Σ_h exp(-E(v, h)), and the collapsed energy has the same Z."""
         energy, sums = self.energy, self.sums
-        if type(energy).free_energy is not Energy.free_energy:
+        if energy.offers(Marginal) is not None:
             self.agree(
                 -log_sum(-sums.free_energies), -sums.log_z(),
                 "Σ_v exp(-F(v)) differs from Z", "Look at `free_energy`: it sums exp(-E) over the latent variables",
             )  # fmt: skip
-            if isinstance(energy.space, Product) and energy.space.spaces[0] == energy.observed:
+            if isinstance(energy.space, Product) and energy.space.spaces[0] == observed_space(energy):
                 joint = sums.energies()[0].reshape(len(sums.free_energies), -1)
                 self.agree(
                     sums.free_energies, -log_sum(-joint, axis=1),
                     "F(v) differs from -log Σ_h exp(-E(v, h))", "Look at `free_energy`",
                 )  # fmt: skip
             self.done.append("free energy")
-        smaller = energy.collapsed()
+        smaller = collapsed(energy)
         if smaller is not energy and small(smaller.space):
             values = jax.jit(jax.vmap(smaller))(listed(smaller.space))
             self.agree(
@@ -222,9 +240,10 @@ class _Check:
             self.done.append("collapsed")
 
     def factors(self) -> None:
-        if not hasattr(self.energy, "factors"):
+        factored = self.energy.offers(Factored)
+        if factored is None:
             return
-        graph = self.energy.factors()
+        graph = factored.factors()
         self.require(
             graph.space.count == self.energy.space.count,
             f"its factor graph has {graph.space.count} states, its space {self.energy.space.count}",
@@ -239,24 +258,26 @@ class _Check:
 
     def closed_form(self) -> None:
         energy, sums = self.energy, self.sums
-        if not hasattr(energy, "log_normaliser"):
+        normalised = energy.offers(Normalised)
+        if normalised is None:
             return
         self.agree(
-            energy.log_normaliser(), sums.log_z(), "`log_normaliser` differs from the sum over all states",
+            normalised.log_normaliser(), sums.log_z(), "`log_normaliser` differs from the sum over all states",
             "Look at its constants",
         )  # fmt: skip
-        drawn = energy.sample(jax.random.fold_in(self.key, 5), DRAWS)
-        energy.observed.validate(drawn, batch=True)
+        drawn = normalised.sample(jax.random.fold_in(self.key, 5), DRAWS)
+        observed_space(energy).validate(drawn, batch=True)
         self.distributed(drawn, "exact samples", "Look at `sample`")
         self.done.append("closed form and samples")
 
     def block_energies(self) -> None:
         energy = self.energy
-        if not hasattr(energy, "block_energies") or energy.space.size < 2:
+        blockwise = energy.offers(Blockwise)
+        if blockwise is None or energy.space.size < 2:
             return
         values = self.sums.energies()[0]
         for size in {2, len(values) // 2}:
-            block = jax.jit(energy.block_energies(size))
+            block = jax.jit(blockwise.block_energies(size))
             for first in (0, len(values) - size):
                 start = energy.space.decode(jnp.asarray(first, jnp.uint32))
                 self.agree(
@@ -268,10 +289,11 @@ class _Check:
     def conditionals(self) -> None:
         """log p(v_i | rest), up to a constant per unit."""
         energy, sums = self.energy, self.sums
-        if not hasattr(energy, "conditionals"):
+        conditional = energy.offers(Conditional)
+        if conditional is None:
             return
-        found = np.asarray(jax.jit(jax.vmap(energy.conditionals))(sums.observed), float)  # (states, units, values)
-        units, values = energy.observed.size, energy.observed.categories
+        found = np.asarray(jax.jit(jax.vmap(conditional.conditionals))(sums.observed), float)  # (states, units, values)
+        units, values = observed_space(energy).size, observed_space(energy).categories
         self.require(
             found.shape[1:] == (units, values), f"`conditionals` has shape {found.shape[1:]}",
             f"It is (units, values), here ({units}, {values})",
@@ -289,29 +311,30 @@ class _Check:
     def features(self) -> None:
         """The smooth function of features agrees at states."""
         energy, sums = self.energy, self.sums
-        if not hasattr(energy, "feature_energy"):
+        featured = energy.offers(Featured)
+        if featured is None:
             return
-        space = energy.observed
+        space = observed_space(energy)
         phi = jax.nn.one_hot(sums.observed, space.k) if isinstance(space, Categorical) else sums.observed
-        values = jax.jit(jax.vmap(energy.feature_energy))(phi.astype(self.value_dtype))
+        values = jax.jit(jax.vmap(featured.feature_energy))(phi.astype(self.value_dtype))
         self.agree(values, sums.free_energies, "`feature_energy` at a state differs from its free energy", "Look at it")
         self.done.append("feature energy")
 
     def data(self) -> None:
         """What data show: completed data show the data again, and their energy is at least the exact one."""
         energy, sums = self.energy, self.sums
-        if energy.data_space == energy.observed or not small(energy.data_space):
+        if data_space(energy) == observed_space(energy) or not small(data_space(energy)):
             return
-        data = listed(energy.data_space)
-        full = energy.complete(jax.random.fold_in(self.key, 6), data)
+        data = listed(data_space(energy))
+        full = complete(energy, jax.random.fold_in(self.key, 6), data)
         self.agree(
-            rows_of(energy.visible_part(full)), rows_of(data), "`visible_part` of completed data is not the data",
+            rows_of(visible_part(energy, full)), rows_of(data), "`visible_part` of completed data is not the data",
             "Look at `complete` and `visible_part`",
         )  # fmt: skip
         number = {row.tobytes(): i for i, row in enumerate(rows_of(data))}
-        group = np.array([number[row.tobytes()] for row in rows_of(energy.visible_part(sums.observed))])
+        group = np.array([number[row.tobytes()] for row in rows_of(visible_part(energy, sums.observed))])
         exact = [-log_sum(-sums.free_energies[group == i]) for i in range(len(number))]
-        bound = np.asarray(jax.jit(jax.vmap(energy.data_energy))(data), float)
+        bound = np.asarray(jax.jit(jax.vmap(data_energy_of(energy)))(data), float)
         self.require(
             (bound >= np.asarray(exact) - self.close * (1 + np.abs(exact))).all(),
             "`data_energy` lies below -log Σ exp(-F) over what data leave open", "It is that sum, or an upper bound of it",
@@ -322,22 +345,22 @@ class _Check:
         """From the base at β = 0 to the energy at β = 1."""
         energy, sums = self.energy, self.sums
         base = base_of(energy)
-        if base is None or base.space != energy.observed:
+        if base is None or base.space != observed_space(energy):
             return
 
         observed = sums.observed  # listed here, outside the trace
 
         def free_energies(beta: Any) -> Any:
-            return jax.vmap(energy.tempered(base, beta).free_energy)(observed)
+            return jax.vmap(free_energy_of(tempered(energy, base, beta)))(observed)
 
         betas = jnp.asarray([0.0, 0.375, 1.0], self.value_dtype)
         first, middle, last = np.asarray(jax.jit(jax.vmap(free_energies))(betas), float)
         start = np.asarray(jax.vmap(base)(sums.observed), float)
-        volume = energy.tempered(base, betas[0]).log_latent_volume
+        volume = log_latent_volume(tempered(energy, base, betas[0]))
         what = "Look at `tempered`, `base` and `log_latent_volume`"
         self.agree(first, start - volume, "the path does not start at the base", what)
         self.agree(last, sums.free_energies, "the path does not end at the energy", what)
-        if energy.tempers_free_energy:
+        if tempers_free_energy(energy):
             self.agree(
                 middle, 0.625 * start + 0.375 * sums.free_energies,
                 "`tempers_free_energy` is True, but the path is not (1 - β) F_0 + β F_1", what,
@@ -368,7 +391,7 @@ class _Check:
 
     def distributed(self, drawn: Any, what: str, remedy: str) -> None:
         counts = frequencies(self.sums.observed, drawn)
-        self.require(counts is not None, f"{what} are not all in {self.energy.observed}", remedy)
+        self.require(counts is not None, f"{what} are not all in {observed_space(self.energy)}", remedy)
         p = p_value(counts, self.sums.chances)
         self.require(p > UNLIKELY, f"{what} do not have the distribution exp(-F) / Z (p = {p:.1g})", remedy)
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
+from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.spaces import Product, Real, Space, State
 
@@ -37,7 +38,7 @@ class Sums:
 
     @functools.cached_property
     def observed(self) -> Any:
-        return listed(self.energy.observed)
+        return listed(observed_space(self.energy))
 
     def at(self, flat: Any) -> Energy:
         """The energy with these parameters."""
@@ -69,7 +70,7 @@ class Sums:
     @functools.cached_property
     def free_energies(self) -> np.ndarray:
         """F of every observed state, by the energy's own `free_energy`."""
-        return np.asarray(jax.jit(jax.vmap(self.energy.free_energy))(self.observed), float)
+        return np.asarray(jax.jit(jax.vmap(free_energy_of(self.energy)))(self.observed), float)
 
     @property
     def chances(self) -> np.ndarray:
