@@ -53,7 +53,7 @@ def test_rounds_and_a_picture(machine, tmp_path):
     assert first["lower"] == found["lower"]
     refused = call(*rounds[:-1], "--seed", 7)
     assert refused.code == 2
-    assert "take the settings it was made with" in refused.error
+    assert "use the settings it was made with" in refused.error
 
 
 @pytest.mark.parametrize(

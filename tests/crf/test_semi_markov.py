@@ -164,7 +164,7 @@ def test_bad_input():
     impossible = lnz.SemiMarkovChain(jnp.full((3, 2, 2), -jnp.inf), table)
     with pytest.raises(ValueError, match="no segmentation is possible"):
         lnz.map_state(impossible)
-    with pytest.raises(ValueError, match="SemiMarkov cannot serve LinearChain"):
+    with pytest.raises(ValueError, match="SemiMarkov does not support LinearChain"):
         lnz.log_partition(lnz.LinearChain(jnp.zeros((2, 2)), table), route=lnz.routes.SemiMarkov())
 
 

@@ -47,7 +47,7 @@ def test_the_two_errors_are_apart():
     assert found.guarantee == "conditional"
     assert "conditional" in str(found)
     assert f"{len(data)} data" in str(found)
-    assert "nats per datum" in str(lnz.log_likelihood(energy, data))
+    assert "nats per example" in str(lnz.log_likelihood(energy, data))
 
 
 def with_log_z(energy, change, error=0.0):
@@ -131,7 +131,7 @@ class TestRefusals:
         exact = lnz.log_partition(lnz.Ising(np.zeros((2, 2))))
         for bad in (jnp.nan, -jnp.inf):
             energy = lnz.FunctionEnergy(lambda x, bad=bad: jnp.where(x[0] > 0, bad, 0.0), lnz.Spin(2))
-            with pytest.raises(ValueError, match="the energy of datum 1 is NaN or -inf"):
+            with pytest.raises(ValueError, match="the energy of example 1 is NaN or -inf"):
                 lnz.log_likelihood(energy, [[-1, 1], [1, 1]], log_z=exact)
 
     def test_a_log_z_that_is_no_number(self):

@@ -1,4 +1,4 @@
-"""A route is a way of taking E_p[·]: log Z, its gradient, and means."""
+"""The protocol of routes: ways to compute log Z, its gradient, and expectations."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lnz._core.spaces import State
 
 
 class Route(abc.ABC):
-    """A way of taking the expectation E_p[·] of an energy. Routes are static: frozen dataclasses of plain numbers."""
+    """A way to compute expectations E_p[·] of an energy. Routes are static: frozen dataclasses of plain numbers."""
 
     @abc.abstractmethod
     def unsupported_reason(self, energy: Energy) -> str | None:
-        """Why this route cannot serve the energy, in words, or None."""
+        """Why the route does not support the energy, in words, or None."""
 
     @abc.abstractmethod
     def cost(self, energy: Energy) -> float:
-        """Energy evaluations that one `log_partition` takes, roughly."""
+        """The approximate number of energy evaluations of one `log_partition`."""
 
     @abc.abstractmethod
     def log_partition(self, energy: Energy, key: Any) -> Estimate:
@@ -40,12 +40,12 @@ class Route(abc.ABC):
         return self.expectation(energy, lambda v: negative_gradient(energy, v), key).value
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any) -> tuple[Estimate, Any]:
-        """Both at once, for the derivative of log Z. A route that finds them together overrides this."""
+        """log Z and its mean gradient, for the derivative of log Z. A route that computes them together overrides this."""
         return self.log_partition(energy, key), self.mean_gradient(energy, key)
 
     @property
     def structural(self) -> bool:
-        """Whether how the sum is done depends on the energy's boolean and integer arrays, so that these must be known when it is compiled."""
+        """Whether the algorithm depends on the values of the energy's boolean and integer arrays, so that they must be known at compilation."""
         return True
 
     @property
@@ -54,10 +54,10 @@ class Route(abc.ABC):
         return False
 
     def require(self, energy: Energy, key: Any) -> None:
-        """Raise ValueError where the route cannot serve the energy, or where its key is missing."""
+        """Raise ValueError where the route does not support the energy, or where its key is missing."""
         reason = self.unsupported_reason(energy)
         if reason is not None:
-            raise ValueError(f"{type(self).__name__} cannot serve {type(energy).__name__}: {reason}")
+            raise ValueError(f"{type(self).__name__} does not support {type(energy).__name__}: {reason}")
         if self.random and key is None:
             raise ValueError(f"{type(self).__name__} draws samples: pass key=jax.random.key(…)")
 
@@ -68,7 +68,7 @@ def negative_gradient(energy: Energy, v: State) -> Any:
 
 
 class Choice(NamedTuple):
-    """A route and, in words, why it was chosen."""
+    """A route, and why it was chosen."""
 
     route: Route
     why: str

@@ -20,15 +20,15 @@ _FIRMNESS: tuple[Guarantee, ...] = ("exact", "bound", "certified", "conditional"
 
 
 class Comparison(eqx.Module):
-    """Mean log p_a(v) - log p_b(v) of some data, in nats per datum; prints as a sentence.
+    """Mean log p_a(v) - log p_b(v) of some data, in nats per example; prints as a sentence.
 
     Attributes:
         value: above 0 where the data are more probable under a.
-        standard_error: of both log Z together, shared by every datum.
-        lower: lower limit, from the limits of both log Z.
-        upper: upper limit, likewise.
-        confidence: with which these limits hold: 1 - δ_a - δ_b.
-        data_standard_error: of the mean over the data as a sample, datum by datum, apart from log Z.
+        standard_error: of both log Z together, shared by all examples.
+        lower: lower bound, from the bounds on both log Z.
+        upper: upper bound, likewise.
+        confidence: with which these bounds hold: 1 - δ_a - δ_b.
+        data_standard_error: of the mean over the data as a sample, by paired differences, apart from log Z.
         a: the log-likelihood under a.
         b: that under b.
     """
@@ -44,12 +44,14 @@ class Comparison(eqx.Module):
 
     @property
     def guarantee(self) -> Guarantee:
-        """How it is known: as the less firmly known of both log Z is."""
+        """The weaker of the guarantees of both log Z."""
         return _FIRMNESS[max(map(_FIRMNESS.index, (self.a.guarantee, self.b.guarantee)))]
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error or self.data_standard_error))
-        text = f"log-likelihood of a less that of b = {self.value:+.{digits}f} nats per datum over {self.a.n:,} data"
+        text = (
+            f"log-likelihood of a less that of b = {self.value:+.{digits}f} nats per example over {self.a.n:,} examples"
+        )
         if self.guarantee != "exact":
             sure = f" with {100 * self.confidence:g} % confidence" if self.confidence < 1 else ""
             text += f", between {self.lower:+.{digits}f} and {self.upper:+.{digits}f} from the errors of log Z{sure}"
@@ -68,11 +70,11 @@ def compare(
     routes: tuple[Route | None, Route | None] | None = None,
     key: jax.Array | None = None,
 ) -> Comparison:
-    """mean_i [log p_a(v_i) - log p_b(v_i)], in nats per datum, with the errors of both log Z and that of the data apart.
+    """mean_i [log p_a(v_i) - log p_b(v_i)], in nats per example, with the errors of both log Z and that of the data apart.
 
     Where a model's likelihood is known from below alone (a deep Boltzmann machine's), so is its side of the difference.
 
-    The data's own error is that of the paired differences: what makes both models better or worse at a datum cancels.
+    The data's own error is that of the paired differences: what makes both models better or worse on an example cancels.
 
     Args:
         a: an `Energy`, or any callable with a `space`.
@@ -83,7 +85,7 @@ def compare(
         key: for routes that draw samples; both models get random numbers of their own.
 
     Raises:
-        ValueError: for models of different observed spaces, a datum that is impossible under both, and what `log_likelihood` refuses,
+        ValueError: for models of different observed spaces, an example that is impossible under both, and what `log_likelihood` refuses,
             impossible likelihoods among it.
 
     Example:
@@ -108,7 +110,7 @@ def compare(
     with np.errstate(invalid="ignore"):
         gain = data_energies(b, arrays) - data_energies(a, arrays)
     if np.isnan(gain).any():
-        raise ValueError(f"datum {int(np.argmax(np.isnan(gain)))} is impossible under both models: leave it out")
+        raise ValueError(f"example {int(np.argmax(np.isnan(gain)))} is impossible under both models: leave it out")
     n, z_a, z_b = len(gain), found_a.log_z, found_b.log_z
     mean = float(gain.mean())
     return Comparison(

@@ -21,21 +21,21 @@ from lnz._partition import log_partition
 from lnz.learning._gradients import as_arrays, cast
 from lnz.learning._positive import posterior_energy, posterior_refusal
 
-_HIDDEN = 0x68696464  # folded into the key for the hidden units of data
+_HIDDEN = 0x68696464  # folded into the key for the hidden units
 
 
 class LogLikelihood(eqx.Module):
-    """Mean log p_θ(v) of some data, in nats per datum.
+    """Mean log p_θ(v) of some data, in nats per example.
 
     Attributes:
         value: mean_i [-F(v_i)] - log Ẑ.
-        standard_error: of log Z, shared by every datum.
-        lower: lower limit, from the upper limit of log Z.
-        upper: upper limit, from the lower limit of log Z.
+        standard_error: of log Z, shared by all examples.
+        lower: lower bound, from the upper bound on log Z.
+        upper: upper bound, from the lower bound on log Z.
         data_standard_error: of the mean over the data as a sample, apart from the error of log Z.
         log_z: the estimate of log Z.
-        n: the number of data.
-        is_limit: whether what is taken for every datum's -F is a lower limit of it (a deep Boltzmann machine's, by mean field or annealing). Then
+        n: the number of examples.
+        is_limit: whether the value used for every example's -F is a lower bound on it (a deep Boltzmann machine's, by mean field or annealing). Then
             so is `value`, up to the error of log Z, and `upper` is infinite.
     """
 
@@ -50,14 +50,14 @@ class LogLikelihood(eqx.Module):
 
     @property
     def guarantee(self) -> Guarantee:
-        """How it is known: as log Z is."""
+        """That of log Z."""
         return self.log_z.guarantee
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error)) if self.standard_error > 0 else 4
         relation = "at least" if self.is_limit else "="
         text = (
-            f"log-likelihood {relation} {self.value:.{digits}f} nats per datum over {self.n:,} data "
+            f"log-likelihood {relation} {self.value:.{digits}f} nats per example over {self.n:,} examples "
             f"(data's own standard error {self.data_standard_error:.2g})"
         )
         if self.guarantee == "exact":
@@ -82,16 +82,16 @@ def log_likelihood(
     log_z: Estimate | None = None,
     hidden: Route | None = None,
 ) -> LogLikelihood:
-    """Mean_i log p_θ(v_i) = mean_i [-F_θ(v_i)] - log Z(θ), in nats per datum, with the error of log Z and of the data apart.
+    """Mean_i log p_θ(v_i) = mean_i [-F_θ(v_i)] - log Z(θ), in nats per example, with the error of log Z and of the data apart.
 
     Args:
         energy: an `Energy`, or any callable with a `space`.
         data: observed states (n, *shape).
         route: for log Z; by default `lnz.choose(energy)` picks one.
         key: for a route that draws samples.
-        log_z: an estimate of log Z at hand, instead of a route.
-        hidden: for a deep Boltzmann machine of two hidden layers and more: how the hidden units are summed out at every datum. By default mean
-            field, whose limit is variational; `Enumeration()` is exact, and annealing has the right mean of exp, so that its logarithm is low on
+        log_z: a known estimate of log Z, instead of a route.
+        hidden: for a deep Boltzmann machine of two hidden layers and more: how the hidden units are summed out for every example. By default mean
+            field, a variational bound; `Enumeration()` is exact, and annealing is unbiased for exp(-F), so that its logarithm is low on
             average.
 
     Raises:
@@ -110,7 +110,7 @@ def log_likelihood(
     negative = -data_energies(energy, data, hidden=hidden, key=key)
     bad = np.isnan(negative) | (negative == math.inf)
     if bad.any():
-        raise ValueError(f"the energy of datum {int(np.argmax(bad))} is NaN or -inf: check the parameters")
+        raise ValueError(f"the energy of example {int(np.argmax(bad))} is NaN or -inf: check the parameters")
     if not math.isfinite(log_z.value):
         raise ValueError(f"log Z is {float(log_z.value)}: no likelihood can be measured with it. Check the parameters.")
     if data_space(energy).discrete:
@@ -137,7 +137,7 @@ def free_energies(energy: Any, data: State, *, block: int = 4096) -> np.ndarray:
 def data_energies(
     energy: Any, data: State, *, hidden: Route | None = None, key: PRNGKeyArray | None = None, block: int | None = None
 ) -> np.ndarray:
-    """-log Σ exp(-E) over all that a datum does not show, in nats, in blocks: float64, shape (n,). See `hidden` of `log_likelihood`."""
+    """-log Σ exp(-E) over all that an example does not show, in nats, in blocks: float64, shape (n,). See `hidden` of `log_likelihood`."""
     if data_space(energy) == observed_space(energy):
         return free_energies(energy, data, block=block or 4096)
     if hidden is None:
@@ -181,7 +181,7 @@ def _hidden_energies(energy: Any, route: Route, batch: Any, key: PRNGKeyArray | 
 
 
 def _refuse_hidden(energy: Any, hidden: Route, key: PRNGKeyArray | None) -> None:
-    """Raise where a route for the hidden units has nothing to do, or cannot do it."""
+    """Raise for a route that does not support the hidden units, or where there are none to sum out."""
     if not isinstance(hidden, Route):
         raise TypeError(f"hidden must be a route such as lnz.routes.Enumeration(), but is {hidden!r}")
     if data_space(energy) == observed_space(energy):
@@ -208,7 +208,7 @@ def _refuse_impossible(space: Space, data: State, negative: np.ndarray, log_z: E
 
 
 def _packed(space: Space, data: State, n: int) -> np.ndarray:
-    """One row of small integers for every datum of a discrete space: equal rows are equal data."""
+    """One row of small integers for every example of a discrete space: equal rows are equal examples."""
     if isinstance(space, Product):
         return np.concatenate(
             [_packed(s, part, n).astype(np.int32) for s, part in zip(space.spaces, data, strict=True)], axis=1

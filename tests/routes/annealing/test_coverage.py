@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lnz
-from lnz.routes._annealing.certificate import upper_limit
+from lnz.routes._annealing.certificate import upper_bound
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def test_a_refusal_is_no_row(coverage):
 def test_the_upper_limit_holds_for_few_weights_of_a_log_normal_law():
     """log Z = s²/2. The quartiles of 32 weights alone, or their mean alone, are not enough: both miss it in 4 % to 40 % of the runs."""
     rng = np.random.default_rng(0)
-    limit = jax.jit(jax.vmap(lambda w: upper_limit(w, confidence=0.99)))
+    limit = jax.jit(jax.vmap(lambda w: upper_bound(w, confidence=0.99)))
     for s in (0.3, 1.5, 2.5):
         missed = np.asarray(limit(jnp.asarray(s * rng.normal(size=(3000, 32))))) < s**2 / 2
         assert missed.mean() < 0.01 + 4 * np.sqrt(0.01 / 3000), s
     narrow = np.asarray(limit(jnp.asarray(np.tile(0.3 * rng.normal(size=(1, 32)), (3000, 1)))))[0]
     assert narrow < 0.5
     dead = jnp.asarray(np.where(np.arange(32) < 20, -np.inf, 0.3 * rng.normal(size=32)))
-    assert np.isfinite(upper_limit(dead))
-    assert upper_limit(jnp.full((4,), -np.inf)) == np.inf
+    assert np.isfinite(upper_bound(dead))
+    assert upper_bound(jnp.full((4,), -np.inf)) == np.inf

@@ -91,7 +91,7 @@ def test_runs_of_another_job_are_refused(tmp_path, key):
     cold, path = jax.tree.map(lambda x: 0 * x, MODEL), lnz.routes.AnnealedImportanceSampling.from_path
     bent = [path(lambda beta, n=n: jax.tree.map(lambda a, b: a + beta**n * (b - a), cold, MODEL)) for n in (1, 2)]
     assert mark_of(MODEL, bent[0], key) != mark_of(MODEL, bent[1], key), "functions of one name"
-    with pytest.raises(CheckpointError, match="take the settings it was made with"):
+    with pytest.raises(CheckpointError, match="use the settings it was made with"):
         joined(tmp_path, jax.random.key(123))
     (tmp_path / "runs").write_bytes(b"cut short")
     with pytest.raises(CheckpointError):

@@ -222,7 +222,7 @@ def test_bad_paths_are_refused(key):
     refused([START, lnz.RBM(visible=4, hidden=3, key=key), MODEL], "live on one space, but that 1 of the path lives on")
     refused(
         [lnz.RBM(visible=60, hidden=60, key=key), lnz.RBM(visible=60, hidden=60, key=key)],
-        "must begin at a law with known log Z",
+        "must begin at a distribution with known log Z",
     )
     nan = lnz.FunctionEnergy(lambda v: jnp.sqrt(jnp.sum(v) - 1.5), lnz.Binary(5))
     refused([START, nan, MODEL], "the energy 1 of the path is NaN at a state that the start of the path reaches")

@@ -90,7 +90,7 @@ def test_annealing_from_kept_bonds_is_unbiased_and_spreads_less():
 
 
 def test_a_base_that_cannot_be_summed_is_refused():
-    with pytest.raises(ValueError, match="one boolean a bond"):
+    with pytest.raises(ValueError, match="one boolean per bond"):
         lnz.routes.subgraph_base(SPARSE, np.ones(5, bool))
     with pytest.raises(ValueError, match="Keep fewer"):
         lnz.routes.subgraph_base(lnz.Ising.lattice((40, 40), 0.4, periodic=True), np.ones(3200, bool))

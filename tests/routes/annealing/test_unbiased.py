@@ -7,7 +7,7 @@ import pytest
 
 import lnz
 from contracts.energies import named
-from lnz.routes._annealing.certificate import lower_limit, upper_limit
+from lnz.routes._annealing.certificate import lower_bound, upper_bound
 
 SEEDS = 200
 CASES = [
@@ -26,7 +26,7 @@ CASES = [
 
 # Arithmetic on 2,000 rows, so it is worth the optimiser that the suite leaves out.
 LOWER_LIMITS = jax.jit(
-    jax.vmap(lambda log_w: lower_limit(log_w, confidence=0.9)),
+    jax.vmap(lambda log_w: lower_bound(log_w, confidence=0.9)),
     compiler_options={"xla_backend_optimization_level": 2},
 )
 
@@ -81,21 +81,21 @@ def test_the_lower_limit_holds_for_heavy_tails_and_zero_weights(sd, zeros):
 def test_the_lower_limit_sees_weights_that_are_too_large():
     """Weights whose mean is 2 e: a limit of log Z = 0 would be violated, and is."""
     log_w = jnp.asarray(np.random.default_rng(1).normal(1.0, 0.5, (200, 50)))
-    limits = jax.vmap(lambda w: lower_limit(w, confidence=0.99))(log_w)
+    limits = jax.vmap(lambda w: lower_bound(w, confidence=0.99))(log_w)
     assert (limits > 0).mean() > 0.99
 
 
 def test_limits_of_degenerate_weights():
     nothing = jnp.full((10,), -jnp.inf)
-    assert lower_limit(nothing) == -jnp.inf
+    assert lower_bound(nothing) == -jnp.inf
     equal = jnp.full((1000,), 3.0)
-    assert 2.98 < float(lower_limit(equal)) <= 3.0
-    assert float(upper_limit(equal)) >= 3.0
-    assert float(lower_limit(jnp.asarray([700.0]), confidence=0.99)) == pytest.approx(
+    assert 2.98 < float(lower_bound(equal)) <= 3.0
+    assert float(upper_bound(equal)) >= 3.0
+    assert float(lower_bound(jnp.asarray([700.0]), confidence=0.99)) == pytest.approx(
         700 - np.log(100) - np.log(24), abs=4
     )
     with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
-        lower_limit(equal, confidence=1.0)
+        lower_bound(equal, confidence=1.0)
 
 
 def test_a_base_of_the_users_own_gives_the_same_answer(key):

@@ -201,7 +201,7 @@ def test_means_come_with_their_errors():
     ],
 )
 def test_what_quadrature_refuses(energy, why):
-    with pytest.raises(ValueError, match=f"Quadrature cannot serve .*{why}"):
+    with pytest.raises(ValueError, match=f"Quadrature does not support .*{why}"):
         lnz.log_partition(energy, route=lnz.routes.Quadrature())
 
 

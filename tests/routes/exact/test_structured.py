@@ -328,7 +328,7 @@ RING = [[0, 1], [1, 2], [2, 0]]
     ],
 )
 def test_refusals(route, model, why):
-    with pytest.raises(ValueError, match=f"{type(route).__name__} cannot serve .*: {why}"):
+    with pytest.raises(ValueError, match=f"{type(route).__name__} does not support .*: {why}"):
         lnz.log_partition(model, route=route)
 
 

@@ -37,7 +37,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
     and Metropolis-adjusted Langevin moves for continuous ones. Step sizes and fitted schedules come from separate pilot chains, so that Ẑ
     stays unbiased.
 
-    The estimate's lower limit needs no assumption (see `certificate.lower_limit`); the upper one is conditional on the chains having
+    The estimate's lower limit needs no assumption (see `certificate.lower_bound`); the upper one is conditional on the chains having
     reached every mode.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What every annealing route makes of its weighted states: an estimate of log Z, expectations and the mean gradient."""
+"""The base class of annealing routes: log Z, expectations and the mean gradient from weighted states."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lnz._core.numerics import check_whole_number, log_mean_exp
 from lnz._core.route import Route
 from lnz._core.spaces import Real, State
 from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.certificate import lower_limit, upper_limit
+from lnz.routes._annealing.certificate import lower_bound, upper_bound
 from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.user_path import AnnealingPath
 
-FEW = 5  # effective chains below which an error is not known
+FEW = 5  # effective chains below which the standard error is unreliable
 
 
 class Weighted(eqx.Module):
@@ -45,7 +45,7 @@ class Weighted(eqx.Module):
 
 
 class AnnealingRoute(Route):
-    """A stochastic route along a path from a base. A subclass says how it runs; what follows from weighted states is here."""
+    """A stochastic route along a path from a base. A subclass defines `run`; what follows from weighted states is here."""
 
     unbiased: ClassVar[bool] = False
     """Whether the mean weight of every group of states has mean Z."""
@@ -54,16 +54,16 @@ class AnnealingRoute(Route):
 
     @abc.abstractmethod
     def run(self, energy: Energy, key: Any) -> Weighted:
-        """log Z, and states that stand for the model."""
+        """log Z, and weighted states that represent the model."""
 
     @classmethod
     def from_base(cls, base: Energy, **options: Any) -> Self:
-        """The route with a base of your own: an energy with `log_normaliser()` and `sample(key, n)`, such as `lnz.routes.fitted_base(…)`."""
+        """The route with a given base: an energy with `log_normaliser()` and `sample(key, n)`, such as `lnz.routes.fitted_base(…)`."""
         return cls(base=Frozen(base), **options)  # pyright: ignore[reportCallIssue]
 
     @classmethod
     def from_path(cls, path: Any, *, base: Energy | None = None, **options: Any) -> Self:
-        """The route along a path of your own: what `AnnealingPath` takes (energies from one that is known to the model, or a function of β)."""
+        """The route along a given path: the argument of `AnnealingPath` (energies from a known one to the model, or a function of β)."""
         made = path if isinstance(path, AnnealingPath) else AnnealingPath(path, base=base)
         return cls(base=Frozen(made), **options)  # pyright: ignore[reportCallIssue]
 
@@ -77,7 +77,7 @@ class AnnealingRoute(Route):
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         if observed_space(energy).moving:
-            return "the limits of its box are parameters: chains do not see the boundary term of the derivative (T4). Use Quadrature"
+            return "the bounds of its box are parameters, and chains miss the boundary term of the derivative (T4): use Quadrature"
         try:
             default_kernel(energy)
             path = self.path(energy)
@@ -112,7 +112,7 @@ class AnnealingRoute(Route):
             guarantee="conditional",
             route=run.estimate.route,
             confidence=self.confidence,
-            assumption="the chains reach every mode, and their weights are many enough for a normal limit",
+            assumption="the chains reach every mode, and there are enough weights for a normal approximation",
             diagnostics={**run.estimate.diagnostics, "effective_sample_size": 1 / jnp.sum(share**2)},
             flags=run.estimate.flags,
         )
@@ -132,7 +132,7 @@ class AnnealingRoute(Route):
 
 
 def checked(route: Any, *counts: str) -> None:
-    """Raise ValueError unless these fields are whole numbers of at least 1, and the confidence lies between 0 and 1."""
+    """Raise ValueError unless these fields are integers of at least 1 and the confidence lies between 0 and 1."""
     for name in counts:
         check_whole_number(name, getattr(route, name))
     if not 0 < route.confidence < 1:
@@ -148,7 +148,7 @@ def from_weights(
     diagnostics: dict[str, Array],
     flags: dict[EstimateWarning, Bool[Array, ""]],
 ) -> Estimate:
-    """log Z from independent weights with mean Z: the logarithm of their mean, a certified lower and a conditional upper limit."""
+    """log Z from independent weights with mean Z: the logarithm of their mean, a certified lower and a conditional upper bound."""
     n, tail = log_weights.size, (1 - confidence) / 2
     value = log_mean_exp(log_weights)
     alive = value != -jnp.inf
@@ -158,8 +158,8 @@ def from_weights(
     return Estimate(
         value=value,
         standard_error=jnp.where(alive, error, jnp.inf),
-        lower=lower_limit(log_weights, confidence=1 - tail),
-        upper=upper_limit(log_weights, confidence=1 - tail),
+        lower=lower_bound(log_weights, confidence=1 - tail),
+        upper=upper_bound(log_weights, confidence=1 - tail),
         guarantee="conditional",
         route=route,
         confidence=confidence,
@@ -167,7 +167,7 @@ def from_weights(
         diagnostics={
             "effective_sample_size": effective,
             "log_weight_sd": jnp.std(log_weights, where=log_weights > -jnp.inf),
-            "certified_lower": lower_limit(log_weights, confidence=confidence),
+            "certified_lower": lower_bound(log_weights, confidence=confidence),
             **diagnostics,
         },
         flags={
@@ -179,7 +179,7 @@ def from_weights(
 
 
 def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:
-    """What is wrong with the path, seen from states at its end: a base that does not cover the model; a model whose Z looks infinite."""
+    """Warnings about the path, from states at its end: a base that does not cover the model; a model whose Z looks infinite."""
     uncovered = jnp.any(jax.vmap(free_energy_of(path.origin))(v) == jnp.inf)
     flags = {EstimateWarning.UNCOVERED_STATES: uncovered}
     if isinstance(observed_space(path.energy), Real):

@@ -1,4 +1,4 @@
-"""Annealing from both ends: forward runs from the base limit log Z from below, reverse runs from samples of the model from above."""
+"""Annealing from both ends: forward runs from the base bound log Z from below, reverse runs from samples of the model from above."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.ais import annealed, planned
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
 from lnz.routes._annealing.bridge import bar, overlap
-from lnz.routes._annealing.certificate import lower_limit, upper_limit
+from lnz.routes._annealing.certificate import lower_bound, upper_bound
 from lnz.routes._annealing.path import Path, has_step, reversible
 from lnz.routes._annealing.schedule import Schedule, checked_schedule
 from lnz.routes._exact.exact_samples import exact_sampler
@@ -32,13 +32,13 @@ _RESAMPLES = 64
 
 @dataclasses.dataclass(frozen=True)
 class BidirectionalAIS(AnnealingRoute):
-    """Annealed importance sampling in both directions: the interval is certified on both sides where reverse chains start at exact samples.
+    """Annealed importance sampling in both directions: both bounds are certified where reverse chains start at exact samples.
 
-    Forward chains from the base have weights with mean Z, reverse chains from the model weights with mean 1/Z. Limits without assumptions
-    (`certificate.lower_limit`) of either give log Z from below and from above. The reverse one needs exact samples of the model: those you
-    give as exact (data simulated from the model), or those that a formula, a list of states or elimination makes. From other samples, such as
-    long chains, all is conditional on their having reached the model; where both directions then disagree beyond their errors, `warnings` says
-    so and the interval holds both.
+    Forward chains from the base have weights with mean Z, reverse chains from the model weights with mean 1/Z. Bounds without assumptions
+    (`certificate.lower_bound`) from either bound log Z from below and from above. The reverse one needs exact samples of the model: those
+    given as exact (data simulated from the model), or those drawn by a formula, a list of states or elimination. From other samples, such as
+    long chains, the estimate is conditional on their having reached the model; where both directions then disagree beyond their errors,
+    `warnings` says so and the interval holds both.
 
     The value is Bennett's acceptance ratio between the works of both directions, with an error by bootstrap over chains. Reverse chains make
     the reversal of every move: sweeps go through sites or colour classes the other way round, block Gibbs moves of two layers and Langevin
@@ -52,7 +52,7 @@ class BidirectionalAIS(AnnealingRoute):
         samples: observed states to start reverse chains at, wrapped as `Frozen`; `BidirectionalAIS.from_samples` wraps them.
         exact: whether these samples are exact and independent.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`.
-        confidence: of the limits, together.
+        confidence: of both bounds together.
 
     Source: Grosse, Ghahramani & Adams 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo"; Burda, Grosse &
     Salakhutdinov 2015 (reverse annealing of RBMs); Crooks 1999; Bennett 1976.
@@ -81,12 +81,12 @@ class BidirectionalAIS(AnnealingRoute):
             object.__setattr__(self, "temperatures", len(self.schedule) - 1)
         if self.exact and self.samples is None:
             raise ValueError(
-                "exact=True speaks of samples, but none are given: pass samples, or leave out exact to have lnz draw them"
+                "exact=True describes samples, but none are given: pass samples, or leave out exact to have lnz draw them"
             )
 
     @classmethod
     def from_samples(cls, samples: Any, *, exact: bool, base: Energy | None = None, **options: Any) -> Self:
-        """The route with samples of the model of your own, observed states (n, *shape): exact and independent, or believed to be."""
+        """The route with given samples of the model, observed states (n, *shape). `exact`: whether they are exact and independent."""
         return cls(samples=Frozen(samples), exact=exact, base=None if base is None else Frozen(base), **options)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
@@ -94,10 +94,10 @@ class BidirectionalAIS(AnnealingRoute):
             try:
                 observed_space(energy).validate(self.samples.value, batch=True)
             except ValueError as error:
-                return f"its samples are no states of the energy: {error}"
+                return f"its samples are not states of the energy: {error}"
         elif exact_sampler(energy) is None:
             return (
-                "no exact samples of it are at hand to anneal back from: pass BidirectionalAIS.from_samples(states, exact=…), for example from "
+                "no exact samples of it are available to anneal back from: pass BidirectionalAIS.from_samples(states, exact=…), for example from "
                 "long chains, or (Ising models without negative couplings) lnz.kernels.coupling_from_the_past, or use "
                 "lnz.routes.AnnealedImportanceSampling"
             )
@@ -120,12 +120,12 @@ class BidirectionalAIS(AnnealingRoute):
         path, tail = self.path(energy), (1 - self.confidence) / 2
         run_key, boot_key = jax.random.split(fast_key(key))
         forward, reverse, v, figures = self._works(path, run_key, samples)
-        low, high = lower_limit(forward, confidence=1 - tail), -lower_limit(reverse, confidence=1 - tail)
-        low_if, high_if = -upper_limit(reverse, confidence=1 - tail), upper_limit(forward, confidence=1 - tail)
-        # Where the model excludes states of the base, reverse weights have a mean below 1/Z: the limit holds, the estimate is too high.
+        low, high = lower_bound(forward, confidence=1 - tail), -lower_bound(reverse, confidence=1 - tail)
+        low_if, high_if = -upper_bound(reverse, confidence=1 - tail), upper_bound(forward, confidence=1 - tail)
+        # Where the model excludes states of the base, reverse weights have a mean below 1/Z: the bound holds, the estimate is too high.
         excluded = jnp.any(forward == -jnp.inf)
         disagree = (low > high) | ((low_if > high_if) & ~excluded)
-        # Certified limits that hold together hold, however short the annealing was. All others are widened to what either direction allows.
+        # Consistent certified bounds hold however short the annealing was. All others are widened to what either direction allows.
         wide = disagree if not exact else low > high
         lower, upper = jnp.where(wide, jnp.minimum(low, low_if), low), jnp.where(wide, jnp.maximum(high, high_if), high)
         ends = log_mean_exp(forward), -log_mean_exp(reverse)

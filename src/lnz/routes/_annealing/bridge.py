@@ -1,4 +1,4 @@
-"""Bridges between laws: the ratio of two normalisers, or of many, from samples of each (BAR, MBAR), and how far the laws overlap."""
+"""Ratios of normalisers of two or more distributions from samples of each (BAR, MBAR), and the overlap of two distributions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bar(forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Float[Array
     and the right side rises with c.
 
     Args:
-        forward: a, log weights with E[e^a] = Z_1 / Z_0: of samples of the first law, or of annealing runs from it to the second.
+        forward: a, log weights with E[e^a] = Z_1 / Z_0: of samples of the first distribution, or of annealing runs from it to the second.
         reverse: b, log weights with E[e^b] = Z_0 / Z_1: the same the other way, with every move reversed.
 
     Source: Bennett 1976; Shirts, Bair, Hooker & Pande 2003 (maximum likelihood); Meng & Wong 1996 (bridge sampling).
@@ -45,10 +45,10 @@ def bar(forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Float[Array
 
 
 def overlap(forward: Float[Array, " n"], reverse: Float[Array, " m"], log_ratio: Float[Array, ""]) -> Float[Array, ""]:
-    """How far two laws overlap, ∫ 2 p q / (p + q), from 0 to 1, by the samples of either that say less.
+    """The overlap of two distributions, ∫ 2 p q / (p + q), from 0 to 1: the smaller estimate of those from either's samples.
 
     Args:
-        forward: log weights of samples of the first law, as for `bar`.
+        forward: log weights of samples of the first distribution, as for `bar`.
         reverse: those of samples of the second.
         log_ratio: log Z_1 - log Z_0.
     """
@@ -58,12 +58,12 @@ def overlap(forward: Float[Array, " n"], reverse: Float[Array, " m"], log_ratio:
 
 
 class MBAR(NamedTuple):
-    """Normalisers of K laws from samples of all of them.
+    """Normalisers of K distributions from samples of all of them.
 
     Attributes:
         log_z: (K,), log Z_k - log Z_0 in nats.
-        overlap: (K, K), the chance that a sample of law i would be taken for one of law j, by its weights; rows sum to 1. Where it falls apart into
-            blocks, the ratio between blocks is not known, whatever an error formula says.
+        overlap: (K, K), the probability by its weights that a sample of distribution i came from distribution j; rows sum to 1. Where it falls
+            into blocks, the ratios between blocks are unknown, whatever an error formula says.
     """
 
     log_z: Float[Array, " K"]
@@ -71,14 +71,14 @@ class MBAR(NamedTuple):
 
 
 def mbar(energies: Float[Array, "K N"], counts: Int[Array, " K"]) -> MBAR:
-    """The multistate Bennett acceptance ratio: log Z_k - log Z_0 of K laws, by maximum likelihood from samples of all of them.
+    """The multistate Bennett acceptance ratio: log Z_k - log Z_0 of K distributions, by maximum likelihood from samples of all.
 
     It solves Z_k = Σ_n exp(-u_k(x_n)) / Σ_j N_j exp(-u_j(x_n)) / Z_j: by Newton steps on the convex objective, and by substitution where those
     would leave a larger residual.
 
     Args:
-        energies: u, the energy of every one of the N pooled samples under every law, in nats; +inf where impossible.
-        counts: N_k, how many samples each law has.
+        energies: u, the energy of every one of the N pooled samples under every distribution, in nats; +inf where impossible.
+        counts: N_k, the number of samples of each distribution.
 
     Source: Shirts & Chodera 2008; Geyer 1994 (reverse logistic regression).
 
@@ -94,7 +94,7 @@ def mbar(energies: Float[Array, "K N"], counts: Int[Array, " K"]) -> MBAR:
     tolerance = 64 * float(jnp.finfo(dtype).eps)
 
     def shares(f: Array) -> Array:
-        """(K, N): the chance that each pooled sample came from each law."""
+        """(K, N): the probability that each pooled sample came from each distribution."""
         return jax.nn.softmax(log_n + f[:, None] - energies, axis=0)
 
     def residual(f: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Limits of log Z from independent unbiased estimates of Z, with no assumption about their distribution."""
+"""Bounds on log Z from independent unbiased estimates of Z, with no assumption about their distribution."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 _BETS = np.concatenate([[1.0], np.exp(-np.linspace(0.25, 8.0, 23))])
 
 
-def lower_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
-    """A lower limit of log Z that holds with probability `confidence`, whatever the weights' distribution.
+def lower_bound(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
+    """A lower bound on log Z that holds with probability `confidence`, whatever the weights' distribution.
 
     The weights w_i ≥ 0 must be independent with E[w_i] = Z. If Z were at most z, then for any fixed bet 0 ≤ λ ≤ 1 the capital
     Π_i (1 - λ + λ w_i / z) would have expectation at most 1, and so would its average over a fixed set of bets. By Markov's inequality it
-    exceeds 1/δ with probability at most δ. The limit is the largest z whose capital does. The bet λ = 1 alone gives
+    exceeds 1/δ with probability at most δ. The bound is the largest z whose capital does. The bet λ = 1 alone gives
     log Z ≥ mean_i log w_i - log(1/δ)/n, which is already no worse than min_i log w_i - log(1/δ)/n; smaller bets come within
     √(2 log(1/δ)/n) times the relative spread of the weights, as a normal interval does.
 
@@ -26,7 +26,7 @@ def lower_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) ->
         confidence: 1 - δ.
 
     Returns:
-        The limit, in nats; -inf if all weights are zero.
+        The bound, in nats; -inf if all weights are zero.
 
     Source: Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting" (one-sided, non-negative);
     Gogate & Dechter 2011 for the use on partition functions.
@@ -59,15 +59,15 @@ def lower_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) ->
     return jnp.where(found, low + shift, -jnp.inf)
 
 
-def upper_limit(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
-    """An upper limit of log Z that holds if the weights' upper half looks normal in the log, or their mean is already settled.
+def upper_bound(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
+    """An upper bound on log Z that holds if the upper half of the log weights looks normal, or their mean has settled.
 
-    The larger of two: the normal limit of the mean weight, and that of a log-normal law whose median and spread s are those of the upper half
-    of log w, which guards against a mean that rests on weights not yet seen:
+    The larger of two: the normal bound on the mean weight, and that of a log-normal distribution whose median and spread s are those of the
+    upper half of log w, which guards against a mean that rests on weights not yet seen:
 
         median + s²/2 + √(t² (π/2) s²/n + (s²/2)² (ν/χ²_ν - 1)²),   s² = mean of (log w - median)² over the upper half,   ν = n/2.
 
-    Neither knows of modes that no chain has reached.
+    Neither accounts for modes that no chain has reached.
 
     Source: Zou, Huo & Taleban 2009, "Simple confidence intervals for lognormal means and their differences", with the upper half's median and
     spread in the place of all weights' mean and variance.

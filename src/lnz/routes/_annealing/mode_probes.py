@@ -18,7 +18,7 @@ from lnz._core.spaces import Binary, Categorical, Real, Space, Spin, State
 from lnz._models.independent import Gaussian, Independent
 from lnz._models.units import features
 from lnz.kernels._kernels import Kernel
-from lnz.routes._annealing.certificate import lower_limit, upper_limit
+from lnz.routes._annealing.certificate import lower_bound, upper_bound
 from lnz.routes._annealing.path import Path, move, walk
 
 _STEPS = (-5.0, 2.0)  # about the logarithm of the step size that fits: into narrow places, and through wide ones
@@ -113,9 +113,9 @@ def compared(
     flags = estimate.flags | {EstimateWarning.LAGGING_CHAINS: jnp.any(left)}
     if probes is not None and found is not None:
         unseen = (found > estimate.value - _LIGHT) & (probes > far_more)
-        sure = lower_limit(found, confidence=_CERTAIN)
+        sure = lower_bound(found, confidence=_CERTAIN)
         missed = jnp.any(unseen) | (sure > estimate.upper)
-        allowed = jnp.logaddexp(upper, upper_limit(found, confidence=estimate.confidence))
+        allowed = jnp.logaddexp(upper, upper_bound(found, confidence=estimate.confidence))
         upper = jnp.where(missed, allowed, upper)
         diagnostics, flags = diagnostics | {"scouts_lower": sure}, flags | {EstimateWarning.MISSED_MODES: missed}
     return dataclasses.replace(estimate, upper=upper, diagnostics=diagnostics, flags=flags)

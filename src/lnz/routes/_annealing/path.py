@@ -1,4 +1,4 @@
-"""The annealing path: laws p_β between a base that is known and an energy that is not, and how chains move along it."""
+"""The annealing path: distributions p_β from a known base to an energy, and how chains move along it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def unwrapped(base: Energy) -> Energy:
 
 
 class Path(eqx.Module):
-    """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
+    """The distributions p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
 
     `tempered(energy, base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A
     `PathBase` knows another way to the energy, and says where that does not lead there.
@@ -89,7 +89,7 @@ class Path(eqx.Module):
         return unwrapped(self.base)
 
     def unsupported_reason(self) -> str | None:
-        """Why the path cannot be walked, in words, or None."""
+        """Why chains cannot follow the path, in words, or None."""
         base, energy = self.base, self.energy
         if not isinstance(base, Energy) or base.offers(Normalised) is None:
             return (
@@ -106,7 +106,7 @@ class Path(eqx.Module):
         return not isinstance(self.base, PathBase)
 
     def at(self, beta: Any) -> Energy:
-        """The law at β, as an energy."""
+        """The distribution at β, as an energy."""
         base = self.base
         return base.way(self.energy, beta) if isinstance(base, PathBase) else tempered(self.energy, self.origin, beta)
 
@@ -190,7 +190,7 @@ def _completed(energy: Energy, v: Array, key: PRNGKeyArray) -> Array:
 
 
 def first_log_step(energy: Energy) -> Array:
-    """The logarithm of a step size to begin with, for kernels that have one."""
+    """The logarithm of the initial step size, for kernels that have one."""
     size = sum(math.prod(s.shape) for s in jax.tree.leaves(observed_space(energy).struct))
     return jnp.asarray(math.log(0.5 * max(size, 1) ** (-1 / 3)), jnp.result_type(float))
 
@@ -210,10 +210,10 @@ def move(
     sweeps: int = 1,
     reverse: bool = False,
 ) -> tuple[State, Array]:
-    """`sweeps` moves that leave the energy's law as it is, and their mean acceptance (1 for kernels without a step size).
+    """`sweeps` moves that leave the energy's distribution invariant, and their mean acceptance (1 for kernels without a step size).
 
     With `reverse`, moves of the kernel's reversal where that is known (see `reversible`). Hamiltonian moves stay in a box by its walls, not by
-    the kernel's own map to the reals: an annealed chain starts all over the box, where the map would make its law steep.
+    the kernel's own map to the reals: an annealed chain starts all over the box, where the map would make its distribution steep.
     """
     if has_step(kernel):
         v, acceptance = leapfrog_moves(
@@ -243,7 +243,7 @@ class Walk(NamedTuple):
         pack: states as `Path.start` gives them to the layout.
         unpack: the way back, in a dtype of the layout's own.
         gain: as `Path.gain`, of packed states.
-        move: from a key, the law's β, packed states and the logarithm of the step size to new states and the mean acceptance.
+        move: from a key, β, packed states and the logarithm of the step size to new states and the mean acceptance.
     """
 
     pack: Callable[[State], Any]
@@ -288,7 +288,7 @@ def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], 
 
 
 def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) -> Array:
-    """The step size after a look at the acceptance of a move, on the way to 57 %, which is best for Langevin moves."""
+    """The step size adapted to the acceptance of a move, towards 57 %, which is best for Langevin moves."""
     return log_step + rate * (acceptance - 0.574)
 
 

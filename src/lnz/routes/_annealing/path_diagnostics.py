@@ -1,4 +1,4 @@
-"""What annealed chains see along the path, to be drawn: energies, effective sample sizes, and the works of both directions."""
+"""Diagnostics along an annealing path, for plots: energies, effective sample sizes, and the works of both directions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STOPS = 50
 
 
 class AlongPath(NamedTuple):
-    """What forward chains saw at stops between the base and the model, and the log weights of both directions, all in nats.
+    """Figures of forward chains at stops between the base and the model, and the log weights of both directions, all in nats.
 
     Attributes:
         betas: (S+1,), the stops.
@@ -27,7 +27,7 @@ class AlongPath(NamedTuple):
         sd: (S+1,), its standard deviation.
         effective: (S+1,), the effective sample size so far, as a share of the chains.
         forward: (n,), log weights of the forward chains, with mean Z.
-        reverse: (n,), minus the log weights of the reverse chains: their law crosses that of `forward` at log Z (Crooks 1999).
+        reverse: (n,), minus the log weights of the reverse chains: their distribution crosses that of `forward` at log Z (Crooks 1999).
         exact: whether the reverse chains started at exact samples; otherwise at the forward chains' ends, drawn by their weights.
     """
 
@@ -41,7 +41,7 @@ class AlongPath(NamedTuple):
 
 
 def along_path(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> AlongPath:
-    """Anneal once in each direction, stopping to look. The number of temperatures is rounded up to a multiple of the stops."""
+    """Anneal once in each direction and record figures at every stop. The number of temperatures is rounded up to a multiple of the stops."""
     return AlongPath(*_walk(energy, route, key), exact=exact_sampler(energy) is not None)
 
 

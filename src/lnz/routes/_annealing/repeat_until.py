@@ -35,7 +35,7 @@ def repeat_until(
 ) -> Estimate:
     """log Z in nats from all chains of the repeated runs, weighted together: see `lnz.log_partition_to_accuracy`.
 
-    The certified lower bound holds at any number of runs, because it is a betting bound (see `certificate.lower_limit`).
+    The certified lower bound holds at any number of runs, because it is a betting bound (see `certificate.lower_bound`).
     """
     if not route.unbiased:
         raise ValueError(
@@ -54,9 +54,9 @@ def repeat_until(
         rounds = Rounds.load(file, mark) if file.exists() else rounds
     begun = time.perf_counter() - rounds.seconds
     parts, estimate = rounds.log_weights, None
-    looking = 1 << (max(1, len(parts)) - 1).bit_length()  # looks are at 1, 2, 4, … runs
+    target = 1 << (max(1, len(parts)) - 1).bit_length()  # the interval is evaluated after 1, 2, 4, … runs
     while True:
-        while len(parts) < looking and not (parts and time.perf_counter() - begun > max_seconds):
+        while len(parts) < target and not (parts and time.perf_counter() - begun > max_seconds):
             log_weights, once = _run(route, energy, jax.random.fold_in(key, len(parts)))
             rounds.add(log_weights, once.flags, once.route)
             rounds.seconds = time.perf_counter() - begun
@@ -71,11 +71,10 @@ def repeat_until(
         wide = not float(estimate.upper - estimate.lower) <= within
         if not wide or spent > max_seconds or math.isnan(float(estimate.value)):
             break
-        looking *= 2
+        target *= 2
     raised = {code: jnp.asarray(flag) for code, flag in rounds.raised.items()}
-    flags = (
-        raised | estimate.flags | {EstimateWarning.OUT_OF_TIME: jnp.asarray(wide)}
-    )  # those of all runs together count
+    # Warnings that both raise count for all runs together.
+    flags = raised | estimate.flags | {EstimateWarning.OUT_OF_TIME: jnp.asarray(wide)}
     diagnostics = estimate.diagnostics | {"runs": jnp.asarray(len(parts)), "seconds": jnp.asarray(spent)}
     return dataclasses.replace(
         estimate, route=f"{len(parts):,} runs of {rounds.name}", flags=flags, diagnostics=diagnostics
@@ -95,7 +94,7 @@ def _weighed(log_weights: Float[Array, " n"], confidence: float) -> Estimate:
         log_weights,
         confidence=confidence,
         route="",
-        assumption="the chains reach every mode; the lower limit alone is certified",
+        assumption="the chains reach every mode; only the lower bound is certified",
         diagnostics={},
         flags={},
     )

@@ -1,4 +1,4 @@
-"""The runs that a stochastic log Z is joined from, kept in a file, so that a job that was stopped goes on as if it had not been."""
+"""Repeated runs of a route in a file, so that an interrupted job continues as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Rounds:
     Attributes:
         log_weights: of every run, log weights with mean Z, in nats.
         raised: whether any run raised the warning, for every warning that a run can raise.
-        name: of the route, with its size.
-        seconds: spent so far.
+        name: the route, with its size.
+        seconds: the time spent so far.
     """
 
     log_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -43,7 +43,7 @@ class Rounds:
         self.name = name
 
     def save(self, path: Path, mark: str) -> None:
-        """Write all to a file, whole or not at all. Weights that are NaN are not kept: the answer that they spoil is an error in any case."""
+        """Write all runs to a file atomically. NaN weights are not kept: the estimate is an error in any case."""
         weights = np.stack(self.log_weights)
         if not np.isnan(weights).any():
             about = {"mark": mark, "raised": self.raised, "name": self.name, "seconds": self.seconds}
@@ -51,18 +51,18 @@ class Rounds:
 
     @classmethod
     def load(cls, path: Path, mark: str) -> Rounds:
-        """What a file holds. Raises CheckpointError for one that is damaged, or of another model, route or key."""
+        """The runs in a file. Raises CheckpointError for one that is damaged, or of another model, route or key."""
         arrays, about = load_arrays(path)
         if about.get("mark") != mark or _ARRAY not in arrays:
             raise CheckpointError(
-                f"{path} holds no runs of this model by this route and seed: take the settings it was made with, or another file"
+                f"{path} holds no runs of this model by this route and seed: use the settings it was made with, or another file"
             )
         raised = {EstimateWarning(code): flag for code, flag in about["raised"].items()}
         return cls(list(arrays[_ARRAY]), raised, about["name"], about["seconds"])
 
 
 def mark_of(energy: Energy, route: Any, key: Any) -> str:
-    """A digest of what decides every run: the model with its numbers, the route with its base, and the random key."""
+    """A digest of everything that determines the runs: the model with its numbers, the route with its base, and the random key."""
     bases = {f.name: v.value for f in dataclasses.fields(route) if isinstance(v := getattr(route, f.name), Frozen)}
     plain = {f.name: getattr(route, f.name) for f in dataclasses.fields(route) if f.name not in bases}
     data = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key

@@ -24,7 +24,7 @@ class SubgraphBase(KnownLaw):
 
     Attributes:
         model: with all bonds, those left out having strength 0.
-        sampler: the same law with the kept bonds alone, as a sparse model.
+        sampler: the same distribution with the kept bonds alone, as a sparse model.
         log_z: its log Z, in nats.
     """
 
@@ -41,7 +41,7 @@ def subgraph_base(model: Ising | Potts, keep: Any = None) -> SubgraphBase:
     independent spins need for the same error. Any base is valid for the route it is given to; the nearer, the better.
 
     Args:
-        model: an Ising or Potts model with one coupling a pair.
+        model: an Ising or Potts model with one coupling per pair.
         keep: which bonds stay, booleans (m,) in the order of `model.couplings.pairs()`. By default bars along the last axis of a lattice, 4 rows
             wide in two dimensions and 2 x 2 in three; elsewhere a spanning forest of the strongest bonds.
 
@@ -56,23 +56,23 @@ def subgraph_base(model: Ising | Potts, keep: Any = None) -> SubgraphBase:
         >>> bool(abs(estimate.value - 60.143) < 0.2)  # Kaufman 1949
         True
 
-    Source: Neal 2001 (any law with known log Z may be the start); Hamze & de Freitas 2004, "From fields to trees" (trees as exact parts).
+    Source: Neal 2001 (any distribution with known log Z may be the start); Hamze & de Freitas 2004, "From fields to trees" (trees as exact parts).
     """
     if not isinstance(model, Ising | Potts):
         raise ValueError(
             f"a base of kept bonds needs an Ising or Potts model, not a {type(model).__name__}: give another base"
         )
     if any(map(is_traced, jax.tree.leaves(model))):
-        raise ValueError("the base is summed when it is made, so its model cannot be traced: make it outside jit")
+        raise ValueError("the base is computed when it is made, so its model cannot be traced: make it outside jit")
     edges, strength = model.couplings.pairs()
     if strength.ndim != 1:
-        raise ValueError("a base of kept bonds needs one coupling a pair, not tables: give another base")
+        raise ValueError("a base of kept bonds needs one coupling per pair, not tables: give another base")
     strength, sites = np.asarray(strength), model.couplings.sites
     n = int(np.prod(sites))
     kept = _default(model, edges, strength, n) if keep is None else np.asarray(keep)
     if kept.shape != strength.shape or kept.dtype != bool:
         raise ValueError(
-            f"keep needs one boolean a bond, shape {strength.shape}, but is {kept.dtype} of shape {kept.shape}"
+            f"keep needs one boolean per bond, shape {strength.shape}, but is {kept.dtype} of shape {kept.shape}"
         )
     fields = model.fields.reshape(n, *model.fields.shape[len(sites) :])
     pairs, where = np.unique(np.sort(edges[kept], axis=1), axis=0, return_inverse=True)

@@ -1,4 +1,4 @@
-"""A way of your own from a law that is known to the model: through any energies, or along a function of β."""
+"""User-defined annealing paths from a known distribution to the model: through given energies, or along a function of β."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MODEL = 1e-4
 
 
 class AnnealingPath(PathBase):
-    """The laws p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, along which a route anneals to a model: through given energies, or along a function of β.
+    """The distributions p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, along which a route anneals: through given energies, or a function of β.
 
     Energies E_0, …, E_K stand at β = 0, 1/K, …, 1, and between two of them the path is the geometric one, as `E_{k+1}.tempered(E_k, β)` has it
     (between RBMs of one size that of the joint energies: machines whose parameters are interpolated). Any path gives weights with mean Z; the
@@ -49,11 +49,11 @@ class AnnealingPath(PathBase):
         path: a list of energies on one space, the first known and the last the model; or a callable from β, a scalar that is traced, to the
             energy at β, of which that at 1 is the model. Both are kept as constants: where the model's parameters move on (in training), the
             path still ends at the model itself.
-        base: what the law at β = 0 is, with `log_normaliser()` and `sample(key, n)`. It may be left out where E_0 has these itself, or is
+        base: the distribution at β = 0, with `log_normaliser()` and `sample(key, n)`. It may be left out where E_0 has these itself, or is
             small or simple enough to be summed exactly.
 
     Raises:
-        TypeError: for a callable that cannot be traced, or what is no energy.
+        TypeError: for a callable that cannot be traced, or a value that is not an energy.
         ValueError: for energies on different spaces, a start that is not known, or an energy that is NaN at a state that the start reaches.
 
     Example:
@@ -66,7 +66,7 @@ class AnnealingPath(PathBase):
         >>> bool(estimate.lower < 12.7855 < estimate.upper)  # Kaufman 1949
         True
 
-    Source: Neal 2001 (any sequence of laws); Gelman & Meng 1998 (paths and what they cost).
+    Source: Neal 2001 (any sequence of distributions); Gelman & Meng 1998 (paths and what they cost).
     """
 
     start: Normalised
@@ -105,7 +105,7 @@ class AnnealingPath(PathBase):
             if np.isnan(_free_energies(energy, v)).any():
                 raise ValueError(
                     f"the energy {where} is NaN at a state that the start of the path reaches: an intermediate energy must be a number, or "
-                    "+inf where its law has no mass"
+                    "+inf where its distribution has no mass"
                 )
         ours, theirs = _free_energies(self.start, v), _free_energies(first, v) + log_latent_volume(first)
         if not _agree(ours, theirs, _ROUNDING):
@@ -126,7 +126,7 @@ class AnnealingPath(PathBase):
         return self.start.log_normaliser()
 
     def sample(self, key: PRNGKeyArray, n: int) -> State:
-        """n independent exact samples of the law at β = 0."""
+        """n independent exact samples of the distribution at β = 0."""
         return self.start.sample(key, n)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
@@ -136,7 +136,7 @@ class AnnealingPath(PathBase):
             law = self._law_at(energy, beta)
             reason = kernel.unsupported_reason(law)
             if reason is not None:
-                return f"the moves along the path do not serve its law at β = {beta:.3g}: {reason}"
+                return f"the moves along the path do not support its distribution at β = {beta:.3g}: {reason}"
         last = self.energies[-1]
         if any(map(is_traced, (*jax.tree.leaves(energy), jnp.zeros(())))) or _same_leaves(last, energy):
             return None  # the zero is traced wherever nothing can be computed now
@@ -151,7 +151,7 @@ class AnnealingPath(PathBase):
         )
 
     def way(self, energy: Energy, beta: Any) -> Energy:
-        """The law at β on the way to the energy, which stands at β = 1 in place of the path's last."""
+        """The distribution at β on the way to the energy, which replaces the path's last energy at β = 1."""
         beta = jnp.asarray(beta)
         if self._law is not None:
             return _one_of((as_energy(self._law.value(beta)), energy), (beta >= 1).astype(jnp.int32))
@@ -172,7 +172,7 @@ class AnnealingPath(PathBase):
         return _one_of(tuple(laws), group)
 
     def _law_at(self, energy: Energy, beta: float) -> Energy:
-        """One law of the path as it is, not as one of several."""
+        """One distribution of the path by itself, not as one of several."""
         if self._law is not None:
             return as_energy(self._law.value(jnp.asarray(beta)))
         start, end = self._pieces(energy)[min(int(beta * len(self.energies)), len(self.energies) - 1)]
@@ -188,11 +188,11 @@ class AnnealingPath(PathBase):
 
 
 class KnownLaw(WrappedModel):
-    """An energy that says what its log Z is and how it is sampled.
+    """An energy with known log Z and exact samples.
 
     Attributes:
         model: the energy.
-        sampler: an energy of the same law on the observed states that `exact_sampler` can sample.
+        sampler: an energy of the same distribution on the observed states that `exact_sampler` can sample.
         log_z: in nats; where `tempered` made the model, without `log_latent_volume`.
     """
 
@@ -213,7 +213,7 @@ class KnownLaw(WrappedModel):
         return free_energy_of(self.model)(x) + log_latent_volume(self.model)
 
     def log_normaliser(self) -> Array:
-        """log Z in nats, as it was found when the law was made."""
+        """log Z in nats, as computed when the energy was made."""
         return jnp.asarray(self.log_z)
 
     def sample(self, key: PRNGKeyArray, n: int) -> State:
@@ -226,7 +226,7 @@ class KnownLaw(WrappedModel):
 def known(energy: Energy) -> Normalised:
     """The energy with log Z and exact samples: as it is where it has them, otherwise summed here.
 
-    Raises ValueError where neither a formula nor an affordable exact sum is at hand.
+    Raises ValueError where there is neither a formula nor an affordable exact sum.
     """
     normalised = energy.offers(Normalised)
     if normalised is not None:
@@ -234,14 +234,14 @@ def known(energy: Energy) -> Normalised:
     choice, _ = exact_route(energy)
     if choice is None or exact_sampler(energy) is None:
         raise ValueError(
-            f"the path must begin at a law with known log Z and exact samples, but {type(energy).__name__} has no closed form and is too large to "
-            "be summed exactly: begin with lnz.Independent, lnz.Gaussian or the like, or say by base=… what the first law is"
+            f"the path must begin at a distribution with known log Z and exact samples, but {type(energy).__name__} has no closed form "
+            "and is too large to be summed exactly: begin with lnz.Independent, lnz.Gaussian or the like, or give the first distribution as base=…"
         )
     return KnownLaw(energy, energy, choice.route.log_partition(energy, None).value - log_latent_volume(energy))
 
 
 class OneOf(Sweepable, Annealable):
-    """One of several energies on the same space, by a number that may be traced: the law of a path whose parts are of different kinds."""
+    """One of several energies on the same space, by a number that may be traced: the distribution of a path whose parts are of different kinds."""
 
     laws: tuple[Energy, ...]
     which: Int[Array, ""]
@@ -272,7 +272,7 @@ class OneOf(Sweepable, Annealable):
 
 
 def _one_of(laws: tuple[Energy, ...], which: Int[Array, ""]) -> Energy:
-    """The chosen law. Where all are alike in all but their numbers, one of the same kind, so that its moves stay what they are."""
+    """The chosen energy. Where all are alike in all but their numbers, one of the same kind, so that its moves stay what they are."""
     if len(laws) == 1:
         return laws[0]
     if all(same_structure(laws[0], law) for law in laws):
@@ -304,7 +304,7 @@ def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
 
 
 def _base_of(first: Energy, base: Energy) -> Normalised:
-    """The base that was given for the law at β = 0. Raises ValueError for one that is not known, or lives elsewhere."""
+    """The given base of the path. Raises ValueError for one that is not known, or lives elsewhere."""
     known_base = require_normalised(base, "the base of a path")
     if observed_space(base) != observed_space(first):
         raise ValueError(

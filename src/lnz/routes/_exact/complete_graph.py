@@ -129,7 +129,7 @@ def _parameters(energy: Any) -> tuple[Array, Array]:
     """The one coupling and all fields in the widest dtype; what is not equal fails as it runs."""
     strength, fields, n = energy.couplings.strength, widen(energy.fields), len(energy.fields)
     coupling = strength[0, 1] if n > 1 else jnp.zeros((), strength.dtype)
-    words = f"CompleteGraph cannot serve {type(energy).__name__}: its "
+    words = f"CompleteGraph does not support {type(energy).__name__}: its "
     unequal = jnp.any((strength != coupling) & ~_diagonal(n))
     coupling = eqx.error_if(widen(coupling), unequal, words + "couplings are not all equal")
     if isinstance(energy, Potts):

@@ -65,7 +65,7 @@ class Forest(Structured):
     def _schedule(self, energy: Energy) -> _Schedule:
         schedule = _scheduled(energy)
         if isinstance(schedule, str):
-            raise ValueError(f"Forest cannot serve {type(energy).__name__}: {schedule}")
+            raise ValueError(f"Forest does not support {type(energy).__name__}: {schedule}")
         return schedule
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:

@@ -99,7 +99,7 @@ class KacWard(Structured):
     def _plane(self, energy: Any) -> _Plane:
         plane = _plane_of(energy.couplings, _edges(energy.couplings))
         if isinstance(plane, str):
-            raise ValueError(f"KacWard cannot serve {type(energy).__name__}: {plane}")
+            raise ValueError(f"KacWard does not support {type(energy).__name__}: {plane}")
         return plane
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
@@ -215,7 +215,7 @@ def _drawing(n: int, unique: np.ndarray) -> np.ndarray | None:
 def _solve(plane: _Plane, strength: Any, fields: Any) -> tuple[float, np.ndarray, float]:
     """log Z, E[s_i s_j] for every coupling of the model, and the rounding of log Z."""
     if np.asarray(fields).any():
-        raise ValueError("KacWard cannot serve Ising: its fields are not zero")
+        raise ValueError("KacWard does not support Ising: its fields are not zero")
     j = np.bincount(plane.bond, weights=np.asarray(strength, np.float64), minlength=len(plane.first))
     if not np.isfinite(j).all():
         return np.nan, np.full(len(plane.bond), np.nan), np.nan

@@ -32,10 +32,10 @@ class Structured(Route):
         return self.misfit(energy) or self.unseen(energy)
 
     def require(self, energy: Energy, key: Any) -> None:
-        """Raise ValueError where the route cannot serve the energy; what is traced is left to be looked at when the sum is run."""
+        """Raise ValueError where the route does not support the energy; what is traced is left to be looked at when the sum is run."""
         reason = self.misfit(energy)
         if reason is not None:
-            raise ValueError(f"{type(self).__name__} cannot serve {type(energy).__name__}: {reason}")
+            raise ValueError(f"{type(self).__name__} does not support {type(energy).__name__}: {reason}")
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough."""

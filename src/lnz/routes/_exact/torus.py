@@ -79,9 +79,11 @@ def _log_z(energy: Any) -> Array:
     shape = energy.couplings.shape
     k = energy.couplings.strength.reshape(()).astype(jnp.result_type(float))
     k = k + _flat(energy.fields).astype(k.dtype)
-    k = eqx.error_if(k, (energy.fields != 0).any(), "Torus cannot serve Ising: its fields are not zero")
+    k = eqx.error_if(k, (energy.fields != 0).any(), "Torus does not support Ising: its fields are not zero")
     if any(length % 2 for length in shape):
-        k = eqx.error_if(k, k < 0, "Torus cannot serve Ising: a negative coupling is frustrated where a length is odd")
+        k = eqx.error_if(
+            k, k < 0, "Torus does not support Ising: a negative coupling is frustrated where a length is odd"
+        )
     return kaufman(jnp.where(k < 0, -k, k), *shape)
 
 

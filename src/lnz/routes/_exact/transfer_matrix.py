@@ -241,9 +241,7 @@ def _log_z(sweep: _Sweep, energy: Any) -> Array:
     constant = -0.5 * (jnp.sum(inner) + jnp.sum(across)) if isinstance(energy, Ising) else jnp.zeros((), dtype)
     if is_traced(across):
         strong = jax.lax.stop_gradient(_span(across)) > _most_span(dtype)
-        words = (
-            "TransferMatrix cannot serve this model: the bonds between its layers are so strong that sums may underflow"
-        )
+        words = "TransferMatrix does not support this model: the bonds between its layers are so strong that sums may underflow"
         unary = eqx.error_if(unary, strong, words)
         layers = _Layers(unary, inner, across)
     start, top = _layer_weights(sweep, layers.unary[0], layers.inner[0])
