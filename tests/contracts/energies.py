@@ -21,6 +21,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import lnz
+from listing import lattice_bonds, log_sum, states
 
 Leaves = Sequence[np.ndarray]
 STEP = 1e-30
@@ -34,15 +35,7 @@ def listed(space: lnz.Space) -> Any:
         index = np.array(list(itertools.product(*(range(len(part)) for part in parts))))
         return tuple(part[index[:, i]] for i, part in enumerate(parts))
     values = {lnz.Binary: (0.0, 1.0), lnz.Spin: (-1.0, 1.0)}.get(type(space), range(getattr(space, "k", 0)))
-    return np.array(list(itertools.product(values, repeat=space.size))).reshape(-1, *space.shape)
-
-
-def log_sum(x: np.ndarray) -> Any:
-    x = x[np.real(x) > -np.inf]
-    if not x.size:
-        return -np.inf
-    top = np.real(x).max()
-    return np.log(np.exp(x - top).sum()) + top
+    return states(values, space.size).reshape(-1, *space.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,29 +240,14 @@ def ising_sparse(name: str, edges: np.ndarray, n: int) -> Case:
     return Case(name, lambda: lnz.Ising.sparse(edges, rng.normal(size=5), rng.normal(size=n), n=n), log_weight)
 
 
-def bonds(shape: tuple[int, ...], periodic: Periodic) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(axis and site, next site) of every bond of a lattice."""
-    found = []
-    for axis in range(len(shape)):
-        for site in np.ndindex(shape):
-            step = list(site)
-            step[axis] += 1
-            if step[axis] == shape[axis]:
-                if not np.broadcast_to(periodic, len(shape))[axis]:
-                    continue
-                step[axis] = 0
-            found.append(((axis, *site), tuple(step)))
-    return found
-
-
 def ising_lattice(name: str, shape: tuple[int, ...], periodic: Periodic, **about: Any) -> Case:
     rng = draws(name)
 
     def log_weight(leaves: Leaves, s: np.ndarray) -> np.ndarray:
         strength, fields = leaves
         total = s.reshape(len(s), -1) @ fields.ravel()
-        for bond, end in bonds(shape, periodic):
-            total = total + strength[bond] * s[(slice(None), *bond[1:])] * s[(slice(None), *end)]
+        for axis, site, end in lattice_bonds(shape, periodic):
+            total = total + strength[(axis, *site)] * s[(slice(None), *site)] * s[(slice(None), *end)]
         return total
 
     def build() -> lnz.Energy:
@@ -333,9 +311,9 @@ def potts_lattice(name: str, shape: tuple[int, ...], q: int, periodic: Periodic)
     def log_weight(leaves: Leaves, x: np.ndarray) -> np.ndarray:
         strength, fields = leaves
         total = np.sum(onehot(x, q) * fields, axis=tuple(range(1, x.ndim + 1)))
-        for bond, end in bonds(shape, periodic):
-            same = x[(slice(None), *bond[1:])] == x[(slice(None), *end)]
-            total = total + strength[bond] * same
+        for axis, site, end in lattice_bonds(shape, periodic):
+            same = x[(slice(None), *site)] == x[(slice(None), *end)]
+            total = total + strength[(axis, *site)] * same
         return total
 
     def build() -> lnz.Energy:

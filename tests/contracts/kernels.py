@@ -8,7 +8,8 @@ import numpy as np
 from scipy import stats
 
 import lnz
-from contracts.energies import Case, listed, log_sum, named, potts_sparse, rbm
+from contracts.energies import Case, listed, named, potts_sparse, rbm
+from listing import log_sum
 
 CATEGORICAL_CALLABLE = "function of categories"
 

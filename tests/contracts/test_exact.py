@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import lnz
-from contracts.energies import CASES, DISCRETE, Case, log_sum, named, stencil
+from contracts.energies import CASES, DISCRETE, Case, named, stencil
 from contracts.routes import PAIRS, as_states, exact_routes, measured, pair_id
+from listing import log_sum
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))

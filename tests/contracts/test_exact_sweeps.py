@@ -6,7 +6,6 @@ P is summed over all draws of the kernel's own compiled code. Sweeps with contin
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,11 @@ import numpy as np
 import pytest
 
 import lnz
-from contracts.energies import Case, bonds, ising_lattice, log_sum, named, potts_lattice, potts_sparse, rbm
+from contracts.energies import Case, ising_lattice, named, potts_lattice, potts_sparse, rbm
 from contracts.kernels import base_of, function_of_categories, tempered_weights
 from contracts.routes import as_states
 from contracts.transitions import EXACT, assert_invariant, dealt_transitions
+from listing import lattice_bonds, normalised, states
 from lnz._models import units
 
 BETA = 0.6
@@ -40,10 +40,6 @@ class Sweeps:
     chains: int | None = None
 
 
-def normed(weights):
-    return np.exp(weights - log_sum(weights))
-
-
 def at_one(case: Case):
     return lambda: (case.energy, as_states(case), case.observed_probabilities(case.flat))
 
@@ -51,7 +47,7 @@ def at_one(case: Case):
 def tempered(case: Case):
     """At β = 0.6, on the path from a base."""
     base = base_of(case)
-    law = normed(tempered_weights(case, base, BETA))
+    law = normalised(tempered_weights(case, base, BETA))
     return lambda: (lnz.capabilities.tempered(case.energy, base, jnp.asarray(BETA)), as_states(case), law)
 
 
@@ -62,12 +58,12 @@ def lattice(shape, periodic, strength_shape):
         rng = np.random.default_rng(3)
         strength, fields = rng.normal(size=strength_shape), rng.normal(size=shape)
         full = np.broadcast_to(strength, (len(shape), *shape))
-        s = np.array(list(itertools.product([-1, 1], repeat=fields.size))).reshape(-1, *shape)
-        pairs = bonds(shape, periodic)
-        weights = sum(full[bond] * s[(slice(None), *bond[1:])] * s[(slice(None), *end)] for bond, end in pairs)
-        weights = weights + s.reshape(len(s), -1) @ fields.ravel()
+        s = states([-1, 1], fields.size).reshape(-1, *shape)
+        weights = s.reshape(len(s), -1) @ fields.ravel()
+        for axis, site, end in lattice_bonds(shape, periodic):
+            weights = weights + full[(axis, *site)] * s[(slice(None), *site)] * s[(slice(None), *end)]
         energy = lnz.Ising.lattice(shape, strength, fields, periodic=periodic)
-        return energy, jnp.asarray(s, energy.space.struct.dtype), normed(weights)
+        return energy, jnp.asarray(s, energy.space.struct.dtype), normalised(weights)
 
     return build
 
@@ -80,8 +76,8 @@ def mixed_graph(own_sweep: bool):
         pair, triple = rng.normal(size=(2, 3)), rng.normal(size=(2, 3, 2))
         pair[1, 2] = triple[0, 1, 1] = -np.inf
         graph = lnz.FactorGraph([2, 3, 2, 2], [(0, 1), (3, 1), (0, 1, 2)], [pair, triple], table_of=[0, 0, 1])
-        x = np.array(list(itertools.product(range(2), range(3), range(2), range(2))))
-        law = normed(pair[x[:, 0], x[:, 1]] + pair[x[:, 3], x[:, 1]] + triple[tuple(x.T[:3])])
+        x = np.stack(np.unravel_index(np.arange(24), (2, 3, 2, 2)), axis=1)
+        law = normalised(pair[x[:, 0], x[:, 1]] + pair[x[:, 3], x[:, 1]] + triple[tuple(x.T[:3])])
         return graph if own_sweep else lnz.FunctionEnergy(graph, graph.space), jnp.asarray(x, jnp.int32), law
 
     return build
@@ -91,10 +87,10 @@ def field():
     """A random field on a path: it draws all nodes at every colour, and keeps those of the colour."""
     rng = np.random.default_rng(5)
     unary, tables = rng.normal(size=(3, 2)), 1.5 * rng.normal(size=(2, 2, 2))
-    x = np.array(list(itertools.product(range(2), repeat=3)))
+    x = states(range(2), 3)
     weights = sum(unary[i, x[:, i]] for i in range(3)) + tables[0, x[:, 1], x[:, 0]] + tables[1, x[:, 1], x[:, 2]]
     structure = lnz.crf.Graph(3, [(1, 0), (1, 2)], groups=[1, 1])
-    return lnz.RandomField(structure, unary, tables), jnp.asarray(x, jnp.int32), normed(weights)
+    return lnz.RandomField(structure, unary, tables), jnp.asarray(x, jnp.int32), normalised(weights)
 
 
 DEEP = named("deep boltzmann machine")

@@ -17,6 +17,7 @@ import lnz
 from contracts.energies import named, potts_sparse
 from contracts.routes import as_states
 from contracts.transitions import KEY, assert_invariant, forced
+from listing import states
 from lnz.kernels._local import numbers_of, slopes_at
 
 
@@ -50,7 +51,7 @@ def gibbs_with_gradients(kernel, sites, k):
 
 
 def discrete_langevin(kernel, sites, k):
-    values = jnp.asarray(list(itertools.product(range(k), repeat=sites)))
+    values = jnp.asarray(states(range(k), sites))
 
     def moves(x, slopes):
         def one(value):

@@ -11,9 +11,10 @@ import pytest
 from scipy import stats
 
 import lnz
-from contracts.energies import listed, log_sum, named
+from contracts.energies import listed, named
 from contracts.kernels import GIBBS, agreement, base_of, chi_square, numbered, tempered_weights
 from contracts.routes import as_states
+from listing import log_sum
 from lnz._models.pairwise import LatticeCouplings
 from lnz.kernels._leapfrog import leapfrog_moves
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from listing import log_sum, normalised, states
+
 JUNK = np.array([np.nan, -100.0, np.inf, -np.inf, 1e30])
-
-
-@functools.cache
-def labellings(n: int, k: int) -> np.ndarray:
-    return np.array(list(itertools.product(range(k), repeat=n)), int).reshape(k**n, n)
 
 
 class Chain(NamedTuple):
@@ -41,12 +36,11 @@ class Listed(NamedTuple):
 
     @property
     def log_z(self) -> float:
-        top = self.scores.max(initial=-np.inf)
-        return -np.inf if top == -np.inf else float(np.log(np.exp(self.scores - top).sum()) + top)
+        return float(log_sum(self.scores))
 
     @property
     def p(self) -> np.ndarray:
-        return np.exp(self.scores - self.log_z) if self.log_z > -np.inf else np.zeros(len(self.scores))
+        return normalised(self.scores)
 
     def nodes(self, k: int, live: np.ndarray) -> np.ndarray:
         """P(y_t = k), 0 at masked nodes."""
@@ -77,28 +71,31 @@ def listed(chain: Chain, holes: str = "link") -> Listed:
         transitions = np.broadcast_to(transitions, (max(t - 1, 0), k, k))
     if chain.allowed_transitions is not None:
         transitions = np.where(chain.allowed_transitions, transitions, -np.inf)
-    states, joints = labellings(len(live), k), []
-    labels = np.zeros((len(states), t), int)
-    labels[:, live] = states
-    scores = np.zeros(len(states))
+    labellings, joints = states(range(k), len(live)), []
+    labels = np.zeros((len(labellings), t), int)
+    labels[:, live] = labellings
+    scores = np.zeros(len(labellings))
     for place, j in enumerate(live):
-        scores = scores + emissions[place][states[:, place]]
+        scores = scores + emissions[place][labellings[:, place]]
         follows = place > 0 and (holes == "link" or live[place - 1] == j - 1)
         if follows:
-            scores = scores + transitions[j - 1][states[:, place - 1], states[:, place]]
+            scores = scores + transitions[j - 1][labellings[:, place - 1], labellings[:, place]]
             joints.append((int(live[place - 1]), int(j)))
         elif chain.start is not None:
-            scores = scores + chain.start[states[:, place]]
+            scores = scores + chain.start[labellings[:, place]]
         followed = place + 1 < len(live) and (holes == "link" or live[place + 1] == j + 1)
         if not followed and chain.end is not None:
-            scores = scores + chain.end[states[:, place]]
+            scores = scores + chain.end[labellings[:, place]]
     return Listed(labels, scores, joints)
 
 
 def random_chain(rng: np.random.Generator, t: int, k: int, *, own: bool = False, hard: float = 0.15) -> Chain:
     """A chain with holes, a random length, forbidden labels and pairs, and junk where nothing exists; often with very unequal potentials."""
     scale = rng.choice([0.3, 1.0, 1.0, 5.0, 40.0])
-    draw = lambda *shape: rng.normal(size=shape) * scale  # noqa: E731
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape) * scale
+
     emissions, transitions = draw(t, k), draw(max(t - 1, 0), k, k) if own else draw(k, k)
     mask = rng.random(t) < rng.choice([0.6, 0.9, 1.0])
     length = int(rng.integers(0, t + 1)) if rng.random() < 0.5 else t

@@ -240,7 +240,7 @@ def test_bad_input_is_refused(more, words):
 def test_bad_labels_are_refused():
     chain = lnz.LinearChain(**plain().arguments(), mask=np.arange(4) < 3)
     for labels, words in [
-        ([0, 3, 0, 0], "a label lies between 0 and 2, but node 1 has 3"),
+        ([0, 3, 0, 0], r"labels must be in \[0, 2\], but node 1 has label 3; mask the node or fix the label"),
         ([0, -1, 0, 0], "node 1 has -1"),
         ([0, 1], r"4 whole numbers, but got int64 of shape \(2,\)"),
         ([0.0, 1.0, 0.0, 0.0], "4 whole numbers, but got float64"),

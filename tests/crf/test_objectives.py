@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import listing
 import lnz
 
 K = 3
@@ -59,7 +60,7 @@ def terms(structure, name, y, mask):
 
     def varied(nodes):
         states = np.repeat(y[None], K ** len(nodes), 0)
-        states[:, list(nodes)] = list(itertools.product(range(K), repeat=len(nodes)))
+        states[:, list(nodes)] = listing.states(range(K), len(nodes))
         return states
 
     nodes = np.flatnonzero(mask)
@@ -204,7 +205,7 @@ def test_pieces_bound_the_whole(name):
     """Σ_a log Z_a ≥ log Z, so that a piecewise loss is at least the negative log-likelihood (T2): 60 random fields a structure."""
     structure, rng, count = STRUCTURES[name], np.random.default_rng([1, *name.encode()]), 60
     n, scopes = structure.nodes, scopes_of(structure)
-    states = np.array(list(itertools.product(range(K), repeat=n)))
+    states = listing.states(range(K), n)
     scale = rng.choice([0.1, 1.0, 4.0], (len(scopes), count))
     tables = [
         rng.normal(size=(count, *(K,) * len(s))) * c.reshape(-1, *(1,) * len(s))
@@ -252,7 +253,7 @@ def test_sampled_gradients_have_the_law_that_their_chains_have():
     structure, rng, count = lnz.crf.Grid((2, 2)), np.random.default_rng(4), 20_000
     mask = np.array([True, True, True, False])
     field, tables, y, labels = possible(structure, rng, 0.0, mask)
-    states = np.array([[*s, 0] for s in itertools.product(range(K), repeat=3)])
+    states = np.pad(listing.states(range(K), 3), ((0, 0), (0, 1)))
     used = [(t, list(s)) for t, s in zip(tables, scopes_of(structure), strict=True) if mask[list(s)].all()]
     p = np.exp(sum(t[tuple(states[:, s].T)] for t, s in used))
     chains = jnp.asarray(states[rng.choice(len(p), count, p=p / p.sum())].reshape(count, 2, 2))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import listing
 import lnz
 
 STRUCTURES = {
@@ -38,7 +39,7 @@ def made(name: str, per: str, hard: bool, masked: bool, seed: int = 0, k: int = 
         tables[rng.random(tables.shape) < 0.1] = -np.inf
         factors = [np.where(rng.random(table.shape) < 0.1, -np.inf, table) for table in factors]
     mask = rng.random(n) < 0.7 if masked else np.ones(n, bool)
-    states = np.array(list(itertools.product(range(k), repeat=n)))
+    states = listing.states(range(k), n)
     weights = np.zeros(len(states))
     for i in range(n):
         weights += unary[i, states[:, i]] if mask[i] else np.where(states[:, i] == 0, 0, -np.inf)

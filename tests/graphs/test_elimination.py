@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lnz
-from graphs.small_graphs import Listed, random_graph
+from listing import Listed, random_graph
 from lnz._graphs import orders, table_products
 from lnz._graphs.solver import Limits, Solver
 from lnz._models.factor_graph import states_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lnz
-from graphs.small_graphs import random_graph
+from listing import random_graph
 
 TABLES = [np.array([[0.3, -0.2, 0.9], [0.1, 0.5, -np.inf]]), np.array(0.7), np.array([-0.4, 1.1])]
 

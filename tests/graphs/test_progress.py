@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from graphs.small_graphs import random_graph
+from listing import random_graph
 from lnz._cli import progress
 from lnz._graphs.solver import Limits, Solver
 

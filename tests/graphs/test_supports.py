@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lnz
-from graphs.small_graphs import Listed, random_graph
+from listing import Listed, random_graph
 from lnz._graphs import barren_nodes, sparse_tables
 from lnz._graphs.solver import Limits, Solver
 

@@ -145,8 +145,9 @@ class _Sublattices:
         near = [(shifted(axis, 1), shifted(axis, -1)) for axis in range(last)]
         # Of a pair of sites (2j, 2j + 1), the later one has the earlier one before it, and the next pair's after it.
         later = jnp.broadcast_to(layout.over_chains(self.odd_row != (side == 1)), other.shape)
-        here, after, before = shifted(last, 0), shifted(last, 1), shifted(last, -1)
-        return [*near, (jnp.where(later, after, here), jnp.where(later, here, before))]
+        here = shifted(last, 0)
+        after, before = jnp.where(later, shifted(last, 1), here), jnp.where(later, here, shifted(last, -1))
+        return [*near, (after, before)]
 
 
 class _Checkerboard:
@@ -163,7 +164,8 @@ class _Checkerboard:
         self.one_coupling = strength.size == 1
         self.of_axes: Array | None = None
         self.of_bonds: list[Halves] = []  # towards the next and the previous site along each axis in turn
-        dims, present = lattice.dims, lattice.has_neighbour()
+        dims = lattice.dims
+        present = lattice.has_neighbour()
         if all(length == 1 for length in strength.shape[-dims:]):
             self.of_axes = jnp.broadcast_to(strength.reshape(-1), (dims,)).astype(self.dtype)
             pull = fields - jnp.tensordot(self.of_axes, jnp.asarray(present.sum(axis=1), self.dtype), 1)

@@ -16,7 +16,7 @@ from lnz._core.energy import widen
 from lnz._core.frozen import is_traced
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
-from lnz._models.log_potentials import booleans, floats, refuse_bad
+from lnz._models.log_potentials import booleans, check_labels, floats, refuse_bad
 
 Holes = Literal["link", "cut"]
 
@@ -100,7 +100,8 @@ class LinearChain(Factored):
         allowed_start: Any = None,
         allowed_end: Any = None,
     ):
-        emissions, transitions = floats(emissions), floats(transitions)
+        emissions = floats(emissions)
+        transitions = floats(transitions)
         if emissions.ndim != 2 or not emissions.shape[1]:
             raise ValueError(
                 f"the emissions of one sequence have shape (T, K), but got {emissions.shape}: a batch goes through jax.vmap of a function "
@@ -187,16 +188,9 @@ class LinearChain(Factored):
         t, k = self.emissions.shape
         if labels.shape != (t,) or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(
-                f"the labels of one sequence are {t} whole numbers, but got {labels.dtype} of shape {labels.shape}"
+                f"the labels of one sequence are {t} integers, but got {labels.dtype} of shape {labels.shape}"
             )
-        if not is_traced(labels) and not is_traced(self.mask):
-            wrong = (np.asarray(labels) < 0) | (np.asarray(labels) >= k)
-            wrong = wrong if self.mask is None else wrong & np.asarray(self.mask)
-            if wrong.any():
-                place = int(np.flatnonzero(wrong)[0])
-                raise ValueError(
-                    f"a label lies between 0 and {k - 1}, but node {place} has {int(labels[place])}: mask it, or mend it"
-                )
+        check_labels(labels, k, self.mask)
         return labels
 
     def relative(self, labels: Int[Array, " T"]) -> tuple[LinearChain, Array]:

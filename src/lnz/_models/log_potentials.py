@@ -25,6 +25,21 @@ def booleans(name: str, values: Any, shape: tuple[int, ...]) -> Array:
     return values
 
 
+def check_labels(labels: Array, k: int, mask: Array | None) -> None:
+    """Raise ValueError where Python can see that a node that exists has a label outside 0 … k - 1."""
+    if is_traced(labels) or is_traced(mask):
+        return
+    numbers = np.asarray(labels)
+    wrong = (numbers < 0) | (numbers >= k)
+    wrong = wrong if mask is None else wrong & np.asarray(mask)
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        node = place if len(place) > 1 else place[0]
+        raise ValueError(
+            f"labels must be in [0, {k - 1}], but node {node} has label {int(numbers[place])}; mask the node or fix the label"
+        )
+
+
 def refuse_bad(name: str, values: Array | None) -> None:
     """Raise ValueError where Python can see a log-potential that is NaN or +inf."""
     if values is None or is_traced(values):

@@ -14,11 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lnz._core.capabilities import Conditional, Factored, Sweepable
 from lnz._core.energy import widen
-from lnz._core.frozen import is_traced
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
 from lnz._models.linear_chain import ChainPotentials
-from lnz._models.log_potentials import booleans, floats, refuse_bad
+from lnz._models.log_potentials import booleans, check_labels, floats, refuse_bad
 from lnz._models.structures import Chain, Structure
 
 
@@ -82,7 +81,8 @@ class RandomField(Factored, Sweepable, Conditional):
     ):
         if not isinstance(structure, Structure):
             raise TypeError(f"structure must be a lnz.crf.Chain, Tree, Grid or Graph, but is {structure!r}")
-        self.structure, unary = structure, floats(unary)
+        self.structure = structure
+        unary = floats(unary)
         shape = structure.shape
         if unary.ndim != len(shape) + 1 or unary.shape[:-1] != shape or not unary.shape[-1]:
             raise ValueError(
@@ -90,7 +90,8 @@ class RandomField(Factored, Sweepable, Conditional):
                 "of a function that builds the field"
             )
         k = unary.shape[-1]
-        tables, higher = self._tables(pairwise, k), self._higher(factors, k)
+        tables = self._tables(pairwise, k)
+        higher = self._higher(factors, k)
         if allowed is not None:
             allowed = jnp.asarray(allowed)
             allowed = booleans("allowed", allowed, (k,) if allowed.ndim == 1 else unary.shape)
@@ -111,7 +112,9 @@ class RandomField(Factored, Sweepable, Conditional):
             )
         for name, values in (("unary", unary), ("pairwise", tables), *(("factors", table) for table in higher)):
             refuse_bad(name, values)
-        self.unary, self.pairwise, self.higher = unary, tables, higher
+        self.unary = unary
+        self.pairwise = tables
+        self.higher = higher
 
     def _tables(self, pairwise: Any, k: int) -> Array:
         """The tables of edges as one array (1, groups or edges, K, K)."""
@@ -233,21 +236,14 @@ class RandomField(Factored, Sweepable, Conditional):
         return eqx.tree_at(lambda f: f.unary, field, unary), forbidden
 
     def checked(self, labels: Any) -> Int[Array, "*nodes"]:
-        """Labels as whole numbers, 0 at masked nodes, whatever stood there. ValueError for a wrong shape, or a label that Python sees is wrong."""
+        """Labels as integers, 0 at masked nodes, whatever stood there. ValueError for a wrong shape, or a label that Python sees is wrong."""
         labels, k = jnp.asarray(labels), self.unary.shape[-1]
         if labels.shape != self.structure.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(
-                f"the labels of this structure are whole numbers of shape {self.structure.shape}, but got {labels.dtype} of shape {labels.shape}"
+                f"the labels of this structure are integers of shape {self.structure.shape}, but got {labels.dtype} of shape {labels.shape}"
             )
         labels = labels.astype(jnp.int32)
-        if not is_traced(labels) and not is_traced(self.mask):
-            wrong = (np.asarray(labels) < 0) | (np.asarray(labels) >= k)
-            wrong = wrong if self.mask is None else wrong & np.asarray(self.mask)
-            if wrong.any():
-                place = tuple(int(i) for i in np.argwhere(wrong)[0])
-                raise ValueError(
-                    f"a label lies between 0 and {k - 1}, but node {place} has {int(labels[place])}: mask it, or mend it"
-                )
+        check_labels(labels, k, self.mask)
         return labels if self.mask is None else jnp.where(self.mask, labels, 0)
 
     def conditionals(self, labels: Int[Array, "*nodes"]) -> Float[Array, "nodes K"]:

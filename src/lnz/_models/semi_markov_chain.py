@@ -75,7 +75,8 @@ class SemiMarkovChain(Energy):
         start: Any = None,
         end: Any = None,
     ):
-        segments, transitions = floats(segments), floats(transitions)
+        segments = floats(segments)
+        transitions = floats(transitions)
         if segments.ndim != 3 or 0 in segments.shape[1:]:
             raise ValueError(
                 f"the segments of one sequence have shape (T, L, K), but got {segments.shape}: a batch goes through jax.vmap of a function "
@@ -94,7 +95,8 @@ class SemiMarkovChain(Energy):
         for name, values, _ in [("segments", segments, ()), *wanted]:
             refuse_bad(name, values)
         self.segments = segments if valid is None else jnp.where(valid, segments, jnp.full_like(segments, jnp.nan))
-        self.transitions, (self.start, self.end) = transitions, sides
+        self.transitions = transitions
+        self.start, self.end = sides
 
     @property
     def space(self) -> Categorical:

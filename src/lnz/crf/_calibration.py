@@ -62,7 +62,7 @@ def calibrate(
         build: from one input to its field or chain, as in training.
         inputs: held-out inputs, a pytree of arrays with the data along axis 0.
         labels: their labels.
-        route: how log Z is taken; by default `lnz.choose` picks one. Take the one that you decode with.
+        route: how log Z is computed; by default `lnz.choose` picks one. Use the one that you decode with.
         max_iterations: of L-BFGS.
 
     Raises:
@@ -118,7 +118,7 @@ def calibrate(
 
 
 def _times(tables: Array, scale: Array) -> Array:
-    """Tables times scales, one or one a table; -inf stays."""
+    """Tables times scales, one for all or one per table; -inf stays."""
     possible = tables != -jnp.inf
     scale = scale.reshape(*scale.shape, *(1,) * (tables.ndim - scale.ndim)).astype(tables.dtype)
     return jnp.where(possible, jnp.where(possible, tables, 0) * scale, -jnp.inf)

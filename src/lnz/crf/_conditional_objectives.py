@@ -39,7 +39,7 @@ class Objective(abc.ABC):
 
         Args:
             energy: an `Energy`; for conditional models, the log-potentials of one input: a field, or a chain.
-            state: one observed state; for conditional models a labelling in whole numbers, and what stands at masked nodes is not looked at.
+            state: one observed state; for conditional models a labelling in whole numbers, and what stands at masked nodes is ignored.
             key: a random key, for an objective that samples.
 
         Raises:
@@ -48,7 +48,7 @@ class Objective(abc.ABC):
         """
 
     def unsupported_reason(self, energy: Any) -> str | None:
-        """Why this objective cannot serve the energy, in words, or None."""
+        """Why this objective does not support the energy, in words, or None."""
         return None
 
 
@@ -60,7 +60,7 @@ class Likelihood(Objective):
     the bound and the moments of mean field: what one trains with is then what one should decode with.
 
     Attributes:
-        route: how log Z is taken; by default `lnz.choose` picks one.
+        route: how log Z is computed; by default `lnz.choose` picks one.
 
     Source: Lafferty, McCallum, Pereira 2001, "Conditional random fields".
 
@@ -90,7 +90,7 @@ class PseudoLikelihood(Objective):
     much data from a model of the family.
 
     For any energy of bits, spins or categories (latent units are summed out), and for conditional models, where x are the labels of an input.
-    Energies that offer `conditionals` need about one evaluation a state; others one a unit and value. Of a conditional model with strong
+    Energies that offer `conditionals` need about one evaluation per state; others one per unit and value. Of a conditional model with strong
     pairwise terms it learns to copy the neighbours' true labels, which are not there when it predicts.
 
     Source: Besag 1975, "Statistical analysis of non-lattice data".
@@ -125,7 +125,7 @@ class SampledLikelihood(Objective):
 
     Without `chains`, chains start at the labels in every update: CD-k, which cannot see labellings far from the data. With persistent chains
     the state is the caller's: `chains = objective.moved(field, chains, key)`, then `objective.loss(field, labels, chains=chains)`. The chains
-    belong to one input, so they suit data that come again, with chains kept for every datum.
+    belong to one input, so they suit data that come again, with chains kept for every example.
 
     Attributes:
         sweeps: k, the sweeps over all nodes.

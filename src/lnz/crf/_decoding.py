@@ -34,13 +34,13 @@ def map_state(energy: Any, *, route: Elimination | BeliefPropagation | None = No
         energy: a `LinearChain` or `SemiMarkovChain` (by Viterbi's algorithm), or any model with factors; under jit and vmap, too.
         route: for models other than chains, how they are summed. Of a `RandomField` also `lnz.routes.BeliefPropagation(schedule="parallel", …)`:
             max-product with its damping and sweeps, in JAX, exact on a forest if there are sweeps enough. Elsewhere its labels are approximate:
-            a labelling that no change of a single label betters.
+            a labelling that no change of a single label improves.
 
     Returns:
-        A state of the energy's space (one of them, where several are equally probable): of a chain whole numbers (T,), 0 at masked nodes.
+        A state of the energy's space (one of them, where several are equally probable): of a chain integers (T,), 0 at masked nodes.
 
     Raises:
-        ValueError: where no state is possible, or the model has no factors or is too dear: see `Elimination`.
+        ValueError: where no state is possible, or the model has no factors or is too expensive: see `Elimination`.
 
     Example:
         >>> import jax.numpy as jnp, lnz
@@ -69,7 +69,7 @@ def map_state(energy: Any, *, route: Elimination | BeliefPropagation | None = No
 def mpm_state(energy: Any, *, route: Route | None = None) -> Int[Array, "*nodes"]:
     """The most probable label of every variable by itself (maximum posterior marginals): it errs on the fewest labels on average.
 
-    The labels together may be improbable, or impossible. Whole numbers in the shape of a labelling, 0 at masked nodes. The `route` is that of
+    The labels together may be improbable, or impossible. Integers in the shape of a labelling, 0 at masked nodes. The `route` is that of
     `lnz.marginals`: one decodes best by the route that one trained with.
     """
     found = marginals(energy, route=route)
@@ -105,7 +105,7 @@ def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
         route: for models other than chains, how they are summed.
 
     Raises:
-        ValueError: where no state is possible, n is no whole number of at least 1, or the model has no factors or is too dear: see `Elimination`.
+        ValueError: where no state is possible, n is not an integer of at least 1, or the model has no factors or is too expensive: see `Elimination`.
 
     Source: Seshadri, Sundberg 1994, "List Viterbi decoding algorithms with applications".
 
@@ -138,7 +138,7 @@ def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination 
         route: for models other than chains, how they are summed.
 
     Raises:
-        ValueError: where no state is possible, or the model has no factors or is too dear: see `Elimination`.
+        ValueError: where no state is possible, or the model has no factors or is too expensive: see `Elimination`.
     """
     energy = as_energy(energy)
     if not _is_chain(energy) or route is not None:
@@ -154,7 +154,7 @@ def _is_chain(energy: Any) -> bool:
 
 
 def _solver(energy: Any, route: Any) -> Any:
-    """What decodes and samples a model that is no chain of labels."""
+    """The route that decodes and samples a model other than a chain of labels."""
     return route or (SemiMarkov() if isinstance(energy, SemiMarkovChain) else Elimination())
 
 

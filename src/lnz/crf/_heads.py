@@ -37,12 +37,13 @@ class UnaryHead(eqx.Module):
         check_whole_number("features", features)
         check_whole_number("labels", labels)
         self.hidden = (_drawn(key, (features, hidden)), jnp.zeros(hidden)) if hidden else None
-        self.weight, self.bias = jnp.zeros((hidden or features, labels)), jnp.zeros(labels)
+        self.weight = jnp.zeros((hidden or features, labels))
+        self.bias = jnp.zeros(labels)
 
     def __call__(
         self, x: Float[Array, "*nodes F"], *, mask: Bool[Array, "*nodes"] | None = None
     ) -> Float[Array, "*nodes K"]:
-        """The unary log-potentials. Of masked nodes the features, which may be NaN, are not looked at."""
+        """The unary log-potentials. Of masked nodes the features, which may be NaN, are ignored."""
         rows = _rows(x, mask)
         if self.hidden is not None:
             weight, bias = self.hidden
@@ -55,7 +56,7 @@ class PairwiseHead(eqx.Module):
 
         table_ij = U relu(V x_i + W x_j + c) + b,
 
-    with weights of its own for every group of edges. V x_i and W x_j are taken once a node, and joined along the edges afterwards: features
+    with weights of its own for every group of edges. V x_i and W x_j are computed once per node, and joined along the edges afterwards: features
     of nodes are never copied to edges.
 
     Args:
@@ -85,15 +86,17 @@ class PairwiseHead(eqx.Module):
     def __init__(self, features: int, labels: int, *, hidden: int = 64, groups: int = 1, key: PRNGKeyArray):
         for name, n in (("features", features), ("labels", labels), ("hidden", hidden), ("groups", groups)):
             check_whole_number(name, n)
-        one, two = jax.random.split(key)
-        self.first, self.second = (_drawn(k, (groups, features, hidden)) for k in (one, two))
+        first_key, second_key = jax.random.split(key)
+        self.first = _drawn(first_key, (groups, features, hidden))
+        self.second = _drawn(second_key, (groups, features, hidden))
         self.bias = jnp.zeros((groups, hidden))
-        self.out, self.out_bias = jnp.zeros((groups, hidden, labels, labels)), jnp.zeros((groups, labels, labels))
+        self.out = jnp.zeros((groups, hidden, labels, labels))
+        self.out_bias = jnp.zeros((groups, labels, labels))
 
     def __call__(
         self, x: Float[Array, "*nodes F"], structure: Structure, *, mask: Bool[Array, "*nodes"] | None = None
     ) -> Float[Array, "E K K"]:
-        """The tables of all edges, in the order of `structure.edges`. Of masked nodes the features, which may be NaN, are not looked at.
+        """The tables of all edges, in the order of `structure.edges`. Of masked nodes the features, which may be NaN, are ignored.
 
         Raises:
             ValueError: where the structure has other groups or nodes than the head or the features.
@@ -104,7 +107,8 @@ class PairwiseHead(eqx.Module):
                 f"this head is made for {groups} groups of edges, and features of shape {(*structure.shape, self.first.shape[1])}, but the "
                 f"structure has {len(structure.groups)} groups and the features have shape {x.shape}"
             )
-        rows, tables, begin = _rows(x, mask), [], 0
+        rows, tables = _rows(x, mask), []
+        begin = 0
         for g, count in enumerate(structure.groups):
             near, _ = structure.at_ends(rows @ self.first[g])
             _, far = structure.at_ends(rows @ self.second[g])

@@ -112,7 +112,7 @@ def piecewise_gap(
     Args:
         field: the log-potentials of one input.
         unaries: what a piece is, "apart" or "shared" (see `lnz.crf.Piecewise`; "inside" bounds nothing).
-        route: how log Z is taken; by default `lnz.choose` picks one.
+        route: how log Z is computed; by default `lnz.choose` picks one.
 
     Raises:
         ValueError: where no labelling is possible.

@@ -27,13 +27,13 @@ from lnz.routes._exact.forward_backward import chain_sums
 def log_probability(energy: Any, labels: Any, *, route: Route | None = None) -> Float[Array, ""]:
     """log P(y|x) = -E(y) - log Z of one labelling, in nats; -inf where it is impossible. Batches go through `jax.vmap`.
 
-    At most 0, unless the route is no exact one: then it is as good as its log Z. Of chains and fields, what stands at masked nodes is not looked
-    at, and the sum is taken relative to the labelling, so that many nodes keep their digits in float32.
+    At most 0, unless the route is not exact: then it is as good as its log Z. Of chains and fields, what stands at masked nodes is
+    ignored, and the sum is computed relative to the labelling, so that many nodes keep their digits in float32.
 
     Args:
         energy: the model of the labels, such as `lnz.LinearChain` or `lnz.RandomField`.
         labels: one state of its space.
-        route: how log Z is taken; by default `lnz.choose` picks one.
+        route: how log Z is computed; by default `lnz.choose` picks one.
 
     Raises:
         ValueError: for labels of the wrong shape or out of range. Where they are traced, such labels give NaN.
@@ -69,7 +69,7 @@ def _bounded(log_p: Array, log_z: Estimate) -> Array:
 def negative_log_likelihood(energy: Any, labels: Any, *, route: Route | None = None) -> Float[Array, ""]:
     """-log P(y|x) of one labelling, in nats: the loss whose gradient is marginals less indicators (T1). Batches go through `jax.vmap`.
 
-    Arguments and errors are those of `log_probability`; a model that allows no labelling at all is refused, too.
+    Arguments and errors are those of `log_probability`; a model that allows no labelling at all is an error, too.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -93,9 +93,9 @@ def partial_log_probability(
 
     Args:
         energy: a chain or a field.
-        allowed: S, booleans of shape (T, K), or (*structure.shape, K); masked nodes are not looked at. `lnz.crf.partial_labels` makes it from
+        allowed: S, booleans of shape (T, K), or (*structure.shape, K); masked nodes are ignored. `lnz.crf.partial_labels` makes it from
             known labels.
-        route: how the two sums are taken; by default `lnz.choose` picks one.
+        route: how the two sums are computed; by default `lnz.choose` picks one.
 
     Raises:
         ValueError: where the shape or dtype is wrong.
@@ -137,7 +137,7 @@ def partial_labels(labels: Any, k: int) -> Bool[Array, "*shape K"]:
     """
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer) or (not is_traced(labels) and bool(jnp.any(labels >= k))):
-        raise ValueError(f"labels are whole numbers below {k}, negative where they are unknown, but got {labels}")
+        raise ValueError(f"labels must be integers below {k}, negative where they are unknown, but got {labels}")
     return (labels[..., None] == jnp.arange(k, dtype=labels.dtype)) | (labels < 0)[..., None]
 
 
@@ -151,10 +151,10 @@ def marginals(energy: Any, *, route: Route | None = None) -> Any:
 
     Returns:
         Of a chain an array (T, K), of a field (*structure.shape, K), 0 at masked nodes, which works under jit, vmap and grad; otherwise one
-        NumPy array (k_i,) a variable, in the order of the space's entries.
+        NumPy array (k_i,) per variable, in the order of the space's entries.
 
     Raises:
-        ValueError: where no labelling is possible, or the model has no factors or is too dear: see `Elimination`.
+        ValueError: where no labelling is possible, or the model has no factors or is too expensive: see `Elimination`.
     """
     energy = as_energy(energy)
     if isinstance(energy, RandomField) or (isinstance(energy, LinearChain) and route is None):
@@ -317,7 +317,7 @@ def _weighted(p: Array, x: Array) -> Array:
 
 
 def _levels(nodes: Array) -> Array:
-    """The largest finite log-potential of every node, as a constant: taking it away leaves P as it is, and saves digits."""
+    """The largest finite log-potential of every node, as a constant: subtracting it leaves P as it is, and saves digits."""
     top = jnp.max(nodes, axis=-1, keepdims=True)
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
 
@@ -341,7 +341,7 @@ def refuse_impossible(log_z: Array) -> None:
 
 
 def _at_most_zero(x: Array) -> Array:
-    """x, whose true value is at most 0: an excess by rounding is taken away, and the derivative is left as it is."""
+    """x, whose true value is at most 0: an excess by rounding is removed, and the derivative is left as it is."""
     return x - jax.lax.stop_gradient(jnp.where(x > 0, x, 0))
 
 

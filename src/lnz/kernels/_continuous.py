@@ -52,7 +52,7 @@ class Hamiltonian(Kernel):
             start = hmc.init(to_reals(space, x).reshape(-1), log_density)
             after, info = self.trajectory(key, start, log_density, mass)
             moved = from_reals(space, after.position.reshape(space.shape))[0]
-            # A refused move gives back the very state, not what the map and its inverse make of it.
+            # A rejected move gives back the very state, not what the map and its inverse make of it.
             return (
                 jnp.where(jnp.all(after.position == start.position), x, moved),
                 info.acceptance_rate,
@@ -124,10 +124,11 @@ class NUTS(Hamiltonian):
 class UnadjustedLangevin(Kernel):
     """Langevin moves without a correction (ULA): v' = v - ε ∇F(v) + √(2εT) ξ.
 
-    The law that the chain has in the end is not p: it differs by an amount of order ε (for a normal law of precision λ its variance is
+    The stationary distribution of the chain is not p: it differs by an amount of order ε (for a normal distribution of precision λ its variance is
     1 / (λ (1 - ελ/2))), and where ε is too large for the curvature the chain runs away. `Langevin` has the correction.
 
-    With a temperature T below 1, as networks are often trained, the law in the end is p^(1/T): the energy that is learned is then T times too flat.
+    With a temperature T below 1, as networks are often trained, the stationary distribution is p^(1/T): the energy that is learned is then T times
+    too flat.
 
     Attributes:
         step_size: ε.
@@ -159,14 +160,14 @@ def continuous_refusal(energy: Energy) -> str | None:
     if not isinstance(space, Real | Box):
         return f"Hamiltonian and Langevin moves need a Real space or a Box, not {space}"
     if space.moving:
-        return "the limits of its box are parameters: chains do not see the boundary term of the derivative (T4)"
+        return "the bounds of its box are parameters: chains do not see the boundary term of the derivative (T4)"
     return None
 
 
 def from_reals(space: Space, u: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, ""]]:
     """The state x(u) of a point u of R^n, and log |dx/du|: the identity on `Real`, and for a `Box` entry by entry
 
-    x = low + (high - low) / (1 + e^-u) between two limits, x = low + e^u above one and x = high - e^u below one.
+    x = low + (high - low) / (1 + e^-u) between two bounds, x = low + e^u above one and x = high - e^u below one.
     """
     low, high, below, above = _limits(space, u.dtype)
     width, sign = jnp.where(below & above, high - low, 1), jnp.where(below, 1, -1).astype(u.dtype)
@@ -178,7 +179,7 @@ def from_reals(space: Space, u: Float[Array, "*shape"]) -> tuple[Float[Array, "*
 
 
 def to_reals(space: Space, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The point u with x(u) = x; a state on a limit goes to the nearest point inside that the dtype knows."""
+    """The point u with x(u) = x; a state on a bound goes to the nearest point inside that the dtype knows."""
     low, high, below, above = _limits(space, x.dtype)
     least = jnp.finfo(x.dtype).eps
     width = jnp.where(below & above, high - low, 1)
@@ -189,7 +190,7 @@ def to_reals(space: Space, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def _limits(space: Any, dtype: Any) -> tuple[Array, Array, np.ndarray, np.ndarray]:
-    """Finite stand-ins for the limits, and which of them exist."""
+    """Finite stand-ins for the bounds, and which of them exist."""
     low, high = map(np.asarray, space.limits)
     below, above = np.isfinite(low), np.isfinite(high)
     return jnp.asarray(np.where(below, low, 0), dtype), jnp.asarray(np.where(above, high, 0), dtype), below, above
@@ -207,7 +208,7 @@ def adapted(
     """The kernel with a fitted step size, and the chains after the moves it took: adaptation is apart from sampling.
 
     Dual averaging drives the mean acceptance rate over all chains to the target. Draw from the kernel that comes out, and throw the moves
-    that fitted it away: a kernel that changes with its chain's past need not leave the law as it is.
+    that fitted it away: a kernel that changes with its chain's past need not leave p invariant.
 
     Args:
         kernel: `Langevin`, `HamiltonianMonteCarlo` or `NUTS`.
@@ -216,7 +217,7 @@ def adapted(
         target: acceptance rate; by default 0.574 for Langevin moves, 0.8 otherwise.
 
     Raises:
-        ValueError: where the kernel refuses the energy, or no step size of finite size was found.
+        ValueError: where the kernel does not support the energy, or no step size of finite size was found.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz

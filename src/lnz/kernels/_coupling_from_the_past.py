@@ -53,7 +53,7 @@ def coupling_from_the_past(
         )
     strength = energy.couplings.pairs()[1]
     if is_traced(strength) or is_traced(energy.fields):
-        raise ValueError("coupling from the past looks at the couplings, which are being traced: call it outside jit")
+        raise ValueError("coupling from the past checks the couplings, which are being traced: call it outside jit")
     if (np.asarray(strength) < 0).any():
         raise ValueError(
             "coupling from the past needs couplings of at least 0: with negative ones two chains that meet prove nothing. "

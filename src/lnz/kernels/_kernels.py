@@ -33,7 +33,7 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def unsupported_reason(self, energy: Energy) -> str | None:
-        """Why this kernel cannot serve the energy, in words, or None."""
+        """Why this kernel does not support the energy, in words, or None."""
 
     @abc.abstractmethod
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
@@ -111,22 +111,20 @@ class Gibbs(Kernel):
 
 
 def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array, *, last_first: bool = False) -> Array:
-    """Every site once, in order, from its exact conditional law: one energy evaluation a site and a value."""
+    """Every site once, in order, from its exact conditional distribution: one energy evaluation per site and value."""
     space: Any = observed_space(energy)
     counts = units.value_counts(space)
     values = np.array([-1, 1]) if isinstance(space, Spin) else np.arange(counts.max(initial=1))
     choices, present = jnp.asarray(values).astype(v.dtype), jnp.asarray(np.arange(len(values)) < counts[:, None])
     flat = v.reshape(v.shape[0], space.size)
 
+    def logit(flat: Array, site: Array, value: Array, exists: Array) -> Array:
+        changed = flat.at[:, site].set(value).reshape(v.shape)
+        return jnp.where(exists, -jax.vmap(free_energy_of(energy))(changed), -jnp.inf)
+
     def update(i: Array, flat: Array) -> Array:
         site = space.size - 1 - i if last_first else i
-
-        def logit(choice: tuple[Array, Array]) -> Array:
-            value, exists = choice
-            changed = flat.at[:, site].set(value).reshape(v.shape)
-            return jnp.where(exists, -jax.vmap(free_energy_of(energy))(changed), -jnp.inf)
-
-        logits = jax.lax.map(logit, (choices, present[site]))
+        logits = jax.lax.map(lambda choice: logit(flat, site, *choice), (choices, present[site]))
         drawn = jax.random.categorical(jax.random.fold_in(key, site), logits, axis=0)
         return flat.at[:, site].set(choices[drawn])
 
@@ -160,7 +158,7 @@ class Langevin(Kernel):
 
 
 def step_size_problem(step_size: Any) -> str | None:
-    """What is wrong with a step size, in words, or None. A traced one cannot be looked at."""
+    """What is wrong with a step size, in words, or None. A traced one cannot be checked."""
     if is_traced(step_size) or 0 < step_size < math.inf:
         return None
     return f"the step size must be above 0 and finite, but is {step_size}"
@@ -180,8 +178,8 @@ def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, swee
     """The states after `sweeps` moves of the kernel, in the dtype they came in.
 
     Raises:
-        ValueError: where the kernel refuses the energy, or a state is outside its space.
-        FloatingPointError: where a chain has come to a state whose energy is NaN or infinite. Inside `jit` this is not looked at.
+        ValueError: where the kernel does not support the energy, or a state is outside its space.
+        FloatingPointError: where a chain has come to a state whose energy is NaN or infinite. Inside `jit` this is not checked.
     """
     if not is_traced(v):
         reason = kernel.unsupported_reason(energy)

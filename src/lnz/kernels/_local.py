@@ -57,7 +57,7 @@ class LocallyInformed(Kernel):
         def one(key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
             propose_key, accept_key = jax.random.split(key)
             y, log_ratio = self.move(propose_key, x, lambda x: slopes_at(energy, x))
-            # A NaN compares as false: the move is refused, and the chain stays where its energy is a number.
+            # A NaN compares as false: the move is rejected, and the chain stays where its energy is a number.
             accepted = jnp.log(jax.random.uniform(accept_key, (), log_ratio.dtype)) < log_ratio
             chance = jnp.where(jnp.isnan(log_ratio), 0, jnp.exp(jnp.minimum(log_ratio, 0)))
             return jnp.where(accepted, y, x), chance
@@ -104,12 +104,12 @@ class DiscreteLangevin(LocallyInformed):
 
     The paper has |φ(a) - φ(x_i)|² in place of the indicator: 1 for bits, 4 for spins and 2 for categories, so its α is that many times as large.
 
-    Adjusted (DMALA), the law stays invariant. Unadjusted (DULA), every proposal is taken, and the law that the chain has in the end
+    Adjusted (DMALA), p stays invariant. Unadjusted (DULA), every proposal is accepted, and the stationary distribution of the chain
     differs from p by an amount that vanishes as α → 0 where the energy is quadratic in φ, and does not vanish otherwise.
 
     Attributes:
         step_size: α.
-        adjusted: whether proposals are accepted or refused by Metropolis-Hastings.
+        adjusted: whether proposals are accepted or rejected by Metropolis-Hastings.
 
     Source: Zhang, Liu & Liu 2022, "A Langevin-like sampler for discrete distributions".
     """
@@ -140,7 +140,7 @@ class DiscreteLangevin(LocallyInformed):
 
 @dataclasses.dataclass(frozen=True)
 class PathAuxiliary(LocallyInformed):
-    """The path-auxiliary sampler: a path of several changed units, accepted or refused as a whole.
+    """The path-auxiliary sampler: a path of several changed units, accepted or rejected as a whole.
 
     The length is uniform in 1 … 2 · length - 1. Units are drawn one after the other without replacement, with the slopes at the path's start
     (the fast variant of the paper): P(i) ∝ Σ_a exp(d_i(a) / 2) among the units left. The way back is the same path reversed, with the slopes

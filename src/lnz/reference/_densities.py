@@ -45,7 +45,7 @@ def gaussian_mixture_log_density(x: Points, means: Points, *, scale: float = 1.0
 
 
 def student_mixture_log_density(x: Points, means: Points) -> Values:
-    """log of the mean over k of Π_i t_2(x_i - μ_ki), Student's law with 2 degrees of freedom, (2 + u²)^{-3/2}.
+    """log of the mean over k of Π_i t_2(x_i - μ_ki), Student's t distribution with 2 degrees of freedom, (2 + u²)^{-3/2}.
 
     Source: Blessing and others, ICML 2024, with 10 components in [-10, 10]^d.
     """

@@ -201,7 +201,7 @@ def potts_torus_log_z(rows: int, columns: int, *, states: int, beta: float) -> f
 
 
 def _check_span(*potentials: np.ndarray) -> None:
-    """Refuse log-potentials whose span could push a reachable weight below the smallest float64.
+    """Raise ValueError for log-potentials whose span could push a reachable weight below the smallest float64.
 
     Without forbidden states two entries of one transfer vector differ by at most the span of one row, and the starting
     row adds its own. With forbidden states the bound is the span of the whole grid.

@@ -462,7 +462,7 @@ MODELS: tuple[ReferenceModel, ...] = (
     ),
     _density(
         "student-10",
-        "10 products of Student's law with 2 degrees of freedom in the plane, means in [-10, 10]²",
+        "10 products of Student's t distributions with 2 degrees of freedom in the plane, means in [-10, 10]²",
         f"{_EVERYWHERE}; Blessing and others 2024",
         functools.partial(reference.student_mixture_log_density, means=reference.mixture_means(10, 2, half_width=10.0)),
         Real(2),

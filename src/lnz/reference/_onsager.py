@@ -72,7 +72,7 @@ def ising_bulk_log_z(beta: float, *, coupling: float = 1.0) -> float:
 
         ln(√2 cosh 2K) + (1/π) ∫_0^{π/2} ln(1 + √(1 - κ² sin²φ)) dφ,   κ = 2 sinh 2K / cosh² 2K.
 
-    The integral is taken on panels that shrink geometrically towards φ = π/2, where the root has its kink at the
+    The integral is computed on panels that shrink geometrically towards φ = π/2, where the root has its kink at the
     critical point. At β_c the value is ½ ln 2 + 2G/π, with Catalan's constant G. Raises ValueError unless β J is
     finite.
 

@@ -23,20 +23,20 @@ _CONFIDENCE = 0.99  # of the interval made of a value and a standard error alone
 
 
 class Score(NamedTuple):
-    """One estimate of a known log Z, in nats and seconds. Numbers are NaN where the model was refused.
+    """One estimate of a known log Z, in nats and seconds. Numbers are NaN where the model is unsupported.
 
     Attributes:
         model: the model's name.
         log_z: the truth.
         value: the estimate.
         standard_error: what it claims.
-        lower: its lower limit.
-        upper: its upper limit.
-        inside: whether the truth lies between the limits, up to rounding.
-        guarantee: what the bounds rest on (see `Guarantee`); empty where the model was refused.
+        lower: its lower bound.
+        upper: its upper bound.
+        inside: whether the truth lies between the bounds, up to rounding.
+        guarantee: what the bounds rest on (see `Guarantee`); empty where the model is unsupported.
         seconds: of the call, compilation included.
         warnings: what the estimate warns of.
-        refusal: why the model could not be served, in words; empty where it was.
+        refusal: why the route does not support the model; empty where it does.
     """
 
     model: str
@@ -95,7 +95,7 @@ def score_route(
 
     Raises:
         TypeError: for a route that is neither, or an estimator that returns something else.
-        ValueError: for an unknown model. A model that a route refuses is no error: its score says why.
+        ValueError: for an unknown model. A model that a route does not support is not an error: its score says why.
 
     Example:
         >>> import lnz

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from graphs.small_graphs import Listed, random_graph
+from listing import Listed, random_graph, random_local
 from lnz._graphs import messages
 from lnz._graphs.anytime_solver import tighten
 from lnz._graphs.buckets import bucket_tree, forward
@@ -15,7 +15,6 @@ from lnz._graphs.mean_field import Clusters, climb
 from lnz._graphs.orders import least_fill
 from lnz._graphs.preprocess import reduce
 from lnz.routes._bounds.tree_reweighted import TreeReweighted
-from routes.bounds.local_graphs import random_local
 
 
 def slack(listed: Listed) -> float:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import lnz
+from listing import random_local
 from lnz._graphs import messages
 from lnz._graphs.buckets import backward, bucket_tree, forward, tighten
 from lnz._graphs.orders import least_fill
 from lnz.routes._bounds.bound_route import LocalRoute
-from routes.bounds.local_graphs import random_local
 
 
 def solved(route: LocalRoute, graph: lnz.FactorGraph):

@@ -196,7 +196,7 @@ def test_means_come_with_their_errors():
         (lnz.Ising(np.zeros((2, 2))), r"Spin\(2\) is not continuous"),
         (
             lnz.FunctionEnergy(lambda x: x[1][0] ** 2, lnz.Product(lnz.Binary(1), lnz.Real(1))),
-            "is no plain real space or box",
+            "is not a plain real space or box",
         ),
     ],
 )

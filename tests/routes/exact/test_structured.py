@@ -1,14 +1,13 @@
 """Forests, narrow lattices, complete graphs and bipartite ones, against lists of states, elimination and known values."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import listing
 import lnz
-from graphs.small_graphs import Listed
+from listing import Listed
 from lnz import reference
 from lnz.routes._exact import transfer_matrix
 
@@ -195,15 +194,6 @@ def complete(n, coupling):
     return coupling * (np.ones((n, n)) - np.eye(n))
 
 
-def listed_ising(couplings, fields):
-    """log Z, E[s_i s_j] and E[s_i]."""
-    s = np.array(list(itertools.product([-1.0, 1.0], repeat=len(fields))))
-    logits = 0.5 * np.einsum("si,ij,sj->s", s, couplings, s) + s @ fields
-    log_z = np.logaddexp.reduce(logits)
-    p = np.exp(logits - log_z)
-    return log_z, np.einsum("s,si,sj->ij", p, s, s), p @ s
-
-
 def test_complete_graphs_against_the_list_of_states():
     """Every coupling has a slope of its own, also where fields are equal, nearly equal, or all the same."""
     n, rng = 8, np.random.default_rng(4)
@@ -217,7 +207,7 @@ def test_complete_graphs_against_the_list_of_states():
     for coupling in (-0.7, 0.0, 0.4, 3.0):
         for fields, close in ((apart, 1e-12), (some, 1e-12), (near, 1e-7), (noise, 1e-7), (np.full(n, 0.3), 1e-12)):
             couplings = complete(n, coupling)
-            log_z, pairs, means = listed_ising(couplings, fields)
+            log_z, pairs, means = listing.ising(couplings, fields)
             found, slopes = run(lnz.Ising(couplings, fields))
             assert float(found) == pytest.approx(log_z, rel=1e-13)
             np.testing.assert_allclose(slopes.couplings.strength, 0.5 * pairs * (1 - np.eye(n)), rtol=0, atol=close)
@@ -307,15 +297,15 @@ RING = [[0, 1], [1, 2], [2, 0]]
             lnz.FactorGraph([9000, 2], [(0, 1)], [np.zeros((9000, 2))]),
             "one variable has 9,000 values",
         ),
-        (lnz.routes.TransferMatrix(), lnz.Ising.sparse(RING, 0.2, n=3), "its sites are no lattice"),
-        (lnz.routes.TransferMatrix(), lnz.Gaussian([0.0], [1.0]), "Gaussian is no Ising or Potts model"),
+        (lnz.routes.TransferMatrix(), lnz.Ising.sparse(RING, 0.2, n=3), "its sites are not a lattice"),
+        (lnz.routes.TransferMatrix(), lnz.Gaussian([0.0], [1.0]), "Gaussian is not an Ising or Potts model"),
         (lnz.routes.TransferMatrix(), lattice(0, (30, 30), False, 2), r"a layer of 30 sites has 2\^30 states"),
         (
             lnz.routes.TransferMatrix(max_states=9),
             lattice(0, (4, 3), True, 2),
             "two layers of a periodic lattice have 64",
         ),
-        (lnz.routes.CompleteGraph(), lnz.Ising.sparse(RING, 0.2, n=3), "its couplings are no dense matrix"),
+        (lnz.routes.CompleteGraph(), lnz.Ising.sparse(RING, 0.2, n=3), "its couplings are not a dense matrix"),
         (lnz.routes.CompleteGraph(), lnz.Ising([[0, 1.0, 1], [1, 0, 2], [1, 2, 0]]), "its couplings are not all equal"),
         (
             lnz.routes.CompleteGraph(max_sites=2),
@@ -324,7 +314,7 @@ RING = [[0, 1], [1, 2], [2, 0]]
         ),
         (lnz.routes.CompleteGraph(), lnz.Potts(complete(3, 1.0), np.eye(3), q=3), "its sites have different fields"),
         (lnz.routes.CompleteGraph(), lnz.Potts(np.zeros((3, 2, 3, 2)), q=2), "its couplings are tables"),
-        (lnz.routes.CompleteGraph(), lnz.Gaussian([0.0], [1.0]), "Gaussian is no Ising or Potts model"),
+        (lnz.routes.CompleteGraph(), lnz.Gaussian([0.0], [1.0]), "Gaussian is not an Ising or Potts model"),
     ],
 )
 def test_refusals(route, model, why):

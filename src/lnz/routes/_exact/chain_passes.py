@@ -128,7 +128,8 @@ def forward(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Fo
 
 def both_apart(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Both:
     """Both passes, for sequences that `jax.vmap` leaves apart: the better where each has tables of its own, which would all be moved."""
-    rows, weights, start = _Rows.of(nodes, joined, mask), _Weights.of(pairs), _start(nodes)
+    rows, weights = _Rows.of(nodes, joined, mask), _Weights.of(pairs)
+    start = _start(nodes)
     steps = _forward(rows, weights, start)[1]
     worst, found, before, q = _backward(rows, weights, start, steps, jnp.ones(nodes.shape[1:], nodes.dtype))[1]
     own = pairs.ndim == 4

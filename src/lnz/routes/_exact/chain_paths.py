@@ -18,7 +18,7 @@ from lnz.routes._exact.forward_backward import filtered, table_at
 def best_path(p: ChainPotentials) -> tuple[Int[Array, " T"], Float[Array, ""]]:
     """The most probable labelling, 0 at masked nodes, and a score that is -inf where no labelling is possible.
 
-    Forward only the maxima are kept; where they came from is looked up again for the labels that are taken.
+    Forward only the maxima are kept; where they came from is looked up again for the labels that are chosen.
 
     Source: Viterbi 1967, "Error bounds for convolutional codes".
     """
@@ -44,7 +44,7 @@ def sampled_paths(p: ChainPotentials, key: PRNGKeyArray, n: int) -> Int[Array, "
 
 
 def drawn(logits: Array, u: Array) -> Array:
-    """An index from its law up to a constant, by a uniform number."""
+    """An index drawn from unnormalised log-probabilities, by a uniform number."""
     cumulative = jnp.cumsum(jnp.exp(logits - peak_of(logits)))
     last = jnp.sum(cumulative < cumulative[-1], dtype=jnp.int32)  # where u was rounded up to the total
     return jnp.minimum(jnp.sum(cumulative <= u * cumulative[-1], dtype=jnp.int32), last)

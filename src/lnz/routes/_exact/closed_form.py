@@ -33,7 +33,7 @@ def _with_gradient(energy: Energy) -> tuple[Any, Any]:
 class ClosedForm(Route):
     """log Z by the energy's own formula, `log_normaliser()` of a `Normalised` energy. Exact; its gradient is the formula's derivative.
 
-    Expectations of other functions are served where the observed states can be enumerated or integrated on a grid.
+    Expectations of other functions are computed where the observed states can be enumerated or integrated on a grid.
     """
 
     def unsupported_reason(self, energy: Energy) -> str | None:

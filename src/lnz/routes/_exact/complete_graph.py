@@ -20,7 +20,7 @@ from lnz._models.pairwise import DenseCouplings, Ising, Potts
 from lnz.routes._exact.numpy_callback import undifferentiated
 from lnz.routes._exact.structural import Structured
 
-_TRACED = "are traced, so that nobody can see whether they are equal: name route=lnz.routes.CompleteGraph() if they are"
+_TRACED = "are traced, so that it is unknown whether they are equal: name route=lnz.routes.CompleteGraph() if they are"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +34,20 @@ class CompleteGraph(Structured):
 
     That takes n² operations, and n where the fields are equal (binomial coefficients). Potts states are counted colour by colour, where all sites
     have the same fields: Z = n! Σ Π_a exp(½ J n_a (n_a - 1) + h_a n_a) / n_a!, by q - 1 convolutions of n² operations. All terms are positive,
-    and sums are taken of logarithms.
+    and are added up as logarithms.
 
     The gradient is that of every single coupling and field, although they are equal. Sites with equal fields share it; for others
 
         E[s_i s_j] = 1 - (E[s_i] - E[s_j]) coth(h_i - h_j),
 
     since an exchange of two spins that differ leaves their sum as it is. Where fields differ by less than 10^-6 that quotient loses its digits, and
-    Σ_j E[s_i s_j] = E[s_i Σ_j s_j] is used. Second derivatives are not served.
+    Σ_j E[s_i s_j] = E[s_i Σ_j s_j] is used. Second derivatives are not supported.
 
     Attributes:
         max_sites: the most sites with unequal fields, or of a Potts model.
 
     Raises:
-        ValueError: for other models, in words. What is traced is looked at when the sum is run, which then fails; `choose` leaves such models to
+        ValueError: for other models, in words. What is traced is checked when the sum runs, which then fails; `choose` leaves such models to
             other routes.
 
     Example:
@@ -66,13 +66,13 @@ class CompleteGraph(Structured):
 
     def misfit(self, energy: Energy) -> str | None:
         if not isinstance(energy, Ising | Potts):
-            return f"{type(energy).__name__} is no Ising or Potts model"
+            return f"{type(energy).__name__} is not an Ising or Potts model"
         if not isinstance(energy.couplings, DenseCouplings):
-            return "its couplings are no dense matrix"
+            return "its couplings are not a dense matrix"
         if energy.couplings.strength.ndim > 2:
             return "its couplings are tables"
-        strength, fields, n = energy.couplings.strength, energy.fields, len(energy.fields)
-        potts = isinstance(energy, Potts)
+        strength, fields = energy.couplings.strength, energy.fields
+        n, potts = len(fields), isinstance(energy, Potts)
         if not is_traced(strength) and not _all_equal(np.asarray(strength)):
             return "its couplings are not all equal"
         unequal = not is_traced(fields) and bool((np.asarray(fields) != np.asarray(fields)[:1]).any())
@@ -127,7 +127,8 @@ def _diagonal(n: int) -> Array:
 
 def _parameters(energy: Any) -> tuple[Array, Array]:
     """The one coupling and all fields in the widest dtype; what is not equal fails as it runs."""
-    strength, fields, n = energy.couplings.strength, widen(energy.fields), len(energy.fields)
+    strength, fields = energy.couplings.strength, widen(energy.fields)
+    n = len(fields)
     coupling = strength[0, 1] if n > 1 else jnp.zeros((), strength.dtype)
     words = f"CompleteGraph does not support {type(energy).__name__}: its "
     unequal = jnp.any((strength != coupling) & ~_diagonal(n))
@@ -218,18 +219,23 @@ def _potts_log_z(coupling: Array, fields: Array, n: int) -> Array:
     same = 0.5 * coupling * k * (k - 1) - jnp.asarray(log_factorials, fields.dtype)
 
     def add(ways: Array, field: Array) -> tuple[Array, None]:
-        colour = same + field * k
-
-        def total(s: Array) -> Array:
-            rest = jnp.where(jnp.arange(n + 1) <= s, jnp.roll(ways[::-1], s + 1), -jnp.inf)  # ways[s - k]
-            return log_sum_exp(colour + rest)
-
-        return jax.lax.map(jax.checkpoint(total, prevent_cse=False), jnp.arange(n + 1)), None
+        return _convolved(ways, same + field * k), None
 
     ways, _ = jax.lax.scan(add, same + fields[0] * k, fields[1:-1])
     if len(fields) == 1:
         return ways[n] + log_factorials[n]
     return log_sum_exp(ways + (same + fields[-1] * k)[::-1]) + log_factorials[n]
+
+
+def _convolved(ways: Array, colour: Array) -> Array:
+    """log Σ_k e^{ways(s - k) + colour(k)} for s = 0 … n: how many ways there are with one colour more."""
+    numbers = jnp.arange(len(ways))
+
+    def total(s: Array) -> Array:
+        rest = jnp.where(numbers <= s, jnp.roll(ways[::-1], s + 1), -jnp.inf)  # ways(s - k)
+        return log_sum_exp(colour + rest)
+
+    return jax.lax.map(jax.checkpoint(total, prevent_cse=False), numbers)
 
 
 def _potts_means(coupling: Array, fields: Array) -> tuple[Array, Array]:

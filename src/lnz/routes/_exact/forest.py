@@ -237,16 +237,17 @@ def _schedule_of(
     values = np.arange(q)
     unary[:n] = np.where(values < np.asarray(cardinalities).reshape(-1, 1), size, size + 1)
     place = {c: k for k, c in enumerate(child.ravel().tolist()) if c < n}
-    single = [(live[f][0], starts[table_of[f]]) for f in range(len(live)) if len(live[f]) == 1]
-    double = [(live[f], starts[table_of[f]]) for f in range(len(live)) if len(live[f]) == 2]
     above = dict(zip(child.ravel().tolist(), parent.ravel().tolist(), strict=True))
-    rows, axes, strides, pair_starts = [], [], [], []
-    for (i, j), start in double:
-        down = above.get(i) == j  # i is the child
-        rows.append(place[i if down else j])
-        axes.append((cardinalities[i], cardinalities[j]) if down else (cardinalities[j], cardinalities[i]))
-        strides.append((cardinalities[j], 1) if down else (1, cardinalities[j]))
-        pair_starts.append(start)
+    single: list[_Table] = []
+    double: list[_Table] = []
+    for scope, start in zip(live, starts[list(table_of)].tolist(), strict=True):
+        sizes = tuple(cardinalities[i] for i in scope)
+        if len(scope) == 1:
+            single.append(_Table(scope[0], (sizes[0], 1), (1, 0), start))
+        elif len(scope) == 2:
+            (i, j), (a, b) = scope, sizes
+            down = above.get(i) == j  # i is the child, whose axis comes first
+            double.append(_Table(place[i], (a, b), (b, 1), start) if down else _Table(place[j], (b, a), (1, b), start))
     pairs = np.full((child.size, q, q), size, np.int32)
     return _Schedule(
         q=q,
@@ -255,34 +256,30 @@ def _schedule_of(
         parent=parent,
         roots=root,
         degree=int(np.bincount(parent.ravel(), minlength=n + 1)[:n].max(initial=0)),
-        unary=_placed(
-            unary[:, :, None],
-            [i for i, _ in single],
-            [(cardinalities[i], 1) for i, _ in single],
-            [(1, 0) for _ in single],
-            [start for _, start in single],
-            (n + 1, q),
-        ),
-        pairs=_placed(pairs, rows, axes, strides, pair_starts, (*child.shape, q, q)),
+        unary=_placed(unary[:, :, None], single, (n + 1, q)),
+        pairs=_placed(pairs, double, (*child.shape, q, q)),
         constants=np.asarray([starts[table_of[f]] for f in range(len(live)) if not live[f]], np.int32),
     )
 
 
-def _placed(
-    empty: np.ndarray,
-    rows: Sequence[int],
-    axes: Sequence[tuple[int, int]],
-    strides: Sequence[tuple[int, int]],
-    starts: Sequence[int] | np.ndarray,
-    shape: tuple[int, ...],
-) -> _Places:
-    """Tables of two axes in rows of `empty`; the first of a row stands in it, the others are added."""
-    if not rows:
+class _Table(NamedTuple):
+    """A table of two axes among the log-potentials, and the row of padded tables that it belongs to."""
+
+    row: int
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    start: int
+
+
+def _placed(empty: np.ndarray, tables: Sequence[_Table], shape: tuple[int, ...]) -> _Places:
+    """Tables in rows of `empty`; the first of a row stands in it, the others are added."""
+    if not tables:
         return _Places(empty.reshape(shape), np.zeros(0, np.int32), np.zeros(0, np.int32))
-    row, size, stride = np.asarray(rows), np.asarray(axes), np.asarray(strides)
+    row, start = np.asarray([t.row for t in tables]), np.asarray([t.start for t in tables])
+    size, stride = np.asarray([t.size for t in tables]), np.asarray([t.stride for t in tables])
     a, b = np.indices(empty.shape[1:])
     inside = (a < size[:, :1, None]) & (b < size[:, 1:, None])
-    source = np.asarray(starts)[:, None, None] + a * stride[:, :1, None] + b * stride[:, 1:, None]
+    source = start[:, None, None] + a * stride[:, :1, None] + b * stride[:, 1:, None]
     target = row[:, None, None] * a.size + (a * empty.shape[2] + b)
     new = np.zeros(len(row), bool)
     new[np.unique(row, return_index=True)[1]] = True

@@ -46,7 +46,7 @@ class ForwardBackward(Route):
 
     Messages are probabilities, each divided by its sum, whose logarithm is kept: one exponential an entry where sums of logarithms need K.
     What the rounding of small numbers to zero can have cost is bounded from the messages themselves, for every sequence; where that could
-    show, the sum is taken again with logarithms. The whole gradient comes from the two passes, and can be differentiated again.
+    show, the sum is computed again with logarithms. The whole gradient comes from the two passes, and can be differentiated again.
 
     Args:
         recompute: keep the messages of every √T-th node alone, and make the others again on the way back: half as much work again, and a

@@ -42,13 +42,13 @@ class KacWard(Structured):
     lattice is its own drawing. Terms count from a reference state. Where couplings are strong, it is one that
     the same model with weaker couplings has shown to be probable, and little is lost to rounding up to |J| of about 8 in a ±J glass.
 
-    It works under `jit`, `vmap` and `grad` by a callback; second derivatives are not served.
+    It works under `jit`, `vmap` and `grad` by a callback; second derivatives are not supported.
 
     Attributes:
         max_edges: the most bonds that are taken on.
 
     Raises:
-        ValueError: for a model that is not Ising, has fields, or is not planar, in words. Fields that are traced are looked at when
+        ValueError: for a model that is not Ising, has fields, or is not planar, in words. Fields that are traced are checked when
             the sum is run, which then fails; `choose` leaves such models to other routes.
         jax.errors.JaxRuntimeError: as the sum is run, with the reason, where rounding may have changed log Z by more than 0.001 nats.
 
@@ -88,7 +88,7 @@ class KacWard(Structured):
 
     def unseen(self, energy: Energy) -> str | None:
         if is_traced(energy.fields):  # pyright: ignore[reportAttributeAccessIssue]
-            return "its fields are traced, so that nobody can see whether they are zero: name route=lnz.routes.KacWard() if they are"
+            return "its fields are traced, so that it is unknown whether they are zero: name route=lnz.routes.KacWard() if they are"
         return None
 
     def cost(self, energy: Energy) -> float:
@@ -130,7 +130,7 @@ class KacWard(Structured):
 def without_fields(energy: Energy) -> str | None:
     """Why an energy is not an Ising model without fields, or None. Traced fields count as zero."""
     if not isinstance(energy, Ising):
-        return f"{type(energy).__name__} is no Ising model"
+        return f"{type(energy).__name__} is not an Ising model"
     if not is_traced(energy.fields) and np.asarray(energy.fields).any():
         return "its fields are not zero"
     return None
@@ -242,7 +242,7 @@ def _satisfied(plane: _Plane, j: np.ndarray, spins: np.ndarray) -> bool:
 
 
 def _aligned(plane: _Plane, correlation: np.ndarray) -> np.ndarray:
-    """Spins that follow the sign of the strongest correlations, as far as there is no circle."""
+    """Spins that follow the sign of the strongest correlations, as far as they form no cycle."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 

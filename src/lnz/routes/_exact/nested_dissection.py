@@ -130,8 +130,8 @@ def inverse_blocks(parts: Sequence[Part], steps: list[Step]) -> Iterator[tuple[P
     for number in range(len(parts) - 1, -1, -1):
         part, step = parts[number], steps.pop()
         outer = outer_of.pop(number, np.zeros((len(part.boundary),) * 2))
-        inverse, onto, back = step.inverse, step.onto, step.back
-        whole = np.block([[inverse + onto @ outer @ back, -onto @ outer], [-outer @ back, outer]])
+        onto, back = step.onto, step.back
+        whole = np.block([[step.inverse + onto @ outer @ back, -onto @ outer], [-outer @ back, outer]])
         for child, places in zip(part.children, part.places, strict=True):
             outer_of[child] = whole[np.ix_(places, places)]
         yield part, step, whole

@@ -10,8 +10,8 @@ import numpy as np
 
 def orbits(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The cycles of a permutation: for every element its cycle's number and its place in it, from the cycle's smallest element on."""
-    number, place, following = [-1] * len(step), [0] * len(step), step.tolist()
-    count = 0
+    number, place = [-1] * len(step), [0] * len(step)
+    following, count = step.tolist(), 0
     for start in range(len(step)):
         h, i = start, 0
         while number[h] < 0:
@@ -32,7 +32,8 @@ def check_planar(after: np.ndarray) -> None:
     from scipy.sparse.csgraph import connected_components
 
     vertex, face = orbits(after)[0], orbits(dual(after))[0]
-    n, faces, edges = int(vertex.max(initial=-1)) + 1, int(face.max(initial=-1)) + 1, len(after) // 2
+    n, faces = int(vertex.max(initial=-1)) + 1, int(face.max(initial=-1)) + 1
+    edges = len(after) // 2
     graph = coo_array((np.ones(edges), (vertex[::2], vertex[1::2])), shape=(n, n))
     components = connected_components(graph, directed=False, return_labels=False) if n else 0
     if n - edges + faces != 2 * components:
@@ -78,7 +79,8 @@ def kasteleyn_signs(after: np.ndarray) -> np.ndarray:
     wrong, sign = (~right).tolist(), np.ones(len(after) // 2)
     for f, parent, k in reversed(_spanning_forest(face.reshape(-1, 2), len(wrong))):
         if wrong[f]:
-            sign[k], wrong[f], wrong[parent] = -1, False, not wrong[parent]
+            sign[k] = -1
+            wrong[parent] = not wrong[parent]
     return sign
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +40,7 @@ class Quadrature(Route):
     in two and three, than about 1/100 and 1/10.
 
     An integral that still grows at the open ends of the range (the outermost zone there holds at least as much as the next one) is
-    infinite, or its tails are too heavy for this rule: log Z is +inf with the part that was seen as its lower limit, and expectations
+    infinite, or its tails are too heavy for this rule: log Z is +inf with the part that was seen as its lower bound, and expectations
     are NaN; where Python can see the value, both raise.
 
     Attributes:
@@ -55,7 +56,7 @@ class Quadrature(Route):
     def unsupported_reason(self, energy: Energy) -> str | None:
         space = observed_space(energy)
         if not isinstance(space, Real | Box):
-            return f"{space} is not continuous" if space.discrete else f"{space} is no plain real space or box"
+            return f"{space} is not continuous" if space.discrete else f"{space} is not a plain real space or box"
         size = math.prod(space.shape)
         return None if 1 <= size <= 3 else f"{size} dimensions: quadrature serves one to three"
 
@@ -73,7 +74,7 @@ class Quadrature(Route):
         return self._integrate(energy, f)[1]
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        """E[-∂_θ E], and where the limits of a box are parameters the boundary term (T4): Σ p(face) ∂limit/∂θ, outwards."""
+        """E[-∂_θ E], and where the bounds of a box are parameters the boundary term (T4): Σ p(face) ∂limit/∂θ, outwards."""
         mean = super().mean_gradient(energy, key)
         if not observed_space(energy).moving:
             return mean
@@ -154,7 +155,7 @@ def _difference(a: Array, b: Array) -> Array:
 def locate(energy: Energy, n: int) -> tuple[Array, Array]:
     """Centre and scale of each dimension from the mass on coarser grids, starting wide. Only unbounded dimensions use them.
 
-    The scale is half the geometric mean of |x - centre|, a quarter of a normal law's standard deviation, and unmoved by heavy tails.
+    The scale is half the geometric mean of |x - centre|, a quarter of the standard deviation of a normal distribution, and unmoved by heavy tails.
     """
     energy = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, energy)
     size = math.prod(energy.space.shape)
@@ -163,23 +164,24 @@ def locate(energy: Energy, n: int) -> tuple[Array, Array]:
     if isinstance(energy.space, Box) and energy.space.bounded:
         return start
 
-    def closer(reach: float, points: int, place: tuple[Array, Array]) -> tuple[Array, Array]:
-        centre, scale = place
+    place = _closer(energy, _WIDE / 10, n // 2, _closer(energy, _WIDE, n, start))
+    return jax.lax.fori_loop(0, 6, lambda _, place: _closer(energy, 1.0, n // 2, place), place)
 
-        def moments(x: Array) -> tuple[Array, Array]:
-            x = x.reshape(-1)
-            return x, jnp.log(jnp.maximum(jnp.abs(x - centre), 1e-6 * scale))
 
-        _, (mean, log_size), _ = _fold(
-            energy, moments, grids_of(energy.space, max(33, points | 1), centre, scale, reach)
-        )
-        spread = 0.5 * jnp.exp(log_size)
-        good = jnp.isfinite(mean) & jnp.isfinite(spread)
-        # A mode narrower than the grid looks like a point: come closer, but never by more than a factor of 20 at once.
-        return jnp.where(good, mean, centre), jnp.where(good, jnp.clip(spread, scale / 20, scale * 1e4), scale)
+def _closer(energy: Energy, reach: float, points: int, place: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Centre and scale of each dimension, from those that lay the grid."""
+    centre, scale = place
 
-    place = closer(_WIDE / 10, n // 2, closer(_WIDE, n, start))
-    return jax.lax.fori_loop(0, 6, lambda _, place: closer(1.0, n // 2, place), place)
+    def moments(x: Array) -> tuple[Array, Array]:
+        x = x.reshape(-1)
+        return x, jnp.log(jnp.maximum(jnp.abs(x - centre), 1e-6 * scale))
+
+    grids = grids_of(energy.space, max(33, points | 1), centre, scale, reach)
+    mean, log_size = _fold(energy, moments, grids)[1]
+    spread = 0.5 * jnp.exp(log_size)
+    good = jnp.isfinite(mean) & jnp.isfinite(spread)
+    # A mode narrower than the grid looks like a point: come closer, but never by more than a factor of 20 at once.
+    return jnp.where(good, mean, centre), jnp.where(good, jnp.clip(spread, scale / 20, scale * 1e4), scale)
 
 
 def grids_of(space: Any, n: int, centre: Array, scale: Array, reach: float) -> list[tuple[Array, Array, Array]]:
@@ -193,7 +195,7 @@ def grids_of(space: Any, n: int, centre: Array, scale: Array, reach: float) -> l
 
 
 def _panels(low: Any, high: Any, n: int) -> tuple[Array, Array, Array]:
-    """Composite Gauss-Legendre panels between finite limits, which may be traced."""
+    """Composite Gauss-Legendre panels between finite bounds, which may be traced."""
     dtype = jnp.result_type(float)
     order = min(16, n)
     panels = max(1, n // order)
@@ -263,14 +265,9 @@ def _fold(
         log_b = log_sum_exp(logits)
         safe = jnp.where(log_b > -jnp.inf, log_b, 0)
         weights = jnp.exp(logits - safe)
-
-        def average(values: Array) -> Array:
-            values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(dtype)
-            w = weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
-            return jnp.sum(jnp.where(w > 0, w * jnp.where(w > 0, values, 0), 0), axis=0)
-
         zone = jnp.maximum(zone0[:, None], inner_zone[None]).reshape(-1)
-        return log_b, jax.tree.map(average, (jax.vmap(f)(states), jax.nn.one_hot(zone, 3, dtype=dtype)))
+        values = jax.vmap(f)(states), jax.nn.one_hot(zone, 3, dtype=dtype)
+        return log_b, jax.tree.map(functools.partial(_average, weights), values)
 
     per_block = max(1, min(first[0].size, 2**14 // inner_log_w.size))
     blocks = -(-first[0].size // per_block)
@@ -283,3 +280,10 @@ def _fold(
     shares = jnp.exp(logs - jnp.where(log_z > -jnp.inf, log_z, 0))
     mean, zones = jax.tree.map(lambda m: jnp.tensordot(shares.astype(m.dtype), m, axes=1), means)
     return log_z, mean, zones
+
+
+def _average(weights: Array, values: Array) -> Array:
+    """Σ_i w_i x_i over the first axis; a weight of zero leaves its value out, be it infinite."""
+    values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(weights.dtype)
+    w = weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
+    return jnp.sum(jnp.where(w > 0, w * jnp.where(w > 0, values, 0), 0), axis=0)

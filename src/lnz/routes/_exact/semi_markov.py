@@ -45,7 +45,7 @@ class SemiMarkov(Structured):
         return False
 
     def misfit(self, energy: Energy) -> str | None:
-        return None if isinstance(energy, SemiMarkovChain) else "it is no SemiMarkovChain"
+        return None if isinstance(energy, SemiMarkovChain) else "it is not a SemiMarkovChain"
 
     def cost(self, energy: Energy) -> float:
         durations, k = energy.segments.shape[1:]  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""What routes for models of one structure share: when they refuse, and what they do about an expectation."""
+"""Base class of the routes for models of one structure: which models they support, and their expectations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lnz.routes._exact.enumeration import Enumeration
 class Structured(Route):
     """A route to log Z and its gradient for models of one structure.
 
-    Whether a model has the structure may hang on values: fields that are zero, couplings that are equal. Where they are traced, nobody can
-    see; `choose` then leaves the model to other routes. A route that is named takes the model, and looks at the values as the sum is run.
+    Whether a model has the structure may hang on values: fields that are zero, couplings that are equal. Where they are traced, they are
+    unknown; `choose` then leaves the model to other routes. A route that is named takes the model, and checks the values as the sum runs.
     """
 
     @abc.abstractmethod
     def misfit(self, energy: Energy) -> str | None:
-        """Why the energy does not have the structure, in words, or None. What is traced is taken to fit."""
+        """Why the energy does not have the structure, in words, or None. What is traced counts as fitting."""
 
     def unseen(self, energy: Energy) -> str | None:
         """Of an energy that fits: what is traced and might not fit, with the remedy, in words, or None."""
@@ -32,7 +32,7 @@ class Structured(Route):
         return self.misfit(energy) or self.unseen(energy)
 
     def require(self, energy: Energy, key: Any) -> None:
-        """Raise ValueError where the route does not support the energy; what is traced is left to be looked at when the sum is run."""
+        """Raise ValueError where the route does not support the energy; what is traced is checked when the sum runs."""
         reason = self.misfit(energy)
         if reason is not None:
             raise ValueError(f"{type(self).__name__} does not support {type(energy).__name__}: {reason}")

@@ -30,7 +30,7 @@ class Torus(Structured):
 
     Raises:
         ValueError: for anything else, in words: couplings given as more than one number, fields, a negative coupling where a length is
-            odd (the four terms would cancel). What is traced is looked at when the sum is run, which then fails.
+            odd (the four terms would cancel). What is traced is checked when the sum runs, which then fails.
 
     Source: Kaufman 1949, "Crystal statistics. II".
 
@@ -47,7 +47,7 @@ class Torus(Structured):
             return reason
         couplings = energy.couplings  # pyright: ignore[reportAttributeAccessIssue]
         if not isinstance(couplings, LatticeCouplings) or not all(couplings.closed) or len(couplings.shape) != 2:
-            return "its sites are no periodic lattice of two dimensions"
+            return "its sites are not a periodic lattice of two dimensions"
         if couplings.strength.size != 1:
             return "its couplings are given as more than one number"
         odd = any(length % 2 for length in couplings.shape)
@@ -59,7 +59,7 @@ class Torus(Structured):
         coupling, fields = energy.couplings.strength, energy.fields  # pyright: ignore[reportAttributeAccessIssue]
         odd = any(length % 2 for length in fields.shape)
         if is_traced(fields) or (odd and is_traced(coupling)):
-            return "what is traced cannot be looked at: name route=lnz.routes.Torus() if the fields are zero and no odd length is frustrated"
+            return "what is traced cannot be checked: name route=lnz.routes.Torus() if the fields are zero and no odd length is frustrated"
         return None
 
     def cost(self, energy: Energy) -> float:

@@ -44,7 +44,7 @@ class TransferMatrix(Structured):
         max_states: the most states of a layer (of two, where the long direction is periodic).
 
     Raises:
-        ValueError: for a model that is no Ising or Potts lattice, a layer of too many states, or couplings that are too strong, in words.
+        ValueError: for a model that is not an Ising or Potts lattice, a layer of too many states, or couplings that are too strong, in words.
         jax.errors.JaxRuntimeError: as the sum is run, for traced couplings that are too strong.
 
     Source: Kramers and Wannier 1941, "Statistics of the two-dimensional ferromagnet".
@@ -64,10 +64,10 @@ class TransferMatrix(Structured):
 
     def misfit(self, energy: Energy) -> str | None:
         if not isinstance(energy, Ising | Potts):
-            return f"{type(energy).__name__} is no Ising or Potts model"
+            return f"{type(energy).__name__} is not an Ising or Potts model"
         couplings, q = energy.couplings, _states(energy)
         if not isinstance(couplings, LatticeCouplings):
-            return "its sites are no lattice"
+            return "its sites are not a lattice"
         sides = sorted(couplings.shape)
         if q > 1 and math.prod(sides[:-1]) * math.log(q) > math.log(self.max_states):
             return f"a layer of {math.prod(sides[:-1])} sites has {q}^{math.prod(sides[:-1])} states, more than max_states, {self.max_states:,}"

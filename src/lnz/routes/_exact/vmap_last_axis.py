@@ -26,18 +26,20 @@ def side_by_side(f: Callable[..., Any]) -> Callable[..., Any]:
     @lanes.def_vmap
     def _(size: int, batched: Any, *arguments: Any) -> tuple[Any, Any]:
         width = max(x.shape[-1] for x in jax.tree.leaves(arguments))
-
-        def merged(x: Array, several: bool) -> Array:
-            if not several and x.shape[-1] == 1:
-                return x
-            x = jnp.moveaxis(x, 0, -2) if several else x[..., None, :]
-            return jnp.broadcast_to(x, (*x.shape[:-2], size, width)).reshape(*x.shape[:-2], size * width)
-
-        found = lanes(*jax.tree.map(merged, arguments, tuple(batched)))
+        merge = functools.partial(_merged, size=size, width=width)
+        found = lanes(*jax.tree.map(merge, arguments, tuple(batched)))
         parted = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], size, width), -2, 0), found)
         return parted, jax.tree.map(lambda _: True, found)
 
     return lanes
+
+
+def _merged(x: Array, several: bool, *, size: int, width: int) -> Array:
+    """An array with axis 0 (where it has several entries) and the last axis as one last axis; 1 stays 1 where all share it."""
+    if not several and x.shape[-1] == 1:
+        return x
+    x = jnp.moveaxis(x, 0, -2) if several else x[..., None, :]
+    return jnp.broadcast_to(x, (*x.shape[:-2], size, width)).reshape(*x.shape[:-2], size * width)
 
 
 def product(table: Float[Array, "J K lanes|1"], a: Float[Array, "J lanes"]) -> Float[Array, "K lanes"]:
