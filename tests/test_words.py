@@ -75,13 +75,11 @@ NOT_YET = {
     "lnz/_graphs",
     "lnz/_models",
     "lnz/apps",
-    "lnz/crf",
     "lnz/diagnostics",
     "lnz/interop",
     "lnz/io",
     "lnz/kernels",
     "lnz/learning",
-    "lnz/reference",
     "lnz/routes",
 }
 

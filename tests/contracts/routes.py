@@ -125,7 +125,7 @@ def weighted(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def as_states(case: Case) -> Any:
-    """The listed observed states as JAX arrays, whole numbers for categories."""
+    """The listed observed states as JAX arrays, integers for categories."""
     return jax.tree.map(
         lambda x, s: jnp.asarray(x).astype(s.dtype), case.observed, lnz.capabilities.observed_space(case.energy).struct
     )

@@ -68,7 +68,7 @@ def test_what_has_no_gradient_is_refused():
     categories = next(case for case in GIBBS if case.name == CATEGORICAL_CALLABLE).energy
     for kernel in KERNELS.values():
         assert "gradient of this FunctionEnergy in x is zero everywhere" in str(kernel.unsupported_reason(indexed))
-        assert "whole numbers" in str(kernel.unsupported_reason(categories))
+        assert "integers" in str(kernel.unsupported_reason(categories))
         assert "Binary, Spin or Categorical" in str(kernel.unsupported_reason(named("double well").energy))
         assert kernel.unsupported_reason(named("function").energy) is None
     for bad in (0.0, -1.0, float("nan"), float("inf")):

@@ -242,8 +242,8 @@ def test_bad_labels_are_refused():
     for labels, words in [
         ([0, 3, 0, 0], r"labels must be in \[0, 2\], but node 1 has label 3; mask the node or fix the label"),
         ([0, -1, 0, 0], "node 1 has -1"),
-        ([0, 1], r"4 whole numbers, but got int64 of shape \(2,\)"),
-        ([0.0, 1.0, 0.0, 0.0], "4 whole numbers, but got float64"),
+        ([0, 1], r"4 integers, but got int64 of shape \(2,\)"),
+        ([0.0, 1.0, 0.0, 0.0], "4 integers, but got float64"),
     ]:
         with pytest.raises(ValueError, match=words):
             lnz.crf.negative_log_likelihood(chain, jnp.asarray(labels))

@@ -183,7 +183,7 @@ class _Checkerboard:
         if self.of_axes is None:
             flat = [b.astype(self.dtype) for pair in near for b in pair]
             terms = [2 * layout.over_chains(j[side]) * b for j, b in zip(self.of_bonds, flat, strict=True)]
-        else:  # whole numbers of one byte are added in wider vectors than floats
+        else:  # integers of one byte are added in wider vectors than floats
             counts = [after.astype(jnp.int8) + before.astype(jnp.int8) for after, before in near]
             counts = [functools.reduce(jnp.add, counts)] if self.one_coupling else counts
             terms = [2 * self.of_axes[axis] * count.astype(self.dtype) for axis, count in enumerate(counts)]

@@ -55,8 +55,8 @@ def calibrate(
 ) -> Scales:
     """The scales of unaries, of every group of edges, and of the factors of every arity that make held-out labels most likely.
 
-    Minimises Σ -log P(y|x; scales) by L-BFGS. With an exact route the problem is convex. It mends what an objective got wrong about how much
-    each kind of factor should count (evidence counted twice: scales below 1), not what it got wrong within them. Scales at 1 are no change.
+    Minimises Σ -log P(y|x; scales) by L-BFGS. With an exact route the problem is convex. It corrects what an objective got wrong about how much
+    each kind of factor should count (evidence counted twice: scales below 1), not what it got wrong within them. Scales of 1 change nothing.
 
     Args:
         build: from one input to its field or chain, as in training.

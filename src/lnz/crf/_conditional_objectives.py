@@ -1,8 +1,7 @@
-"""What an objective is, and those for conditional models: one gradient, <μ - onehot(y), ∂log-potentials>, with different ways of taking μ."""
+"""Objectives of conditional models: one gradient, <μ - onehot(y), ∂log-potentials>, with different ways to compute μ."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz._core.energy import widen
 from lnz._core.numerics import check_whole_number, log_sum_exp
+from lnz._core.objective import Objective
 from lnz._core.random import fast_key
 from lnz._core.route import Route
 from lnz._models.linear_chain import LinearChain
@@ -20,36 +20,6 @@ from lnz._models.random_field import RandomField
 from lnz._models.single_site import single_changes, units_refusal
 from lnz._models.structures import Chain
 from lnz.crf._queries import negative_log_likelihood, require_labels
-
-
-class Objective(abc.ABC):
-    """What a model is trained to make small, state by state. Static: a frozen dataclass; one line chooses it.
-
-    `lnz.fit(energy, data, objective=…)` takes the mean over data. A loop of your own puts `jax.vmap` around `loss` for a batch, with a key a
-    state, and `jit` and `grad` around that.
-
-    For conditional models the gradient is <μ - onehot(y), ∂log-potentials>, where μ are the marginals of the model (T1) or of what the objective
-    puts in its place. The value is a sum over the nodes, edges and factors of one input, in nats. Masked nodes and their edges add nothing, and
-    -inf log-potentials have no gradient.
-    """
-
-    @abc.abstractmethod
-    def loss(self, energy: Any, state: Any, /, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
-        """The objective of one state, in nats unless the objective says otherwise; +inf where the state is impossible.
-
-        Args:
-            energy: an `Energy`; for conditional models, the log-potentials of one input: a field, or a chain.
-            state: one observed state; for conditional models a labelling in whole numbers, and what stands at masked nodes is ignored.
-            key: a random key, for an objective that samples.
-
-        Raises:
-            ValueError: for labels of the wrong shape or out of range (where they are traced, such labels give NaN), and where an objective that
-                samples gets no key.
-        """
-
-    def unsupported_reason(self, energy: Any) -> str | None:
-        """Why this objective does not support the energy, in words, or None."""
-        return None
 
 
 @dataclasses.dataclass(frozen=True)

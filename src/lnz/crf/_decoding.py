@@ -122,7 +122,7 @@ def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
     if not _is_chain(energy) or route is not None:
         return NBest(*_solver(energy, route).n_best(energy, n))
     if not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a whole number of at least 1, but is {n!r}")
+        raise ValueError(f"n must be an integer of at least 1, but is {n!r}")
     labels, scores = _several(energy, n)
     refuse_impossible(scores[0])
     return NBest(labels, scores)

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lnz._core.numerics import log_sum_exp
+from lnz._core.objective import Objective
 from lnz._core.route import Route
 from lnz._models.linear_chain import LinearChain
 from lnz._models.random_field import RandomField
 from lnz._partition import log_partition
-from lnz.crf._conditional_objectives import Objective, as_field, labelled, nats_of, softmax_nats
+from lnz.crf._conditional_objectives import as_field, labelled, nats_of, softmax_nats
 from lnz.crf._queries import refuse_impossible
 
 Unaries = Literal["apart", "inside", "shared"]

@@ -86,7 +86,7 @@ class HamiltonianMonteCarlo(Hamiltonian):
 
     def problem(self) -> str | None:
         if not isinstance(self.leapfrogs, int | np.integer) or self.leapfrogs < 1:
-            return f"leapfrogs must be a whole number of at least 1, but is {self.leapfrogs!r}"
+            return f"leapfrogs must be an integer of at least 1, but is {self.leapfrogs!r}"
         return super().problem()
 
     def trajectory(self, key: PRNGKeyArray, start: Any, log_density: Any, mass: Array) -> tuple[Any, Any]:
@@ -111,7 +111,7 @@ class NUTS(Hamiltonian):
 
     def problem(self) -> str | None:
         if not isinstance(self.doublings, int | np.integer) or self.doublings < 1:
-            return f"doublings must be a whole number of at least 1, but is {self.doublings!r}"
+            return f"doublings must be an integer of at least 1, but is {self.doublings!r}"
         return super().problem()
 
     def trajectory(self, key: PRNGKeyArray, start: Any, log_density: Any, mass: Array) -> tuple[Any, Any]:
@@ -155,7 +155,7 @@ class UnadjustedLangevin(Kernel):
 
 
 def continuous_refusal(energy: Energy) -> str | None:
-    """Why the states are no points of R^n or of a fixed box, in words, or None."""
+    """Why the states are not points of R^n or of a fixed box, in words, or None."""
     space = observed_space(energy)
     if not isinstance(space, Real | Box):
         return f"Hamiltonian and Langevin moves need a Real space or a Box, not {space}"

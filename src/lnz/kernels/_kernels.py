@@ -135,7 +135,7 @@ def _single_site_sweep(energy: Energy, key: PRNGKeyArray, v: Array, *, last_firs
 class Langevin(Kernel):
     """The Metropolis-adjusted Langevin algorithm: v' = v - ε ∇F(v) + √(2ε) ξ, accepted or not, so that p stays invariant.
 
-    In a box, a move that meets a wall is thrown back by it (see `leapfrog_moves`).
+    In a box, a move that meets a wall is reflected (see `leapfrog_moves`).
 
     Attributes:
         step_size: ε.

@@ -156,7 +156,7 @@ class PathAuxiliary(LocallyInformed):
 
     def problem(self) -> str | None:
         good = isinstance(self.length, int | np.integer) and self.length >= 1
-        return None if good else f"length must be a whole number of at least 1, but is {self.length!r}"
+        return None if good else f"length must be an integer of at least 1, but is {self.length!r}"
 
     def move(
         self, key: PRNGKeyArray, x: Int[Array, " sites"], slopes: Callable[[Array], Slopes]
@@ -245,7 +245,7 @@ def gradient_refusal(energy: Energy) -> str | None:
         if energy.offers(Featured) is not None:
             return None
         return (
-            f"a {type(energy).__name__} of categories has no gradient in x, whose entries are whole numbers: give it a `feature_energy` of "
+            f"a {type(energy).__name__} of categories has no gradient in x, whose entries are integers: give it a `feature_energy` of "
             "their indicators (lnz.capabilities.Featured), or use Gibbs"
         )
     # A gradient that hangs on nothing is the zero of rounding, comparing or indexing by x.

@@ -15,9 +15,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.checkpoint import CheckpointError
 from lnz._core.energy import Energy, as_energy
+from lnz._core.objective import Objective
 from lnz._core.route import Route
 from lnz._core.spaces import State
-from lnz.crf._conditional_objectives import Objective
 from lnz.kernels._coupled import NotMet
 from lnz.learning._likelihood import LogLikelihood, log_likelihood
 from lnz.learning._loop import Diverged, Problem, compiled_loop, measure_key, orders, renamed, run

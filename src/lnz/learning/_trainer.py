@@ -14,9 +14,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy, as_energy, check_scalar
 from lnz._core.frozen import is_traced
+from lnz._core.objective import Objective
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
-from lnz.crf._conditional_objectives import Objective
 from lnz.kernels._coupled import NotMet
 from lnz.learning._gradients import as_arrays, as_weights, cast, mean_and_gradient, weighted_mean
 from lnz.learning._negative import ExactPhase, NegativePhase, PersistentChains

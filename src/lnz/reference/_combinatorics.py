@@ -6,8 +6,12 @@ Counts are Python integers of any size; their logarithms are log Z at equal weig
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
+
+Profile = TypeVar("Profile")
 
 
 def hard_squares_count(rows: int, columns: int) -> int:
@@ -20,17 +24,14 @@ def hard_squares_count(rows: int, columns: int) -> int:
         >>> hard_squares_count(4, 4)
         1234
     """
-    _check_sides(rows, columns)
-    counts = {0: 1}
-    for _, j in itertools.product(range(rows), range(columns)):
-        new: dict[int, int] = defaultdict(int)
+
+    def grown(profile: int, j: int) -> Iterator[int]:
+        yield profile & ~(1 << j)
         taken = (1 << j) | (1 << (j - 1) if j else 0)  # the site above, and the one on the left
-        for profile, count in counts.items():
-            new[profile & ~(1 << j)] += count
-            if not profile & taken:
-                new[profile | (1 << j)] += count
-        counts = new
-    return sum(counts.values())
+        if not profile & taken:
+            yield profile | (1 << j)
+
+    return sum(_profiles(rows, columns, 0, grown).values())
 
 
 def colourings_count(rows: int, columns: int, *, colours: int = 3) -> int:
@@ -42,17 +43,14 @@ def colourings_count(rows: int, columns: int, *, colours: int = 3) -> int:
         >>> colourings_count(2, 2)
         18
     """
-    _check_sides(rows, columns)
-    counts: dict[tuple[int, ...], int] = {(-1,) * columns: 1}
-    for _, j in itertools.product(range(rows), range(columns)):
-        new: dict[tuple[int, ...], int] = defaultdict(int)
-        for profile, count in counts.items():
-            left = profile[j - 1] if j else -1
-            for colour in range(colours):
-                if colour not in (profile[j], left):
-                    new[(*profile[:j], colour, *profile[j + 1 :])] += count
-        counts = new
-    return sum(counts.values())
+
+    def grown(profile: tuple[int, ...], j: int) -> Iterator[tuple[int, ...]]:
+        left = profile[j - 1] if j else -1
+        for colour in range(colours):
+            if colour not in (profile[j], left):
+                yield (*profile[:j], colour, *profile[j + 1 :])
+
+    return sum(_profiles(rows, columns, (-1,) * columns, grown).values())
 
 
 def dominoes_count(rows: int, columns: int) -> int:
@@ -64,19 +62,16 @@ def dominoes_count(rows: int, columns: int) -> int:
         >>> dominoes_count(8, 8)
         12988816
     """
-    _check_sides(rows, columns)
-    counts = {0: 1}
-    for _, j in itertools.product(range(rows), range(columns)):
-        new: dict[int, int] = defaultdict(int)
-        for profile, count in counts.items():
-            if profile & (1 << j):  # covered: leaves the site below free
-                new[profile & ~(1 << j)] += count
-                continue
-            new[profile | (1 << j)] += count  # a domino down
-            if j + 1 < columns and not profile & (2 << j):  # a domino to the right
-                new[profile | (2 << j)] += count
-        counts = new
-    return counts.get(0, 0)
+
+    def grown(profile: int, j: int) -> Iterator[int]:
+        if profile & (1 << j):  # covered: leaves the site below free
+            yield profile & ~(1 << j)
+            return
+        yield profile | (1 << j)  # a domino down
+        if j + 1 < columns and not profile & (2 << j):  # a domino to the right
+            yield profile | (2 << j)
+
+    return _profiles(rows, columns, 0, grown).get(0, 0)
 
 
 def dominoes_log_count(rows: int, columns: int) -> float:
@@ -106,6 +101,26 @@ def spanning_trees_log_count(rows: int, columns: int) -> float:
     j, k = np.arange(rows)[:, None], np.arange(columns)[None, :]
     eigenvalues = 4 * np.sin(np.pi * j / (2 * rows)) ** 2 + 4 * np.sin(np.pi * k / (2 * columns)) ** 2
     return float(np.log(eigenvalues.ravel()[1:]).sum()) - math.log(rows * columns)
+
+
+def _profiles(
+    rows: int, columns: int, start: Profile, grown: Callable[[Profile, int], Iterable[Profile]]
+) -> dict[Profile, int]:
+    """The number of ways to fill a grid site by site, for every profile of its last `columns` sites.
+
+    Args:
+        start: the profile before the first site.
+        grown: the profiles that may follow one at a site of this column.
+    """
+    _check_sides(rows, columns)
+    counts = {start: 1}
+    for _, j in itertools.product(range(rows), range(columns)):
+        new: dict[Profile, int] = defaultdict(int)
+        for profile, count in counts.items():
+            for following in grown(profile, j):
+                new[following] += count
+        counts = new
+    return counts
 
 
 def _check_sides(rows: int, columns: int) -> None:

@@ -58,7 +58,7 @@ def phi4_chain_log_z(sites: int, *, mass_squared: float, quartic: float) -> floa
     if quartic == 0:
         u = 2 * level / mass_squared
     else:
-        # The root in the form that does not cancel for the sign of m² at hand.
+        # The root in the form that does not cancel for the given sign of m².
         root = math.sqrt(mass_squared**2 / 4 + 4 * quartic * level)
         u = 2 * level / (root + mass_squared / 2) if mass_squared > 0 else (root - mass_squared / 2) / (2 * quartic)
     cutoff = math.sqrt(u)

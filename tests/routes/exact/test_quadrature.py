@@ -207,7 +207,7 @@ def test_what_quadrature_refuses(energy, why):
 
 @pytest.mark.parametrize("points", [0, 8, -5, 100.0])
 def test_too_few_points(points):
-    with pytest.raises(ValueError, match="points must be a whole number of at least 9, but is"):
+    with pytest.raises(ValueError, match="points must be an integer of at least 9, but is"):
         lnz.routes.Quadrature(points=points)
 
 

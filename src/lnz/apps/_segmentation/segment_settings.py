@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 
+from lnz._core.objective import Objective
 from lnz.apps._segmentation.neural_potentials import Architecture, NetworkSettings
 from lnz.apps._segmentation.reading import LabelledImages
-from lnz.crf._conditional_objectives import Likelihood, Objective, PseudoLikelihood, UnrolledMeanField
+from lnz.crf._conditional_objectives import Likelihood, PseudoLikelihood, UnrolledMeanField
 from lnz.crf._piecewise import Piecewise
 from lnz.routes._bounds.belief_propagation import BeliefPropagation
 from lnz.routes._exact.elimination import Elimination

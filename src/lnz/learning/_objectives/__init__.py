@@ -1,6 +1,7 @@
 """Objectives without Z. `OBJECTIVES` is the list that the command line and the tests read; one that needs a number of the data's has no default."""
 
-from lnz.crf._conditional_objectives import Objective, PseudoLikelihood
+from lnz._core.objective import Objective
+from lnz.crf._conditional_objectives import PseudoLikelihood
 from lnz.learning._objectives.energy_discrepancy import EnergyDiscrepancy
 from lnz.learning._objectives.noise_contrastive import NoiseContrastive
 from lnz.learning._objectives.ratio_matching import RatioMatching

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.numerics import check_whole_number, log_sum_exp
+from lnz._core.objective import Objective
 from lnz._core.spaces import Binary, Categorical, Real, Spin
-from lnz.crf._conditional_objectives import Objective
 from lnz.learning._objectives.score_matching import above_zero, required
 
 

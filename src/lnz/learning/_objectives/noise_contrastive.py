@@ -14,8 +14,8 @@ from lnz._core.capabilities import free_energy_of, observed_space, require_norma
 from lnz._core.energy import as_energy
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number, softplus
+from lnz._core.objective import Objective
 from lnz._models.self_normalised import SelfNormalised
-from lnz.crf._conditional_objectives import Objective
 from lnz.learning._gradients import cast
 from lnz.learning._objectives.score_matching import required
 

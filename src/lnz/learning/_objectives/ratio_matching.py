@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import observed_space
+from lnz._core.objective import Objective
 from lnz._core.spaces import Binary, Spin
 from lnz._models.single_site import single_changes
-from lnz.crf._conditional_objectives import Objective
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.numerics import check_whole_number, hangs_on
+from lnz._core.objective import Objective
 from lnz._core.spaces import Real
-from lnz.crf._conditional_objectives import Objective
 from lnz.kernels._local import float_type
 
 _DIRECTIONS = 16  # of the Hessian's trace, taken at once

@@ -64,7 +64,7 @@ class EvenSubgraphs:
             log_total += 0.5 * step.log_determinant
         used, moved = np.zeros(2 * len(self.sign)), 0.0
         for part, step, inverse in inverse_blocks(self.parts, steps):
-            # ∂ log det / ∂ entry is the inverse's entry, transposed; roundings of the entries are taken to be independent.
+            # ∂ log det / ∂ entry is the inverse's entry, transposed; roundings of the entries count as independent.
             moved += float(np.sum((np.abs(inverse.T) * step.size) ** 2))
             if not part.children:
                 rows = part.rows

@@ -1,4 +1,4 @@
-"""Exact, independent samples of the observed states of a model, by whatever is at hand: a formula, a list of states, elimination."""
+"""Exact, independent samples of the observed states of a model: by a formula, a list of states, or elimination."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class _Schedule:
         degree: the most messages that a variable receives.
         unary: of φ_i, (nodes + 1, q).
         pairs: of φ_cp, (steps, messages, q, q), the child's axis first.
-        constants: places of log-potentials that are no function of anything.
+        constants: places of log-potentials of no variable.
     """
 
     q: int

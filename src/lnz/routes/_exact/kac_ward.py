@@ -45,7 +45,7 @@ class KacWard(Structured):
     It works under `jit`, `vmap` and `grad` by a callback; second derivatives are not supported.
 
     Attributes:
-        max_edges: the most bonds that are taken on.
+        max_edges: the most bonds of a model that is supported.
 
     Raises:
         ValueError: for a model that is not Ising, has fields, or is not planar, in words. Fields that are traced are checked when
@@ -250,7 +250,7 @@ def _aligned(plane: _Plane, correlation: np.ndarray) -> np.ndarray:
     rank = np.empty(len(correlation))
     rank[np.argsort(-np.abs(correlation), kind="stable")] = np.arange(1, len(correlation) + 1)
     cost = np.append(rank, np.full(plane.n, len(correlation) + 1.0))  # a last resort joins every site to one more
-    ends = tuple(np.asarray(end, np.int32) for end in ends)  # SciPy before 1.15 takes no other whole numbers
+    ends = tuple(np.asarray(end, np.int32) for end in ends)  # SciPy before 1.15 accepts no other integers
     tree = minimum_spanning_tree(coo_array((cost, ends), shape=(plane.n + 1,) * 2).tocsr())
     order, parent = breadth_first_order(tree, plane.n, directed=False)
     sign = np.where(correlation < 0, -1.0, 1.0)

@@ -67,7 +67,7 @@ def kasteleyn_signs(after: np.ndarray) -> np.ndarray:
     """One sign per edge, so that along every face the signs of the steps multiply to -1.
 
     An edge between two faces changes the product of both. So from the leaves of a spanning tree of the faces inwards, the edge to the parent
-    mends each face in turn.
+    corrects each face in turn.
 
     Source: Kasteleyn 1963, "Dimer statistics and phase transitions".
     """

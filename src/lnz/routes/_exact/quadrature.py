@@ -51,7 +51,7 @@ class Quadrature(Route):
 
     def __post_init__(self) -> None:
         if self.points is not None and (not isinstance(self.points, int | np.integer) or self.points < 9):
-            raise ValueError(f"points must be a whole number of at least 9, but is {self.points!r}")
+            raise ValueError(f"points must be an integer of at least 9, but is {self.points!r}")
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         space = observed_space(energy)
@@ -74,7 +74,7 @@ class Quadrature(Route):
         return self._integrate(energy, f)[1]
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        """E[-∂_θ E], and where the bounds of a box are parameters the boundary term (T4): Σ p(face) ∂limit/∂θ, outwards."""
+        """E[-∂_θ E], and where the bounds of a box are parameters the boundary term (T4): Σ p(face) ∂bound/∂θ, outwards."""
         mean = super().mean_gradient(energy, key)
         if not observed_space(energy).moving:
             return mean
