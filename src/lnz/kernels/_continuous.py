@@ -18,7 +18,7 @@ from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.numerics import softplus
 from lnz._core.spaces import Box, Real, Space, State
-from lnz.kernels._kernels import Kernel, Langevin, step_size_problem
+from lnz.kernels._kernels import Kernel, Langevin, count_problem, step_size_problem
 
 
 class Hamiltonian(Kernel):
@@ -85,9 +85,7 @@ class HamiltonianMonteCarlo(Hamiltonian):
     leapfrogs: int = 10
 
     def problem(self) -> str | None:
-        if not isinstance(self.leapfrogs, int | np.integer) or self.leapfrogs < 1:
-            return f"leapfrogs must be an integer of at least 1, but is {self.leapfrogs!r}"
-        return super().problem()
+        return count_problem("leapfrogs", self.leapfrogs) or super().problem()
 
     def trajectory(self, key: PRNGKeyArray, start: Any, log_density: Any, mass: Array) -> tuple[Any, Any]:
         from blackjax.mcmc import hmc
@@ -110,9 +108,7 @@ class NUTS(Hamiltonian):
     doublings: int = 10
 
     def problem(self) -> str | None:
-        if not isinstance(self.doublings, int | np.integer) or self.doublings < 1:
-            return f"doublings must be an integer of at least 1, but is {self.doublings!r}"
-        return super().problem()
+        return count_problem("doublings", self.doublings) or super().problem()
 
     def trajectory(self, key: PRNGKeyArray, start: Any, log_density: Any, mass: Array) -> tuple[Any, Any]:
         from blackjax.mcmc import nuts

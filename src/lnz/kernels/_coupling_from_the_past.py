@@ -82,9 +82,8 @@ def chains_since(energy: Ising, key: PRNGKeyArray, ago: Array, n: int) -> tuple[
     ends = tuple(sweep.pack(jnp.full((n, *energy.couplings.sites), s, jnp.int8)) for s in (1, -1))
 
     def step(i: Array, ends: tuple[Any, Any]) -> tuple[Any, Any]:
-        now = jax.random.fold_in(
-            key, ago - i
-        )  # the sweep that is so many before now has the same numbers for every start
+        # The sweep that is so many before now has the same numbers for every start.
+        now = jax.random.fold_in(key, ago - i)
         return sweep.step(now, ends[0]), sweep.step(now, ends[1])
 
     up, down = map(sweep.unpack, jax.lax.fori_loop(jnp.zeros_like(ago), ago, step, ends))

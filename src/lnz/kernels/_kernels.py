@@ -164,6 +164,12 @@ def step_size_problem(step_size: Any) -> str | None:
     return f"the step size must be above 0 and finite, but is {step_size}"
 
 
+def count_problem(name: str, n: Any) -> str | None:
+    """What is wrong with a number of things, in words, or None."""
+    good = isinstance(n, int | np.integer) and n >= 1
+    return None if good else f"{name} must be an integer of at least 1, but is {n!r}"
+
+
 def default_kernel(energy: Energy) -> Kernel:
     """Gibbs sweeps where the energy allows them, Langevin moves otherwise. Raises ValueError where neither serves."""
     kernels = (Gibbs(), Langevin())

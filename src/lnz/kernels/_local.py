@@ -15,7 +15,6 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz._core.capabilities import Featured, free_energy_of, observed_space
@@ -23,7 +22,7 @@ from lnz._core.energy import Energy
 from lnz._core.numerics import hangs_on
 from lnz._core.spaces import Binary, Categorical, Space, Spin, State
 from lnz._models import units
-from lnz.kernels._kernels import Kernel, step_size_problem
+from lnz.kernels._kernels import Kernel, count_problem, step_size_problem
 
 
 class Slopes(NamedTuple):
@@ -155,8 +154,7 @@ class PathAuxiliary(LocallyInformed):
     length: int = 3
 
     def problem(self) -> str | None:
-        good = isinstance(self.length, int | np.integer) and self.length >= 1
-        return None if good else f"length must be an integer of at least 1, but is {self.length!r}"
+        return count_problem("length", self.length)
 
     def move(
         self, key: PRNGKeyArray, x: Int[Array, " sites"], slopes: Callable[[Array], Slopes]

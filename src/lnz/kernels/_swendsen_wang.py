@@ -15,7 +15,7 @@ from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._core.spaces import Categorical, Spin, State
 from lnz._models import units
-from lnz._models.pairwise import Ising, Potts
+from lnz._models.pairwise import DenseCouplings, Ising, Potts, SparseCouplings
 from lnz.kernels._kernels import Kernel
 
 
@@ -46,7 +46,7 @@ class SwendsenWang(Kernel):
         strength = energy.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(energy, Ising):
             return None
-        if not _one_a_pair(energy):
+        if not _one_per_pair(energy):
             return "Swendsen-Wang moves need one coupling a pair: with tables J_ij(a, b), use Gibbs"
         if not is_traced(strength) and (np.asarray(strength) < 0).any():
             return (
@@ -102,9 +102,7 @@ def components(
     return jax.lax.while_loop(lambda state: state[1], spread, (start, jnp.asarray(True)))[0]
 
 
-def _one_a_pair(energy: Any) -> bool:
-    from lnz._models.pairwise import DenseCouplings, SparseCouplings
-
-    couplings = energy.couplings
-    limit = {DenseCouplings: 2, SparseCouplings: 1}.get(type(couplings))
-    return limit is None or couplings.strength.ndim == limit
+def _one_per_pair(energy: Potts) -> bool:
+    """Whether couplings are numbers, and not tables of two states."""
+    rank = {DenseCouplings: 2, SparseCouplings: 1}.get(type(energy.couplings))
+    return rank is None or energy.couplings.strength.ndim == rank

@@ -116,9 +116,8 @@ _slope.defjvp(_no_curvature, symbolic_zeros=True)
 
 def kaufman(k: Array, n: int, m: int) -> Array:
     """log Z, in nats, of n x m spins on a torus with one coupling K ≥ 0, a float scalar, in its own dtype."""
-    most = 0.1 * float(
-        np.log(jnp.finfo(k.dtype).max)
-    )  # beyond, e^{-8K} is far below the rounding and only two states count
+    # Beyond, e^{-8K} is far below the rounding and only two states count.
+    most = 0.1 * float(np.log(jnp.finfo(k.dtype).max))
     frozen = k > most
     k_safe = jnp.where(frozen, jnp.ones_like(k), k)
     (bulk_odd, plus_odd, minus_odd) = _products(k_safe, n, m, np.arange(1, 2 * n, 2))

@@ -20,9 +20,8 @@ from lnz._models.pairwise import Ising, LatticeCouplings, Potts
 from lnz.routes._exact.structural import Structured
 
 _BLOCK = 16  # states of the sites that one matrix product moves on: measured to be quickest
-_STORED = (
-    2.0**28
-)  # bytes of layers that a backward pass may keep, beyond which it keeps every √n-th and computes the others again
+# Bytes of layers that a backward pass may keep, beyond which it keeps every √n-th and computes the others again.
+_STORED = 2.0**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +70,12 @@ class TransferMatrix(Structured):
         sides = sorted(couplings.shape)
         if q > 1 and math.prod(sides[:-1]) * math.log(q) > math.log(self.max_states):
             return f"a layer of {math.prod(sides[:-1])} sites has {q}^{math.prod(sides[:-1])} states, more than max_states, {self.max_states:,}"
-        sweep = _sweep(couplings.shape, couplings.closed, q)
-        if sweep.states > self.max_states:
-            return f"two layers of a periodic lattice have {sweep.states:,} states, more than max_states, {self.max_states:,}"
+        cut = _cut(couplings.shape, couplings.closed, q)
+        if cut.states > self.max_states:
+            return f"two layers of a periodic lattice have {cut.states:,} states, more than max_states, {self.max_states:,}"
         if not is_traced(couplings.strength):
             strength = np.broadcast_to(np.asarray(couplings.strength), (len(couplings.shape), *couplings.shape))
-            along = np.moveaxis(strength[sweep.axis], sweep.axis, 0).reshape(sweep.length, -1)
+            along = np.moveaxis(strength[cut.axis], cut.axis, 0).reshape(cut.length, -1)
             factor = 2 if isinstance(energy, Ising) else 1
             span, most = float(_span(factor * along)), _most_span(jnp.result_type(float))
             if not span <= most:
@@ -86,26 +85,26 @@ class TransferMatrix(Structured):
         return None
 
     def cost(self, energy: Energy) -> float:
-        return self._sweep(energy).states / 2.0
+        return self._cut(energy).states / 2.0
 
-    def _sweep(self, energy: Any) -> _Sweep:
-        return _sweep(energy.couplings.shape, energy.couplings.closed, _states(energy))
+    def _cut(self, energy: Any) -> _Cut:
+        return _cut(energy.couplings.shape, energy.couplings.closed, _states(energy))
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        sweep, energy = self._sweep(energy), widen(energy)
-        value = _log_z(sweep, energy)
-        layers = _layers(sweep, energy)
-        size = sum(jnp.sum(jnp.abs(x)) for x in layers) + 8 * sweep.length * (sweep.width + 2) + jnp.abs(value)
-        kind = "layers" if sweep.first == 1 else "layers in a ring"
+        cut, energy = self._cut(energy), widen(energy)
+        value = _log_z(cut, energy)
+        layers = _layers(cut, energy)
+        size = sum(jnp.sum(jnp.abs(x)) for x in layers) + 8 * cut.length * (cut.width + 2) + jnp.abs(value)
+        kind = "layers" if cut.first == 1 else "layers in a ring"
         return exact(
             value,
             rounding=jax.lax.stop_gradient(jnp.finfo(value.dtype).eps * size),
-            route=f"transfer matrices of {sweep.length:,} {kind} of {sweep.width} sites",
+            route=f"transfer matrices of {cut.length:,} {kind} of {cut.width} sites",
         )
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        sweep = self._sweep(energy)
-        return eqx.filter_grad(lambda e: _log_z(sweep, widen(e)))(energy)
+        cut = self._cut(energy)
+        return eqx.filter_grad(lambda e: _log_z(cut, widen(e)))(energy)
 
 
 class _Layers(NamedTuple):
@@ -123,7 +122,7 @@ class _Layers(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Sweep:
+class _Cut:
     """How a lattice is cut into layers, and their states into those of two halves.
 
     Attributes:
@@ -165,8 +164,8 @@ def _states(energy: Any) -> int:
 
 
 @functools.lru_cache(maxsize=32)
-def _sweep(shape: tuple[int, ...], closed: tuple[bool, ...], q: int) -> _Sweep:
-    """The cheapest sweep."""
+def _cut(shape: tuple[int, ...], closed: tuple[bool, ...], q: int) -> _Cut:
+    """The cut with the fewest states: sites of a layer, twice as many where the long direction is periodic."""
     n = math.prod(shape)
     layers = [(n // a * (2 if c else 1), -a) for a, c in zip(shape, closed, strict=True)]
     axis = layers.index(min(layers))
@@ -191,7 +190,7 @@ def _sweep(shape: tuple[int, ...], closed: tuple[bool, ...], q: int) -> _Sweep:
 
     a, b = np.sort(bonds[crossing], 1).T
     left_bonds, right_bonds = np.flatnonzero(halves == 0), np.flatnonzero(halves == 2)
-    return _Sweep(
+    return _Cut(
         axis=axis,
         length=length,
         width=width,
@@ -209,19 +208,19 @@ def _sweep(shape: tuple[int, ...], closed: tuple[bool, ...], q: int) -> _Sweep:
     )
 
 
-def _layers(sweep: _Sweep, energy: Any) -> _Layers:
+def _layers(cut: _Cut, energy: Any) -> _Layers:
     """The log-potentials of δ(x, x'), into which spins fit: s s' = 2 δ(s, s') - 1."""
     couplings, q = energy.couplings, _states(energy)
     rank = len(couplings.shape)
     strength = jnp.broadcast_to(couplings.strength, (rank, *couplings.shape))
-    strength = jnp.moveaxis(strength, 1 + sweep.axis, 1).reshape(rank, sweep.length, sweep.width)
+    strength = jnp.moveaxis(strength, 1 + cut.axis, 1).reshape(rank, cut.length, cut.width)
     fields = energy.fields
     if isinstance(energy, Ising):
         strength = 2 * strength
         fields = jnp.stack([-fields, fields], -1)
-    unary = jnp.moveaxis(fields, sweep.axis, 0).reshape(sweep.length, sweep.width, q)
-    inner = strength.transpose(1, 0, 2).reshape(sweep.length, -1)[:, sweep.bonds]
-    across = strength[sweep.axis] if sweep.first > 1 else strength[sweep.axis, :-1]
+    unary = jnp.moveaxis(fields, cut.axis, 0).reshape(cut.length, cut.width, q)
+    inner = strength.transpose(1, 0, 2).reshape(cut.length, -1)[:, cut.bonds]
+    across = strength[cut.axis] if cut.first > 1 else strength[cut.axis, :-1]
     return _Layers(unary, inner, across)
 
 
@@ -235,8 +234,8 @@ def _most_span(dtype: Any) -> float:
     return 0.85 * -math.log(float(jnp.finfo(dtype).tiny))
 
 
-def _log_z(sweep: _Sweep, energy: Any) -> Array:
-    unary, inner, across = layers = _layers(sweep, energy)
+def _log_z(cut: _Cut, energy: Any) -> Array:
+    unary, inner, across = layers = _layers(cut, energy)
     dtype = unary.dtype
     constant = -0.5 * (jnp.sum(inner) + jnp.sum(across)) if isinstance(energy, Ising) else jnp.zeros((), dtype)
     if is_traced(across):
@@ -244,22 +243,22 @@ def _log_z(sweep: _Sweep, energy: Any) -> Array:
         words = "TransferMatrix does not support this model: the bonds between its layers are so strong that sums may underflow"
         unary = eqx.error_if(unary, strong, words)
         layers = _Layers(unary, inner, across)
-    start, top = _layer_weights(sweep, layers.unary[0], layers.inner[0])
-    v = start[:, None] if sweep.first == 1 else jnp.diag(start)
+    start, top = _layer_weights(cut, layers.unary[0], layers.inner[0])
+    v = start[:, None] if cut.first == 1 else jnp.diag(start)
 
     def step(v: Array, layer: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         unary, inner, across = layer
-        v, shift = _across(sweep, v, across)
-        weights, top = _layer_weights(sweep, unary, inner)
+        v, shift = _across(cut, v, across)
+        weights, top = _layer_weights(cut, unary, inner)
         v = weights[:, None] * v
         total = jax.lax.stop_gradient(jnp.sum(v))
         return v / total, shift + top + jnp.log(total)
 
-    inside = (layers.unary[1:], layers.inner[1:], layers.across[: sweep.length - 1])
-    v, logs = _scan(step, v, inside, sweep.length - 1, v.size * dtype.itemsize)
-    if sweep.first == 1:
+    inside = (layers.unary[1:], layers.inner[1:], layers.across[: cut.length - 1])
+    v, logs = _scan(step, v, inside, cut.length - 1, v.size * dtype.itemsize)
+    if cut.first == 1:
         return constant + top + logs + jnp.log(jnp.sum(v))
-    v, shift = _across(sweep, v, layers.across[-1])
+    v, shift = _across(cut, v, layers.across[-1])
     return constant + top + logs + shift + jnp.log(jnp.trace(v))
 
 
@@ -278,34 +277,34 @@ def _scan(step: Any, v: Array, xs: Any, length: int, size: int) -> tuple[Array, 
     return v, jnp.sum(logs) + jnp.sum(rest)
 
 
-def _layer_weights(sweep: _Sweep, unary: Array, inner: Array) -> tuple[Array, Array]:
+def _layer_weights(cut: _Cut, unary: Array, inner: Array) -> tuple[Array, Array]:
     """D of one layer, scaled to a largest entry of one, and the logarithm of the scale."""
     dtype = unary.dtype
 
     def half(features: np.ndarray, sites: Array, bonds: np.ndarray) -> Array:
         return jnp.asarray(features, dtype) @ jnp.concatenate([sites.reshape(-1), inner[bonds]])
 
-    left = half(sweep.left, unary[: sweep.split], sweep.left_bonds)
-    right = half(sweep.right, unary[sweep.split :], sweep.right_bonds)
-    ends = jnp.asarray(sweep.left_end, dtype).reshape(len(left), -1)
-    others = inner[sweep.crossing][:, None, None] * jnp.asarray(sweep.right_end, dtype)
+    left = half(cut.left, unary[: cut.split], cut.left_bonds)
+    right = half(cut.right, unary[cut.split :], cut.right_bonds)
+    ends = jnp.asarray(cut.left_end, dtype).reshape(len(left), -1)
+    others = inner[cut.crossing][:, None, None] * jnp.asarray(cut.right_end, dtype)
     logs = left[:, None] + right[None] + ends @ others.reshape(ends.shape[1], len(right))
     top = jax.lax.stop_gradient(jnp.max(logs))
     return jnp.exp(logs - top).reshape(-1), top
 
 
-def _across(sweep: _Sweep, v: Array, across: Array) -> tuple[Array, Array]:
+def _across(cut: _Cut, v: Array, across: Array) -> tuple[Array, Array]:
     """K v for v (states, columns), scaled so that the largest entry of K is one, and the logarithm of the scale."""
     top = jax.lax.stop_gradient(jnp.maximum(across, 0))
-    sites = jnp.exp(across[:, None, None] * jnp.asarray(sweep.kernel, v.dtype)[None] - top[:, None, None])
-    at_once = max(1, int(math.log(_BLOCK + 0.5) / math.log(max(len(sweep.kernel), 2))))
-    even = sweep.width - sweep.width % at_once
+    sites = jnp.exp(across[:, None, None] * jnp.asarray(cut.kernel, v.dtype)[None] - top[:, None, None])
+    at_once = max(1, int(math.log(_BLOCK + 0.5) / math.log(max(len(cut.kernel), 2))))
+    even = cut.width - cut.width % at_once
     blocks = [
         *_kronecker(sites[:even].reshape(even // at_once, at_once, *sites.shape[1:])),
         *_kronecker(sites[None, even:]),
     ]
     flat = v.reshape(-1)
-    for block in blocks[: -(-sweep.width // at_once)]:
+    for block in blocks[: -(-cut.width // at_once)]:
         # The leading sites are moved on and put last: after all of them, the columns come first.
         flat = jax.lax.dot_general(flat.reshape(len(block), -1), block, (((0,), (0,)), ((), ()))).reshape(-1)
     return flat.reshape(v.shape[::-1]).T, jnp.sum(top)
