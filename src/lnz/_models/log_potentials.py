@@ -33,8 +33,8 @@ def check_labels(labels: Array, k: int, mask: Array | None) -> None:
     wrong = (numbers < 0) | (numbers >= k)
     wrong = wrong if mask is None else wrong & np.asarray(mask)
     if wrong.any():
-        place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        node = place if len(place) > 1 else place[0]
+        place = tuple(np.argwhere(wrong)[0].tolist())
+        node = place if wrong.ndim > 1 else place[0]
         raise ValueError(
             f"labels must be in [0, {k - 1}], but node {node} has label {int(numbers[place])}; mask the node or fix the label"
         )

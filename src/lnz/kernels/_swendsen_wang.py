@@ -104,5 +104,7 @@ def components(
 
 def _one_per_pair(energy: Potts) -> bool:
     """Whether couplings are numbers, and not tables of two states."""
-    rank = {DenseCouplings: 2, SparseCouplings: 1}.get(type(energy.couplings))
-    return rank is None or energy.couplings.strength.ndim == rank
+    couplings = energy.couplings
+    if isinstance(couplings, DenseCouplings | SparseCouplings):
+        return couplings.strength.ndim == (2 if isinstance(couplings, DenseCouplings) else 1)
+    return True

@@ -103,13 +103,13 @@ class CompleteGraph(Structured):
         rounding = (8 + math.sqrt(n)) * jnp.finfo(value.dtype).eps * size
         return exact(value, rounding=rounding, route=f"counting of {counts}")
 
-    def mean_gradient(self, energy: Any, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         """E[-∂E]: ½ E[s_i s_j], or ½ P(x_i = x_j), for every entry of the matrix, and E[φ(x_i)] for the fields."""
         means = _potts_means if isinstance(energy, Potts) else _ising_means
         pairs, sites = undifferentiated(lambda *p: means(*p), self)(*_parameters(energy))
         pairs = jnp.where(_diagonal(len(sites)), jnp.zeros((), pairs.dtype), 0.5 * pairs)
-        new = pairs.astype(energy.couplings.strength.dtype), sites.astype(energy.fields.dtype)
-        parameters = eqx.filter(energy, eqx.is_inexact_array)
+        parameters: Any = eqx.filter(energy, eqx.is_inexact_array)
+        new = pairs.astype(parameters.couplings.strength.dtype), sites.astype(parameters.fields.dtype)
         return eqx.tree_at(lambda e: (e.couplings.strength, e.fields), parameters, new)
 
 
