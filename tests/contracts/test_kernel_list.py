@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import lnz
-from contracts.energies import listed, log_sum, named
+from contracts.energies import listed, named
 from contracts.kernels import BIASED, KERNELS, chi_square, numbered
+from listing import log_sum
 
 CHAINS, SURE = 4096, 1e-6
 

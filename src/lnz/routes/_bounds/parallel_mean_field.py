@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnz._core.estimate import Estimate
-from lnz._core.numerics import check_whole_number
+from lnz._core.numerics import check_whole_number, run_if_untrusted
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
 from lnz.routes._bounds.bound_route import bounded, total_size
@@ -66,12 +66,7 @@ def _outgoing(structure: Structure, tables: Tables, incoming: EndValues) -> EndV
 def _forbidden(structure: Structure, split: _Split, incoming: EndValues) -> EndValues:
     """How probable it is, for every label of each node of a factor, that the factor forbids it. Computed only where a table has a -inf."""
     nothing = jax.tree.map(jnp.zeros_like, incoming)
-
-    def body(state: tuple[Array, EndValues]) -> tuple[Array, EndValues]:
-        (_, incoming_now), hard = jax.lax.optimization_barrier(((state[0], incoming), split.hard))
-        return jnp.zeros_like(state[0]), _outgoing(structure, hard, incoming_now)
-
-    return jax.lax.while_loop(lambda state: state[0], body, (split.any_hard, nothing))[1]
+    return run_if_untrusted(~split.any_hard, nothing, lambda _, held: _outgoing(structure, *held), (split.hard, incoming))
 
 
 def _updated(structure: Structure, split: _Split, nodes: Array, q: Array) -> Array:
