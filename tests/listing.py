@@ -16,7 +16,7 @@ import lnz
 def states(values: Iterable[Any], n: int) -> np.ndarray:
     """Every assignment of these values to n variables, the last of which changes first: shape (count, n)."""
     values = list(values)
-    return np.array(list(itertools.product(values, repeat=n)), np.result_type(*values)).reshape(-1, n)
+    return np.array(list(itertools.product(values, repeat=n)), np.result_type(*values)).reshape(len(values) ** n, n)
 
 
 def log_sum(x: np.ndarray) -> Any:

@@ -288,7 +288,7 @@ GRID = lnz.crf.Grid((2, 2))
         (lambda: lnz.RandomField(GRID, np.zeros((2, 2, 4)), mask=np.ones(4, bool)), "mask must be booleans"),
         (
             lambda: lnz.crf.log_probability(lnz.RandomField(GRID, np.zeros((2, 2, 4))), np.full((2, 2), 4)),
-            "between 0 and 3",
+            r"labels must be in \[0, 3\]",
         ),
         (lambda: lnz.crf.log_probability(lnz.RandomField(GRID, np.zeros((2, 2, 4))), np.zeros(4, int)), "of shape"),
     ],
