@@ -66,7 +66,9 @@ def _outgoing(structure: Structure, tables: Tables, incoming: EndValues) -> EndV
 def _forbidden(structure: Structure, split: _Split, incoming: EndValues) -> EndValues:
     """How probable it is, for every label of each node of a factor, that the factor forbids it. Computed only where a table has a -inf."""
     nothing = jax.tree.map(jnp.zeros_like, incoming)
-    return run_if_untrusted(~split.any_hard, nothing, lambda _, held: _outgoing(structure, *held), (split.hard, incoming))
+    return run_if_untrusted(
+        ~split.any_hard, nothing, lambda _, held: _outgoing(structure, *held), (split.hard, incoming)
+    )
 
 
 def _updated(structure: Structure, split: _Split, nodes: Array, q: Array) -> Array:
