@@ -122,7 +122,7 @@ def main() -> None:
     if not arguments.wall:
         time.perf_counter = time.process_time  # the clock of `tighten`
     from lnz._graphs.anytime_solver import tighten
-    from lnz._graphs.solver import Limits, Solver
+    from lnz._graphs.solver import EliminationBudget, Solver
 
     if arguments.sweeps:
         Console().print(sweep_costs(glass(30, 1.0)))
@@ -137,7 +137,7 @@ def main() -> None:
         exact = math.nan
         if arguments.exact:
             try:
-                exact = Solver(*model, Limits(max_seconds=3600.0)).log_partition()
+                exact = Solver(*model, EliminationBudget(max_seconds=3600.0)).log_partition()
             except ValueError as error:
                 console.print(f"{name}: {error}")
         row = {"model": name, "lower": found.lower, "upper": found.upper, "width": found.width, "value": found.value}

@@ -62,13 +62,13 @@ def scaled(tables):
 
 def lnz(path, evidence):
     from lnz._cli.graphical import solver_of
-    from lnz._graphs.solver import Limits
+    from lnz._graphs.solver import EliminationBudget
     from lnz.io._uai import checked_evidence, read_uai_model
 
     model = read_uai_model(path)
     seen = checked_evidence(evidence, model.cardinalities)
     yield
-    yield solver_of(model, seen, Limits()).log_partition() / math.log(10)
+    yield solver_of(model, seen, EliminationBudget()).log_partition() / math.log(10)
 
 
 def pyagrum(path, evidence):

@@ -64,7 +64,6 @@ NOT_YET = {
     "docs/guide-where-the-identity-fails.md",
     "docs/guide-which-objective.md",
     "lnz/_core",
-    "lnz/_graphs",
     "lnz/_models",
     "lnz/apps",
     "lnz/diagnostics",

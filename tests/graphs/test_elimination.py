@@ -13,7 +13,7 @@ import pytest
 import lnz
 from listing import Listed, random_graph
 from lnz._graphs import orders, table_products
-from lnz._graphs.solver import Limits, Solver
+from lnz._graphs.solver import EliminationBudget, Solver
 from lnz._models.factor_graph import states_of
 
 QUICK = lnz.routes.Elimination(search_seconds=0)
@@ -34,9 +34,11 @@ def test_random_graphs_against_the_list_of_states(first):
     for seed in range(first, first + 80):
         listed = random_graph(seed)
         truth, parts = listed.log_z, (listed.cardinalities, listed.scopes, listed.tables)
-        solver = Solver(*parts, Limits(search_seconds=0))
+        solver = Solver(*parts, EliminationBudget(search_seconds=0))
         if seed % 2:
-            less = Solver(*parts, Limits(search_seconds=0, max_memory=0.7 * solver.plan(every=True).all_bytes))
+            less = Solver(
+                *parts, EliminationBudget(search_seconds=0, max_memory=0.7 * solver.plan(every=True).all_bytes)
+            )
             if fits(less):
                 solver, sliced = less, sliced + 1
         log_z, beliefs = solver.log_partition_and_factor_marginals()
@@ -61,7 +63,10 @@ def test_random_graphs_against_the_list_of_states(first):
 @pytest.mark.parametrize("seed", [3, 40, 77, 160])
 def test_the_route_gives_what_the_solver_finds(seed):
     listed = random_graph(seed)
-    graph, solver = listed.graph, Solver(listed.cardinalities, listed.scopes, listed.tables, Limits(search_seconds=0))
+    graph, solver = (
+        listed.graph,
+        Solver(listed.cardinalities, listed.scopes, listed.tables, EliminationBudget(search_seconds=0)),
+    )
     assert listed.log_z > -np.inf
     assert float(QUICK.log_partition(graph).value) == pytest.approx(listed.log_z, rel=1e-11, abs=1e-11)
     for found, wanted in (

@@ -7,17 +7,17 @@ import pytest
 
 from listing import random_graph
 from lnz._cli import progress
-from lnz._graphs.solver import Limits, Solver
+from lnz._graphs.solver import EliminationBudget, Solver
 
 
-def watched(limits=None, side=5):
+def watched(budget=None, side=5):
     rng = np.random.default_rng(2)
     number = np.arange(side * side).reshape(side, side)
     down, across = (number[:-1].flat, number[1:].flat), (number[:, :-1].flat, number[:, 1:].flat)
     scopes = [(int(i), int(j)) for ends in (down, across) for i, j in zip(*ends, strict=True)]
     tables = [rng.normal(size=(2, 2)) for _ in scopes]
     said = []
-    arguments = ([2] * side * side, scopes, tables, limits or Limits(search_seconds=0))
+    arguments = ([2] * side * side, scopes, tables, budget or EliminationBudget(search_seconds=0))
     return Solver(*arguments), Solver(*arguments, progress=lambda *told: said.append(told)), said
 
 
@@ -35,7 +35,7 @@ def test_shares_grow_to_one_and_change_no_answer(stage, slices):
     every = stage != "log Z"
     whole = watched()[0].plan(every=every)
     memory = 0.8 * (whole.all_bytes if every else whole.peak_bytes) if slices else None
-    alone, solver, said = watched(Limits(search_seconds=0, max_memory=memory))
+    alone, solver, said = watched(EliminationBudget(search_seconds=0, max_memory=memory))
     assert (solver.plan(every=every).slices > 1) == slices
     np.testing.assert_array_equal(QUESTIONS[stage](solver), QUESTIONS[stage](alone))
     assert {name for name, _ in said} == {stage}
@@ -61,7 +61,11 @@ def test_a_share_is_that_of_the_predicted_time():
 def test_any_graph_can_be_watched(seed):
     listed, said = random_graph(seed), []
     solver = Solver(
-        listed.cardinalities, listed.scopes, listed.tables, Limits(), progress=lambda *told: said.append(told)
+        listed.cardinalities,
+        listed.scopes,
+        listed.tables,
+        EliminationBudget(),
+        progress=lambda *told: said.append(told),
     )
     assert math.isclose(solver.log_partition(), listed.log_z, rel_tol=1e-9, abs_tol=1e-9)
     solver.marginals()

@@ -10,7 +10,7 @@ import pytest
 import lnz
 from listing import Listed, random_graph
 from lnz._graphs import contraction
-from lnz._graphs.solver import Limits, Solver
+from lnz._graphs.solver import EliminationBudget, Solver
 from lnz._models.factor_graph import packed
 from lnz.routes._exact import batched_elimination
 
@@ -40,12 +40,12 @@ def listed_batch(listed: Listed, tables: list[np.ndarray]) -> tuple[np.ndarray, 
         return np.log(total) + top, p / np.where(total > 0, total, 1)
 
 
-def within(limits: Limits, listed: Listed, tables: list[np.ndarray]) -> batched_elimination.BatchSums:
+def within(budget: EliminationBudget, listed: Listed, tables: list[np.ndarray]) -> batched_elimination.BatchSums:
     """log Z and the beliefs, in more memory where they need it."""
     try:
-        return batched_elimination.log_partitions(listed.cardinalities, listed.scopes, tables, limits, beliefs=True)
+        return batched_elimination.log_partitions(listed.cardinalities, listed.scopes, tables, budget, beliefs=True)
     except ValueError:
-        free = Limits(search_seconds=0)
+        free = EliminationBudget(search_seconds=0)
         return batched_elimination.log_partitions(listed.cardinalities, listed.scopes, tables, free, beliefs=True)
 
 
@@ -63,16 +63,16 @@ def test_ten_thousand_models_on_a_thousand_random_structures(first):
             continue
         tables = members_of(listed, seed, 10)
         truth, p = listed_batch(listed, tables)
-        limits = Limits(
+        budget = EliminationBudget(
             search_seconds=0, max_memory=[None, None, None, 4000.0, 200.0][seed % 5]
         )  # at once, in blocks, one by one
-        found = within(limits, listed, tables)
+        found = within(budget, listed, tables)
         np.testing.assert_allclose(found.log_z, truth, rtol=1e-11, atol=1e-11, err_msg=str(seed))
         for scope, belief in zip(listed.scopes, found.beliefs, strict=True):
             np.testing.assert_allclose(belief, summed_to(p, scope), rtol=1e-9, atol=1e-10, err_msg=str(seed))
         if seed % 5 == 0:
             alone = batched_elimination.log_partitions(
-                listed.cardinalities, listed.scopes, tables, Limits(search_seconds=0)
+                listed.cardinalities, listed.scopes, tables, EliminationBudget(search_seconds=0)
             )
             np.testing.assert_allclose(alone.log_z, truth, rtol=1e-11, atol=1e-11, err_msg=str(seed))
             assert not alone.beliefs
@@ -83,7 +83,7 @@ def test_ten_thousand_models_on_a_thousand_random_structures(first):
 def test_ten_thousand_random_structures(first):
     for seed in range(first, first + 500):
         listed = random_graph(seed)
-        solver = Solver(listed.cardinalities, listed.scopes, listed.tables, Limits(search_seconds=0))
+        solver = Solver(listed.cardinalities, listed.scopes, listed.tables, EliminationBudget(search_seconds=0))
         log_z, beliefs = solver.log_partition_and_factor_marginals()
         assert log_z == pytest.approx(listed.log_z, rel=1e-11, abs=1e-11), seed
         assert solver.log_partition() == pytest.approx(listed.log_z, rel=1e-11, abs=1e-11), seed
@@ -105,7 +105,7 @@ def test_the_derivative_of_every_belief_is_a_covariance():
             np.where(x > -np.inf, t, np.inf) for x, t in zip(tables, directions, strict=True)
         ]  # there, it does not count
         found = batched_elimination.curvature(
-            listed.cardinalities, listed.scopes, tables, given, Limits(search_seconds=0)
+            listed.cardinalities, listed.scopes, tables, given, EliminationBudget(search_seconds=0)
         )
         _, p = listed_batch(listed, tables)
         states = np.indices(listed.cardinalities)
@@ -120,24 +120,26 @@ def test_no_state_is_possible_though_every_factor_allows_some():
     differ, never = np.where(np.eye(2) > 0, -np.inf, 0.0), np.full((2, 2), -np.inf)
     scopes = [(0, 1), (1, 2), (2, 0), (3,), ()]
     tables = [differ, differ, differ, np.zeros(1), np.zeros(())]
-    one = Solver((2, 2, 2, 1), scopes, tables, Limits(search_seconds=0))
+    one = Solver((2, 2, 2, 1), scopes, tables, EliminationBudget(search_seconds=0))
     assert one.log_partition() == -np.inf
     assert not any(belief.any() for belief in [*one.factor_marginals(), *one.marginals()])
     for other in (differ, never):  # the second member allows no value at all
         both = [np.stack([differ, other], axis=-1), *(np.stack([t, t], axis=-1) for t in tables[1:])]
-        found = batched_elimination.log_partitions((2, 2, 2, 1), scopes, both, Limits(search_seconds=0), beliefs=True)
+        found = batched_elimination.log_partitions(
+            (2, 2, 2, 1), scopes, both, EliminationBudget(search_seconds=0), beliefs=True
+        )
         assert (found.log_z == -np.inf).all()
         assert not any(belief.any() for belief in found.beliefs)
 
 
 def test_second_derivatives_refuse_what_needs_logarithms_or_slices():
-    limits, zeros = Limits(search_seconds=0), [np.zeros((2, 2, 1))] * 2
+    budget, zeros = EliminationBudget(search_seconds=0), [np.zeros((2, 2, 1))] * 2
     violent = [np.array([[0.0, -2000.0], [-1500.0, 0.0]])[..., None]] * 2
     with pytest.raises(ValueError, match="differ by more than"):
-        batched_elimination.curvature((2, 2, 2), [(0, 1), (1, 2)], violent, zeros, limits)
+        batched_elimination.curvature((2, 2, 2), [(0, 1), (1, 2)], violent, zeros, budget)
     with pytest.raises(ValueError, match=r"not supported in slices, but need .* raise max_memory"):
         batched_elimination.curvature(
-            (2, 2, 2), [(0, 1), (1, 2)], zeros, zeros, Limits(search_seconds=0, max_memory=50)
+            (2, 2, 2), [(0, 1), (1, 2)], zeros, zeros, EliminationBudget(search_seconds=0, max_memory=50)
         )
 
 
@@ -151,10 +153,10 @@ def test_n_best_of_random_graphs():
             listed = Listed(listed.cardinalities, listed.scopes, tables)
         n = int(np.random.default_rng(seed).integers(1, 30))
         parts = listed.cardinalities, listed.scopes, listed.tables
-        solver = Solver(*parts, Limits(search_seconds=0))
+        solver = Solver(*parts, EliminationBudget(search_seconds=0))
         if seed % 2:
             memory = 0.7 * solver.plan(every=True).all_bytes
-            with_little = Solver(*parts, Limits(search_seconds=0, max_memory=memory))
+            with_little = Solver(*parts, EliminationBudget(search_seconds=0, max_memory=memory))
             try:
                 sliced += with_little.plan(every=True).slices > 1
                 solver = with_little

@@ -9,13 +9,13 @@ import pytest
 import lnz
 from listing import Listed, random_graph
 from lnz._graphs import barren_nodes, sparse_tables
-from lnz._graphs.solver import Limits, Solver
+from lnz._graphs.solver import EliminationBudget, Solver
 
-QUICK = Limits(search_seconds=0)
+QUICK = EliminationBudget(search_seconds=0)
 
 
-def solver_of(listed: Listed, limits: Limits = QUICK) -> Solver:
-    return Solver(listed.cardinalities, listed.scopes, listed.tables, limits)
+def solver_of(listed: Listed, budget: EliminationBudget = QUICK) -> Solver:
+    return Solver(listed.cardinalities, listed.scopes, listed.tables, budget)
 
 
 def riddled(seed: int) -> Listed:
@@ -160,7 +160,7 @@ def code(n: int = 64, bits: int = 8, seed: int = 1) -> tuple[Listed, np.ndarray,
 def test_a_code_is_too_wide_for_full_tables():
     """64 bits, 256 codewords: log Z, marginals, entropy, the most probable word and samples, where full tables are refused."""
     listed, words, weights = code()
-    found = solver_of(listed, Limits(search_seconds=0, max_seconds=20, max_memory=1e9))
+    found = solver_of(listed, EliminationBudget(search_seconds=0, max_seconds=20, max_memory=1e9))
     plan = found.plan()
     assert plan.supports
     assert "possible entries only" in str(plan)
@@ -184,7 +184,7 @@ def test_supports_that_grow_too_large_are_refused():
     with pytest.raises(sparse_tables.TooExpensive, match="time is over"):
         sparse_tables.searched(model.scopes, model.tables, model.sizes, memory=1e9, seconds=0, seed=0)
     with pytest.raises(ValueError, match="too expensive"):
-        solver_of(listed, Limits(search_seconds=0, max_seconds=20, max_memory=1e4)).plan()
+        solver_of(listed, EliminationBudget(search_seconds=0, max_seconds=20, max_memory=1e4)).plan()
 
 
 def test_blocks_of_a_join_agree_with_the_whole():

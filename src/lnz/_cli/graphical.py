@@ -17,7 +17,7 @@ from lnz._cli.errors import BadInput, refusing
 from lnz._cli.output import facts, note
 from lnz._cli.progress import Step, Work
 from lnz._graphs.anytime_solver import tighten
-from lnz._graphs.solver import Limits, Solver, described
+from lnz._graphs.solver import EliminationBudget, Solver, described
 from lnz.io._uai import UAIModel, checked_evidence, read_uai_model
 
 
@@ -36,11 +36,11 @@ def _answers(options: LogZ) -> dict[str, Any]:
     began = time.perf_counter()
     path, marginals, samples, plot = options.run, options.marginals, options.samples, options.plot
     seconds = options.max_seconds
-    limits = Limits(options.memory_bytes, Limits.max_seconds if seconds is None else seconds)
+    budget = EliminationBudget(options.memory_bytes, EliminationBudget.max_seconds if seconds is None else seconds)
     with Step(f"reading {path}"):
         model = read_uai_model(path)
         observed = checked_evidence(options.evidence, model.cardinalities)
-        solver = solver_of(model, observed, limits)
+        solver = solver_of(model, observed, budget)
     counts = {"variables": len(model.cardinalities), "factors": len(model.scopes), "observed": len(observed)}
     try:
         with Step("looking for an order"):
@@ -96,7 +96,7 @@ def _bounds(solver: Solver, within: float, seconds: float) -> dict[str, Any]:
     with Step(f"bounds on log Z, for at most {seconds:g} s"):
         tables = solver.cardinalities, solver.scopes, solver.tables
         found = tighten(
-            *tables, within=within, max_seconds=seconds, max_memory=solver.limits.max_memory, exact_first=False
+            *tables, within=within, max_seconds=seconds, max_memory=solver.budget.max_memory, exact_first=False
         )
     return {
         "log_z": found.value,
@@ -148,13 +148,13 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def solver_of(model: UAIModel, observed: dict[int, int], limits: Limits) -> Solver:
+def solver_of(model: UAIModel, observed: dict[int, int], budget: EliminationBudget) -> Solver:
     """The model ready to be eliminated. An observation is one more factor, so that every variable keeps its values."""
     scopes, tables = list(model.scopes), model.log_tables()
     for i, value in observed.items():
         scopes.append((i,))
         tables.append(np.where(np.arange(model.cardinalities[i]) == value, 0.0, -np.inf))
-    return Solver(model.cardinalities, scopes, tables, limits)
+    return Solver(model.cardinalities, scopes, tables, budget)
 
 
 def _log_weight(model: UAIModel, state: list[int]) -> float:

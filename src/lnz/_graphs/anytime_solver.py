@@ -1,4 +1,4 @@
-"""An interval for log Z that tightens while there is time: exact where that is affordable, else bounds of growing effort. Imports no JAX."""
+"""Anytime bounds of log Z: exact where that is affordable, otherwise bounds that tighten until time runs out. Does not import JAX."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lnz._graphs.contraction_plan import Scope
 from lnz._graphs.mean_field import Clusters, climb
 from lnz._graphs.orders import least_fill
 from lnz._graphs.propagation import propagated
-from lnz._graphs.solver import Limits, Solver, first_plan
+from lnz._graphs.solver import EliminationBudget, Solver, first_plan
 
 MEMORY = 2.0**32  # bytes, unless the caller says otherwise
-SWEEPS = 12.0  # of a bound in its share of the time, as far as one can tell beforehand
-ENTRY_SECONDS, CLUSTER_SECONDS = 3e-8, 8e-5  # of one sweep up and down
+SWEEPS = 12.0  # planned for each bound within its share of the time
+ENTRY_SECONDS, CLUSTER_SECONDS = 3e-8, 8e-5  # per entry and per mini-bucket, of one sweep up and down
 LEAST_LEVEL = 8  # tables of 2^8 entries: smaller ones make more mini-buckets, which take as long
 ENTRY_BYTES = 14.0  # a sweep keeps one table of shares, and works on one more at a time
-DENSE = 64.0  # factors at a variable, beyond which a search for an order takes too long
-HOPE = 50.0  # of the time at most, or a longer search for an order is not tried
-LOSSES = 2  # rounds in a row in which structured mean field must not lose, or it is no longer tried
+DENSE = 64.0  # mean number of factors per variable above which a search for an order takes too long
+HOPE = 50.0  # a longer search is tried only if the first plan takes at most this multiple of the time
+LOSSES = 2  # structured mean field is given up after so many rounds in a row without a better bound
 
 
 @dataclasses.dataclass
@@ -36,8 +36,8 @@ class Interval:
         lower, upper: bounds that always hold.
         value: log Z where it is exact; otherwise the Bethe approximation where it converged between the bounds, or their middle.
         exact: whether the bounds differ by rounding alone.
-        lower_by, upper_by, value_by: where they come from, in words.
-        seconds: since the beginning.
+        lower_by, upper_by, value_by: the methods that gave them, in words.
+        seconds: the time since the start.
         timed_out: whether time ran out before the interval was as narrow as wanted.
         history: (seconds, lower, upper) whenever one of them moved.
     """
@@ -59,7 +59,7 @@ class Interval:
         return 0.0 if self.lower == self.upper else self.upper - self.lower
 
     def sentence(self) -> str:
-        """In words: how each side was found, and whether the time ran out."""
+        """The methods behind each bound in words, and whether time ran out."""
         if self.exact:
             return self.lower_by
         text = f"lower bound by {self.lower_by}, upper bound by {self.upper_by}, value: {self.value_by}"
@@ -80,20 +80,20 @@ def tighten(
     exact_first: bool = True,
     watch: Callable[[Interval], None] | None = None,
 ) -> Interval:
-    """Bounds of log Z = log Σ_x exp Σ_f φ_f(x), until they are `within` nats of each other or the time is out.
+    """Bounds of log Z = log Σ_x exp Σ_f φ_f(x), until they are `within` nats of each other or time runs out.
 
-    Elimination gives log Z where its predicted time is at most half of what is left. Otherwise weighted mini-buckets tighten both sides, in
-    rounds of doubled time, each with larger tables and another order; structured mean field takes part below while it wins.
+    Elimination gives log Z where its predicted time is at most half of the time left. Otherwise weighted mini-buckets tighten both sides, in
+    rounds of doubled time, each with larger tables and another order; structured mean field competes for the lower bound as long as it improves it.
 
     Args:
-        cardinalities: of every variable.
+        cardinalities: the number of values of each variable.
         scopes: the variables of every factor, in the order of its table's axes.
         tables: log-potentials of every factor in nats, -inf where a configuration is impossible.
-        within: the width to stop at, in nats.
-        max_seconds: the time to stop at. A sweep that has begun is finished.
+        within: the width at which to stop, in nats.
+        max_seconds: the time at which to stop. A sweep that has begun is finished.
         max_memory: bytes that tables may take; by default 4 GiB.
-        seed: of orders and starts.
-        exact_first: whether elimination is tried at all.
+        seed: for the orders and the starting points.
+        exact_first: whether to try elimination.
         watch: called whenever a bound has moved.
 
     Raises:
@@ -136,7 +136,7 @@ class _Tightening:
         self.watch = watch
         self.found = Interval()
         self.bethe = math.nan
-        self.solver = Solver(cardinalities, scopes, tables, Limits(memory, max_seconds, 0.0, seed))
+        self.solver = Solver(cardinalities, scopes, tables, EliminationBudget(memory, max_seconds, 0.0, seed))
         model = self.solver.reduced
         self.constant = model.constant
         free = set(model.free)  # counted in the constant
@@ -144,7 +144,7 @@ class _Tightening:
         self.scopes = tuple(scope for scope in model.scopes if scope)
         self.tables = [table for scope, table in zip(model.scopes, model.tables, strict=True) if scope]
         largest = max((float(np.abs(t[t > -np.inf]).max(initial=0)) for t in tables), default=0.0)
-        # Of merging tables, and for each unit of log Z.
+        # Rounding error of merging tables, per unit of log Z.
         self.rounding = EPS * (32 + math.sqrt(len(scopes))) * (1 + largest)
         self.level = LEAST_LEVEL
         self.slowness = 1.0
@@ -158,19 +158,19 @@ class _Tightening:
         return self.found.exact or self.found.width <= self.within
 
     def exactly(self) -> bool:
-        """Whether log Z could be had by elimination in half of the time: it is then both bounds."""
+        """Compute log Z, and so both bounds, by elimination if that takes at most half of the time. Returns whether it did."""
         if not self.solver.reduced.possible:
             self._equal(-math.inf, "no configuration is possible")
             return True
         if self._density() > DENSE:
             return False
         for search in (min(0.5, 0.05 * self.max_seconds), min(10.0, 0.15 * self.max_seconds)):
-            self.solver.limits = limits = Limits(self.memory, 0.5 * self.max_seconds, search, self.seed)
+            self.solver.budget = budget = EliminationBudget(self.memory, 0.5 * self.max_seconds, search, self.seed)
             try:
                 plan = self.solver.plan()
             except ValueError:
                 try:
-                    if first_plan(limits, self.solver.reduced).seconds > HOPE * self.max_seconds:
+                    if first_plan(budget, self.solver.reduced).seconds > HOPE * self.max_seconds:
                         return False
                 except ValueError:
                     return False
@@ -180,7 +180,7 @@ class _Tightening:
         return False
 
     def approximately(self) -> None:
-        """A first bound on either side, by the largest entries and by naive mean field, and belief propagation for a guess."""
+        """First bounds: from above by the largest entries, from below by naive mean field; and the Bethe approximation by belief propagation."""
         largest = math.fsum(float(table.max()) for table in self.tables)
         states = math.fsum(math.log(self.sizes[v]) for v in {v for scope in self.scopes for v in scope})
         self._above(largest + states + self.constant, "the largest entry of every factor")
@@ -195,7 +195,7 @@ class _Tightening:
             self.bethe = passed.log_z() + model.constant + self.constant
 
     def round(self, number: int) -> None:
-        """Mini-buckets on both sides along another order, in tables as large as suits half of the time that went by, and clusters."""
+        """One round: mini-buckets on both sides along another order, with tables sized for half of the elapsed time, then mean field on clusters."""
         share = max(0.25, 0.75 * (self.max_seconds - self.left()))
         share = self.left() if self.left() < 1.5 * share else share
         tree = self._sized(self._order(self.seed + number), share / 2)
@@ -246,11 +246,11 @@ class _Tightening:
         return np.lexsort((np.random.default_rng(seed).random(len(degree)), degree)).tolist()
 
     def _density(self) -> float:
-        """Places in factors, for each variable."""
+        """The mean number of factors per variable."""
         return sum(map(len, self.scopes)) / max(1, len(self.sizes))
 
     def _sized(self, order: list[int], seconds: float) -> BucketTree:
-        """Mini-buckets with the largest tables of which some sweeps suit the time, and one the memory."""
+        """Mini-buckets with the largest tables for which several sweeps fit into the time and one into the memory."""
         tree, room = self._made(self.level, order, seconds)
         while room < 1 and self.level > LEAST_LEVEL:
             self.level -= 1
@@ -261,13 +261,13 @@ class _Tightening:
             if left < 1 and step > 1:
                 step = 1
                 wider, left = self._made(self.level + 1, order, seconds)
-            if left < min(1.0, 0.85 * room):  # larger tables that hardly take longer are taken too
+            if left < min(1.0, 0.85 * room):  # larger tables that hardly take longer are used too
                 break
             self.level, tree, room = self.level + step, wider, left
         return tree
 
     def _made(self, level: int, order: list[int], seconds: float) -> tuple[BucketTree, float]:
-        """Mini-buckets of 2^level entries, and how often the sweeps that are wanted fit into the time, and one into the memory."""
+        """Mini-buckets of 2^level entries, and the smaller ratio of available to needed: of time for all sweeps, of memory for one."""
         tree = bucket_tree(self.sizes, self.scopes, order, entries=2.0**level)
         times = seconds / (SWEEPS * self.slowness * _sweep_seconds(tree))
         return tree, min(times, self.memory / (ENTRY_BYTES * tree.entries))

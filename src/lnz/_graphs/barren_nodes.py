@@ -1,7 +1,7 @@
 """Parts of a model that sum to something simpler, found before elimination: barren nodes, separable tables. NumPy alone.
 
-A table p(y | a, b) whose y stands nowhere else sums to 1, whatever a and b are: it needs no place in the contraction tree of log Z. The rest of
-the model then decides nothing about y, so samples draw it last.
+A table p(y | a, b) whose y occurs nowhere else sums to 1, whatever a and b are, so it is left out of the contraction tree of log Z. Nothing else
+depends on y, so samples draw it last.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from lnz._graphs import table_products
 from lnz._graphs.contraction_plan import Scope
 from lnz._graphs.preprocess import Reduced
 
-MOST = 2**16  # entries of a table that is examined
+MOST = 2**16  # larger tables are not examined
 EPS = float(np.finfo(np.float64).eps)
 
 
 class Dropped(NamedTuple):
-    """Variables that were summed out of the only table they stood in: given the others of its scope, the table is their distribution."""
+    """Variables that were summed out of the only table that has them; given the others of its scope, the table is their distribution."""
 
     variables: Scope
     scope: Scope
     table: np.ndarray
 
     def draw(self, rng: np.random.Generator, labels: np.ndarray) -> None:
-        """Values of the variables, one for every row of `labels`, written there."""
+        """Draw the variables for every row of `labels`, in place."""
         given = [axis for axis, v in enumerate(self.scope) if v not in self.variables]
         own = [axis for axis, v in enumerate(self.scope) if v in self.variables]
         rows = self.table.transpose(given + own)[tuple(labels[:, self.scope[axis]] for axis in given)]
@@ -80,7 +80,7 @@ class _Tables:
         return left, self.dropped
 
     def _simplify(self, name: int) -> None:
-        """One table: what separates is split off, and what stands in it alone is summed out if that leaves something simpler."""
+        """Process one table: split off separable variables, and sum out those that occur in it alone if the result is simpler."""
         scope, table = self.scopes[name], self.tables[name]
         private = tuple(v for v in scope if len(self.of[v]) == 1)
         rest, summed = _summed(scope, table, private) if private else (scope, table)
@@ -104,7 +104,7 @@ class _Tables:
         del self.scopes[name], self.tables[name]
 
     def _put(self, scope: Scope, table: np.ndarray) -> None:
-        """A table, multiplied into another that contains it, where there is one."""
+        """Multiply a table into another whose scope contains its own, where there is one."""
         if not scope:
             self.constant += float(table)
             return
@@ -135,7 +135,7 @@ def _summed(scope: Scope, table: np.ndarray, private: Scope) -> tuple[Scope, np.
 
 
 def separated(scope: Scope, table: np.ndarray) -> list[tuple[Scope, np.ndarray]]:
-    """The table as a product of one table and of tables of single variables, as far as it is one: T(a, rest) = u(a) R(rest).
+    """The table as a product of one table and of tables of single variables, as far as possible: T(a, rest) = u(a) R(rest).
 
     Equal within rounding. Tables that are constant in a variable lose it.
     """

@@ -1,4 +1,4 @@
-"""How a table over some variables lies in a wider one: sums of both and sums over the rest, with as few and as long axes as possible."""
+"""Broadcasting a table to a wider one: their sum, and sums over the other variables, in as few and as long axes as possible."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 Kind = TypeVar("Kind")
 
-RUN = 64  # entries of a last axis that make a loop worth its start
+RUN = 64  # entries of the last axes from which a vector loop pays off
 
 
 class Fit(NamedTuple):
-    """How a table over some variables of a wider one lies in it, the axes of both in the order of elimination.
+    """How a table is broadcast to a wider one that has all its variables, the axes of both in elimination order.
 
     Attributes:
         shape: its own shape.
         full: the same with an axis of length 1 for each missing variable.
         tail: the lengths of the last axes, to which it is repeated first if not empty.
         runs, wide: its shape and that of the wider table with like axes merged, for a sum of both.
-        parts, dropped: the wider table's shape with like axes merged, and which of those axes it does not have.
+        parts, dropped: the wider table's shape with like axes merged, and which of those axes this table lacks.
     """
 
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class Fit(NamedTuple):
 
 
 def fit(inner: Sequence[int], outer: Sequence[int], sizes: Sequence[int]) -> Fit:
-    """How a table over `inner` lies in a table over `outer`."""
+    """How a table over `inner` is broadcast to one over `outer`."""
     held = set(inner)
     shape = tuple(sizes[v] for v in outer)
     present = [v in held for v in outer]
@@ -62,7 +62,7 @@ def fit(inner: Sequence[int], outer: Sequence[int], sizes: Sequence[int]) -> Fit
 
 
 def long_tail(shape: Sequence[int]) -> int:
-    """The axis from which the last ones together have at least RUN entries, so that a loop along them is worth its start."""
+    """The axis from which the last ones together have at least RUN entries, so that a vector loop along them pays off."""
     start, run = len(shape), 1
     while start and run < RUN:
         start -= 1

@@ -1,8 +1,9 @@
-"""Weighted mini-buckets in NumPy: elimination in tables of bounded size, with costs and weights moved until the bound stands still.
+"""Weighted mini-buckets in NumPy: elimination in tables of bounded size, with costs and weights optimised until the bound converges.
 
-A `BucketTree` says which tables meet where and never changes; a `BucketSplit` says how a bucket that is too wide is shared out among its parts.
+A `BucketTree` is the fixed structure: which tables each mini-bucket multiplies. A `BucketSplit` is how a bucket that is too wide is divided among
+its mini-buckets.
 Any split gives a bound: with Σ_r w_r = 1 in every bucket, Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} for w > 0, and ≥ where exactly one w > 0.
-`forward` computes it, `backward` its derivative, and `tighten` looks for a good one.
+`forward` computes it, `backward` its derivative, and `tighten` optimises the split.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from lnz._graphs.broadcast import Fit, fit
 from lnz._graphs.contraction_plan import Scope
 
 EPS = float(np.finfo(float).eps)
-STEP = 2.0  # of the weights, for a difference of 1 nat in conditional entropies
-LEAST = 1e-3  # of a mini-bucket's weight
-TINY = 1e-300  # of a belief that the shifts take note of
+STEP = 2.0  # step size of the weights, per nat of difference in conditional entropies
+LEAST = 1e-3  # the smallest weight of a mini-bucket
+TINY = 1e-300  # smaller beliefs do not affect the shifts
 
 
 class Cluster(NamedTuple):
@@ -43,7 +44,7 @@ class Cluster(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BucketTree:
-    """Which tables meet in which mini-bucket, along an order of elimination.
+    """The tables of every mini-bucket, along an order of elimination.
 
     Attributes:
         turns: for every table the order of its axes in which its variables are eliminated.
@@ -59,7 +60,7 @@ class BucketTree:
 
     @functools.cached_property
     def entries(self) -> int:
-        """Of all clusters' tables."""
+        """The number of entries of all clusters' tables."""
         return sum(math.prod(c.shape) for c in self.clusters)
 
     @functools.cached_property
@@ -68,12 +69,12 @@ class BucketTree:
         return any(len(bucket) > 1 for bucket in self.buckets)
 
     def arranged(self, tables: Sequence[np.ndarray]) -> BucketPotentials:
-        """Log-potentials, one table for each scope, for `forward`."""
+        """Log-potentials prepared for `forward`, from one table per scope."""
         turned = [np.ascontiguousarray(t.transpose(turn)) for t, turn in zip(tables, self.turns, strict=True)]
         return BucketPotentials(turned, any((table == -np.inf).any() for table in turned))
 
     def even(self, *, upper: bool) -> BucketSplit:
-        """Even weights and no shifts, for an upper or a lower bound."""
+        """The split with equal weights and no shifts, for an upper or a lower bound."""
         weights = np.ones(len(self.clusters))
         for bucket in self.buckets:
             m = len(bucket)
@@ -90,12 +91,12 @@ class BucketPotentials(NamedTuple):
 
 
 class BucketSplit(NamedTuple):
-    """How every bucket is shared out among its parts.
+    """How every bucket is divided among its mini-buckets.
 
     Attributes:
         upper: whether the bound is an upper one.
         weights: of the clusters.
-        shifts: what is added to each cluster over the variables that its bucket's parts share; 0 in all.
+        shifts: what is added to each cluster over the variables that its bucket's parts share; they sum to 0.
     """
 
     upper: bool
@@ -109,8 +110,8 @@ class BucketForward(NamedTuple):
     Attributes:
         value: the bound, with the allowance for rounding on the safe side.
         rounding: that allowance.
-        split: at which it was computed.
-        messages: of every cluster, the largest entry 0.
+        split: the split at which it was computed.
+        messages: the message of every cluster, its largest entry 0.
         shares: of the entries that were summed into each entry of a message.
         spreads: the entropies of these shares, where the bucket is split.
     """
@@ -128,8 +129,8 @@ class BucketBackward(NamedTuple):
 
     Attributes:
         beliefs: the derivative at a fixed split.
-        entropies: of each cluster's variable given the others.
-        above: what the clusters above know of each cluster's message, as log-potentials.
+        entropies: the entropy of each cluster's variable given its others.
+        above: the incoming message from above of every cluster, as log-potentials.
     """
 
     beliefs: list[np.ndarray]
@@ -138,7 +139,7 @@ class BucketBackward(NamedTuple):
 
 
 class Tightened(NamedTuple):
-    """What sweeps have found: the best bound and its split, its last change, whether it stands still, the sweeps, and the last rounding."""
+    """The result of the sweeps: the best bound and its split, its last change, whether it converged, the sweeps, and the last rounding error."""
 
     value: float
     split: BucketSplit
@@ -156,7 +157,7 @@ def bucket_tree(
     entries: float,
     variables: int | None = None,
 ) -> BucketTree:
-    """Mini-buckets of at most so many entries, and variables, along an order; a table that is larger is taken alone."""
+    """Mini-buckets of at most `entries` entries and `variables` variables, along an order; a larger table is a mini-bucket of its own."""
     rank = {v: r for r, v in enumerate(order)}
     turns = [tuple(sorted(range(len(s)), key=lambda a, s=s: rank[s[a]])) for s in scopes]
     waiting: dict[int, list[_Member]] = {v: [] for v in order}
@@ -226,8 +227,8 @@ def forward(
 
     Args:
         match: how far the shifts of a split bucket go towards agreement on the way, from 0 to 1.
-        above: for that, what the last pass back knew of the clusters above.
-        keep: whether `backward` will follow; otherwise tables go at once.
+        above: for that, the messages from above of the last pass back.
+        keep: whether `backward` will follow; otherwise tables are freed at once.
     """
     upper, weights, shifts = split.upper, split.weights, list(split.shifts)
     count, hard = len(tree.clusters), potentials.hard
@@ -235,7 +236,7 @@ def forward(
     shares: list[Any] = [None] * count
     spreads: list[Any] = [None] * count
     value = float(sum(float(potentials.tables[f]) for f in tree.constants))
-    # Rounding errors add up along the way: every message brings those of its own sums, in units of the largest number that went into them.
+    # Rounding errors add up along the way: every message adds those of its own sums, in units of the largest number in them.
     rounding, size = 4 * EPS * abs(value), np.zeros(count)
     for bucket in tree.buckets:
         products = []
@@ -276,7 +277,7 @@ def forward(
 
 
 def _product(cluster: Cluster, tables: list[np.ndarray], messages: list[Any]) -> np.ndarray:
-    """The sum of the log-potentials and messages that meet in a cluster."""
+    """The sum of the log-potentials and messages in a cluster."""
     total = np.zeros(cluster.shape)
     for f, place in cluster.leaves:
         total.reshape(place.wide)[...] += place.spread(tables[f])
@@ -294,9 +295,9 @@ def _matched(
     match: float,
     hard: bool,
 ) -> list[np.ndarray]:
-    """What moves between a bucket's parts so that their beliefs about the shared variables agree, as far as the messages from above know.
+    """Shifts between a bucket's parts that make their beliefs about the shared variables agree, given the messages from above.
 
-    At the best split they agree. The moves add up to 0; with a `match` below 1 they go a part of the way.
+    At the best split they agree. The shifts sum to 0; with a `match` below 1 they are a part of those needed.
     """
     logs = []
     for cluster, total, shift, known, w in zip(clusters, products, shifts, above, weights, strict=True):
@@ -345,7 +346,10 @@ def _power_sum(x: np.ndarray, w: float, hard: bool, spread: bool) -> tuple[np.nd
 
 
 def backward(tree: BucketTree, run: BucketForward) -> BucketBackward:
-    """The derivative of the bound by every table at a fixed split, after a `forward` that kept its tables. It uses them up. Not where it is -inf."""
+    """The derivative of the bound by every table at a fixed split, after a `forward` that kept its tables.
+
+    It consumes those tables, and is undefined where the bound is -inf.
+    """
     count = len(tree.clusters)
     found: list[Any] = [np.ones(()) for _ in tree.turns]
     over: list[Any] = [np.ones(()) for _ in range(count)]
@@ -370,7 +374,7 @@ def backward(tree: BucketTree, run: BucketForward) -> BucketBackward:
 
 
 def reweighed(tree: BucketTree, split: BucketSplit, entropies: np.ndarray, step: float) -> BucketSplit:
-    """The weights of every split bucket moved against the differences of conditional entropies, which are equal at the best ones."""
+    """The weights after a step that reduces the differences of conditional entropies in every split bucket, which vanish at the optimum."""
     weights = split.weights.copy()
     for bucket in tree.buckets:
         if len(bucket) < 2:
@@ -394,11 +398,11 @@ def tighten(
     tolerance: float = 1e-6,
     until: float = math.inf,
 ) -> Tightened:
-    """The best bound that sweeps forward and back find, with moving shifts and weights.
+    """The best bound found by sweeps forward and back that optimise shifts and weights.
 
     Args:
-        sweeps: the most of them.
-        tolerance: the change of the bound, in nats, at which it stands still; twice in a row.
+        sweeps: the maximum number of sweeps.
+        tolerance: the bound has converged when it changes by less than this, in nats, twice in a row.
         until: the time, by `time.perf_counter`, after which no further sweep begins.
     """
     sign = 1.0 if upper else -1.0
@@ -419,7 +423,7 @@ def tighten(
             still += run.value != -np.inf and not tree.is_split
             break
         still = still + 1 if change <= tolerance else 0
-        if worse == 3 or gain < -max(1.0, 0.01 * abs(best)):  # too far: back to the best one, in smaller steps
+        if worse == 3 or gain < -max(1.0, 0.01 * abs(best)):  # too far: continue from the best one, in smaller steps
             match, step, worse = match / 2, step / 2, 0
             run = forward(tree, potentials, kept)
             split, rounding = run.split, run.rounding

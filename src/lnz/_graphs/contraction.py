@@ -1,7 +1,7 @@
 """Sums, gradients and maxima over a binary contraction tree, in NumPy and float64.
 
 Tables are kept as numbers times a scale while their entries stay inside the range of a float, and as logarithms where they do not, so that no
-possible configuration is rounded to impossible. Zeros stay zeros.
+possible configuration is rounded to zero. Zeros stay zeros.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.table_products import LOG_SUM, MAX, SUM, permuted, reduce_product
 
 RANGE = 690.0  # e^±690 is an ordinary float64
-DOWN = 3.0  # the downward pass over the upward one, in time, at most
+DOWN = 3.0  # time of the downward pass over that of the upward one, at most
 
 Done = Callable[[float], None]
 
@@ -24,7 +24,7 @@ Done = Callable[[float], None]
 class ScaledTable(NamedTuple):
     """Entries e^scale · values, where every positive value lies in [e^low, e^high]; or, where `logs`, their logarithms scale + values.
 
-    `scope` names the variables of the axes, in whatever order they came out. `batch` is the one that numbers the members of a batch of
+    `scope` names the variables of the axes, in any order. `batch` is the one that numbers the members of a batch of
     models, or -1: no step sums it out, and every member has a scale of its own. Complex values carry derivatives (`batched_elimination`).
     """
 
@@ -71,7 +71,7 @@ def _own_axes(scope: Scope, batch: int) -> tuple[int, ...]:
 
 
 def _flat(scale: Any) -> Any:
-    """A number, or one for every member."""
+    """A number, or one number per member."""
     return scale.reshape(-1) if isinstance(scale, np.ndarray) else scale
 
 
@@ -115,7 +115,7 @@ def compatible(a: ScaledTable, b: ScaledTable, terms: float) -> tuple[ScaledTabl
 
 
 def contract(a: ScaledTable, b: ScaledTable, out: Scope, sizes: Sequence[int]) -> ScaledTable:
-    """The product of two tables, summed over the variables that `out` does not name. The order of the result's axes is its own."""
+    """The product of two tables, summed over the variables that `out` does not name. The result's axes may come in any order."""
     gone = {*a.scope, *b.scope}.difference(out)
     terms, batch = sum(math.log(sizes[v]) for v in gone), max(a.batch, b.batch)
     a, b = compatible(a, b, terms)
@@ -130,7 +130,7 @@ def upward(
 ) -> list[Any]:
     """The tables of all nodes of the tree, the last one a scalar: Z. Without `keep`, tables are freed once they are used.
 
-    `done` is told the predicted seconds of every step that has been made.
+    `done` receives the predicted seconds of every finished step.
     """
     return _upward(plan, leaves, lambda a, b, out: contract(a, b, out, sizes), keep, done)
 
@@ -138,7 +138,7 @@ def upward(
 def upward_max(
     plan: ContractionPlan, leaves: Sequence[np.ndarray], sizes: Sequence[int], *, done: Done | None = None
 ) -> list[ScaledTable]:
-    """As `upward`, of maxima: tables of log-potentials in, the largest total at the root."""
+    """As `upward`, with maxima instead of sums: from tables of log-potentials to the largest total, at the root."""
     tables = [ScaledTable(table, scope, logs=True) for table, scope in zip(leaves, plan.scopes, strict=False)]
     return _upward(plan, tables, lambda a, b, out: _contract_max(a, b, out, sizes), True, done)
 
@@ -169,8 +169,8 @@ def downward(
 ) -> list[np.ndarray]:
     """The belief of every leaf, P(x_scope), by reverse mode over the same tree: ∂Z/∂left is ∂Z/∂out times right. All zero where Z is.
 
-    The tables of inner nodes are dropped from the list once they have been used. `done` is told the predicted seconds of every step that
-    has been made, DOWN times those of the way up.
+    The tables of inner nodes are dropped from the list once they have been used. `done` receives the predicted seconds of every finished
+    step, DOWN times those of the upward pass.
     """
     leaves = plan.leaves
     outer: list[Any] = [None] * len(nodes)

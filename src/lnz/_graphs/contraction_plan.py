@@ -1,4 +1,4 @@
-"""Binary contraction trees over a graph's tables, and a model of what they cost in time and memory. NumPy and JAX are not needed."""
+"""Binary contraction trees over a graph's tables, and a model of what they cost in time and memory. Imports neither NumPy nor JAX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 Scope = tuple[int, ...]
 
-BYTES = 8  # of one float64
+BYTES = 8  # per float64
 # The cost model, measured on one core: seconds per entry of a broadcast product, per entry that is copied into another order, per
 # multiplication inside a matrix product, and per step.
 ENTRY_SECONDS = 1.2e-9
@@ -20,13 +20,13 @@ STEP_SECONDS = 4e-5
 # Beyond NEAR entries the caches overflow one after the other: seconds per entry and doubling.
 NEAR = 2.0**21
 FAR_SECONDS = 4e-9
-# Entries of a product that is done in one call, and seconds of such a step.
+# Entries of a product that is computed in one call, and seconds of such a step.
 SMALL = 2**10
 SMALL_SECONDS = 1.2e-5
 
 
 class ContractionStep(NamedTuple):
-    """One contraction: the tables of two nodes are multiplied, and the variables that stand nowhere else are summed out."""
+    """One contraction: the tables of two nodes are multiplied, and the variables that occur nowhere else are summed out."""
 
     left: int
     right: int
@@ -36,7 +36,7 @@ class ContractionStep(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ContractionPlan:
-    """A binary contraction tree over the tables of a graph, and what it will cost.
+    """A binary contraction tree over the tables of a graph, and its predicted cost.
 
     Nodes 0 … leaves-1 are the tables, node leaves + i is the result of step i. Scopes are sorted by `rank`, the time at which a variable is
     summed out: the soonest first.
@@ -46,9 +46,9 @@ class ContractionPlan:
         scopes: the variables of every node's table.
         sizes: the number of values of every variable.
         rank: when each variable is summed out.
-        sliced: variables that are conditioned on instead: the tree is walked once for each of their joint values.
+        sliced: variables that are conditioned on instead: the tree is contracted once for each of their joint values.
         slices: how many joint values there are.
-        width: the most variables that meet in one contraction, less one (the induced width).
+        width: the largest number of variables in one contraction, less one (the induced width).
         log10_flops: log10 of the multiplications of one upward pass, over all slices.
         peak_bytes: the most memory that log Z takes at one time, copies included.
         all_bytes: the same for marginals and samples, which keep all tables.
@@ -84,7 +84,7 @@ class ContractionPlan:
 
     @property
     def step_bits(self) -> list[float]:
-        """log2 of the joint values of all variables that meet in every step."""
+        """log2 of the number of joint values of all variables in every step."""
         return [self._bits((*step.out, *step.removed)) for step in self.steps]
 
     def _bits(self, variables: Scope) -> float:
@@ -106,7 +106,10 @@ class ContractionPlan:
 def tree(
     scopes: Sequence[Scope], sizes: Sequence[int], path: Sequence[tuple[int, int]], method: str
 ) -> ContractionPlan:
-    """The tree of a path: pairs of nodes, each result a new node. Private variables go first, and what the path leaves is joined at its end."""
+    """The tree of a path: pairs of nodes, each result a new node.
+
+    Variables of one table alone are summed out first, and nodes that the path leaves are joined at its end.
+    """
     uses = [0] * len(sizes)
     for scope in scopes:
         for v in scope:
@@ -201,16 +204,16 @@ def _step_cost(
 def _held(steps: Sequence[ContractionStep], entries: Sequence[float]) -> tuple[float, float]:
     """The most entries that are held at one time: of one pass up, and of one up that keeps all tables and one down."""
     leaves = len(entries) - len(steps)
-    held = 2 * sum(entries[:leaves])  # as they came, and as the contraction takes them
+    held = 2 * sum(entries[:leaves])  # as they were given, and as the contraction uses them
     live = peak = held
     for step, made in zip(steps, entries[leaves:], strict=True):
         children = (step.left, step.right)
-        # With copies of what is multiplied, in other orders.
+        # Including copies of the factors with their axes in other orders.
         peak = max(peak, live + made + entries[step.left] + entries[step.right])
         live += made - sum(entries[child] for child in children if child >= leaves)
     every = most = held + sum(entries[leaves:])
     for step, made in zip(reversed(steps), reversed(entries[leaves:]), strict=True):
-        # The downward pass: derivatives come, and tables that have been used go.
+        # The downward pass: derivatives are added, and used tables are freed.
         both = entries[step.left] + entries[step.right]
         most = max(most, every + 2 * both + made)
         every += both - made - sum(entries[child] for child in (step.left, step.right) if child >= leaves)
@@ -218,15 +221,15 @@ def _held(steps: Sequence[ContractionStep], entries: Sequence[float]) -> tuple[f
 
 
 def is_product(m: float, n: float, k: float) -> bool:
-    """Whether a contraction with m and n private entries per side and k shared ones is done as a matrix product."""
+    """Whether a contraction with m and n private entries per side and k shared ones is computed as a matrix product."""
     return m * n * k >= 1024 and k >= 2 and (min(m, n) >= 8 or k >= 32)
 
 
 def sliced(best: ContractionPlan, sizes: Sequence[int], memory: float, *, every: bool) -> ContractionPlan:
-    """The tree with as few variables conditioned on as bring its tables into the memory, in bytes.
+    """The tree with just enough variables conditioned on that its tables fit into the memory, in bytes.
 
     Args:
-        every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
+        every: whether all tables must fit at once, as marginals and samples need, or only those at the peak.
     """
     found, chosen = best, []
     reduced = list(sizes)

@@ -1,4 +1,4 @@
-"""From the root of a contraction tree down: exact samples, and the most probable configurations."""
+"""Exact samples and the most probable configurations, by a pass from the root of a contraction tree to its leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from lnz._graphs.contraction import ScaledTable
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
 
-BLOCK = 2**22  # log weights that are held at one time
+BLOCK = 2**22  # log weights held at one time
 
 
 def descend(
@@ -19,7 +19,7 @@ def descend(
     count: int,
     pick: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Labels (count, variables), top down: given a node's own variables, `pick` takes the joint value of those it summed out.
+    """Labels (count, variables), top down: given a node's own variables, `pick` chooses the joint value of those it summed out.
 
     Args:
         nodes: the tables of `upward`.
@@ -46,8 +46,8 @@ def descend_best(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The n most probable configurations, best first: labels (rows, variables) and their log-weights. Fewer where fewer are possible.
 
-    Top down, what stands below the root says exactly how good the best completion of a partial configuration is: its total, less what every
-    choice so far gave away. So the n best partial configurations of every step are enough.
+    Top down, the tables give the exact weight of the best completion of a partial configuration, so it suffices to keep the n best partial
+    configurations of every step.
 
     Args:
         nodes: the tables of `upward_max`.
@@ -77,7 +77,7 @@ def descend_best(
 
 
 def best_first(values: np.ndarray, n: int) -> np.ndarray:
-    """Where the n largest values above -inf are, the largest first."""
+    """The positions of the n largest values above -inf, the largest first."""
     places = np.flatnonzero(values > -np.inf)
     if len(places) > 4 * n:
         places = places[np.argpartition(-values[places], n - 1)[:n]]
@@ -93,7 +93,7 @@ def _strides(scope: Scope, sizes: Sequence[int]) -> dict[int, int]:
 
 
 def _joint_values(variables: Scope, sizes: Sequence[int]) -> np.ndarray:
-    """All of them (variables, joint values)."""
+    """All joint values of the variables (variables, joint values)."""
     return np.indices([sizes[v] for v in variables]).reshape(len(variables), -1)
 
 
@@ -105,7 +105,7 @@ def _log_weights(
     labels: np.ndarray,
     sizes: Sequence[int],
 ) -> np.ndarray:
-    """Of the joint values that a step removed, given the labels of its own variables: (rows, joint values)."""
+    """Log weights of the joint values that a step summed out, given the labels of its own variables: (rows, joint values)."""
     weights = np.zeros((len(labels), grid.shape[1]))
     for child in children:
         stride = _strides(child.scope, sizes)

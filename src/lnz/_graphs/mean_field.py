@@ -1,7 +1,7 @@
 """Mean field in NumPy: lower bounds of log Z from a product of single variables, or of clusters that are each summed exactly.
 
-log Z ≥ Σ_f E_q[φ_f] + H(q) for every q. Naive mean field runs several starts side by side, one class of variables without a common factor after
-another. Structured mean field starts from its result and sums trees, or wider clusters of variables, by elimination.
+log Z ≥ Σ_f E_q[φ_f] + H(q) for every q. Naive mean field runs several starts side by side, updating one class of variables without a common
+factor after another. Structured mean field starts from its result and sums trees, or wider clusters of variables, by elimination.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Climbed(NamedTuple):
 def climb(
     found: messages.Model, *, restarts: int, max_sweeps: int, tolerance: float, seed: int, until: float = math.inf
 ) -> Climbed:
-    """Coordinate ascent from one even and some random starts, which are possible states where some are not.
+    """Coordinate ascent from one uniform and some random starts; where some states are impossible, the starts are possible states.
 
     Args:
         found: a model in which every variable has a possible value.
@@ -62,7 +62,7 @@ class _Class(NamedTuple):
 
 
 class _Ascent:
-    """Coordinate ascent on several q (restarts, n, K) side by side."""
+    """Coordinate ascent on several q (restarts, n, K) at once."""
 
     def __init__(self, found: messages.Model):
         self.unary = found.unary
@@ -85,7 +85,7 @@ class _Ascent:
         ]
 
     def sweep(self, q: np.ndarray, penalty: float | None = None) -> tuple[float, np.ndarray]:
-        """Every variable once; the largest change, and the new q. With a penalty, impossible rows cost that much instead of everything."""
+        """Update every variable once; the largest change, and the new q. A penalty is a finite cost of impossible rows."""
         q, worst = q.copy(), 0.0
         for each in self.classes:
             pull = self._pull(q, each, penalty)
@@ -97,7 +97,7 @@ class _Ascent:
         return worst, q
 
     def possible_states(self, q: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """States, as q of zeros and ones, in which as few impossible rows as can be found are taken."""
+        """States, as q of zeros and ones, with as few impossible rows as a local search finds."""
         for _ in range(10):
             _, q = self.sweep(q, self.penalty)
         x = q + 1e-9 * rng.random(q.shape)
@@ -115,7 +115,7 @@ class _Ascent:
         return x
 
     def bounds(self, q: np.ndarray) -> np.ndarray:
-        """Σ_f E_q[φ_f] + Σ_i H(q_i) of every q; -inf where it takes an impossible row."""
+        """Σ_f E_q[φ_f] + Σ_i H(q_i) of every q; -inf where it gives an impossible row some probability."""
         log_q = np.log(np.where(q > 0, q, 1))
         total = (q * (np.where(q > 0, self.unary[None], 0) - log_q)).sum(axis=(1, 2))
         for block in self.blocks:
@@ -135,7 +135,7 @@ class _Ascent:
 
 
 def _colours(n: int, scopes: Iterable[Scope]) -> np.ndarray:
-    """The class of every variable: greedily, no two variables of a scope in one."""
+    """A greedy colouring: the class of every variable, different for any two variables of a scope."""
     neighbours: list[set[int]] = [set() for _ in range(n)]
     for scope in scopes:
         for i in scope:
@@ -172,9 +172,9 @@ def _mean(tables: np.ndarray, block: messages.FactorBlock, q: np.ndarray, free: 
 class Clusters:
     """q(x) = Π_c q_c(x_c), where every q_c is summed exactly: log Z ≥ Σ_f E_q[φ_f] + Σ_c H(q_c).
 
-    Clusters are taken such that each can be eliminated in tables of at most `entries`; K² for variables of K values makes them trees. Given
-    the others, the best q_c ∝ exp(Σ_f E[φ_f | x_c]) is a model of its own, so that every step goes up. Starts from a product of variables, and
-    so ends no lower than naive mean field from there.
+    Clusters are chosen such that each can be eliminated in tables of at most `entries`; K² for variables of K values makes them trees. Given
+    the others, the best q_c ∝ exp(Σ_f E[φ_f | x_c]) is a model of its own, so no step lowers the bound. It starts from a product of variables,
+    and so ends no lower than naive mean field from there.
     """
 
     def __init__(self, sizes: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray], entries: float):
@@ -195,12 +195,12 @@ class Clusters:
             bucket_tree(sizes, [self.parts[f][c] for f in factors], order, entries=math.inf)
             for c, (factors, order) in enumerate(zip(self.factors, self.orders, strict=True))
         ]
-        self.splits = [tree.even(upper=True) for tree in self.trees]  # of nothing: the clusters' bounds are exact
+        self.splits = [tree.even(upper=True) for tree in self.trees]  # no bucket is split: the clusters' sums are exact
         self.beliefs: dict[tuple[int, int], np.ndarray] = {}
         self.entropies = np.zeros(len(self.orders))
 
     def start(self, q: Sequence[np.ndarray]) -> float:
-        """Begin at a product of variables, q_i (k_i,); the bound there."""
+        """Start from a product of variables, q_i (k_i,); the bound there."""
         for c, factors in enumerate(self.factors):
             members = (q[v] for v in self.orders[c])
             self.entropies[c] = sum(float(-(p * np.log(np.where(p > 0, p, 1))).sum()) for p in members)
@@ -209,7 +209,7 @@ class Clusters:
         return self.bound()
 
     def sweep(self) -> float:
-        """Every cluster once; the bound."""
+        """Update every cluster once; the bound."""
         for c, (factors, tree) in enumerate(zip(self.factors, self.trees, strict=True)):
             tables = [self._expected(f, c) for f in factors]
             run = forward(tree, tree.arranged(tables), self.splits[c])
@@ -225,7 +225,7 @@ class Clusters:
     def climb(
         self, q: Sequence[np.ndarray], max_sweeps: int, tolerance: float, until: float = math.inf
     ) -> tuple[float, float, int]:
-        """The bound after sweeps from a product of variables until it stands still, its last change, and their number.
+        """The bound after sweeps from a product of variables until it converges, its last change, and the number of sweeps.
 
         Args:
             until: the time, by `time.perf_counter`, after which no further sweep begins.
@@ -245,7 +245,7 @@ class Clusters:
         return found
 
     def bound(self) -> float:
-        """Σ_f E_q[φ_f] + Σ_c H(q_c); -inf where q takes an impossible row."""
+        """Σ_f E_q[φ_f] + Σ_c H(q_c); -inf where q gives an impossible row some probability."""
         total = float(self.entropies.sum())
         for f, inside in enumerate(self.parts):
             first = next(iter(inside), None)
@@ -282,12 +282,12 @@ class Clusters:
 
 
 def _mean_energy(belief: np.ndarray, table: np.ndarray) -> float:
-    """E[φ], where what has no probability counts nothing."""
+    """E[φ], in which impossible rows of zero probability count as 0."""
     return float((belief * np.where(belief > 0, table, 0)).sum())
 
 
 def outer(rows: Iterable[np.ndarray]) -> np.ndarray:
-    """Π_a rows[a], an axis for each."""
+    """The outer product Π_a rows[a], one axis per row."""
     product = np.ones(())
     for row in rows:
         product = product[..., None] * row

@@ -1,4 +1,4 @@
-"""A factor graph made ready for local methods: tables merged by scope, impossible values pruned, factors in blocks of one shape."""
+"""Factor graphs prepared for local methods: tables merged by scope, impossible values pruned, factors in blocks of one shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # this module imports no JAX
 
 
 class FactorLayout(NamedTuple):
-    """Where every factor of a graph goes: variables of one value are dropped, and factors over the same variables are merged.
+    """The place of every factor of a graph after variables of one value are dropped and factors over the same variables are merged.
 
     Attributes:
         scopes: the merged scopes of two and more variables, sorted.
@@ -69,7 +69,7 @@ def merged(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
     """The merged and pruned log-potentials of factors.
 
     Args:
-        cardinalities: of every variable.
+        cardinalities: the number of values of each variable.
         scopes: the variables of every factor, in the order of its table's axes.
         tables: log-potentials of every factor in nats, -inf where a configuration is impossible.
     """
@@ -241,8 +241,9 @@ def log_sum(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
 class Messages:
     """Reweighted sum-product on a graph: m_f→i(x_i) = log Σ exp(φ_f/ρ_f + Σ_{j≠i} (b_j - m_f→j)) with b_i = φ_i + Σ_f ρ_f m_f→i.
 
-    With all ρ = 1 it is belief propagation. Classes of factors take turns, each one updated as a whole. The largest entry of a message is 0;
-    on a cycle of zeros others may fall for ever, so that a finite `floor` keeps differences exact. It is of messages, not of the model.
+    With all ρ = 1 it is belief propagation. Classes of factors are updated in turn, each as a whole. The largest entry of a message is 0;
+    on a cycle of impossible values others may decrease for ever, so a finite `floor` keeps differences exact. It applies to messages, not
+    to the model.
     """
 
     def __init__(self, found: Model, classes: Iterable[Iterable[int]], weights: np.ndarray | None = None):
@@ -257,7 +258,7 @@ class Messages:
         self.beliefs = found.unary.copy()
 
     def settle(self) -> None:
-        """The beliefs again from the messages, so that rounding errors do not add up."""
+        """Recompute the beliefs from the messages, so that rounding errors do not add up."""
         self.beliefs = self.found.unary.copy()
         for block in self.distinct():
             for a in range(block.variables.shape[1]):
@@ -265,7 +266,7 @@ class Messages:
                 np.add.at(self.beliefs, block.variables[:, a], rho * self.messages[block.edges[:, a]])
 
     def distinct(self) -> Iterable[FactorBlock]:
-        """Every block once, also where a schedule visits it twice."""
+        """Every block once, even if a schedule visits it twice."""
         seen: set[int] = set()
         for members in self.classes:
             for block in members:
@@ -316,7 +317,7 @@ class Messages:
         return float(sizes.max())
 
     def _change(self, block: FactorBlock, total: np.ndarray, incoming: list[np.ndarray], a: int) -> np.ndarray:
-        """What an update would add to the messages of a block to the variables on axis a, (F, k)."""
+        """The change by which an update would alter the messages of a block to the variables on axis a, (F, k)."""
         arity, k = block.variables.shape[1], total.shape[a + 1]
         possible = incoming[a] > -np.inf
         new = log_sum(total, others(a, arity)) - np.where(possible, incoming[a], 0)
@@ -330,7 +331,7 @@ class Messages:
         np.add.at(self.beliefs, place, self.weights[block.numbers][:, None] * change)
 
     def log_z(self, of_variables: Any = 1.0, of_factors: Any = 1.0) -> float:
-        """The Bethe free energy, negated: Σ_f log Z_f + Σ_i (1 - d_i) log Z_i; log Z itself on a forest. Terms may be given shares."""
+        """The Bethe free energy, negated: Σ_f log Z_f + Σ_i (1 - d_i) log Z_i; log Z itself on a forest. Terms may be weighted."""
         degree, total = np.zeros(len(self.beliefs)), 0.0
         shares = np.broadcast_to(of_factors, len(self.found.scopes))
         for block in self.distinct():
@@ -356,7 +357,7 @@ def normalised(logs: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
 
 
 def passed_on_forest(found: Model) -> Messages | None:
-    """Messages that are exact, after one pass up and one down; None where the factor graph has a cycle."""
+    """Exact messages, by one pass up and one down; None where the factor graph has a cycle."""
     layers = forest_layers(found.scopes)
     if layers is None:
         return None

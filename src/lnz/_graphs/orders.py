@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from lnz._graphs.contraction_plan import SMALL_SECONDS, ContractionPlan, Scope, tree
 
-HOPELESS = 2.0**48  # entries of all cliques of an order: days of work, in whatever slices
+HOPELESS = 2.0**48  # entries of all cliques of an order: days of work, however it is sliced
 LARGE = 1000  # tables: beyond it a hopeless first order is an error, and greedy paths begin one by one
 
 
@@ -30,11 +30,11 @@ def search(
         sizes: the number of values of every variable.
         seconds: processor time for the search; by default a third of the predicted work that a better tree could spare, less where an eighth of it
             brought none, no more than 10 s, and 1 s where that is hopeless.
-        seed: of the search. The result also depends on the time that the search finds.
-        start: a tree that is known already and the processor time that it took: the search goes on from there.
+        seed: of the search. The result also depends on the processor's speed.
+        start: a known tree and the processor time that it took, from which the search continues.
 
     Raises:
-        ValueError: for a large graph whose first order is beyond hope.
+        ValueError: for a large graph whose first order is far too expensive.
     """
     if len(scopes) < 2:
         return tree(scopes, sizes, [], "the only order")
@@ -47,7 +47,7 @@ def search(
             f"2^{math.log2(HOPELESS):.0f} entries in all. Give evidence, or use a stochastic route"
         )
     if state.best is not None and state.chordal:
-        return state.best  # the order is the best there is
+        return state.best  # the order is optimal
     took = {state.try_greedy_paths: 0.0, state.try_order: 0.0}
     last = state.elapsed()
     while state.best is None or state.elapsed() + last / 2 <= state.budget(seconds):
@@ -60,7 +60,7 @@ def search(
 
 
 class _TreeSearch:
-    """The best tree so far, and what the next attempts need to know."""
+    """The best tree so far, and the state of the search."""
 
     def __init__(
         self, scopes: Sequence[Scope], sizes: Sequence[int], seed: int, start: tuple[ContractionPlan, float] | None
@@ -87,12 +87,12 @@ class _TreeSearch:
         if seconds is not None or self.best is None:
             return seconds or 0.0
         if self.best.seconds > 1e6:
-            return 1.0  # beyond hope, as far as one sees
+            return 1.0  # hopeless, as far as is known
         spare = min(30.0, self.best.seconds - len(self.scopes) * SMALL_SECONDS)  # what a perfect tree would save
         return min(spare / 3, self.improved + spare / 8)
 
     def try_order(self) -> None:
-        """Orders are compared by the sum of their clique sizes, and only a better one is made a tree."""
+        """Orders are compared by the sum of their clique sizes, and only a better one is made into a tree."""
         found = self.orders.draw(self.rng, self.clique)
         if found is not None:
             self.clique, order = found
@@ -110,7 +110,7 @@ class _TreeSearch:
 
 
 def candidates(scopes: Sequence[Scope], sizes: Sequence[int], seed: int) -> Iterator[ContractionPlan]:
-    """Different trees without end, from elimination orders and greedy paths in turn."""
+    """An endless sequence of trees, from elimination orders and greedy paths in turn."""
     rng, drawn = random.Random(seed), _Orders(scopes, sizes)
     while True:
         found = drawn.draw(rng, math.inf)
@@ -121,7 +121,7 @@ def candidates(scopes: Sequence[Scope], sizes: Sequence[int], seed: int) -> Iter
 
 @functools.lru_cache(maxsize=8)
 def least_fill(scopes: tuple[Scope, ...], sizes: tuple[int, ...], seed: int) -> list[int]:
-    """All variables in one order of elimination: least fill, ties at random."""
+    """One elimination order of all variables by least fill, ties broken at random."""
     found = _Orders(scopes, sizes).draw(random.Random(seed), math.inf)
     assert found is not None
     return found[1]
@@ -136,12 +136,12 @@ class _Orders:
         self.prefix, self.core = simplicial(adjacency_of(scopes, len(sizes)))
 
     def draw(self, rng: random.Random, bound: float) -> tuple[float, list[int]] | None:
-        """The sum of the core's clique sizes and the order; None where the sum passes the bound."""
+        """The sum of the core's clique sizes and the order; None where the sum exceeds the bound."""
         found = greedy_order(self.core, self.logs, rng, bound)
         return None if found is None else (found[0], self.prefix + found[1])
 
     def path(self, order: Sequence[int]) -> list[tuple[int, int]]:
-        """The path of an order: the tables of a variable are multiplied pairwise, the smallest first, and it is summed out."""
+        """The path of an order: the tables with a variable are multiplied pairwise, the smallest first, and the variable is summed out."""
         logs, scopes = self.logs, self.scopes
         uses = [0] * len(logs)
         where: list[set[int]] = [set() for _ in logs]
@@ -192,7 +192,7 @@ def _members(bits: int) -> list[int]:
 
 
 def simplicial(adjacency: list[int]) -> tuple[list[int], list[int]]:
-    """Variables whose neighbours all know each other: to eliminate them first costs nothing in width. And the graph that is left."""
+    """Simplicial variables, whose neighbours are all adjacent: eliminating them first adds nothing to the width. And the remaining graph."""
     adjacency, prefix = list(adjacency), []
     queue, queued = list(range(len(adjacency))), [True] * len(adjacency)
     while queue:
@@ -218,7 +218,7 @@ def greedy_order(
 ) -> tuple[float, list[int]] | None:
     """One greedy order of the variables by least fill, ties broken at random: the sum of its clique sizes, and the order.
 
-    None where the bound is passed.
+    None where the bound is exceeded.
     """
     graph = _FillGraph(adjacency, weights, rng)
     draw = rng.random
@@ -245,15 +245,15 @@ def greedy_order(
 
 
 class _FillGraph:
-    """A graph from which variables are eliminated, and what every elimination would fill in.
+    """A graph from which variables are eliminated, with the fill edges of every elimination.
 
-    Some runs weigh a fill edge by the cardinalities of its ends, some blur the scores: so restarts find different orders.
+    Some runs weight a fill edge by the cardinalities of its ends, some blur the scores, so that restarts find different orders.
 
     Attributes:
         adjacency: the neighbours of every variable, as bits; negative where it was eliminated beforehand.
         neighbours: the same as sets, of the variables that are left.
         masks: where fill edges are weighted, the variables of each weight, as bits; otherwise empty.
-        blur: how much a score is increased at random, as a share of it.
+        blur: the random increase of a score, as a share of it.
     """
 
     def __init__(self, adjacency: list[int], weights: list[float], rng: random.Random):
@@ -287,7 +287,7 @@ class _FillGraph:
         return total * (1 + self.blur * self.draw()) if self.blur else total
 
     def eliminate(self, v: int, *, fills: bool) -> set[int]:
-        """Take v out, connect its neighbours (where anything `fills`), and return the variables whose scores may have changed."""
+        """Remove v, connect its neighbours (if `fills`), and return the variables whose scores may have changed."""
         adjacency, neighbours = self.adjacency, self.neighbours
         around, members = adjacency[v], neighbours[v]
         changed, others = set(members), ~(1 << v)
@@ -322,7 +322,7 @@ def _greedy_path(
         use_ssa=True,
     )
     number, pairs = list(range(len(scopes))), []
-    # A step of one table only drops its private variables: here no step of its own.
+    # A step with one table only sums out variables of its own: not a step here.
     for step in path:
         if len(step) == 1:
             number.append(number[step[0]])

@@ -1,4 +1,4 @@
-"""What is left of a model's tables before elimination: possible values only, and no table inside another. NumPy alone."""
+"""Preprocessing of a model's tables before elimination: impossible values are removed, and tables inside others are merged. NumPy alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reduced(NamedTuple):
         scopes, tables: the log-potentials that are left, over variables of two and more values; at least two, so that there is a tree.
         home: the table that holds each factor of the graph; -1 for a constant.
         free: variables in no table.
-        constant: what is added to log Z.
+        constant: added to log Z.
         possible: False where some variable has no value left: Z = 0.
     """
 
@@ -71,7 +71,7 @@ def reduce(cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequen
     """The model without values that some factor forbids, variables of one value and factors inside others.
 
     Args:
-        cardinalities: of every variable.
+        cardinalities: the number of values of each variable.
         scopes: the variables of every factor, in the order of its table's axes.
         tables: log-potentials of every factor, -inf where impossible.
     """
@@ -151,7 +151,7 @@ def possible_values(
 
 
 def _zeros(tables: Sequence[np.ndarray]) -> tuple[dict[int, np.ndarray], list[int]]:
-    """Where the tables with zeros are not zero, and which of them forbid a value by themselves. Tables of one shape are looked at together."""
+    """The support of every table with zeros, and the tables that forbid a value by themselves. Tables of one shape are examined together."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for f, table in enumerate(tables):
         alike.setdefault(table.shape, []).append(f)

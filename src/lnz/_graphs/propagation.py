@@ -23,10 +23,10 @@ def propagated(
     schedule: Schedule = "classes",
     until: float = float("inf"),
 ) -> tuple[messages.Messages, float, int]:
-    """Messages on a graph with cycles after sweeps until they stand still, their last change, and the number of sweeps.
+    """Messages on a graph with cycles after sweeps until they converge, their last change, and the number of sweeps.
 
     "classes": factors that share no variable are updated at once, class after class. "residual": all messages are computed, and the quarter
-    of the factors whose messages would change most take theirs. No further sweep begins after the time `until` of `time.perf_counter`.
+    of the factors whose messages would change most are updated. No further sweep begins after the time `until` of `time.perf_counter`.
     """
     everything = [range(len(found.scopes))] if schedule == "residual" else messages.colours(found.scopes)
     passed = messages.Messages(found, everything) if start is None else start

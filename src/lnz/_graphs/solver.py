@@ -1,4 +1,4 @@
-"""Elimination in NumPy: what a model's tables give, exactly, and what it will cost. Imports no JAX."""
+"""Elimination in NumPy: exact answers about a model from its tables, and their predicted cost. Does not import JAX."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.preprocess import Reduced
 
 PATIENCE = 3.0  # seconds of predicted work from which a sum over possible entries alone is tried
-HARD = 100.0  # seconds of the first tree, beyond which its possible entries are looked at before a long search
-TRIALS = 30.0  # seconds that these trials may take, and no more than a third of the predicted work
+HARD = 100.0  # predicted seconds of the first tree, beyond which possible entries are tried before a long search
+TRIALS = 30.0  # the most seconds for these trials, at most a third of the predicted work
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
-    """What elimination may cost.
+class EliminationBudget:
+    """The budget of elimination.
 
     Attributes:
-        max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
+        max_memory: the most bytes of tables; by default half of the machine's memory. Wider trees are cut into slices that fit.
         max_seconds: where the predicted time is longer, a ValueError with the figures is raised.
-        search_seconds: processor time to look for an order; by default a third of the predicted work that a better one could spare.
+        search_seconds: processor time of the search for an order; by default a third of the predicted work that a better one could spare.
         seed: of that search.
     """
 
@@ -57,80 +57,80 @@ class Limits:
 
     @property
     def memory(self) -> float:
-        """Bytes that tables may take: `max_memory`, or half of the machine's."""
+        """The most bytes of tables: `max_memory`, or half of the machine's memory."""
         half = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return half if self.max_memory is None else self.max_memory
 
 
-def plan_within(limits: Limits, model: Reduced, *, every: bool) -> ContractionPlan:
-    """The contraction tree for a model. Raises ValueError, with the figures, where it would cost more than the limits.
+def plan_within(budget: EliminationBudget, model: Reduced, *, every: bool) -> ContractionPlan:
+    """The contraction tree for a model. Raises ValueError, with the figures, where it would exceed the budget.
 
     Args:
-        every: whether all tables must fit at once, as marginals and samples need it, or only those at the peak.
+        every: whether all tables must fit at once, as marginals and samples need, or only those at the peak.
     """
-    memory, passes = limits.memory, 1 + contraction.DOWN if every else 1
-    supported = _supported_plan(limits, model, every=every)
-    if supported is not None and supported.seconds < _first_estimate(limits, model) / 10:
+    memory, passes = budget.memory, 1 + contraction.DOWN if every else 1
+    supported = _supported_plan(budget, model, every=every)
+    if supported is not None and supported.seconds < _first_estimate(budget, model) / 10:
         return supported
     try:
-        fitted = _dense_plan(limits, model, every=every)
-    except ValueError:  # beyond hope
+        fitted = _dense_plan(budget, model, every=every)
+    except ValueError:  # hopeless
         if supported is None:
             raise
         return supported
-    excessive = fitted.need(every=every) > memory or passes * fitted.seconds > limits.max_seconds
+    excessive = fitted.need(every=every) > memory or passes * fitted.seconds > budget.max_seconds
     if supported is not None and (excessive or supported.seconds < fitted.seconds):
         return supported
     if excessive:
         raise ValueError(
             f"exact elimination is too expensive: {fitted}, where max_memory is {contraction_plan.size_text(memory)} and max_seconds "
-            f"{limits.max_seconds:g}. Raise them, give evidence, or use a stochastic route"
+            f"{budget.max_seconds:g}. Raise them, give evidence, or use a stochastic route"
         )
     return fitted
 
 
-def _supported_plan(limits: Limits, model: Reduced, *, every: bool) -> ContractionPlan | None:
+def _supported_plan(budget: EliminationBudget, model: Reduced, *, every: bool) -> ContractionPlan | None:
     """A tree over possible entries alone, where there are zeros, full tables would be expensive, and one is found."""
     if not any(table.size and table.min() == -np.inf for table in model.tables):
         return None
-    expected = _first_estimate(limits, model)
+    expected = _first_estimate(budget, model)
     if expected < PATIENCE:
         return None
-    seconds = min(limits.max_seconds / (1 + contraction.DOWN if every else 1), expected / 3, TRIALS)
-    found = _supported(_Problem.of(model), limits.memory / (2 if every else 1), seconds, limits.seed)
-    if isinstance(found, str) or found.need(every=every) > limits.memory:
+    seconds = min(budget.max_seconds / (1 + contraction.DOWN if every else 1), expected / 3, TRIALS)
+    found = _supported(_Problem.of(model), budget.memory / (2 if every else 1), seconds, budget.seed)
+    if isinstance(found, str) or found.need(every=every) > budget.memory:
         return None
     return found
 
 
-def _first_estimate(limits: Limits, model: Reduced) -> float:
-    """The predicted seconds of the first tree; of the best that the search finds, where that is too long; of a short search, where it is hopeless."""
+def _first_estimate(budget: EliminationBudget, model: Reduced) -> float:
+    """The predicted seconds of the first tree; of the best tree of a full search, where that is too long; of a short search, where it is hopeless."""
     try:
-        if limits.search_seconds is not None:
-            return first_plan(limits, model).seconds
-        first = first_plan(dataclasses.replace(limits, search_seconds=0.0), model).seconds
+        if budget.search_seconds is not None:
+            return first_plan(budget, model).seconds
+        first = first_plan(dataclasses.replace(budget, search_seconds=0.0), model).seconds
         if first < PATIENCE:
             return first
-        return first_plan(limits if first < HARD else dataclasses.replace(limits, search_seconds=0.3), model).seconds
+        return first_plan(budget if first < HARD else dataclasses.replace(budget, search_seconds=0.3), model).seconds
     except ValueError:
         return math.inf
 
 
-def _dense_plan(limits: Limits, model: Reduced, *, every: bool) -> ContractionPlan:
+def _dense_plan(budget: EliminationBudget, model: Reduced, *, every: bool) -> ContractionPlan:
     sizes = tuple(model.sizes)
-    best = first_plan(limits, model)
-    fitted = contraction_plan.sliced(best, sizes, limits.memory, every=every)
+    best = first_plan(budget, model)
+    fitted = contraction_plan.sliced(best, sizes, budget.memory, every=every)
     if every:
         return fitted
     near = contraction_plan.sliced(
-        best, sizes, min(limits.memory, 2.0**26), every=False
+        best, sizes, min(budget.memory, 2.0**26), every=False
     )  # slices in the caches can be much quicker
     return near if near.seconds < 0.8 * fitted.seconds else fitted
 
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """A model that equals another where the same configurations are possible."""
+    """A model as a cache key: equal where the same configurations are possible."""
 
     model: Reduced = dataclasses.field(compare=False)
     digest: bytes
@@ -145,7 +145,7 @@ class _Problem:
 
 @functools.lru_cache(maxsize=8)
 def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> ContractionPlan | str:
-    """A plan over possible entries alone, or why there is none: both are remembered."""
+    """A plan over possible entries alone, or why there is none: both are cached."""
     model = problem.model
     try:
         return sparse_tables.searched(
@@ -155,9 +155,9 @@ def _supported(problem: _Problem, memory: float, seconds: float, seed: int) -> C
         return str(error)
 
 
-def first_plan(limits: Limits, model: Reduced) -> ContractionPlan:
+def first_plan(budget: EliminationBudget, model: Reduced) -> ContractionPlan:
     """The cheapest tree that the search finds, whatever memory it takes."""
-    found, _ = _searched(tuple(model.scopes), tuple(model.sizes), limits.search_seconds, limits.seed)
+    found, _ = _searched(tuple(model.scopes), tuple(model.sizes), budget.search_seconds, budget.seed)
     if isinstance(found, str):
         raise ValueError(found)
     return found
@@ -167,7 +167,7 @@ def first_plan(limits: Limits, model: Reduced) -> ContractionPlan:
 def _searched(
     scopes: tuple[Scope, ...], sizes: tuple[int, ...], seconds: float | None, seed: int
 ) -> tuple[ContractionPlan | str, float]:
-    """The plan, or why there is none, and the processor time it took: remembered. A search without a time of its own starts from the first order."""
+    """The plan, or why there is none, and the processor time it took: cached. A search without a time of its own starts from the first order."""
     begun, start = time.thread_time(), None
     if seconds is None:
         found, took = _searched(scopes, sizes, 0.0, seed)
@@ -181,24 +181,24 @@ def _searched(
 
 
 def described(variables: int, factors: int) -> str:
-    """Elimination in words, as an estimate names its route."""
+    """Elimination in words, as in the method of an estimate."""
     return f"elimination of {variables:,} variables from {factors:,} factors"
 
 
 def rounding(log_z: Any, largest: Any, factors: int, eps: Any) -> Any:
-    """What rounding may have done to log Z (finite), in nats, of log-potentials up to `largest` in size, where 1 + eps is the next number."""
+    """A bound on the rounding error of log Z (finite), in nats, for log-potentials up to `largest` in size, where 1 + eps is the next number."""
     return eps * (32 + math.sqrt(factors)) * (1 + largest + abs(log_z))
 
 
 class Solver:
-    """The exact answers about one model, from log-potentials in NumPy.
+    """Exact answers about one model, from log-potentials in NumPy.
 
     Args:
-        cardinalities: of every variable.
+        cardinalities: the number of values of each variable.
         scopes: the variables of every factor, in the order of its table's axes.
         tables: log-potentials of every factor in nats, -inf where a configuration is impossible.
-        limits: what the answers may cost. Every method raises ValueError, with the figures, where it would cost more.
-        progress: told, after every step, the stage in words and the share of its predicted time that is done, from 0 to 1.
+        budget: what the answers may cost. Every method raises ValueError, with the figures, where it would exceed it.
+        progress: called after every step with the stage in words and the share of its predicted time that has passed, from 0 to 1.
     """
 
     def __init__(
@@ -206,25 +206,25 @@ class Solver:
         cardinalities: Sequence[int],
         scopes: Sequence[Scope],
         tables: Sequence[np.ndarray],
-        limits: Limits,
+        budget: EliminationBudget,
         *,
         progress: Callable[[str, float], None] | None = None,
     ):
         self.cardinalities = cardinalities
         self.scopes = scopes
         self.tables = tables
-        self.limits = limits
+        self.budget = budget
         self.progress = progress
         self.reduced = preprocess.reduce(cardinalities, scopes, tables)
 
     @functools.cached_property
     def pruned(self) -> tuple[Reduced, list[Dropped]]:
-        """What log Z and samples need of the model: `barren_nodes.prune`."""
+        """The part of the model that log Z and samples need: see `barren_nodes.prune`."""
         return barren_nodes.prune(self.reduced)
 
     def plan(self, *, every: bool = False) -> ContractionPlan:
         """The contraction tree for log Z; or one that keeps `every` table, for marginals and the most probable state."""
-        return plan_within(self.limits, self.reduced if every else self.pruned[0], every=every)
+        return plan_within(self.budget, self.reduced if every else self.pruned[0], every=every)
 
     def log_partition(self) -> float:
         """log Z, in nats; -inf where no configuration is possible."""
@@ -232,7 +232,7 @@ class Solver:
         if not model.possible:
             return -math.inf
         if plan.supports:
-            return _supports(model, plan, self.limits).log_total() + model.constant
+            return _supports(model, plan, self.budget).log_total() + model.constant
         done = self._meter("log Z", plan.seconds)
         parts = [
             contraction.log_total(contraction.upward(plan, leaves, model.sizes, keep=False, done=done)[-1])
@@ -241,7 +241,7 @@ class Solver:
         return float(np.logaddexp.reduce(parts)) + model.constant
 
     def rounding(self, log_z: float) -> float:
-        """What rounding may have done to log Z, in nats."""
+        """A bound on the rounding error of log Z, in nats."""
         finite = (np.abs(table, where=table > -np.inf, out=np.zeros(table.shape)) for table in self.tables)
         largest = max((float(size.max(initial=0)) for size in finite), default=0.0)
         return rounding(log_z if math.isfinite(log_z) else 0.0, largest, len(self.scopes), np.finfo(float).eps)
@@ -283,10 +283,10 @@ class Solver:
         )
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """n independent exact samples: the numbers of the values (n, variables)."""
+        """n independent exact samples: the indices of the values (n, variables)."""
         model, dropped = self.pruned
         contraction.check_possible(0.0 if model.possible else -math.inf)
-        plan = plan_within(self.limits, model, every=True)
+        plan = plan_within(self.budget, model, every=True)
         labels = self._drawn(model, plan, rng, n)
         for i in model.free:
             labels[:, i] = rng.integers(model.sizes[i], size=n)
@@ -296,7 +296,7 @@ class Solver:
 
     def _drawn(self, model: Reduced, plan: ContractionPlan, rng: np.random.Generator, n: int) -> np.ndarray:
         if plan.supports:
-            return _supports(model, plan, self.limits).sample(rng, n)
+            return _supports(model, plan, self.budget).sample(rng, n)
         done = self._meter("samples", 2 * plan.seconds)
 
         def nodes(leaves: list[contraction.ScaledTable]) -> list[Any]:
@@ -316,13 +316,13 @@ class Solver:
         return labels[rng.permutation(n)] if len(parts) > 2 else labels
 
     def most_probable(self) -> np.ndarray:
-        """The most probable configuration (one of them, where several are): the numbers of its values (variables,)."""
+        """The most probable configuration (one of them if there are several): the indices of its values (variables,)."""
         return self.n_best(1)[0][0]
 
     def n_best(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The n most probable configurations, the best first: the numbers of their values (rows, variables), and log-weights (rows,), log p + log Z.
+        """The n most probable configurations, the best first: the indices of their values (rows, variables), and log-weights (rows,), log p + log Z.
 
-        Which of several of one weight come first, and which are left out at the end, is arbitrary. Fewer rows where fewer are possible.
+        The order of configurations of equal weight, and which of them are left out at the end, is arbitrary. Fewer rows where fewer are possible.
         """
         model, plan = self.reduced, self.plan(every=True)
         contraction.check_possible(0.0 if model.possible else -math.inf)
@@ -330,7 +330,7 @@ class Solver:
             raise ValueError(
                 f"where full tables are too expensive only the most probable state is supported, not the first {n}: ask for one"
             )
-        labels = _supports(model, plan, self.limits).most_probable() if plan.supports else self._best(model, plan, n)
+        labels = _supports(model, plan, self.budget).most_probable() if plan.supports else self._best(model, plan, n)
         for i in model.free:
             k = model.sizes[i]
             labels = np.repeat(labels, k, axis=0)[:n]
@@ -366,7 +366,7 @@ class Solver:
             return -math.inf, total
         plan = self.plan(every=True)
         if plan.supports:
-            log_z, beliefs = _supports(model, plan, self.limits).beliefs()
+            log_z, beliefs = _supports(model, plan, self.budget).beliefs()
             return log_z + model.constant, beliefs
         running = -np.inf
         done = self._meter("marginals", (1 + contraction.DOWN) * plan.seconds)
@@ -388,7 +388,7 @@ class Solver:
         return running + model.constant, total
 
     def _meter(self, stage: str, seconds: float) -> contraction.Done | None:
-        """What turns the predicted seconds of steps into shares of a stage, and tells `progress`."""
+        """A function that adds up the predicted seconds of steps and reports the share of a stage to `progress`."""
         if self.progress is None:
             return None
         tell, made = self.progress, 0.0
@@ -401,10 +401,10 @@ class Solver:
         return done
 
 
-def _supports(model: Reduced, plan: ContractionPlan, limits: Limits) -> sparse_tables.SparseSums:
-    most = limits.memory / sparse_tables.ENTRY_BYTES
+def _supports(model: Reduced, plan: ContractionPlan, budget: EliminationBudget) -> sparse_tables.SparseSums:
+    most = budget.memory / sparse_tables.ENTRY_BYTES
     return sparse_tables.SparseSums(
-        plan, model.scopes, model.tables, model.sizes, most=most, seconds=limits.max_seconds
+        plan, model.scopes, model.tables, model.sizes, most=most, seconds=budget.max_seconds
     )
 
 

@@ -1,7 +1,7 @@
-"""Elimination over the possible configurations alone: tables as keys and values, joined on what they share. NumPy alone.
+"""Elimination over the possible configurations alone: tables as keys and values, joined on shared variables. NumPy alone.
 
 Where most configurations are impossible, a table's support can be far smaller than the product of its variables' sizes, and with it the work.
-How small is known only once it is computed, so the limits are kept while it runs.
+How small is known only once it is computed, so the budget is checked while it runs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lnz._graphs import contraction, orders, table_products
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.table_products import LOG_SUM, MAX, SUM, Algebra
 
-BLOCK = 2**21  # rows of a join that are held at one time
+BLOCK = 2**21  # rows of a join held at one time
 WORD = 62  # bits of a key
-ENTRY_BYTES = 64  # of one entry: its key and its value, and the copies while it is sorted and joined
-FIRST = 2**17  # entries that the first trials may have
-FACTOR = 8  # by how much that grows from round to round
-TRIES = 5  # trials of every round
+ENTRY_BYTES = 64  # per entry: key, value, and copies while it is sorted and joined
+FIRST = 2**17  # the most entries of the first trials
+FACTOR = 8  # growth of that from round to round
+TRIES = 5  # trials per round
 
 
 class SparseTable(NamedTuple):
@@ -43,20 +43,20 @@ Pick = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class TooExpensive(ValueError):
-    """The supports grow beyond the limits."""
+    """The supports exceed the budget."""
 
 
 class SparseSums:
-    """SparseSums, marginals, maxima and samples over a contraction tree, of sparse tables.
+    """Sums, marginals, maxima and samples over a contraction tree of sparse tables.
 
     Args:
         plan: the tree.
         scopes, tables: the log-potentials.
         sizes: the number of values of every variable.
-        most: entries that all tables together may have.
+        most: the most entries of all tables together.
         seconds: time after which the pass gives up.
 
-    Every method raises TooExpensive where the limits are passed.
+    Every method raises TooExpensive where the budget is exceeded.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class SparseSums:
             found[i], found[j] = np.zeros(len(a.keys)), np.zeros(len(b.keys))
             for ia, ib, keys in self._rows(a, b, out):
                 place = np.searchsorted(above.keys, keys)
-                # The share of a pair of entries in the entry that they are summed into.
+                # The share of a pair of entries in the entry to which they contribute.
                 p = belief[place] * np.exp(_logs(a, ia) + _logs(b, ib) - _logs(above, place))
                 found[i] += np.bincount(ia, p, len(a.keys))
                 found[j] += np.bincount(ib, p, len(b.keys))
@@ -152,7 +152,7 @@ class SparseSums:
         return self._descend(nodes, 1, _largest)
 
     def _descend(self, nodes: Sequence[SparseTable], count: int, pick: Pick) -> np.ndarray:
-        """Labels (count, variables), top down: given a node's own variables, `pick` takes a pair of entries that was summed into them."""
+        """Labels (count, variables), top down: given a node's own variables, `pick` chooses one of the pairs of entries that contribute to them."""
         labels = np.zeros((count, len(self.sizes)), np.int64)
         contraction.check_possible(_log_total(nodes[-1]))
         for i, j, out, removed in reversed(self.plan.steps):
@@ -250,7 +250,7 @@ class SparseSums:
             begin, done = end, int(ends[end - 1])
 
     def _moved(self, keys: np.ndarray, scope: Scope, out: Scope, without: Scope = ()) -> np.ndarray:
-        """Keys over `scope` as keys over `out`: fields of variables that it has not, or that are in `without`, are zero."""
+        """Keys over `scope` as keys over `out`: fields of variables that it lacks, or that are in `without`, are zero."""
         places, shift = {}, 0
         for v in out:
             places[v] = shift
@@ -293,18 +293,18 @@ def searched(
     seconds: float,
     seed: int,
 ) -> ContractionPlan:
-    """A tree along which the supports stay small, with the figures of a trial run.
+    """A search for a tree along which the supports stay small, with the figures of a trial run.
 
-    Trees differ by orders of magnitude in their supports, and estimates rank them but roughly. So the most promising are tried with a small
-    limit of entries, then the best of more trees with a larger one, and so on.
+    Trees differ by orders of magnitude in their supports, and estimates rank them only roughly. So the most promising are tried with a
+    small budget of entries, then the best of more trees with a larger one, and so on.
 
     Raises:
-        TooExpensive: where none was found within the limits.
+        TooExpensive: where none was found within the budget.
     """
     begun, most = time.perf_counter(), memory / ENTRY_BYTES
     counts = [math.log2(max(1, np.count_nonzero(table > -np.inf))) for table in tables]
     trees, pool, reason = orders.candidates(scopes, sizes, seed), [], "no trial was made"
-    limit = min(FIRST, most)
+    allowed = min(FIRST, most)
     while True:
         for plan in itertools.islice(trees, 2 * TRIES):
             pool.append((estimated(plan, counts, sizes), len(pool), plan))
@@ -313,7 +313,7 @@ def searched(
         pool.sort()
         for _, _, plan in pool[:TRIES]:
             left = seconds - (time.perf_counter() - begun)
-            sums, trial = SparseSums(plan, scopes, tables, sizes, most=limit, seconds=left), time.perf_counter()
+            sums, trial = SparseSums(plan, scopes, tables, sizes, most=allowed, seconds=left), time.perf_counter()
             try:
                 sums.upward(keep=False)
             except TooExpensive as error:
@@ -329,13 +329,13 @@ def searched(
                 seconds=time.perf_counter() - trial,
                 supports=True,
             )
-        if limit >= most:
+        if allowed >= most:
             raise TooExpensive(reason)
-        limit = min(FACTOR * limit, most)
+        allowed = min(FACTOR * allowed, most)
 
 
 def estimated(plan: ContractionPlan, counts: Sequence[float], sizes: Sequence[int]) -> float:
-    """log2 of the rows of all joins, were the shared variables of two tables independent of the others."""
+    """log2 of the rows of all joins, if the shared variables of two tables were independent of the others."""
     logs = [math.log2(k) for k in sizes]
     found, total = list(counts), 0.0
     for i, j, out, _ in plan.steps:
@@ -356,7 +356,7 @@ def _logs(table: SparseTable, rows: np.ndarray) -> np.ndarray:
 
 
 def _grouped(algebra: Algebra, keys: np.ndarray, values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Different keys, sorted, and their values reduced."""
+    """The distinct keys, sorted, and their values reduced."""
     if algebra is SUM and 1 << width <= 2 * len(keys) + 64:
         sums = np.bincount(keys, values, 1 << width)
         found = np.flatnonzero(sums)

@@ -1,4 +1,4 @@
-"""The product of two tables, reduced to some of their variables: what every axis is to the product first, then one of three kernels.
+"""The product of two tables, reduced to some of their variables: axes are classified first, then one of three kernels is used.
 
 Most of the time of an exact sum is spent here. Small products are one call of einsum. Large ones are matrix products where enough is summed, and
 broadcast products otherwise, in few long axes and in blocks that stay in a cache.
@@ -38,13 +38,13 @@ class Factor(NamedTuple):
 
 
 class _Roles(NamedTuple):
-    """What the variables of two tables are to their product.
+    """The roles of the variables of two tables in their product.
 
     Attributes:
-        summed: of both, and removed.
-        both: of both, and kept.
-        left, right: of the first alone, and of the second alone; all kept.
-        kept: of the first, and kept, in its order.
+        summed: in both, and summed out.
+        both: in both, and kept.
+        left, right: in the first alone, and in the second alone; all kept.
+        kept: those of the first that are kept, in its order.
     """
 
     summed: Scope
@@ -73,7 +73,7 @@ def reduce_product(
         made = _broadcast_product(algebra, first, second, roles, sizes)
     if len(made.scope) == len(out):
         return made
-    rest = tuple(v for v in out if v not in made.scope)  # variables of neither table
+    rest = tuple(v for v in out if v not in made.scope)  # variables in neither table
     wide = made.values.reshape(*made.values.shape, *(1 for _ in rest))
     scope = made.scope + rest
     return Factor(np.broadcast_to(wide, [sizes[v] for v in scope]), scope)
@@ -82,7 +82,7 @@ def reduce_product(
 def _small(
     a: np.ndarray, a_scope: Scope, b: np.ndarray, b_scope: Scope, out: Scope, sizes: Sequence[int]
 ) -> Factor | None:
-    """A sum of few products, in one call; None where there are more."""
+    """A small product, in one call of einsum; None for a larger one."""
     if a.size * b.size > SMALL**2:
         return None
     place = {v: axis for axis, v in enumerate(dict.fromkeys(a_scope + b_scope))}
@@ -142,7 +142,7 @@ def _broadcast_product(algebra: Algebra, first: Factor, second: Factor, roles: _
 
 
 def _aligned(table: Factor, summed: Scope, present: Scope, sizes: Sequence[int]) -> np.ndarray:
-    """The table with what is summed as one axis in front, then one axis for every variable of the result, of length 1 where it has none."""
+    """The table with its summed variables as one axis in front, then one axis per variable of the result, of length 1 where it lacks it."""
     inside = set(table.scope)
     values = permuted(table.values, table.scope, [*summed, *(v for v in present if v in inside)])
     front = math.prod(sizes[v] for v in summed)
@@ -163,7 +163,7 @@ def _in_few_axes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _repeated(x: np.ndarray, shape: Sequence[int], tail: int, most: int) -> np.ndarray:
-    """The table with its last axes repeated to their full lengths where it has some of them, unless that makes too many entries."""
+    """The table with its last axes repeated to their full lengths where it has some of them, unless that takes too many entries."""
     inner, run = x.shape[1 + tail :], math.prod(shape[tail:])
     has = math.prod(inner)
     if 1 < has < run and x.size * (run // has) <= most:
@@ -217,7 +217,7 @@ def permuted(table: np.ndarray, scope: Sequence[int], order: Sequence[int]) -> n
 
 
 def spread(table: np.ndarray, scope: Scope, wide: Scope) -> np.ndarray:
-    """The table with an axis for every variable of `wide`, in its order: of length 1 for those that it has not."""
+    """The table with one axis per variable of `wide`, in its order, of length 1 for those that it lacks."""
     length = dict(zip(scope, table.shape, strict=True))
     inside = permuted(table, scope, [v for v in wide if v in length])
     return inside.reshape([length.get(v, 1) for v in wide])

@@ -17,7 +17,7 @@ import numpy as np
 from lnz._graphs import contraction, contraction_plan, preprocess
 from lnz._graphs.contraction_plan import ContractionPlan, Scope
 from lnz._graphs.preprocess import Reduced
-from lnz._graphs.solver import Limits, Solver, first_plan
+from lnz._graphs.solver import EliminationBudget, Solver, first_plan
 from lnz._graphs.table_products import permuted
 
 NEAR = 2.0**20  # entries of the largest table of a block: more would leave the caches
@@ -44,7 +44,7 @@ def log_partitions(
     cardinalities: Sequence[int],
     scopes: Sequence[Scope],
     tables: Sequence[np.ndarray],
-    limits: Limits,
+    budget: EliminationBudget,
     *,
     beliefs: bool = False,
 ) -> BatchSums:
@@ -55,21 +55,21 @@ def log_partitions(
         scopes: the variables of every factor, in the order of its table's axes; at least one factor.
         tables: log-potentials in nats (…, members), -inf where a configuration is impossible. With an imaginary part h · t, that of a belief is
             h times its derivative in the direction t.
-        limits: what the answers may cost. Members are taken in blocks that fit; one by one where no two fit. Raises ValueError, with the
+        budget: what the answers may cost. Members are taken in blocks that fit; one by one where no two fit. Raises ValueError, with the
             figures, where one would cost more.
     """
     one_real = tables[0].dtype == np.float64
     if tables[0].shape[-1] == 1 and one_real:
-        return _one_by_one(cardinalities, scopes, tables, limits, beliefs)
+        return _one_by_one(cardinalities, scopes, tables, budget, beliefs)
     batch = _Batch(cardinalities, scopes, tables)
     log_z = np.full(tables[0].shape[-1], -np.inf)
     if not batch.model.possible:
         return BatchSums(log_z, batch.factor_beliefs([], log_z) if beliefs else [])
-    plan = first_plan(limits, batch.of_one_member())
+    plan = first_plan(budget, batch.of_one_member())
     need = plan.need(every=beliefs) * tables[0].itemsize / contraction_plan.BYTES  # of each member
-    block = _block(plan, batch.model.sizes, limits.memory // need)
+    block = _block(plan, batch.model.sizes, budget.memory // need)
     if block < 2 and one_real:
-        return _one_by_one(cardinalities, scopes, tables, limits, beliefs)
+        return _one_by_one(cardinalities, scopes, tables, budget, beliefs)
     if block < 1:
         raise ValueError(
             f"second derivatives are not supported in slices, but need {contraction_plan.size_text(2 * plan.all_bytes)} at once: raise max_memory"
@@ -150,11 +150,15 @@ def _block(plan: ContractionPlan, sizes: Sequence[int], most: float) -> int:
 
 
 def _one_by_one(
-    cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray], limits: Limits, beliefs: bool
+    cardinalities: Sequence[int],
+    scopes: Sequence[Scope],
+    tables: Sequence[np.ndarray],
+    budget: EliminationBudget,
+    beliefs: bool,
 ) -> BatchSums:
     log_z, parts, width, memory = [], [], 0, 0.0
     for member in range(tables[0].shape[-1]):
-        one = Solver(cardinalities, scopes, [table[..., member] for table in tables], limits)
+        one = Solver(cardinalities, scopes, [table[..., member] for table in tables], budget)
         value, found = one.log_partition_and_factor_marginals() if beliefs else (one.log_partition(), [])
         log_z.append(value)
         parts.append(found)
@@ -168,7 +172,7 @@ def curvature(
     scopes: Sequence[Scope],
     tables: Sequence[np.ndarray],
     directions: Sequence[np.ndarray],
-    limits: Limits,
+    budget: EliminationBudget,
 ) -> list[np.ndarray]:
     """The derivative of every factor's belief (…, members) in a direction: its covariance with Σ_f t_f(x_f) (T7), by a complex step.
 
@@ -183,5 +187,5 @@ def curvature(
         made = table.astype(np.complex128)
         made.imag = np.where(table > -np.inf, t * unit, 0)
         complex_tables.append(made)
-    found = log_partitions(cardinalities, scopes, complex_tables, limits, beliefs=True)
+    found = log_partitions(cardinalities, scopes, complex_tables, budget, beliefs=True)
     return [np.imag(belief) / unit for belief in found.beliefs]

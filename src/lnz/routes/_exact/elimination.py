@@ -22,7 +22,7 @@ from lnz._core.numerics import check_whole_number
 from lnz._core.route import Route
 from lnz._core.spaces import State
 from lnz._graphs.contraction_plan import ContractionPlan
-from lnz._graphs.solver import Limits, Solver, described, first_plan, plan_within, rounding
+from lnz._graphs.solver import EliminationBudget, Solver, described, first_plan, plan_within, rounding
 from lnz._models.factor_graph import FactorGraph, packed, states_of, unpacked
 from lnz.routes._exact import batched_elimination
 from lnz.routes._exact.enumeration import Enumeration
@@ -32,7 +32,7 @@ _QUICK_SEARCH = 0.5  # seconds that suffice to tell whether a model is affordabl
 
 
 @dataclasses.dataclass(frozen=True)
-class Elimination(Limits, Route):
+class Elimination(EliminationBudget, Route):
     """Exact sums over a discrete model with factors, variable after variable (bucket or junction-tree elimination).
 
     The tables of the energy's `factors()` are multiplied and summed along a binary contraction tree. The gradient, which is every factor's marginal
@@ -253,9 +253,9 @@ def _misfit(energy: Energy) -> str | None:
     return f"the width of its graph is at least {least_width(energy)}" if least_width(energy) > 48 else None
 
 
-def _solver(graph: FactorGraph, flat: np.ndarray, limits: Limits) -> Solver:
+def _solver(graph: FactorGraph, flat: np.ndarray, budget: EliminationBudget) -> Solver:
     tables = unpacked(np.asarray(flat, np.float64), graph.shapes)
-    return Solver(graph.cardinalities, graph.scopes, [tables[t] for t in graph.table_of], limits)
+    return Solver(graph.cardinalities, graph.scopes, [tables[t] for t in graph.table_of], budget)
 
 
 def _estimate(graph: FactorGraph, flat: Any, figures: Any) -> Estimate:
@@ -304,9 +304,11 @@ def _gathered(graph: FactorGraph, beliefs: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros((0, members)), *flat]).T
 
 
-def _summed(graph: FactorGraph, rows: np.ndarray, limits: Limits, *, means: bool) -> batched_elimination.BatchSums:
+def _summed(
+    graph: FactorGraph, rows: np.ndarray, budget: EliminationBudget, *, means: bool
+) -> batched_elimination.BatchSums:
     if len(rows):
         return batched_elimination.log_partitions(
-            graph.cardinalities, _scopes(graph), _tables(graph, rows), limits, beliefs=means
+            graph.cardinalities, _scopes(graph), _tables(graph, rows), budget, beliefs=means
         )
     return batched_elimination.BatchSums(np.zeros(0), _tables(graph, rows))
