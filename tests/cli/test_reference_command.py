@@ -32,7 +32,7 @@ def test_a_run():
     assert first["inside"]
     assert first["known"] == second["known"] == "exact"
     assert abs(second["error"]) < 1e-6
-    assert "1 of 1 intervals hold the truth" in call("reference", "run", "--models", "torus-4x4-hot").out
+    assert "1 of 1 intervals contain the truth" in call("reference", "run", "--models", "torus-4x4-hot").out
 
 
 @pytest.mark.slow

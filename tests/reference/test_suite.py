@@ -134,8 +134,8 @@ def test_scores_tell_right_from_wrong():
     assert scores[0].guarantee == "exact"
     assert scores[1].unsupported_reason
     assert not scores[1].inside
-    assert "1 of 1 intervals hold the truth" in str(scores)
-    assert "refused: " in str(scores)
+    assert "1 of 1 intervals contain the truth" in str(scores)
+    assert "unsupported: " in str(scores)
     assert "NO" not in str(scores)
     assert "NO" in str(lnz.reference.score_route(lambda energy, key: wrong, models=["torus-4x4-hot"]))
     (chosen,) = lnz.reference.score_route(models=lnz.reference.reference_models("torus-4x4-hot"))

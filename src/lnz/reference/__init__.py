@@ -1,7 +1,7 @@
 """Models whose log Z is known exactly, computed without the rest of the library: ground truth for tests and users.
 
-Only NumPy and SciPy, float64 and Python integers; natural logarithms; p ∝ exp(-E). `VALUES` lists known figures with
-the functions that compute them; `lnz.reference.reference_models` has the models as energies.
+Computed with NumPy and SciPy alone, in float64 and Python integers; natural logarithms; p ∝ exp(-E). `VALUES` lists known
+figures with the functions that compute them; `lnz.reference.reference_models` has the models as energies.
 
 Example:
     >>> from lnz import reference

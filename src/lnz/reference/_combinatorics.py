@@ -1,4 +1,4 @@
-"""Counting problems on the free square grid whose answer is exact: Z of models with hard constraints.
+"""Exact counts on free square grids: Z of models with hard constraints.
 
 Counts are Python integers of any size; their logarithms are log Z at equal weights, in nats.
 """
@@ -15,7 +15,7 @@ Profile = TypeVar("Profile")
 
 
 def hard_squares_count(rows: int, columns: int) -> int:
-    """The number of sets of sites of a rows x columns grid of which no two are neighbours (hard squares at fugacity 1).
+    """The number of sets of sites of a rows x columns grid without neighbouring sites (hard squares at fugacity 1).
 
     Site by site, over the occupied sites among the last `columns`: an occupied site needs both its left and its upper
     neighbour empty. Source: Baxter, Enting and Tsang, Journal of Statistical Physics 22, 465 (1980).

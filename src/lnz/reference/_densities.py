@@ -1,6 +1,6 @@
 """Targets that are normalised by construction, log Z = 0: a funnel, many components, heavy tails.
 
-Densities take points (..., dimension), as NumPy's or JAX's array, and are of the same kind.
+Densities take points (..., dimension) as a NumPy or JAX array, and return an array of the same library.
 """
 
 import math
@@ -16,7 +16,7 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def funnel_log_density(x: Points, *, scale: float = 3.0) -> Values:
-    """log N(x_1; 0, scale²) + Σ_{i>1} log N(x_i; 0, e^{x_1}): as wide as e^{x_1/2} at one end, a point at the other.
+    """log N(x_1; 0, scale²) + Σ_{i>1} log N(x_i; 0, e^{x_1}): the width e^{x_1/2} varies from wide at one end to very narrow at the other.
 
     Source: Neal, Annals of Statistics 31, 705 (2003), with 10 dimensions and scale 3.
     """
@@ -28,7 +28,7 @@ def funnel_log_density(x: Points, *, scale: float = 3.0) -> Values:
 
 
 def mixture_means(components: int, dimension: int, *, half_width: float = 40.0, seed: int = 0) -> Points:
-    """The means (components, dimension) of `gaussian_mixture_log_density`: numpy.random.default_rng(seed), uniform in a box."""
+    """The means (components, dimension) of `gaussian_mixture_log_density`: uniform in a box, by numpy.random.default_rng(seed)."""
     return np.random.default_rng(seed).uniform(-half_width, half_width, size=(components, dimension))
 
 

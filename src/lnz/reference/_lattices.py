@@ -82,18 +82,18 @@ def grid_log_z(
     right: Float[np.ndarray, "rows row_bonds states states"],
     down: Float[np.ndarray, "column_bonds columns states states"],
 ) -> float:
-    """log Z, in nats, of any pairwise model with q states a site on a grid, cylinder or torus, by transfer matrices.
+    """log Z, in nats, of any pairwise model with q states per site on a grid, cylinder or torus, by transfer matrices.
 
         Z = Σ_x exp( Σ_ij unary[i,j,x_ij] + Σ_ij right[i,j,x_ij,x_i(j+1)] + Σ_ij down[i,j,x_ij,x_(i+1)j] )
 
-    A row is added as one q x q product a site, so the cost is rows · columns · q^(columns+1), times q^columns when the
+    A row is added as one q x q product per site, so the cost is rows · columns · q^(columns+1), times q^columns when the
     rows close into a ring (a trace). Make the columns the shorter side.
 
     Args:
         unary: log-potential of each site, float64; -inf forbids a state.
-        right: log-potentials of (i,j)-(i,j+1), the first index that of (i,j). columns-1 bonds a row leave the side
+        right: log-potentials of (i,j)-(i,j+1), the first index that of (i,j). columns-1 bonds per row leave the side
             free; `columns` bonds close it, the last coupling (i,columns-1) to (i,0).
-        down: log-potentials of (i,j)-(i+1,j): rows-1 bonds a column, or `rows` to close the rows.
+        down: log-potentials of (i,j)-(i+1,j): rows-1 bonds per column, or `rows` to close the rows.
 
     Returns:
         log Z, -inf where every state is forbidden.
@@ -160,8 +160,8 @@ def ising_grid_log_z(
 ) -> float:
     """log Z, in nats, of p(s) ∝ exp(β [Σ J_ij s_i s_j + Σ h_i s_i]) on a grid, cylinder or torus with any couplings.
 
-    right and down are the bonds (i,j)-(i,j+1) and (i,j)-(i+1,j) and say which sides are closed, as in `grid_log_z`,
-    whose cost and errors hold here: (rows, columns-1) and (rows-1, columns) is a free grid, (rows, columns) twice a
+    right and down are the bonds (i,j)-(i,j+1) and (i,j)-(i+1,j); their shapes tell which sides are closed, as in `grid_log_z`,
+    whose cost and errors hold here: (rows, columns-1) and (rows-1, columns) is a free grid, and (rows, columns) twice is a
     torus.
     """
     shape = (right.shape[0], down.shape[1])

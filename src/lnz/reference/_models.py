@@ -1,4 +1,4 @@
-"""The list of models whose log Z is known, as energies: one line each, with formula and source."""
+"""Models whose log Z is known, as energies: a list with formula and source of each."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class ReferenceModel:
         title: what it is, with its parameters.
         source: the formula or method behind log Z, and who gave it.
         build: makes the energy; its parameters are in the widest dtype that JAX is set to.
-        compute: log Z in nats, and the slopes of log Z that are known: numbers that `slopes` turns into a gradient.
-        slopes: from the energy and those numbers, the arrays of ∇_θ log Z in the order of the energy's own; None where no gradient is known.
+        compute: log Z in nats, and the known slopes of log Z: numbers that `slopes` turns into a gradient.
+        slopes: from the energy and those numbers, the arrays of ∇_θ log Z in the order of the energy's arrays; None where no gradient is known.
     """
 
     name: str
@@ -69,10 +69,10 @@ def reference_models(*names: str) -> tuple[ReferenceModel, ...]:
     """Models whose log Z, and often ∇ log Z, is known exactly: ground truth for any estimator.
 
     Args:
-        names: which; all where none is given.
+        names: the models; all where none is given.
 
     Raises:
-        ValueError: for a name that is not in the list, with those that are.
+        ValueError: for an unknown name; the message lists the names.
 
     Example:
         >>> import lnz
@@ -110,7 +110,7 @@ def _torus(n: int, beta: float, how: str) -> ReferenceModel:
 
 
 def _disguised(n: int) -> ReferenceModel:
-    """The critical torus with every spin redefined by a random sign: it looks like a glass, and one planted state has the least energy."""
+    """The critical torus with every spin redefined by a random sign: it looks like a glass, with one planted state of least energy."""
 
     def build() -> Energy:
         sign = np.random.default_rng(5).choice([-1.0, 1.0], size=(n, n))
@@ -153,7 +153,7 @@ def _potts(q: int, n: int) -> ReferenceModel:
 
 
 def _clashes(values: Any) -> Any:
-    """∞ where two neighbours on a grid clash, by a function of both."""
+    """An energy that is ∞ where two neighbours on a grid conflict, by a function of both."""
 
     def energy(x: Any) -> Any:
         clash = jnp.any(values(x[1:], x[:-1])) | jnp.any(values(x[:, 1:], x[:, :-1]))
@@ -234,17 +234,17 @@ def _generic() -> tuple[np.ndarray, ...]:
 
 
 def _two_modes() -> tuple[np.ndarray, ...]:
-    """All units off, or all units on: nothing between them, and annealing from independent units finds one of them first."""
+    """Two modes, all units off and all units on: annealing from independent units finds one of them first."""
     return np.full((24, 6), 1.5), np.full(24, -4.5), np.full(6, -17.7)
 
 
 def _hidden_mode() -> tuple[np.ndarray, ...]:
-    """Units off with the larger entropy, or all on with the larger weight: from independent units no chain comes to the latter."""
+    """Two modes, units off with the larger entropy and all on with the larger weight: from independent units no chain reaches the latter."""
     return np.full((40, 8), 1.5), np.full(40, -2.28), np.full(8, -48.0)
 
 
 def _needle(x: Any) -> Any:
-    """-30 at the state 0101…, 0 at all others: nothing leads there."""
+    """-30 at the state 0101…, 0 at all others, so that no chain finds it."""
     return jnp.where(jnp.all(x == jnp.arange(40, dtype=x.dtype) % 2), -30.0, jnp.zeros(()))
 
 
@@ -382,12 +382,12 @@ MODELS: tuple[ReferenceModel, ...] = (
     _rbm("rbm-two-modes-24x6", "RBM, 24 visible and 6 hidden units: all off, or all on", _two_modes),
     _rbm(
         "rbm-hidden-mode-40x8",
-        "RBM, 40 visible and 8 hidden units: two modes, and annealing finds the lighter one alone",
+        "RBM, 40 visible and 8 hidden units: two modes, of which annealing finds the lighter one alone",
         _hidden_mode,
     ),
     ReferenceModel(
         "needle-40",
-        "one state of 2^40, 0101…, with energy -30, all others 0: most of the weight, and no way there",
+        "one state of 2^40, 0101…, with energy -30, all others 0: most of the weight, and no chain finds it",
         "log(2^40 - 1 + e^30)",
         lambda: FunctionEnergy(_needle, Binary(40)),
         lambda: (math.log(2.0**40 - 1 + math.exp(30)), None),
@@ -469,4 +469,4 @@ MODELS: tuple[ReferenceModel, ...] = (
         _known_zero,
     ),
 )
-"""All of them, from small to large within a family."""
+"""All models, from small to large within a family."""

@@ -12,7 +12,7 @@ from lnz.reference._integrals import composite_legendre, log_weighted_sum
 ISING_CRITICAL_BETA = 0.5 * math.log1p(math.sqrt(2.0))
 """The critical coupling of the square lattice, ½ ln(1 + √2) (Kramers and Wannier, Physical Review 60, 1941)."""
 
-# From here on only the two ordered states count: the next term is smaller by exp(-8K) < 1e-69 per site.
+# Above this only the two ordered states matter: the next term is smaller by exp(-8K) < 1e-69 per site.
 _FROZEN = 20.0
 
 

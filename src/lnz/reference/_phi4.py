@@ -15,7 +15,7 @@ def phi4_chain_log_density(
 
     S = Σ_i ½(φ_{i+1} - φ_i)² + ½ m² φ_i² + λ φ_i⁴,   φ_{N+1} = φ_1
     """
-    xp = phi.__array_namespace__()  # NumPy's or JAX's
+    xp = phi.__array_namespace__()  # NumPy or JAX
     gradient = xp.roll(phi, -1, axis=-1) - phi
     squared = phi**2
     return -xp.sum(0.5 * gradient**2 + 0.5 * mass_squared * squared + quartic * squared**2, axis=-1)

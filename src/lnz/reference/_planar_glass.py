@@ -28,7 +28,7 @@ def kac_ward_log_z(
     Raises:
         ValueError: shapes that do not match, or couplings that are not finite.
         ArithmeticError: rounding may have moved log Z by more than a relative 1e-10. At low temperature the determinant
-            is a small difference of large terms: ±1 glasses are unsupported from β between 3 (64 x 64) and 5 (10 x 10) on.
+            is a small difference of large terms: ±1 glasses are unsupported above a β between 3 (64 x 64) and 5 (10 x 10).
 
     Source: Kac and Ward, Physical Review 88, 1332 (1952); proof: Kager, Lis and Meester, Journal of Statistical Physics
     152, 353 (2013).

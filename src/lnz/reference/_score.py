@@ -1,4 +1,4 @@
-"""How a route, or a user's own estimator, does on models whose log Z is known."""
+"""Scores of a route, or a user's own estimator, on models whose log Z is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lnz._core.route import Route
 from lnz._partition import log_partition
 from lnz.reference._models import ReferenceModel, reference_models
 
-_CONFIDENCE = 0.99  # of the interval made of a value and a standard error alone
+_CONFIDENCE = 0.99  # of the interval from a value and a standard error
 
 
 class Score(NamedTuple):
@@ -29,13 +29,13 @@ class Score(NamedTuple):
         model: the model's name.
         log_z: the truth.
         value: the estimate.
-        standard_error: what it claims.
+        standard_error: its claimed standard error.
         lower: its lower bound.
         upper: its upper bound.
         inside: whether the truth lies between the bounds, up to rounding.
         guarantee: what the bounds rest on (see `Guarantee`); empty where the model is unsupported.
-        seconds: of the call, compilation included.
-        warnings: what the estimate warns of.
+        seconds: the time of the call, compilation included.
+        warnings: the warnings of the estimate.
         refusal: why the route does not support the model; empty where it does.
     """
 
@@ -68,12 +68,12 @@ class Scores(tuple[Score, ...]):
         for s in self:
             head = f"{s.model:{wide}}  {s.log_z:14.6f}"
             if s.refusal:
-                lines.append(f"{head}  refused: {s.refusal}")
+                lines.append(f"{head}  unsupported: {s.refusal}")
                 continue
             row = f"{head}  {s.error:+11.3g}  {s.standard_error:9.2g}  {'yes' if s.inside else 'NO':6}  {s.guarantee:12}  {s.seconds:6.1f}"
             lines += [row, *(f"{'':{wide}}  warning: {words}" for words in s.warnings)]
-        served = [s for s in self if not s.refusal]
-        lines.append(f"{sum(s.inside for s in served)} of {len(served)} intervals hold the truth")
+        supported = [s for s in self if not s.refusal]
+        lines.append(f"{sum(s.inside for s in supported)} of {len(supported)} intervals contain the truth")
         return "\n".join(lines)
 
 
@@ -84,14 +84,14 @@ def score_route(
     key: Any = None,
     report: Callable[[Score], None] | None = None,
 ) -> Scores:
-    """How a route, or your own estimator, does on models with known log Z: error, claimed error, interval, time.
+    """Score a route, or your own estimator, on models with known log Z: error, claimed error, interval, time.
 
     Args:
         route: a route; or a callable (energy, key) that returns an `Estimate`, or a value and its standard error in nats, whose interval is
-            then the normal one of 99 %; or None for what `lnz.choose` picks.
+            then the normal one of 99 %; or None for the choice of `lnz.choose`.
         models: names or reference models; by default all of `lnz.reference.reference_models()`.
-        key: for what draws samples; by default `jax.random.key(0)`. Every model gets a key of its own.
-        report: called with every score as soon as it is there.
+        key: a random key; by default `jax.random.key(0)`. Every model gets a key of its own.
+        report: called with every score as soon as it is computed.
 
     Raises:
         TypeError: for a route that is neither, or an estimator that returns something else.
@@ -101,8 +101,8 @@ def score_route(
         >>> import lnz
         >>> print(lnz.reference.score_route(lnz.routes.Torus(), models=["glass-10x10"]))  # doctest: +ELLIPSIS
         model ... log Z ...
-        glass-10x10      144.185034  refused: ...
-        0 of 0 intervals hold the truth
+        glass-10x10      144.185034  unsupported: ...
+        0 of 0 intervals contain the truth
         >>> (score,) = lnz.reference.score_route(lambda energy, key: (12.8, 0.1), models=["torus-4x4-hot"])
         >>> round(score.error, 4), score.inside
         (0.0145, True)
@@ -138,7 +138,7 @@ def _scored(route: Any, model: ReferenceModel, key: Any) -> Score:
         float(np.asarray(x)) for x in (estimate.value, estimate.standard_error, estimate.lower, estimate.upper)
     )
     seconds = time.perf_counter() - began
-    # The energy's parameters are rounded, and so its log Z is that of the listed model up to this.
+    # The energy's parameters are rounded, so its log Z agrees with that of the listed model up to this.
     rounding = 64 * float(jnp.finfo(jnp.result_type(float)).eps) * max(1.0, abs(model.log_z)) + 1e-9
     inside = lower - rounding <= model.log_z <= upper + rounding
     warnings = tuple(estimate.warnings)

@@ -1,4 +1,4 @@
-"""Sums with a gradient: log Z of small models and the expectations that are its slopes, in plain NumPy.
+"""log Z of small models and its slopes, by direct sums in plain NumPy.
 
 Each function returns log Z in nats and the derivatives of log Z with respect to its array arguments, in their order.
 """
@@ -34,7 +34,7 @@ def rbm_sum(
 def ising_sum(couplings: Float[np.ndarray, "n n"], fields: Vector) -> tuple[float, tuple[np.ndarray, np.ndarray]]:
     """log Σ_s exp(½ s·J s + h·s) over spins, by a list of all states (at most 16 spins).
 
-    The slopes are ½ E[s_i s_j] off the diagonal, 0 on it, and E[s_i]: the derivatives by the entries of J, not by pairs.
+    The slopes are ½ E[s_i s_j] off the diagonal, 0 on it, and E[s_i]: the derivatives with respect to the entries of J, not to pairs.
     """
     n = len(fields)
     if n > 16:

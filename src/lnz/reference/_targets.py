@@ -1,7 +1,7 @@
 """Continuous targets with known log Z: each as the log of a density in plain NumPy and its integral, in nats.
 
-`*_log_density(x)` takes points (..., dimension), as NumPy's or JAX's array, and returns an unnormalised log density
-(...) of the same kind; `*_log_z` is the logarithm of its integral over all of R^d. A target with a uniform prior
+`*_log_density(x)` takes points (..., dimension) as a NumPy or JAX array, and returns an unnormalised log density (...)
+of the same library; `*_log_z` is the logarithm of its integral over all of R^d. A target with a uniform prior
 includes the prior's density and is -inf outside its box, so log Z is the log evidence.
 """
 

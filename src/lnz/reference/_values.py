@@ -1,4 +1,4 @@
-"""The table of known values: every problem with its source, its listed figure and the function that computes it."""
+"""Known values: every problem with its source, its listed figure and the function that computes it."""
 
 import math
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class ReferenceValue:
 
     Attributes:
         id: a short unique name, such as "A1-16x16".
-        title: the problem with its parameters and what the figure is (log Z in nats unless it says otherwise).
+        title: the problem with its parameters, and the quantity (log Z in nats if none is named).
         source: the formula or method, and who gave it.
         listed: the figure as it is listed, digit for digit.
-        compute: takes no arguments and returns the figure anew, in at most a second or so.
+        compute: a function without arguments that computes the figure again, in at most a second or so.
     """
 
     id: str
@@ -258,7 +258,7 @@ def _continuous() -> list[ReferenceValue]:
             )
             for d, text in shells.items()
         ),
-        # In two dimensions the part of the shells outside the box shows in the ninth digit. Quadrature over the radius
+        # In two dimensions the part of the shells outside the box matters in the ninth digit. Quadrature over the radius
         # alone keeps that part, although the prior is zero there; both figures are here.
         (
             "A12-2",
