@@ -36,7 +36,7 @@ class Score(NamedTuple):
         guarantee: what the bounds rest on (see `Guarantee`); empty where the model is unsupported.
         seconds: the time of the call, compilation included.
         warnings: the warnings of the estimate.
-        refusal: why the route does not support the model; empty where it does.
+        unsupported_reason: why the route does not support the model; empty where it does.
     """
 
     model: str
@@ -49,7 +49,12 @@ class Score(NamedTuple):
     guarantee: str
     seconds: float
     warnings: tuple[str, ...] = ()
-    refusal: str = ""
+    unsupported_reason: str = ""
+
+    @property
+    def refusal(self) -> str:
+        """`unsupported_reason`, under its earlier name."""
+        return self.unsupported_reason
 
     @property
     def error(self) -> float:
@@ -67,12 +72,12 @@ class Scores(tuple[Score, ...]):
         lines = [f"{'model':{wide}}  {'log Z':>14}  {'error':>11}  {'claimed':>9}  inside  {'known':12}  {'s':>6}"]
         for s in self:
             head = f"{s.model:{wide}}  {s.log_z:14.6f}"
-            if s.refusal:
-                lines.append(f"{head}  unsupported: {s.refusal}")
+            if s.unsupported_reason:
+                lines.append(f"{head}  unsupported: {s.unsupported_reason}")
                 continue
             row = f"{head}  {s.error:+11.3g}  {s.standard_error:9.2g}  {'yes' if s.inside else 'NO':6}  {s.guarantee:12}  {s.seconds:6.1f}"
             lines += [row, *(f"{'':{wide}}  warning: {words}" for words in s.warnings)]
-        supported = [s for s in self if not s.refusal]
+        supported = [s for s in self if not s.unsupported_reason]
         lines.append(f"{sum(s.inside for s in supported)} of {len(supported)} intervals contain the truth")
         return "\n".join(lines)
 
@@ -124,11 +129,20 @@ def _scored(route: Any, model: ReferenceModel, key: Any) -> Score:
     if route is None:
         route = choose(energy).route
     if isinstance(route, Route):
-        refusal = route.unsupported_reason(energy)
-        if refusal is not None:
+        reason = route.unsupported_reason(energy)
+        if reason is not None:
             nothing = math.nan
             return Score(
-                model.name, model.log_z, nothing, nothing, nothing, nothing, False, "", nothing, refusal=refusal
+                model.name,
+                model.log_z,
+                nothing,
+                nothing,
+                nothing,
+                nothing,
+                False,
+                "",
+                nothing,
+                unsupported_reason=reason,
             )
         found: Any = log_partition(energy, route=route, key=key)
     else:

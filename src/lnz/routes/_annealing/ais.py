@@ -22,8 +22,10 @@ from lnz.routes._annealing.mode_probes import probe_modes
 from lnz.routes._annealing.path import Path, has_step, walk
 from lnz.routes._annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
 
-PROBE_TEMPERATURES = 50  # temperatures of the way back of mode probes, for routes without a number of their own
-_ASSUMPTION = "the annealed chains reach every mode; the lower limit alone is certified"
+PROBE_TEMPERATURES = (
+    50  # temperatures of the reverse annealing of mode probes, for routes without a number of their own
+)
+_ASSUMPTION = "the annealed chains reach every mode; only the lower bound is certified"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,11 @@ class AnnealedImportanceSampling(AnnealingRoute):
     Each chain starts at an exact sample of the base and passes the inverse temperatures 0 = β_0 < … < β_K = 1; before the move at β_k its
     log weight grows by F_{β_{k-1}}(v) - F_{β_k}(v). E[w] = Z / Z_0 exactly, so log Ẑ is low on average (Jensen).
 
-    The moves are those of `default_kernel`: block Gibbs sweeps where the energy offers them, single-site sweeps for other discrete energies,
+    The moves are those of `default_kernel`: block Gibbs sweeps where the energy has them, single-site sweeps for other discrete energies,
     and Metropolis-adjusted Langevin moves for continuous ones. Step sizes and fitted schedules come from separate pilot chains, so that Ẑ
     stays unbiased.
 
-    The estimate's lower limit needs no assumption (see `certificate.lower_bound`); the upper one is conditional on the chains having
+    The estimate's lower bound needs no assumption (see `certificate.lower_bound`); the upper one is conditional on the chains having
     reached every mode.
 
     Attributes:
@@ -46,13 +48,13 @@ class AnnealedImportanceSampling(AnnealingRoute):
         sweeps: moves at each temperature.
         schedule: `linear` in β; `sigmoid`, finer towards both ends; `quadratic`, finer towards 0; `adaptive`, each step with the same
             conditional effective sample size among pilot chains; `barrier`, each step with the same share of rejected swaps; `friction`, more
-            steps where pilot chains' works vary and keep varying alike, which is where they mix slowly (`friction.friction_betas`); or the
-            numbers themselves, rising from 0 to 1 (`temperatures` is then their count less one).
+            steps where the works of pilot chains vary and stay correlated, which is where they mix slowly (`friction.friction_betas`); or the
+            inverse temperatures themselves, rising from 0 to 1 (`temperatures` is then their count less one).
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `AnnealedImportanceSampling.from_base` wraps it.
-        confidence: of the limits.
-        mode_probes: chains that look for what the annealed chains miss, from far away and from where these ended (see `mode_probes.probe_modes`),
-            at most as
-            many as these; each costs as many moves as five of them. 0 for none; 32 where `lnz.choose` takes the route.
+        confidence: of the bounds.
+        mode_probes: chains that search for modes which the annealed chains miss, from far away and from the ends of these (see
+            `mode_probes.probe_modes`), at most as many as these; each costs as many moves as five of them. 0 for none; 32 where `lnz.choose`
+            picks the route.
 
     Source: Neal 2001, "Annealed importance sampling"; Salakhutdinov & Murray 2008 for RBMs; Zhou, Johansen & Aston 2016 (adaptive
     schedules); Syed et al. 2021 (the barrier); Sivak & Crooks 2012 (friction).
@@ -95,7 +97,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
         return Weighted(estimate, v, log_weights[:, None])
 
     def anneal(self, energy: Energy, key: PRNGKeyArray) -> tuple[Array, State, dict[str, Array]]:
-        """The chains: log weights (chains,) in nats whose mean of exp is unbiased for Z, the last states, and named figures."""
+        """Run the chains: log weights (chains,) in nats whose mean of exp is unbiased for Z, the last states, and diagnostics."""
         return self._annealed(energy, fast_key(key))[:3]
 
     def _annealed(
@@ -115,7 +117,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
 def planned(
     path: Path, kernel: Kernel, key: PRNGKeyArray, schedule: Schedule, temperatures: int, sweeps: int
 ) -> tuple[Float[Array, " K+1"], Float[Array, " K+1"]]:
-    """The inverse temperatures of a schedule, and the logarithms of the step sizes at each: by a pilot run where they ask for one."""
+    """The inverse temperatures of a schedule, and the logarithms of the step sizes at each, from a pilot run where one is needed."""
     if schedule not in FITTED and not has_step(kernel):
         betas = fixed_betas(schedule, temperatures)
         return betas, jnp.zeros_like(betas)
@@ -141,11 +143,11 @@ def with_mode_probes(
     mode_probes: int,
     sweeps: int,
 ) -> Estimate:
-    """The estimate with what mode probes found (`mode_probes.probe_modes`), if any are sent.
+    """The estimate after mode probes (`mode_probes.probe_modes`), if there are any.
 
     Args:
-        ends: states (n, *shape) that stand for the model by these log weights (n,).
-        betas: inverse temperatures from 0 to 1 for their way back; half as many moves are theirs elsewhere.
+        ends: states (n, *shape) that represent the model with these log weights (n,).
+        betas: inverse temperatures from 0 to 1 for the reverse annealing; mode probes make half as many moves before it.
         log_steps: the logarithms of the step sizes at these.
     """
     if mode_probes == 0:
@@ -180,9 +182,9 @@ def annealed(
     sweeps: int,
     reverse: bool = False,
 ) -> tuple[Float[Array, " n"], State, Array]:
-    """Chains taken from the law at betas[0] to that at betas[-1], whichever is which: their log weights, states and mean acceptance.
+    """Anneal chains from the distribution at betas[0] to that at betas[-1], in either direction: log weights, states and mean acceptance.
 
-    With `reverse`, by moves of the kernel's reversal: such a run back is what Crooks's relation pairs with a run forth.
+    With `reverse`, by moves of the kernel's reversal: Crooks's relation pairs such a run with a forward run.
     """
     dtype, going = jnp.result_type(float), walk(path, kernel, sweeps=sweeps, reverse=reverse)
 
@@ -192,7 +194,9 @@ def annealed(
         gain = going.gain(x, before, beta) - lost
         # A chain of weight zero stays so: where p̃ = 0 at both temperatures, the gain would be ∞ - ∞.
         total = jnp.where(log_w == -jnp.inf, -jnp.inf, log_w + gain)
-        lost = jnp.where(jnp.isfinite(total), (total - log_w) - gain, 0)  # Kahan: a thousand small float32 gains
+        lost = jnp.where(
+            jnp.isfinite(total), (total - log_w) - gain, 0
+        )  # Kahan summation, for a thousand small float32 gains
         x, acceptance = going.move(key, beta, x, log_step)
         return (x, total, lost), acceptance
 

@@ -72,7 +72,7 @@ class AnnealingRoute(Route):
         return True
 
     def path(self, energy: Energy) -> Path:
-        """From the route's base, or the energy's own, to the energy."""
+        """The path from the route's base, or the energy's own, to the energy."""
         return Path(energy, None if self.base is None else self.base.value)
 
     def unsupported_reason(self, energy: Energy) -> str | None:

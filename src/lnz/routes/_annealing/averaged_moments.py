@@ -1,4 +1,4 @@
-"""The moment-averaged path: laws of one exponential family whose moments, not their parameters, lie evenly between base and model."""
+"""The moment-averaged path: members of an exponential family whose moments, not parameters, are interpolated from base to model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from lnz._models.rbm import RBM
 from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.ais import annealed
 from lnz.routes._annealing.path import Path, move, unwrapped
-from lnz.routes._annealing.user_path import AnnealingPath, KnownLaw
+from lnz.routes._annealing.user_path import AnnealingPath, KnownDistribution
 from lnz.routes._exact.exact_routes import exact_route
 
-_SUMMED = 2.0**16  # evaluations of an exact sum, up to which moments are exact
+_SUMMED = 2.0**16  # moments are exact where an exact sum takes at most so many evaluations
 
 
 def moment_averaged_path(
@@ -42,26 +42,26 @@ def moment_averaged_path(
     updates: int = 2000,
     learning_rate: float = 0.1,
 ) -> AnnealingPath:
-    """The path whose law at β has the moments E_β[s] = (1 - β) E_0[s] + β E_1[s], fitted at some β and geometric between them.
+    """The path whose distribution at β has the moments E_β[s] = (1 - β) E_0[s] + β E_1[s], fitted at some β and geometric between them.
 
-    Of an exponential family, E(x) = -θ · s(x), the geometric path interpolates θ, and where its ends disagree most it has laws that are spread
-    as neither is; averaged moments keep what both have. The member of the family with these moments is fitted at β = k / knots by gradient
-    ascent of θ · m - log Z(θ): to the last digit where log Z is a short sum, otherwise by persistent chains. The fit need not be exact: log Ẑ of
-    the path has mean Z whatever its laws are, for the chains that estimate are others.
+    In an exponential family, E(x) = -θ · s(x), the geometric path interpolates θ, and where its ends disagree most its distributions are spread
+    like neither end; averaged moments keep features of both. The member of the family with these moments is fitted at β = k / knots by gradient
+    ascent of θ · m - log Z(θ): to the last digit where log Z is a short sum, otherwise by persistent chains. The fit need not be exact: Ẑ of
+    the path has mean Z whatever its distributions are, because the chains of the estimate are independent of the fit.
 
     Args:
         model: an `Ising`, `Potts` or `RBM`, or `Independent` units.
-        base: independent units; by default the model's own `base()`. Of an RBM, its hidden units begin as fair coins.
-        knots: the number of stretches, each geometric.
+        base: independent units; by default the model's own `base()`. The hidden units of an RBM start as fair coins.
+        knots: the number of segments, each geometric.
         samples: observed states (n, *shape) of the model, for its moments, such as the ends of long chains, or the data that it was trained on;
-            by default chains of its own are annealed to it and moved on. Exact moments need none.
+            by default separate chains are annealed to the model and moved on. Exact moments need none.
         key: a random key; needed where moments are not exact.
-        chains: of each fit.
-        updates: of each fit, and moves of the chains that find the model's moments.
-        learning_rate: of a fit by chains, falling to 0.
+        chains: the number of chains of each fit.
+        updates: the number of updates of each fit, and of moves of the chains that estimate the model's moments.
+        learning_rate: the initial learning rate of a fit by chains, which falls to 0.
 
     Raises:
-        ValueError: for a model of no such family, a base that is none of its members, or a missing key.
+        ValueError: for a model of no such family, a base outside of it, or a missing key.
 
     Example:
         >>> import jax, lnz
@@ -80,7 +80,7 @@ def moment_averaged_path(
     if not isinstance(model, Ising | Potts | RBM | Independent):
         raise ValueError(
             f"averaged moments need a family whose energy is linear in its parameters (Ising, Potts, RBM, Independent), but got a "
-            f"{type(model).__name__}: give the energies of a path yourself (lnz.routes.AnnealingPath)"
+            f"{type(model).__name__}: pass the energies of a path instead (lnz.routes.AnnealingPath)"
         )
     if any(map(is_traced, jax.tree.leaves(model))):
         raise ValueError("the path is fitted when it is made, so its model cannot be traced: make it outside jit")
@@ -96,7 +96,7 @@ def moment_averaged_path(
             found.append(_fitted_exactly(found[-1], _between(origin, target, k / knots), route))
     else:
         if key is None:
-            raise ValueError("moments of a model of this size are found by chains: pass key=jax.random.key(…)")
+            raise ValueError("the moments of a model of this size are estimated by chains: pass key=jax.random.key(…)")
         size = {"chains": chains, "updates": updates}
         target_key, origin_key, fit_key = jax.random.split(fast_key(key), 3)
         v = start.sample(origin_key, 16 * chains)
@@ -108,15 +108,15 @@ def moment_averaged_path(
         for k in range(1, knots):
             rate = jnp.asarray(learning_rate, jnp.result_type(float))
             wanted = _between(origin, target, k / knots)
-            law, chain = _fitted_by_chains(
+            member, chain = _fitted_by_chains(
                 found[-1], wanted, chain, jax.random.fold_in(fit_key, k), rate, updates=updates
             )
-            found.append(law)
+            found.append(member)
     return AnnealingPath([start, *found[1:], model])
 
 
 def _member(model: Any, base: Any) -> Normalised:
-    """The law of the base as a member of the model's family, with log Z and samples."""
+    """The base as a member of the model's family, with log Z and samples."""
     if not isinstance(base, Independent) or observed_space(base) != observed_space(model):
         raise ValueError(
             f"the base of averaged moments is independent units on {observed_space(model)}, but got a {type(base).__name__} on "
@@ -126,15 +126,15 @@ def _member(model: Any, base: Any) -> Normalised:
         return base
     log_z = base.log_normaliser()
     if isinstance(model, Ising | Potts):
-        return KnownLaw(tempered(model, base, jnp.zeros(())), base, log_z)
+        return KnownDistribution(tempered(model, base, jnp.zeros(())), base, log_z)
     bias = base.potentials.reshape(-1).astype(model.visible_bias.dtype)
     parts = (jnp.zeros_like(model.weights), bias, jnp.zeros_like(model.hidden_bias))
     machine = eqx.tree_at(lambda m: (m.weights, m.visible_bias, m.hidden_bias), model, parts)
-    return KnownLaw(machine, base, log_z + model.hidden_bias.size * math.log(2))
+    return KnownDistribution(machine, base, log_z + model.hidden_bias.size * math.log(2))
 
 
 def _short_sum(model: Energy) -> Route | None:
-    """An exact route that is quick enough to be taken hundreds of times."""
+    """An exact route that is quick enough to be run hundreds of times, or None."""
     choice, _ = exact_route(model, _SUMMED)
     return None if choice is None else choice.route
 
@@ -143,11 +143,11 @@ def _between(origin: Any, target: Any, beta: float) -> Any:
     return jax.tree.map(lambda a, b: (1 - beta) * a + beta * b.astype(a.dtype), origin, target)
 
 
-def _fitted_exactly(law: Energy, wanted: Any, route: Route) -> Energy:
-    """The member with these moments, from the law next to it: the maximum of θ · m - log Z(θ), which is concave."""
+def _fitted_exactly(member: Energy, wanted: Any, route: Route) -> Energy:
+    """The member with these moments, fitted from a neighbouring one: the maximum of θ · m - log Z(θ), which is concave."""
     from scipy.optimize import minimize
 
-    flat, unflat = jax.flatten_util.ravel_pytree(law)
+    flat, unflat = jax.flatten_util.ravel_pytree(member)
     moments = np.asarray(jax.flatten_util.ravel_pytree(wanted)[0], np.float64)
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -160,22 +160,22 @@ def _fitted_exactly(law: Energy, wanted: Any, route: Route) -> Energy:
 
 
 @eqx.filter_jit
-def _summed(law: Energy, route: Route) -> tuple[Array, Any]:
-    """log Z and E[s], a pytree like the law's parameters."""
-    estimate, mean = route.log_partition_and_mean_gradient(law, None)
+def _summed(member: Energy, route: Route) -> tuple[Array, Any]:
+    """log Z and E[s], a pytree like the member's parameters."""
+    estimate, mean = route.log_partition_and_mean_gradient(member, None)
     return estimate.value, mean
 
 
 @eqx.filter_jit
-def _mean_moments(law: Energy, v: State) -> Any:
+def _mean_moments(member: Energy, v: State) -> Any:
     """The mean of s, with latent variables summed out, over states (n, *shape)."""
-    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, observed_space(law).struct)
-    return eqx.filter_grad(lambda e: -jnp.mean(jax.vmap(free_energy_of(e))(v)))(law)
+    v = jax.tree.map(lambda x, s: x.astype(s.dtype), v, observed_space(member).struct)
+    return eqx.filter_grad(lambda e: -jnp.mean(jax.vmap(free_energy_of(e))(v)))(member)
 
 
 @eqx.filter_jit
 def _moments_by_chains(model: Energy, path: Path, key: PRNGKeyArray, *, chains: int, updates: int) -> Any:
-    """The moments of the model by chains that are annealed to it along a path in `updates` moves and then moved as often."""
+    """The moments of the model from chains that are annealed to it along a path in `updates` moves, and then moved as often."""
     kernel, (start_key, key) = default_kernel(model), jax.random.split(key)
     no_step = jnp.zeros((), jnp.result_type(float))
 
@@ -195,18 +195,18 @@ def _moments_by_chains(model: Energy, path: Path, key: PRNGKeyArray, *, chains: 
 
 @eqx.filter_jit
 def _fitted_by_chains(
-    law: Energy, wanted: Any, v: State, key: PRNGKeyArray, rate: Array, *, updates: int
+    member: Energy, wanted: Any, v: State, key: PRNGKeyArray, rate: Array, *, updates: int
 ) -> tuple[Energy, State]:
-    """The law moved to have these moments: up the slope m - E[s], of chains that go on from one law to the next. And the chains."""
-    kernel, no_step = default_kernel(law), jnp.zeros((), jnp.result_type(float))
+    """The member with these moments, by ascent along m - E[s] with persistent chains from the previous member; and the chains."""
+    kernel, no_step = default_kernel(member), jnp.zeros((), jnp.result_type(float))
 
     def update(carry: tuple[Energy, State], inputs: tuple[Array, Array]) -> tuple[tuple[Energy, State], None]:
-        law, v = carry
+        member, v = carry
         size, key = inputs
-        v, _ = move(kernel, law, key, v, no_step)
-        seen = _mean_moments(law, v)
-        law = jax.tree.map(lambda p, m, s: p + size.astype(p.dtype) * (m - s), law, wanted, seen)
-        return (law, v), None
+        v, _ = move(kernel, member, key, v, no_step)
+        seen = _mean_moments(member, v)
+        member = jax.tree.map(lambda p, m, s: p + size.astype(p.dtype) * (m - s), member, wanted, seen)
+        return (member, v), None
 
     sizes = rate * (1 - jnp.arange(updates, dtype=rate.dtype) / updates)
-    return jax.lax.scan(update, (law, v), (sizes, jax.random.split(key, updates)))[0]
+    return jax.lax.scan(update, (member, v), (sizes, jax.random.split(key, updates)))[0]

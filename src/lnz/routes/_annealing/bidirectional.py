@@ -41,12 +41,13 @@ class BidirectionalAIS(AnnealingRoute):
     `warnings` says so and the interval holds both.
 
     The value is Bennett's acceptance ratio between the works of both directions, with an error by bootstrap over chains. Reverse chains make
-    the reversal of every move: sweeps go through sites or colour classes the other way round, block Gibbs moves of two layers and Langevin
-    moves are their own. Where an energy's moves have no known reversal, or the directions disagree, it is that of the one with less error.
+    the reversal of every move: sweeps pass sites or colour classes in the opposite order, block Gibbs moves of two layers and Langevin
+    moves are their own reversal. Where an energy's moves have no known reversal, or the directions disagree, the value is that of the
+    direction with the smaller error.
 
     Attributes:
         temperatures: K, the number of steps between the base and the model.
-        chains: the number of independent chains in each direction (of given samples: as many as there are).
+        chains: the number of independent chains in each direction (with given samples, as many as there are).
         sweeps: moves at each temperature.
         schedule: as for `AnnealedImportanceSampling`.
         samples: observed states to start reverse chains at, wrapped as `Frozen`; `BidirectionalAIS.from_samples` wraps them.
@@ -136,7 +137,7 @@ class BidirectionalAIS(AnnealingRoute):
             drawn = jax.lax.map(lambda k: _resampled_bar(k, forward, reverse), jax.random.split(boot_key, _RESAMPLES))
             value = jnp.where(disagree, value, bar(forward, reverse))
             error = jnp.where(disagree, error, jnp.std(drawn, ddof=1))
-        if not exact:  # the forward estimate rests on less
+        if not exact:  # the forward estimate depends on less
             value, error = jnp.where(disagree, ends[0], value), jnp.where(disagree, errors[0], error)
         value, shared = jnp.clip(value, lower, upper), overlap(forward, reverse, value)
         estimate = Estimate(

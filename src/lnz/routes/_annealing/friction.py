@@ -1,4 +1,4 @@
-"""Inverse temperatures placed by what the works of pilot chains remember: more where the path is slow, not only where it is steep."""
+"""Inverse temperatures placed by the autocovariance of pilot chains' works: denser where the path is slow, not only where it is steep."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from lnz.routes._annealing.schedule import Pilot, fixed_betas
 
 _STRETCHES = 50
 _CHAINS = 64
-_SHARE = 20  # of the temperatures that are asked for, the part that the second pilot takes
-_LEAST, _MOST = 2, 20  # temperatures of a stretch
-_EVENLY = 0.1  # of the steps, about, are spread over all stretches alike
+_SHARE = 20  # the second pilot uses one in so many of the requested temperatures
+_LEAST, _MOST = 2, 20  # temperatures of a segment
+_EVENLY = 0.1  # of the steps, approximately, are spread evenly over all segments
 
 
 def friction_betas(
     path: Path, kernel: Kernel, key: PRNGKeyArray, found: Pilot, temperatures: int, sweeps: int
 ) -> Float[Array, " K+1"]:
-    """K steps from 0 to 1 whose number in each stretch s is in proportion to √c_s, c_s = Cov(W_s, W), the work's part and all of it.
+    """K steps from 0 to 1 whose number in each segment s is in proportion to √c_s, c_s = Cov(W_s, W): of the segment's work with the whole work.
 
-    With n_s steps in a stretch the log weight's variance is Σ_s c_s / n_s up to a constant, least for n_s ∝ √c_s. The covariance with the
-    whole work, unlike the variance of W_s, is large where chains stay for long what they are: at β where they no longer change modes. A second
+    With n_s steps in a segment the log weight's variance is Σ_s c_s / n_s up to a constant, least for n_s ∝ √c_s. The covariance with the
+    whole work, unlike the variance of W_s, is large where chains decorrelate slowly: at β where they no longer change modes. A second
     pilot finds it, 64 chains along half a linear schedule and half one by the barrier.
 
     Args:
         path: from the base to the model.
         kernel: how chains move.
         key: a random key.
-        found: of the first pilot, for the barrier and the step sizes.
+        found: the first pilot, for the barrier and the step sizes.
         temperatures: K.
         sweeps: moves at each temperature.
 
@@ -53,7 +53,7 @@ def friction_betas(
     _, gains = jax.lax.scan(step, going.pack(path.start(start_key, _CHAINS)), inputs)
     gains = jnp.where(
         jnp.isfinite(gains), gains, 0
-    )  # chains that the model excludes say nothing about where it is slow
+    )  # chains that the model excludes carry no information about where it is slow
     works = jnp.sum(gains.reshape(_STRETCHES, per_stretch, -1), axis=1)
     works = works - jnp.mean(works, axis=1, keepdims=True)
     covariance = jnp.mean(works * jnp.sum(works, axis=0, keepdims=True), axis=1)

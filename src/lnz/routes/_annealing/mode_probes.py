@@ -1,4 +1,4 @@
-"""Mode probes: chains that start far apart, or where annealing ended, and ask whether the model has weight where the annealed chains do not come."""
+"""Mode probes: chains from dispersed starts, and from the ends of annealed chains, that search for weight which these do not reach."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lnz.kernels._kernels import Kernel
 from lnz.routes._annealing.certificate import lower_bound, upper_bound
 from lnz.routes._annealing.path import Path, move, walk
 
-_STEPS = (-5.0, 2.0)  # about the logarithm of the step size that fits: into narrow places, and through wide ones
-_CERTAIN = 0.999  # confidence with which mode probes contradict
+_STEPS = (-5.0, 2.0)  # range of the logarithm of step sizes about the fitted one: for narrow regions, and for wide ones
+_CERTAIN = 0.999  # confidence at which mode probes contradict the upper bound
 _LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 _MARGIN = 3.0  # nats
 
 
 def can_probe(space: Space) -> bool:
-    """Whether mode probes know how to start and what base to make: units of `Binary`, `Spin`, `Categorical`, or a vector of reals."""
+    """Whether mode probes have starts and bases on this space: units of `Binary`, `Spin`, `Categorical`, or a vector of reals."""
     return isinstance(space, Binary | Spin | Categorical) or (isinstance(space, Real) and len(space.shape) == 1)
 
 
@@ -46,37 +46,37 @@ def probe_modes(
     moves: int,
     sweeps: int = 1,
 ) -> Estimate:
-    """The estimate with what mode probes found: flags, and an upper limit that allows for it, where something was missed.
+    """The estimate after mode probes: where modes were missed, with flags and a larger upper bound.
 
-    All is told by the way back: from a state at the model along the path of the annealed chains to its base. Where that takes far more work than
-    it usually does from the ends of the annealed chains, forward chains hardly come (Crooks). Two kinds of chains look for such places.
+    The test is reverse annealing: from a state of the model along the path of the annealed chains to its base. Regions from which that takes far
+    more work than it usually does from the ends of the annealed chains are hardly reached by forward chains (Crooks). Two kinds of chains search
+    for such regions.
 
-    A mode probe starts far from the base's middle, moves by the model's own law, and fits independent units, or normal ones, to where it settles.
-    From that base of its own it is annealed to the model: a weight with mean Z again, whatever the base. Modes are missed if
+    A mode probe starts far from the base's middle, moves under the model, and fits independent units, or normal ones, to the region where it
+    settles. From this base of its own it is annealed to the model: its weight has mean Z as well, whatever the base. Modes are missed if
 
-    - the mode probes' weights alone say, with 99.9 % confidence and no assumption, that log Z lies above the upper limit; or
-    - a mode probe has found more than a hundredth of the estimate in a place from which the way back takes far more work.
+    - the mode probes' weights alone show, with 99.9 % confidence and without assumptions, that log Z lies above the upper bound; or
+    - a mode probe has found more than a hundredth of the estimate in a region from which reverse annealing takes far more work.
 
-    As many ends of the annealed chains, drawn by their weights, move on by the model's law. If they stand for the model, so do the chains that
-    moved on, and the ways back are alike. Annealing lags behind if one of them has come to a place from which the way back takes far more work.
-    Each of their moves draws its own step size about the one that fits, e^-5 to e^2 times it, so that they get into places which are too narrow for
-    the others. The upper limit is then what reverse annealing from these places says of log Z, were they typical of the model.
+    As many ends of the annealed chains, drawn by their weights, move on under the model. If they represent the model, so do the chains that
+    moved on, and reverse annealing takes similar work from both. Annealing lags behind if one of them has reached a region from which it takes far
+    more work. Each of their moves draws its own step size, e^-5 to e^2 times the fitted one, so that they enter regions which are too narrow
+    for the others. The upper bound is then the estimate of log Z by reverse annealing from these regions, as if they were typical of the model.
 
-    Mode probes see modes that attract chains from afar. A mode that does not (one deep state among 2^40 others) no mode probe finds; and one that
-    neither
-    kind reaches, or of less weight, goes unseen: no warning is no proof.
+    Mode probes find modes that attract chains from afar. They do not find a mode that does not (one deep state among 2^40 others), and a mode
+    that neither kind reaches, or of less weight, is not detected: the absence of a warning proves nothing.
 
     Args:
-        estimate: of annealed chains along the path.
+        estimate: the estimate by annealed chains along the path.
         ends: the chains' last states (n, *shape).
-        log_weights: those of the ends, up to a constant.
-        back: log weights of chains that go from states at the model, in the path's own dtype, back along the path to its base.
-        log_step: the logarithm of the step size that fits at the model, for kernels that have one.
-        mode_probes: how many of each kind; the ends alone on spaces that mode probes do not know (see `can_probe`).
-        moves: of a mode probe by the model's law, and as many on its way from its own base.
+        log_weights: the log weights of the ends, up to a constant.
+        back: reverse annealing from states of the model, in the path's own dtype, to the base of the path; returns log weights.
+        log_step: the logarithm of the step size fitted at the model, for kernels that have one.
+        mode_probes: the number of chains of each kind; only ends of annealed chains on spaces without mode probes (see `can_probe`).
+        moves: the number of moves of a mode probe under the model, and again while it is annealed from its own base.
         sweeps: ends move on 2 · moves · sweeps times, as many as chains that go back.
 
-    Source: the weights are those of Neal 2001; that the works of both directions must agree, Crooks 1999; limits, see `certificate`.
+    Source: the weights are those of Neal 2001; that the works of both directions must agree, Crooks 1999; for the bounds see `certificate`.
     """
     explore_key, pick_key, on_key, back_key = jax.random.split(key, 4)
     chosen = jax.random.categorical(pick_key, log_weights, shape=(mode_probes,))
@@ -101,9 +101,12 @@ def compared(
     *,
     found: Float[Array, " n"] | None = None,
 ) -> Estimate:
-    """The estimate with what the work of the way back says, in nats: from ends of annealed chains, from where ends have moved on, and from where mode
-    probes settled, whose own log weights are `found`."""
-    # Quartiles: a stray chain in a mode that all others miss must not make the way there look usual.
+    """The estimate after the works of reverse annealing, in nats, are compared.
+
+    They are those from `usual`, the ends of annealed chains, from ends that `moved` on, and from where mode `probes` settled, whose own log weights
+    are `found`.
+    """
+    # Quartiles, so that a stray chain in a mode that all others miss does not make its work look usual.
     low, high = jnp.quantile(usual, 0.25), jnp.quantile(usual, 0.75)
     far_more = high + 3 * (high - low) + _MARGIN
     left = moved > far_more
@@ -117,7 +120,7 @@ def compared(
         missed = jnp.any(unseen) | (sure > estimate.upper)
         allowed = jnp.logaddexp(upper, upper_bound(found, confidence=estimate.confidence))
         upper = jnp.where(missed, allowed, upper)
-        diagnostics, flags = diagnostics | {"scouts_lower": sure}, flags | {EstimateWarning.MISSED_MODES: missed}
+        diagnostics, flags = diagnostics | {"mode_probes_lower": sure}, flags | {EstimateWarning.MISSED_MODES: missed}
     return dataclasses.replace(estimate, upper=upper, diagnostics=diagnostics, flags=flags)
 
 
@@ -125,7 +128,7 @@ def compared(
 
 
 def moved_on(path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, log_step: Array, *, moves: int) -> State:
-    """States after so many moves by the model's law, each move of each chain with a step size of its own where the kernel has one."""
+    """States after so many moves under the model, each move of each chain with a step size of its own where the kernel has one."""
     going, n = walk(path, kernel), jax.tree.leaves(v)[0].shape[0]
 
     def step(x: Any, key: PRNGKeyArray) -> tuple[Any, None]:
@@ -140,7 +143,7 @@ def moved_on(path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, log_step: 
 def explored(
     path: Path, kernel: Kernel, key: PRNGKeyArray, log_step: Array, *, mode_probes: int, moves: int
 ) -> tuple[Float[Array, " n"], State]:
-    """Log weights with mean Z, one of every mode probe, and where they ended. Moves by the model's law and annealing are one loop."""
+    """Log weights with mean Z, one per mode probe, and their last states. Moves under the model and annealing are one loop."""
     start_key, key = jax.random.split(key)
     probe = jax.vmap(lambda key, start: _explored(path, kernel, key, start, log_step, moves))
     return probe(jax.random.split(key, mode_probes), _starts(path, start_key, mode_probes))
@@ -149,7 +152,7 @@ def explored(
 def _explored(
     path: Path, kernel: Kernel, key: PRNGKeyArray, start: State, log_step: Array, moves: int
 ) -> tuple[Array, State]:
-    """The log weight of one mode probe, and where it ended."""
+    """The log weight of one mode probe, and its last state."""
     space, dtype = observed_space(path.energy), jnp.result_type(float)
     times = jnp.arange(2 * moves)
     after = jnp.where(times < moves, 1.0, (times - moves + 1) / moves).astype(dtype)
@@ -178,8 +181,7 @@ def _explored(
 
 
 def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:
-    """Far apart: reals at up to 64 times the base's width; units of one chance of being on, or of one law of categories, which differs by mode
-    probe."""
+    """Dispersed starts: reals at up to 64 times the base's width; units with one probability of being on, or of each category, per mode probe."""
     space: Any = observed_space(path.energy)
     first, second, third = jax.random.split(key, 3)
     like, dtype = path.public(path.start(first, n)), jnp.result_type(float)
@@ -189,19 +191,19 @@ def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:
     last = (space.k,) if isinstance(space, Categorical) else (1,) * 0
     each = 2 * jax.random.logistic(second, (n, *(1,) * len(space.shape), *last), dtype)
     shape = (n, *space.shape, *last)
-    laws = jnp.broadcast_to(each if isinstance(space, Categorical | Binary) else 0.5 * each, shape)
-    drawn = jax.vmap(lambda k, p: Independent(p, space).sample(k, 1)[0])(jax.random.split(third, n), laws)
+    potentials = jnp.broadcast_to(each if isinstance(space, Categorical | Binary) else 0.5 * each, shape)
+    drawn = jax.vmap(lambda k, p: Independent(p, space).sample(k, 1)[0])(jax.random.split(third, n), potentials)
     return drawn.astype(like.dtype)
 
 
 def _seen(space: Space, v: Array, dtype: Any) -> tuple[Array, Array, Array]:
-    """What is summed over a mode probe's moves: 1, the features of its state, and their squares."""
+    """The statistics that are summed over a mode probe's moves: 1, the features of its state, and their squares."""
     phi = v.astype(dtype) if isinstance(space, Real) else features(space, v, dtype)
     return jnp.ones((), dtype), phi, jnp.square(phi)
 
 
 def _fitted(space: Space, seen: tuple[Array, Array, Array], log_step: Array) -> Energy:
-    """Independent units with these means, each value counted once more; or normal ones, twice as wide as what was seen."""
+    """Independent units with these means, each value counted once more; or normal ones, twice as wide as the states."""
     count, total, squares = seen
     if isinstance(space, Categorical):
         return Independent(jnp.log(total + 1) - jnp.log(count + space.k), space)

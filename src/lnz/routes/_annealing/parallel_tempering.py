@@ -1,4 +1,4 @@
-"""Parallel tempering as a route: one run gives stepping-stone, bridge and thermodynamic estimates of log Z, with what they rest on."""
+"""Parallel tempering as a route: stepping-stone, bridge and thermodynamic estimates of log Z from one run, with their diagnostics."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _POOR_OVERLAP = 0.03
 class ParallelTempering(AnnealingRoute):
     """Non-reversible parallel tempering between the base and the model, and log Z from neighbouring rungs of its ladder.
 
-    R independent ladders run together. In a first half the inverse temperatures are placed so that all swaps are rejected alike, and step sizes
-    are fitted; both then stay, and a second half of the same length gives for every pair of rungs the ratio of normalisers:
+    R independent ladders run together. In a first half the inverse temperatures are placed so that all swaps are rejected equally often, and step
+    sizes are fitted; both are then fixed, and a second half of the same length gives the ratio of normalisers of every pair of rungs:
 
     - `bar`: Bennett's acceptance ratio, from both rungs;
     - `mbar`: the same from all rungs at once (least variance; every state is evaluated at every rung);
@@ -46,20 +46,19 @@ class ParallelTempering(AnnealingRoute):
     - `thermodynamic integration`: the mean of Σ E_k[F_k - F_{k+1}] and Σ E_{k+1}[F_k - F_{k+1}], which bracket log Z (Gibbs, Bogoliubov); the
       interval holds both.
 
-    The samples are correlated, so the error comes from the R ladders, which are independent. All is conditional on the chains being at
-    equilibrium; R̂ between ladders, round trips, swap acceptance and overlap are in `diagnostics`, and `warnings` says which of them is poor.
+    The samples are correlated, so the error comes from the R ladders, which are independent. The estimate is conditional on the chains being at
+    equilibrium; R̂ between ladders, round trips, swap acceptance and overlap are in `diagnostics`, and `warnings` names those that are poor.
 
     Attributes:
-        rungs: K + 1, of each ladder, both ends included; twice the barrier Λ is enough.
-        iterations: steps after the adaptation, which takes as many again.
-        replicates: R, independent ladders.
+        rungs: K + 1, the rungs of each ladder, both ends included; twice the barrier Λ is enough.
+        iterations: steps after the adaptation, which takes the same number of steps.
+        replicates: R, the number of independent ladders.
         sweeps: moves on every rung between swaps.
         estimator: which estimate is the value; all are in `diagnostics`.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `ParallelTempering.from_base` wraps it.
-        confidence: of the limits.
-        mode_probes: chains that start far from the base and look for modes which the ladders miss (see `mode_probes.probe_modes`): each is moved
-            100 times. 0
-            for none.
+        confidence: of the bounds.
+        mode_probes: chains that start far from the base and search for modes which the ladders miss (see `mode_probes.probe_modes`): each is
+            moved 100 times. 0 for none.
 
     Source: Syed, Bouchard-Côté, Deligiannidis & Doucet 2022 (tempering); Xie, Lewis, Fan, Kuo & Chen 2011 (stepping stone); Bennett 1976.
 
@@ -108,7 +107,7 @@ class ParallelTempering(AnnealingRoute):
         doubt = _student(self.replicates, 0.9995) * _sd(each.reverse_stepping_stone - each.stepping_stone) / count
         excluded = jnp.any(
             swaps.up == -jnp.inf
-        )  # then the way down does not see all of the rung below, and says too much
+        )  # then samples from above do not cover the rung below, and the estimate is too high
         disagree = (jnp.abs(gap) > doubt) & ~excluded
         lower = jnp.where(
             disagree, jnp.minimum(lower, jnp.minimum(whole.stepping_stone, whole.reverse_stepping_stone)), lower
@@ -146,7 +145,7 @@ class ParallelTempering(AnnealingRoute):
                 "least_swap_acceptance": 1 - jnp.max(rejected),
                 "least_overlap": whole.overlap,
                 "round_trips": jnp.sum(trips).astype(value.dtype),
-                "r_hat": jnp.where(jnp.isnan(disagreement), 1, disagreement),  # NaN where all stand at one energy
+                "r_hat": jnp.where(jnp.isnan(disagreement), 1, disagreement),  # NaN where all energies are equal
             }
             | ({"acceptance": jnp.mean(swaps.acceptance)} if has_step(kernel) else {}),
             flags=flags,
@@ -167,7 +166,7 @@ class ParallelTempering(AnnealingRoute):
         return Weighted(estimate, states, same)
 
     def _tempered(self, path: Path, kernel: Kernel, key: PRNGKeyArray) -> _Run:
-        """Adaptation and the run proper, in one loop; what is returned is of the latter."""
+        """Adaptation and the run itself, in one loop; the results are of the latter."""
         pilot_key, start_key, key = jax.random.split(key, 3)
         half, dtype = self.iterations, jnp.result_type(float)
         found = pilot(path, kernel, pilot_key)
@@ -179,7 +178,7 @@ class ParallelTempering(AnnealingRoute):
             half // 4,
             half // 2,
             3 * half // 4,
-        ]  # the ends of ever longer rounds of adaptation; the rest settles
+        ]  # the ends of ever longer rounds of adaptation; then chains settle
 
         def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, tuple[Swaps, Array]]:
             state, betas, log_steps, rejected, kept = carry

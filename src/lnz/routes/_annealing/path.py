@@ -36,7 +36,7 @@ from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Gibbs, Kernel, Langevin, compact
 from lnz.kernels._leapfrog import leapfrog_moves
 
-_ROWS = 4096  # of the data, from which a base takes the means of what they leave open
+_ROWS = 4096  # rows of the data that are completed for the means of unobserved variables
 
 
 class WrappedModel(Normalised):
@@ -45,19 +45,19 @@ class WrappedModel(Normalised):
     @property
     @abc.abstractmethod
     def unwrapped(self) -> Energy:
-        """The model, whose way through joint energies paths can use."""
+        """The model, whose path through joint energies can be used."""
 
 
 class PathBase(Normalised):
-    """A base that knows a way of its own to an energy."""
+    """A base with a path of its own to an energy."""
 
     @abc.abstractmethod
     def way(self, energy: Energy, beta: Any) -> Energy:
-        """The distribution at β on the way to the energy, which stands at β = 1."""
+        """The distribution at β on the path to the energy, which is at β = 1."""
 
     @abc.abstractmethod
     def unsupported_reason(self, energy: Energy) -> str | None:
-        """Why the way does not lead to the energy, in words, or None."""
+        """Why the path does not lead to the energy, in words, or None."""
 
 
 def unwrapped(base: Energy) -> Energy:
@@ -68,8 +68,8 @@ def unwrapped(base: Energy) -> Energy:
 class Path(eqx.Module):
     """The distributions p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, from a base with known log Z_0 and exact samples to an energy.
 
-    `tempered(energy, base, beta)` says which path it is: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A
-    `PathBase` knows another way to the energy, and says where that does not lead there.
+    `tempered(energy, base, beta)` defines the path: the geometric one, p_β ∝ p_0^(1-β) p^β, unless the energy has its own. A
+    `PathBase` has another path, and reports where that does not lead to the energy.
 
     Args:
         energy: the model, β = 1.
@@ -102,7 +102,7 @@ class Path(eqx.Module):
 
     @property
     def own(self) -> bool:
-        """Whether the path is the energy's own (`tempered`), not one that the base brings."""
+        """Whether the path is the energy's own (`tempered`), not that of a base."""
         return not isinstance(self.base, PathBase)
 
     def at(self, beta: Any) -> Energy:
@@ -119,11 +119,11 @@ class Path(eqx.Module):
         return (self._known.log_normaliser() + log_latent_volume(self.at(jnp.zeros(())))).astype(jnp.result_type(float))
 
     def start(self, key: PRNGKeyArray, n: int) -> State:
-        """n exact samples of the base, in the dtype that moves fastest."""
+        """n exact samples of the base, in the dtype in which moves are fastest."""
         return self.compact(self._known.sample(key, n))
 
     def compact(self, v: State) -> State:
-        """States in the dtype that moves fastest."""
+        """States in the dtype in which moves are fastest."""
         return compact(self.at(jnp.zeros(())), v)
 
     def public(self, v: State) -> State:
@@ -132,13 +132,13 @@ class Path(eqx.Module):
         return jax.tree.map(lambda x, s: x.astype(s.dtype), v, sampled)
 
     def gain(self, v: State, before: Any, after: Any) -> Array:
-        """What the log weight of each state (n, *shape) gains from β = `before` to `after`: F_before(v) - F_after(v), in nats.
+        """The gain in log weight of each state (n, *shape) from β = `before` to `after`: F_before(v) - F_after(v), in nats.
 
         -inf where p_after = 0; in the widest dtype that JAX is set to.
         """
         dtype = jnp.result_type(float)
         if self.own and tempers_free_energy(self.energy):
-            # F_β = (1 - β) F_0 + β F_1: one difference of energies serves every β, and rounds less.
+            # F_β = (1 - β) F_0 + β F_1: one difference of energies is enough for every β, and rounds less.
             start, end = (jax.vmap(free_energy_of(e))(v).astype(dtype) for e in (self.origin, self.energy))
             step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
             return jnp.where(step == 0, 0, step * (start - end))
@@ -150,7 +150,7 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
     """A base from data: independent units with the data's means (and, of real entries, their variances).
 
     Args:
-        space: where the data live: `Binary`, `Spin`, `Categorical` or `Real`; or an energy. Where data show a part of its states alone (a deep
+        space: the space of the data: `Binary`, `Spin`, `Categorical` or `Real`; or an energy. Where data are only a part of its states (a deep
             Boltzmann machine), the rest is drawn for some of them, by its `complete`, and its means are part of the base.
         data: observed states (n, *shape).
 
@@ -237,11 +237,11 @@ def move(
 
 
 class Walk(NamedTuple):
-    """How many chains go along a path, in the layout that is fastest: `pack`, any number of gains and moves, and `unpack`.
+    """Chains along a path in the fastest layout: `pack`, then any number of gains and moves, then `unpack`.
 
     Attributes:
-        pack: states as `Path.start` gives them to the layout.
-        unpack: the way back, in a dtype of the layout's own.
+        pack: from states as given by `Path.start` to the layout.
+        unpack: from the layout to states, in a dtype of the layout's own.
         gain: as `Path.gain`, of packed states.
         move: from a key, β, packed states and the logarithm of the step size to new states and the mean acceptance.
     """
@@ -253,8 +253,7 @@ class Walk(NamedTuple):
 
 
 def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) -> Walk:
-    """The walk of a kernel, or of its reversal, with `sweeps` moves at every β. Where sweeps have a layout that gives energies too, chains
-    stay in it."""
+    """The walk of a kernel, or of its reversal, with `sweeps` moves at every β. Chains stay in the layout of sweeps where it gives energies too."""
 
     def step(key: PRNGKeyArray, beta: Any, v: State, log_step: Array) -> tuple[State, Array]:
         return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps, reverse=reverse)
@@ -279,7 +278,7 @@ def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) 
 
 
 def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], Array] | None]:
-    """The layout of all the path's sweeps and the energy of its slope in it, of paths that have both."""
+    """The layout of the path's sweeps and the energy difference in it, for paths that have both."""
     difference = slope(path.energy, path.origin)
     if difference is None or not isinstance(kernel, Gibbs):
         return None, None
@@ -294,7 +293,7 @@ def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) ->
 
 def reversible(kernel: Kernel, path: Path) -> bool:
     """Whether the reversal of every move is known: Langevin and Hamiltonian moves and block Gibbs moves of two layers are their own, sweeps over
-    sites or colour classes are reversed by going through them the other way round. A `Sweepable` energy's own sweep may be anything."""
+    sites or colour classes are reversed by the opposite order. The reversal of a `Sweepable` energy's own sweep is unknown."""
     energy = path.at(jnp.zeros(()))
     by_sites = energy.offers(Sweepable) is None or energy.offers(BlockSweepable) is not None
     return has_step(kernel) or (isinstance(kernel, Gibbs) and (by_sites or energy.offers(TwoLayer) is not None))

@@ -1,4 +1,4 @@
-"""Independent runs of a stochastic route, repeated until the interval of all of them together is narrow enough or time runs out."""
+"""Independent runs of a stochastic route, repeated until their joint interval is narrow enough or time runs out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def repeat_until(
     resume: str | Path | None = None,
     progress: Callable[[int, Estimate], None] | None = None,
 ) -> Estimate:
-    """log Z in nats from all chains of the repeated runs, weighted together: see `lnz.log_partition_to_accuracy`.
+    """log Z in nats from all chains of the repeated runs together: see `lnz.log_partition_to_accuracy`.
 
     The certified lower bound holds at any number of runs, because it is a betting bound (see `certificate.lower_bound`).
     """

@@ -20,9 +20,9 @@ class Tempered(eqx.Module):
 
     Attributes:
         states: (K + 1, R, *shape), from the base to the model.
-        last_end: (K + 1, R), the end where the walker that now stands on the rung was last: 1 the base, -1 the model, 0 neither yet.
-        round_trips: (R,), walkers that came from the base to the model and back.
-        steps: the number of steps so far; its parity says which pairs swap next.
+        last_end: (K + 1, R), the end that the walker now on the rung visited last: 1 the base, -1 the model, 0 neither yet.
+        round_trips: (R,), the number of round trips of walkers from the base to the model and back.
+        steps: the number of steps so far; its parity determines which pairs swap next.
     """
 
     states: State
@@ -32,13 +32,13 @@ class Tempered(eqx.Module):
 
 
 class Swaps(NamedTuple):
-    """What one step saw, before its swaps.
+    """The figures of one step, before its swaps.
 
     Attributes:
-        up: (K, R), F_k - F_{k+1} at the state of rung k: the log weight of taking it one rung up.
+        up: (K, R), F_k - F_{k+1} at the state of rung k: the log weight of moving it one rung up.
         down: (K, R), F_{k+1} - F_k at the state of rung k + 1.
-        swapped: (K, R), min(1, exp(up + down)), the chance of a swap.
-        acceptance: (K,), of the moves on every rung but the base.
+        swapped: (K, R), min(1, exp(up + down)), the probability of a swap.
+        acceptance: (K,), the acceptance of the moves on every rung but the base.
     """
 
     up: Float[Array, "K R"]
@@ -48,7 +48,7 @@ class Swaps(NamedTuple):
 
 
 def init_tempering(path: Path, key: PRNGKeyArray, rungs: int, ladders: int) -> Tempered:
-    """Ladders whose chains all stand at exact samples of the base."""
+    """Ladders whose chains all start at exact samples of the base."""
     v = path.start(key, rungs * ladders)
     none = jnp.zeros((rungs, ladders), jnp.int32)
     states = jax.tree.map(lambda x: x.reshape(rungs, ladders, *x.shape[1:]), v)
@@ -65,7 +65,7 @@ def tempering_step(
     *,
     sweeps: int = 1,
 ) -> tuple[Tempered, Swaps]:
-    """Moves on every rung (the base draws afresh), then swaps between the pairs whose turn it is (see `swap_neighbours`).
+    """Moves on every rung (the base is sampled anew), then swaps between the pairs whose turn it is (see `swap_neighbours`).
 
     Args:
         path: from the base to the model.
@@ -96,11 +96,11 @@ def tempering_step(
 
 
 def equal_rejections(betas: Float[Array, " K+1"], rejected: Float[Array, " K"]) -> Float[Array, " K+1"]:
-    """The ladder with as many rungs whose neighbours would all reject alike: equal shares of the barrier Λ = Σ_k r_k.
+    """The ladder with as many rungs whose swaps would all be rejected equally often: equal shares of the barrier Λ = Σ_k r_k.
 
     Source: Syed et al. 2022, section 5: the barrier is interpolated between the rungs (here linearly) and inverted.
     """
-    # A little is added, so that the barrier rises where nothing was rejected, and a rung is never alone in a wide gap.
+    # A little is added, so that the barrier rises where nothing was rejected, and no gap between rungs becomes too wide.
     widths = jnp.diff(betas)
     rejected = rejected + 0.05 * (jnp.sum(rejected) + 1e-3) * widths
     barrier = jnp.concatenate([jnp.zeros((1,), betas.dtype), jnp.cumsum(rejected)])

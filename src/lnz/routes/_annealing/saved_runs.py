@@ -17,7 +17,7 @@ from lnz._core.energy import Energy
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 
-_ARRAY = "value"  # what a checkpoint calls a tree that is one array
+_ARRAY = "value"  # the name in a checkpoint of a tree that is one array
 
 
 @dataclasses.dataclass
@@ -25,8 +25,8 @@ class Rounds:
     """Independent runs of one route on one model, in order.
 
     Attributes:
-        log_weights: of every run, log weights with mean Z, in nats.
-        raised: whether any run raised the warning, for every warning that a run can raise.
+        log_weights: the log weights of every run, with mean Z, in nats.
+        raised: for every possible warning, whether any run raised it.
         name: the route, with its size.
         seconds: the time spent so far.
     """
@@ -68,7 +68,9 @@ def mark_of(energy: Energy, route: Any, key: Any) -> str:
     data = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     with np.printoptions(threshold=sys.maxsize):  # edge lists and the like are in the structure
         words = repr((jax.tree.structure((energy, bases)), type(route).__name__, sorted(plain.items())))
-    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", words).encode())  # the address of a function is chance
+    digest = hashlib.sha256(
+        re.sub(r" at 0x[0-9a-f]+", "", words).encode()
+    )  # the address of a function varies from run to run
     for where, leaf in jax.tree_util.tree_leaves_with_path((energy, bases, data)):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(where)} {array.dtype} {array.shape}".encode() + array.tobytes())

@@ -1,4 +1,4 @@
-"""Inverse temperatures from 0 to 1: fixed, or placed by what pilot chains saw of the path."""
+"""Inverse temperatures from 0 to 1: fixed, or placed by pilot chains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIXED = ("linear", "sigmoid", "quadratic")
 FITTED = ("adaptive", "barrier", "friction")
 
 _CHAINS = 128
-_MOST = 4096  # steps of the pilot
+_MOST = 4096  # the most steps of the pilot
 
 
 def checked_schedule(schedule: Any) -> Schedule:
@@ -56,13 +56,13 @@ def fixed_betas(schedule: str | Sequence[float], temperatures: int) -> Float[Arr
 
 
 class Pilot(eqx.Module):
-    """What pilot chains saw on their way from the base to the energy: at every stop β_j, and beyond the last one repeated.
+    """Figures of pilot chains on their way from the base to the energy, at every stop β_j; the last one is repeated to the end of the arrays.
 
     Attributes:
-        betas: where they stopped, from 0 to 1.
+        betas: the stops, from 0 to 1.
         steps: the number of steps between stops.
         barrier: the swaps that would have been rejected between neighbouring stops, summed up to each stop.
-        log_step: the logarithm of the step size that fits at each stop, for kernels that have one.
+        log_step: the logarithm of the step size fitted at each stop, for kernels that have one.
     """
 
     betas: Float[Array, " M"]
@@ -81,7 +81,7 @@ class Pilot(eqx.Module):
         return betas.at[0].set(0).at[-1].set(1)
 
     def log_steps(self, betas: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The logarithms of the step sizes that fit at these inverse temperatures."""
+        """The logarithms of the fitted step sizes at these inverse temperatures."""
         return jnp.interp(betas, self.betas, self.log_step)
 
 
@@ -96,10 +96,10 @@ def conditional_ess(log_gains: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def pilot(path: Path, kernel: Kernel, key: PRNGKeyArray, *, conditional: float = 0.9, sweeps: int = 1) -> Pilot:
-    """Send a population of pilot chains down the path, with steps as long as keep the conditional effective sample size at `conditional`.
+    """Anneal a population of pilot chains along the path, with steps that keep the conditional effective sample size at `conditional`.
 
-    They are apart from the chains that estimate, so that an estimate with what they found stays unbiased. A path that needs more than
-    4,096 such steps is taken in one stride from there.
+    They are independent of the chains of the estimate, so that an estimate with their schedule stays unbiased. After 4,096 such steps the rest
+    of the path is one step.
     """
     start_key, settle_key, key = jax.random.split(key, 3)
     dtype = jnp.result_type(float)

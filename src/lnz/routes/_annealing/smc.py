@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo: log Z from independent populations of particles that are tempered, weighed, resampled and moved."""
+"""Sequential Monte Carlo: log Z from independent populations of particles that are tempered, weighted, resampled and moved."""
 
 from __future__ import annotations
 
@@ -32,24 +32,23 @@ _Carry = tuple[State, Array, Array, Array, Array]
 class SequentialMonteCarlo(AnnealingRoute):
     """Sequential Monte Carlo (SMC) from a base to the model: annealed chains that are resampled by their weights on the way.
 
-    A pilot population chooses the inverse temperatures, each step as long as keeps its conditional effective sample size; then R independent
-    populations of n particles pass them. A population's weights are resampled (systematically) whenever their effective sample size has
+    A pilot population chooses the inverse temperatures, so that every step has the same conditional effective sample size; then R independent
+    populations of n particles are annealed along them. A population's weights are resampled (systematically) whenever their effective sample size has
     fallen below a share of n. Its estimate Ẑ, the product of the mean weights between resamplings, has mean Z exactly, since the schedule and
-    the step sizes were found by others; so the R estimates give a certified lower limit and an error, both without looking inside.
+    the step sizes come from the pilot; so the R estimates give a certified lower bound and an error, whatever happens inside a population.
 
     Attributes:
         particles: n, in each population.
         replicates: R, the number of independent populations.
         conditional: the conditional effective sample size of a step, as a share of the particles: nearer to 1, more temperatures.
         sweeps: moves at each temperature.
-        leapfrogs: gradients of a move of continuous states: one for Langevin moves, more for Hamiltonian Monte Carlo, which goes further and crosses
+        leapfrogs: gradients per move of continuous states: one for Langevin moves, more for Hamiltonian Monte Carlo, which goes further and crosses
             between modes more easily. Step sizes are fitted by the pilot.
         resample_below: the effective sample size, as a share of the particles, below which a population is resampled.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `SequentialMonteCarlo.from_base` wraps it.
-        confidence: of the limits.
-        mode_probes: chains that start far from the base and look for modes which the particles miss (see `mode_probes.probe_modes`): each is moved
-            100 times. 0
-            for none.
+        confidence: of the bounds.
+        mode_probes: chains that start far from the base and search for modes which the particles miss (see `mode_probes.probe_modes`): each is
+            moved 100 times. 0 for none.
 
     Source: Del Moral, Doucet & Jasra 2006, "Sequential Monte Carlo samplers"; Zhou, Johansen & Aston 2016 (the schedule).
 
@@ -77,7 +76,7 @@ class SequentialMonteCarlo(AnnealingRoute):
         checked(self, "particles", "replicates", "sweeps", "leapfrogs")
         if self.particles < 2:
             raise ValueError(
-                "a population needs at least 2 particles: a single one is never resampled; take lnz.routes.AnnealedImportanceSampling"
+                "a population needs at least 2 particles: a single one is never resampled; use lnz.routes.AnnealedImportanceSampling"
             )
         for name in ("conditional", "resample_below"):
             if not 0 < getattr(self, name) < 1:
@@ -86,13 +85,13 @@ class SequentialMonteCarlo(AnnealingRoute):
                 )
 
     def cost(self, energy: Energy) -> float:
-        """Of a path of a hundred temperatures: how many there are is found by the pilot."""
+        """The cost for a hundred temperatures; their number is found by the pilot."""
         return float(100 * self.sweeps * self.leapfrogs * self.particles * self.replicates)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         reason = super().unsupported_reason(energy)
         if reason is None and self.leapfrogs > 1 and not isinstance(default_kernel(energy), Langevin):
-            return f"several leapfrogs make a move of continuous states, and {observed_space(energy)} has Gibbs sweeps: leave leapfrogs at 1"
+            return f"several leapfrogs need continuous states, and {observed_space(energy)} has Gibbs sweeps: leave leapfrogs at 1"
         return reason
 
     def _kernel(self, energy: Energy) -> Kernel:
@@ -145,7 +144,7 @@ class SequentialMonteCarlo(AnnealingRoute):
             totals,
             confidence=self.confidence,
             route=f"sequential Monte Carlo ({self.replicates:,} populations of {self.particles:,} particles)",
-            assumption="the particles reach every mode; the lower limit alone is certified",
+            assumption="the particles reach every mode; only the lower bound is certified",
             diagnostics=diagnostics
             | ({"acceptance": accepted / found.steps.astype(dtype)} if has_step(kernel) else {}),
             flags=flags,

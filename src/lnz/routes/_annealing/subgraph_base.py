@@ -1,4 +1,4 @@
-"""A base that keeps some of the bonds of a pairwise model: its log Z and samples are exact by elimination, and fewer bonds are left to anneal."""
+"""A base that keeps some of the bonds of a pairwise model, with exact log Z and samples by elimination, so that fewer bonds are annealed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._models.pairwise import Ising, LatticeCouplings, Potts
-from lnz.routes._annealing.user_path import KnownLaw
+from lnz.routes._annealing.user_path import KnownDistribution
 from lnz.routes._exact.elimination import Elimination
 from lnz.routes._exact.exact_samples import exact_sampler
 
-_BLOCK = {1: (), 2: (4,), 3: (2, 2)}  # the cross-section of the bars that a lattice is cut into
+_BLOCK = {1: (), 2: (4,), 3: (2, 2)}  # the cross-section of the bars into which a lattice is cut
 
 
-class SubgraphBase(KnownLaw):
+class SubgraphBase(KnownDistribution):
     """An Ising or Potts model with some of its bonds left out, as a base to anneal from: see `subgraph_base`.
 
     Attributes:
@@ -37,12 +37,12 @@ class SubgraphBase(KnownLaw):
 def subgraph_base(model: Ising | Potts, keep: Any = None) -> SubgraphBase:
     """A base for annealing that keeps bonds of the model: E_0 = E without the other bonds, with exact log Z_0 and samples by elimination.
 
-    What is kept need not be annealed, so log weights spread less: on the critical 16 x 16 torus, rows in fours need a fifth of the sweeps that
-    independent spins need for the same error. Any base is valid for the route it is given to; the nearer, the better.
+    Kept bonds need not be annealed, so log weights spread less: on the critical 16 x 16 torus, a base of bars of four rows needs a fifth of the
+    sweeps that independent spins need for the same error. Any base is valid for the route it is given to; the nearer, the better.
 
     Args:
         model: an Ising or Potts model with one coupling per pair.
-        keep: which bonds stay, booleans (m,) in the order of `model.couplings.pairs()`. By default bars along the last axis of a lattice, 4 rows
+        keep: which bonds are kept, booleans (m,) in the order of `model.couplings.pairs()`. By default bars along the last axis of a lattice, 4 rows
             wide in two dimensions and 2 x 2 in three; elsewhere a spanning forest of the strongest bonds.
 
     Raises:
@@ -120,7 +120,7 @@ def _forest(edges: np.ndarray, strength: np.ndarray, n: int) -> np.ndarray:
 
 
 def _mask(couplings: Any, kept: np.ndarray) -> np.ndarray:
-    """Where the strengths of the kept bonds stand in the array of all strengths."""
+    """The indices of the kept bonds in the array of all strengths."""
     if isinstance(couplings, LatticeCouplings):
         return couplings.at_bonds(kept, False)
     if len(couplings.sites) == 1 and couplings.strength.ndim == 1:

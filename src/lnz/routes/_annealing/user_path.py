@@ -30,8 +30,8 @@ from lnz.routes._annealing.path import PathBase, WrappedModel, unwrapped
 from lnz.routes._exact.exact_routes import exact_route
 from lnz.routes._exact.exact_samples import exact_sampler
 
-_STATES = 32  # of the start, at which energies are looked at
-_STOPS = 9  # inverse temperatures at which a function is looked at
+_STATES = 32  # samples of the start at which energies are compared
+_STOPS = 9  # inverse temperatures at which a function is checked
 _ROUNDING = 1e-5
 _MODEL = 1e-4
 
@@ -39,9 +39,9 @@ _MODEL = 1e-4
 class AnnealingPath(PathBase):
     """The distributions p_β ∝ exp(-F_β), 0 ≤ β ≤ 1, along which a route anneals: through given energies, or a function of β.
 
-    Energies E_0, …, E_K stand at β = 0, 1/K, …, 1, and between two of them the path is the geometric one, as `E_{k+1}.tempered(E_k, β)` has it
+    Energies E_0, …, E_K are at β = 0, 1/K, …, 1, and between two of them the path is the geometric one, that of `E_{k+1}.tempered(E_k, β)`
     (between RBMs of one size that of the joint energies: machines whose parameters are interpolated). Any path gives weights with mean Z; the
-    nearer its neighbours are to each other, the less they spread. Schedules act on the path's β.
+    nearer neighbours are to each other, the less the weights spread. Schedules act on the path's β.
 
     `AnnealedImportanceSampling.from_path`, and the same of every annealing route, wraps it; it may also be given as the `base` of a route.
 
@@ -71,32 +71,32 @@ class AnnealingPath(PathBase):
 
     start: Normalised
     energies: tuple[Energy, ...]
-    _law: Frozen | None = eqx.field(static=True)
+    _function: Frozen | None = eqx.field(static=True)
 
     def __init__(self, path: Sequence[Any] | Callable[[Array], Any], *, base: Energy | None = None):
         if callable(path):
-            self._law = Frozen(path)
+            self._function = Frozen(path)
             first = _traceable(path)
             stops = [(f"at β = {beta:g}", as_energy(path(jnp.asarray(beta)))) for beta in np.linspace(0, 1, _STOPS)]
-            self.energies = tuple(energy for _, energy in stops[1:])  # which also tell one function from another
+            self.energies = tuple(energy for _, energy in stops[1:])  # which also distinguish one function from another
         else:
             energies = [as_energy(energy) for energy in path]
             if len(energies) < 2:
                 raise ValueError(
                     f"a path needs at least two energies, from one that is known to the model, but got {len(energies)}"
                 )
-            self._law, first, self.energies = None, energies[0], tuple(energies[1:])
+            self._function, first, self.energies = None, energies[0], tuple(energies[1:])
             if log_latent_volume(first):
                 raise ValueError(
-                    f"a path does not begin at a {type(first).__name__}: begin at the base that it was made from"
+                    f"a path cannot begin at a {type(first).__name__}: begin at the base that it was made from"
                 )
             stops = [(f"{k} of the path", energy) for k, energy in enumerate(energies)]
         if any(map(is_traced, jax.tree.leaves((self.energies, first)))):
-            raise TypeError("a path is looked at when it is made: make it outside jit, vmap and grad")
+            raise TypeError("a path is checked when it is made: make it outside jit, vmap and grad")
         for where, energy in stops:
             if observed_space(energy) != observed_space(first):
                 raise ValueError(
-                    f"the energies of a path live on one space, but that {where} lives on {observed_space(energy)} and the first on "
+                    f"the energies of a path must be on one space, but that {where} is on {observed_space(energy)} and the first on "
                     f"{observed_space(first)}: sum out what they do not share, or give energies on one space"
                 )
         self.start = known(first) if base is None else _base_of(first, as_energy(base))
@@ -130,31 +130,31 @@ class AnnealingPath(PathBase):
         return self.start.sample(key, n)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        """Why the path does not lead to the energy, in words, or None. Under `jit` its end is not looked at: it is bent to the model."""
+        """Why the path does not lead to the energy, in words, or None. Under `jit` its end is not compared, and the model replaces it."""
         kernel = default_kernel(energy)
         for beta in (0.0, *(np.arange(len(self.energies)) + 0.5) / len(self.energies)):
-            law = self._law_at(energy, beta)
-            reason = kernel.unsupported_reason(law)
+            part = self._part_at(energy, beta)
+            reason = kernel.unsupported_reason(part)
             if reason is not None:
                 return f"the moves along the path do not support its distribution at β = {beta:.3g}: {reason}"
         last = self.energies[-1]
         if any(map(is_traced, (*jax.tree.leaves(energy), jnp.zeros(())))) or _same_leaves(last, energy):
-            return None  # the zero is traced wherever nothing can be computed now
+            return None  # this zero is traced where values are unknown
         v = self._states()
         ours, theirs = _free_energies(last, v), _free_energies(energy, v)
         if _agree(ours, theirs, _MODEL):
             return None
         i = int(np.argmax(np.where(ours == theirs, 0, np.abs(ours - theirs))))
         return (
-            f"the path ends at another energy than the model: at one and the same state it is {ours[i]:.6g} nats there and {theirs[i]:.6g} by "
-            "the model. Put the model itself last (an energy that differs by a constant has another log Z)"
+            f"the path does not end at the model: at the same state its last energy is {ours[i]:.6g} nats and that of the model "
+            f"{theirs[i]:.6g}. Put the model itself last (an energy that differs by a constant has another log Z)"
         )
 
     def way(self, energy: Energy, beta: Any) -> Energy:
         """The distribution at β on the way to the energy, which replaces the path's last energy at β = 1."""
         beta = jnp.asarray(beta)
-        if self._law is not None:
-            return _one_of((as_energy(self._law.value(beta)), energy), (beta >= 1).astype(jnp.int32))
+        if self._function is not None:
+            return _one_of((as_energy(self._function.value(beta)), energy), (beta >= 1).astype(jnp.int32))
         pieces = self._pieces(energy)
         k = jnp.clip(jnp.floor(beta * len(pieces)).astype(jnp.int32), 0, len(pieces) - 1)
         t = jnp.clip(beta * len(pieces) - k.astype(beta.dtype), 0, 1)
@@ -162,24 +162,24 @@ class AnnealingPath(PathBase):
         for piece in pieces:
             alike = groups and same_structure(groups[-1][-1], piece)
             groups[-1].append(piece) if alike else groups.append([piece])
-        laws, first, group = [], 0, jnp.zeros((), jnp.int32)
+        energies, first, group = [], 0, jnp.zeros((), jnp.int32)
         for pieces_alike in groups:
             within = jnp.clip(k - first, 0, len(pieces_alike) - 1)
             start, end = jax.tree.map(lambda *leaves, at=within: _stacked(leaves)[at], *pieces_alike)
-            laws.append(tempered(end, start, t))
-            group = jnp.where(k >= first, len(laws) - 1, group).astype(jnp.int32)
+            energies.append(tempered(end, start, t))
+            group = jnp.where(k >= first, len(energies) - 1, group).astype(jnp.int32)
             first += len(pieces_alike)
-        return _one_of(tuple(laws), group)
+        return _one_of(tuple(energies), group)
 
-    def _law_at(self, energy: Energy, beta: float) -> Energy:
+    def _part_at(self, energy: Energy, beta: float) -> Energy:
         """One distribution of the path by itself, not as one of several."""
-        if self._law is not None:
-            return as_energy(self._law.value(jnp.asarray(beta)))
+        if self._function is not None:
+            return as_energy(self._function.value(jnp.asarray(beta)))
         start, end = self._pieces(energy)[min(int(beta * len(self.energies)), len(self.energies) - 1)]
         return tempered(end, start, jnp.asarray(0.5))
 
     def _pieces(self, energy: Energy) -> list[tuple[Energy, Energy]]:
-        """Neighbours on the way to the energy."""
+        """The energies of the path, the last one replaced by the model."""
         knots = [unwrapped(self.start), *self.energies[:-1], energy]
         return list(itertools.pairwise(knots))
 
@@ -187,7 +187,7 @@ class AnnealingPath(PathBase):
         return self.sample(jax.random.key(0), _STATES)
 
 
-class KnownLaw(WrappedModel):
+class KnownDistribution(WrappedModel):
     """An energy with known log Z and exact samples.
 
     Attributes:
@@ -202,7 +202,7 @@ class KnownLaw(WrappedModel):
 
     @property
     def unwrapped(self) -> Energy:
-        """The model, whose way through joint energies paths can use."""
+        """The model, whose path through joint energies can be used."""
         return self.model
 
     @property
@@ -224,7 +224,7 @@ class KnownLaw(WrappedModel):
 
 
 def known(energy: Energy) -> Normalised:
-    """The energy with log Z and exact samples: as it is where it has them, otherwise summed here.
+    """The energy with log Z and exact samples: unchanged where it has them, otherwise by an exact sum.
 
     Raises ValueError where there is neither a formula nor an affordable exact sum.
     """
@@ -237,47 +237,47 @@ def known(energy: Energy) -> Normalised:
             f"the path must begin at a distribution with known log Z and exact samples, but {type(energy).__name__} has no closed form "
             "and is too large to be summed exactly: begin with lnz.Independent, lnz.Gaussian or the like, or give the first distribution as base=…"
         )
-    return KnownLaw(energy, energy, choice.route.log_partition(energy, None).value - log_latent_volume(energy))
+    return KnownDistribution(energy, energy, choice.route.log_partition(energy, None).value - log_latent_volume(energy))
 
 
 class OneOf(Sweepable, Annealable):
     """One of several energies on the same space, by a number that may be traced: the distribution of a path whose parts are of different kinds."""
 
-    laws: tuple[Energy, ...]
+    energies: tuple[Energy, ...]
     which: Int[Array, ""]
 
     @property
     def space(self) -> Space:
-        return observed_space(self.laws[0])
+        return observed_space(self.energies[0])
 
     @property
     def log_latent_volume(self) -> float:
-        return log_latent_volume(self.laws[0])
+        return log_latent_volume(self.energies[0])
 
     def __call__(self, x: State) -> Array:
         dtype = jnp.result_type(float)
         x = jax.tree.map(lambda x, s: x.astype(s.dtype), x, self.space.struct)
         return jax.lax.switch(
-            self.which, [lambda x, law=law: free_energy_of(law)(x).astype(dtype) for law in self.laws], x
+            self.which, [lambda x, one=one: free_energy_of(one)(x).astype(dtype) for one in self.energies], x
         )
 
     def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
-        """One sweep of the chosen energy's own kind."""
+        """One sweep of the chosen energy."""
 
-        def sweep(law: Energy) -> Callable[[PRNGKeyArray, Array], Array]:
-            return lambda key, v: Gibbs().step(law, key, v)[0].astype(v.dtype)
+        def sweep(one: Energy) -> Callable[[PRNGKeyArray, Array], Array]:
+            return lambda key, v: Gibbs().step(one, key, v)[0].astype(v.dtype)
 
         wide = v.astype(self.space.struct.dtype)
-        return jax.lax.switch(self.which, [sweep(law) for law in self.laws], key, wide).astype(v.dtype)
+        return jax.lax.switch(self.which, [sweep(one) for one in self.energies], key, wide).astype(v.dtype)
 
 
-def _one_of(laws: tuple[Energy, ...], which: Int[Array, ""]) -> Energy:
+def _one_of(energies: tuple[Energy, ...], which: Int[Array, ""]) -> Energy:
     """The chosen energy. Where all are alike in all but their numbers, one of the same kind, so that its moves stay what they are."""
-    if len(laws) == 1:
-        return laws[0]
-    if all(same_structure(laws[0], law) for law in laws):
-        return jax.tree.map(lambda *leaves: _stacked(leaves)[which], *laws)
-    return OneOf(laws, which)
+    if len(energies) == 1:
+        return energies[0]
+    if all(same_structure(energies[0], other) for other in energies):
+        return jax.tree.map(lambda *leaves: _stacked(leaves)[which], *energies)
+    return OneOf(energies, which)
 
 
 def _stacked(leaves: Sequence[Array]) -> Array:
@@ -297,28 +297,28 @@ def _free_energies(energy: Energy, v: State) -> Float[np.ndarray, " n"]:
 
 
 def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
-    """Whether two lists of energies are the same but for rounding; +inf and +inf are."""
+    """Whether two lists of energies are equal up to rounding; +inf equals +inf."""
     finite = np.isfinite(a) & np.isfinite(b)
     near = np.abs(a[finite] - b[finite]) <= tolerance * (1 + np.abs(a[finite]))
     return bool((a[~finite] == b[~finite]).all() and near.all())
 
 
 def _base_of(first: Energy, base: Energy) -> Normalised:
-    """The given base of the path. Raises ValueError for one that is not known, or lives elsewhere."""
+    """The given base of the path. Raises ValueError for one without log Z or samples, or on another space."""
     known_base = require_normalised(base, "the base of a path")
     if observed_space(base) != observed_space(first):
         raise ValueError(
-            f"the base lives on {observed_space(base)}, the path on {observed_space(first)}: give both on one space"
+            f"the base is on {observed_space(base)}, the path on {observed_space(first)}: give both on one space"
         )
     return known_base
 
 
 def _traceable(path: Callable[[Array], Any]) -> Energy:
-    """The energy at β = 0 of a function. Raises TypeError for one that cannot be traced, or gives no energy."""
+    """The energy at β = 0 of a function. Raises TypeError for one that cannot be traced, or does not return an energy."""
     try:
         eqx.filter_eval_shape(lambda beta: as_energy(path(beta)), jax.ShapeDtypeStruct((), jnp.result_type(float)))
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
-            "the function of a path is traced: write it with jax.numpy, without float(β), NumPy or branches on β's value"
+            "the function of a path must be traceable: write it with jax.numpy, without float(β), NumPy or branches on β's value"
         ) from error
     return as_energy(path(jnp.zeros(())))
