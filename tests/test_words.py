@@ -63,7 +63,6 @@ NOT_YET = {
     "lnz/io",
     "lnz/kernels",
     "lnz/learning",
-    "lnz/routes",
 }
 
 

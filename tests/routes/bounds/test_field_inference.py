@@ -285,7 +285,7 @@ def test_max_product_is_exact_on_trees_with_ties_and_no_single_label_betters_it_
         ),
         (lambda: lnz.routes.BeliefPropagation(schedule="flooding"), "schedule must be"),
         (lambda: lnz.routes.MeanField(schedule="classes"), "schedule must be"),
-        (lambda: lnz.routes.MeanField(damping=0.5), "not damped"),
+        (lambda: lnz.routes.MeanField(damping=0.5), "has no damping"),
         (lambda: lnz.routes.mean_field_steps(lnz.RandomField(TREE, np.zeros((6, K))), -1), "steps must be"),
         (
             lambda: lnz.map_state(lnz.Ising.lattice((3,), 1.0, periodic=False), route=lnz.routes.BeliefPropagation()),

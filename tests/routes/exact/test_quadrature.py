@@ -192,7 +192,7 @@ def test_means_come_with_their_errors():
 @pytest.mark.parametrize(
     ("energy", "why"),
     [
-        (lnz.Gaussian(np.zeros(4), np.ones(4)), "4 dimensions: quadrature serves one to three"),
+        (lnz.Gaussian(np.zeros(4), np.ones(4)), "4 dimensions, but quadrature supports one to three"),
         (lnz.Ising(np.zeros((2, 2))), r"Spin\(2\) is not continuous"),
         (
             lnz.FunctionEnergy(lambda x: x[1][0] ** 2, lnz.Product(lnz.Binary(1), lnz.Real(1))),

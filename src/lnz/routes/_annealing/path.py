@@ -97,7 +97,7 @@ class Path(eqx.Module):
                 "and `sample`) to give them"
             )
         if observed_space(base) != observed_space(energy):
-            return f"the base lives on {observed_space(base)}, the energy's data on {observed_space(energy)}"
+            return f"the base is on {observed_space(base)}, the energy's data on {observed_space(energy)}"
         return base.unsupported_reason(energy) if isinstance(base, PathBase) else None
 
     @property

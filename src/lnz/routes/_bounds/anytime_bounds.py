@@ -1,4 +1,4 @@
-"""Bounds on log Z of an energy that tighten until they are close enough or time runs out, and the exact routes where they are affordable."""
+"""Anytime bounds on log Z of an energy: exact routes where they are affordable, otherwise bounds that tighten until time runs out."""
 
 from __future__ import annotations
 

@@ -23,21 +23,21 @@ class BeliefPropagation(LocalRoute):
 
     m_f→i(x_i) = log Σ_{x_f \\ x_i} exp(φ_f(x_f) + Σ_{j≠i} n_j→f(x_j)), n_i→f = Σ_{g≠f} m_g→i, and the value, in nats, is the negated Bethe
     free energy Σ_f log Z_f + Σ_i (1 - d_i) log Z_i. On a forest one pass up and one down give log Z and every marginal. Elsewhere classes of
-    factors that share no variable take turns; `residual`, `converged` and `sweeps` of the diagnostics say how that ended. Factors over the
-    same variables are merged first, and evidence leaves no cycles behind. The gradient is the factors' beliefs.
+    factors that share no variable take turns; the diagnostics `residual`, `converged` and `sweeps` describe the last state. Factors over the
+    same variables are merged first, and observed variables break cycles. The gradient is the factors' beliefs.
 
     Attributes:
-        damping: the part of the old message that stays, from 0 up to but not 1.
-        max_sweeps: the most updates of every message.
-        tolerance: the change of a log message at which it has converged, in nats.
+        damping: the share of the old message in the new one, in [0, 1).
+        max_sweeps: the maximum number of updates of every message.
+        tolerance: the change of a log message below which it has converged, in nats.
         schedule: "classes", or "residual": in every step the quarter of the factors whose messages would change most is updated, which
-            converges on some graphs where sweeps run in circles, in more and cheaper steps (`sweeps` counts them). "parallel": all messages
+            converges on some graphs where sweeps oscillate, in more and cheaper steps (`sweeps` counts them). "parallel": all messages
             at once, of a `lnz.RandomField` only, in JAX: for many inputs under `jit` and `vmap`, and for training. It computes in the field's
-            own precision, and a change is counted beyond what rounding makes. It needs `damping` (0.5, say) on many graphs; on a forest there
-            is none, whatever is set.
+            own precision, and changes within rounding do not count. It needs `damping` (0.5, say) on many graphs; on a forest `damping` is
+            ignored.
 
     Raises:
-        ValueError: where the energy has no factors, or is no field and the schedule "parallel".
+        ValueError: where the energy has no factors, or the schedule is "parallel" and it is not a `lnz.RandomField`.
 
     Source: Kschischang, Frey, Loeliger 2001, "Factor graphs and the sum-product algorithm"; Yedidia, Freeman, Weiss 2005 (Bethe);
     Elidan, McGraw, Koller 2006, "Residual belief propagation".
@@ -68,7 +68,7 @@ class BeliefPropagation(LocalRoute):
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         if self.schedule == "parallel" and not isinstance(energy, RandomField):
-            return 'the schedule "parallel" is for a RandomField: take the schedule "classes"'
+            return 'the schedule "parallel" is for a RandomField: use the schedule "classes"'
         return super().unsupported_reason(energy)
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
@@ -95,7 +95,7 @@ class BeliefPropagation(LocalRoute):
     def solve(self, found: messages.Model) -> Solved:
         if self.schedule == "parallel":
             raise ValueError(
-                'the schedule "parallel" has no solution in NumPy: take log_partition, or the schedule "classes"'
+                'the schedule "parallel" has no solution in NumPy: use log_partition, or the schedule "classes"'
             )
         passed, residual, sweeps = messages.passed_on_forest(found), 0.0, 1
         if passed is None:

@@ -1,4 +1,4 @@
-"""What the local routes have in common: a solution in NumPy behind a callback, its gradient by beliefs, and its words."""
+"""Base class of the local routes: a solution in NumPy behind a callback, its gradient by beliefs, and its estimate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lnz.routes._exact.numpy_callback import on_host, structure, tables_of
 
 
 class Solved(NamedTuple):
-    """A value for log Z less the model's constant, the beliefs that are its derivative, and figures."""
+    """A value for log Z less the model's constant, the beliefs that are its derivative, and diagnostics."""
 
     value: float
     variables: np.ndarray
@@ -40,10 +40,10 @@ class LocalRoute(Route):
 
     @abc.abstractmethod
     def solve(self, found: messages.Model) -> Solved:
-        """The answer for a model in which every variable has a possible value."""
+        """The solution for a model in which every variable has a possible value."""
 
     def guarantee(self, graph: FactorGraph) -> Guarantee:
-        """How the value is known; from the structure alone."""
+        """The guarantee of the value, from the structure alone."""
         return "bound"
 
     @property
@@ -153,9 +153,9 @@ def _impossible(found: messages.Model) -> Solved:
 
 
 def check_sweeps(max_sweeps: int, tolerance: float, damping: float = 0.0) -> None:
-    """Raise ValueError for settings of an iteration that cannot be meant."""
+    """Raise ValueError for invalid settings of an iteration."""
     check_whole_number("max_sweeps", max_sweeps)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, but is {tolerance!r}")
     if not 0 <= damping < 1:
-        raise ValueError(f"damping must be from 0 up to but not 1, but is {damping!r}")
+        raise ValueError(f"damping must be at least 0 and below 1, but is {damping!r}")

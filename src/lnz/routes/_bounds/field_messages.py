@@ -1,4 +1,4 @@
-"""A random field made ready for local methods in JAX: factors over the same nodes merged, impossible labels pruned, labels along the first axis."""
+"""Random fields prepared for local methods in JAX: factors over the same nodes merged, impossible labels pruned, labels along the first axis."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jaxtyping import Array
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Graph, Structure
 
-FEW = 40  # labels up to which sums over them are written out, which the compiler fuses and vectorises along the edges
+FEW = 40  # up to so many labels sums are unrolled, so that the compiler fuses and vectorises them along the edges
 
 
 class Tables(NamedTuple):
-    """Log-potentials, or what is like them.
+    """Log-potentials, or arrays of the same shapes.
 
     Attributes:
         nodes: (K, n).
@@ -34,7 +34,7 @@ class Tables(NamedTuple):
 
 
 class EndValues(NamedTuple):
-    """What stands at the first and the second ends of edges, (K, E), and at the nodes of factors by arity, (F, arity, K)."""
+    """Values at the first and the second ends of edges, (K, E), and at the nodes of factors by arity, (F, arity, K)."""
 
     first: Array
     second: Array
@@ -45,10 +45,10 @@ class Prepared(NamedTuple):
     """A field in which no two factors join the same nodes.
 
     Attributes:
-        structure: whose factors have three and more nodes.
+        structure: the merged structure, whose factors have three and more nodes.
         tables: the log-potentials on it, -inf at labels of nodes that no labelling can have.
         possible: whether every node has a label left.
-        derivative: from the derivative by the tables that by the field's float arrays.
+        derivative: maps the derivative by the tables to that by the field's float arrays.
     """
 
     structure: Structure
@@ -58,7 +58,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(field: RandomField) -> Prepared:
-    """The field made ready; half precision is widened."""
+    """The prepared field; half precision is widened."""
     parameters, constants = eqx.partition(field, eqx.is_inexact_array)
     tables, pull_back = jax.vjp(lambda parameters: tables_of(eqx.combine(parameters, constants)), parameters)
     structure = merged(field.structure)
@@ -68,7 +68,7 @@ def prepared(field: RandomField) -> Prepared:
 
 
 def at_nodes(structure: Structure, x: Array) -> EndValues:
-    """Values of nodes (K, n), where the factors see them."""
+    """Values of nodes (K, n), gathered at the factors."""
     first, second = jax.vmap(structure.at_ends)(x)
     return EndValues(first, second, tuple(x.T[scopes] for scopes in structure.scopes_by_arity))
 
@@ -195,12 +195,12 @@ def _pruned(structure: Structure, tables: Tables) -> Array:
 
 
 class _Home(NamedTuple):
-    """Where the factors of a structure stand once those over the same nodes are merged.
+    """The places of a structure's factors after those over the same nodes are merged.
 
     Attributes:
         structure: the merged one.
         edges: for every edge, and every factor of two nodes after them, its new edge.
-        turned: whether its table is transposed there.
+        turned: whether its table is transposed.
         factors: for every arity above 2, the new number of every factor and the order of its axes.
     """
 

@@ -17,24 +17,24 @@ from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 
 @dataclasses.dataclass(frozen=True)
 class MeanField(LocalRoute):
-    """A lower bound of log Z for any discrete model with factors: the best of the products q(x) = Π_i q_i(x_i) that coordinate ascent finds.
+    """A lower bound of log Z for any discrete model with factors: the best product q(x) = Π_i q_i(x_i) found by coordinate ascent.
 
     log Z ≥ Σ_f E_q[φ_f] + Σ_i H(q_i), in nats, for every q. Each q_i ∝ exp(E_q[Σ_f φ_f | x_i]) in turn, variables without a common factor at
-    once, from several starts side by side: one even, the others random. Where some states are impossible, the starts are possible states that
-    a search finds; if it finds none the bound is -inf, which says nothing. The gradient is that of the bound at fixed q.
+    once, from several starts at once: one uniform, the others random. Where some states are impossible, the starts are possible states found
+    by a search; if it finds none the bound is -inf, which is valid but vacuous. The gradient is that of the bound at fixed q.
 
     Attributes:
         restarts: the number of starts.
-        max_sweeps: the most updates of every variable.
-        tolerance: the change of a probability at which it has converged.
-        seed: of the starts.
+        max_sweeps: the maximum number of updates of every variable.
+        tolerance: the change of a probability below which it has converged.
+        seed: the random seed of the starts.
         schedule: "ascent" as above, for one model at a time. Of a `lnz.RandomField` also, in JAX, for many inputs under `jit` and `vmap`, and
             for training, from one start, the nodes' own log-potentials: "coloured" (nodes without a common factor at once) and "sequential" (in
-            the order of their numbers), whose value never falls without damping, and "parallel" (all nodes at once), which may swing.
-        damping: the part of the old probabilities that stays, from 0 up to but not 1; for schedules other than "ascent".
+            the order of their numbers), whose value never decreases without damping, and "parallel" (all nodes at once), which may oscillate.
+        damping: the share of the old probabilities in the new ones, in [0, 1); for schedules other than "ascent".
 
     Raises:
-        ValueError: where the energy has no factors, or is no field and the schedule is none for it.
+        ValueError: where the energy has no factors, or the schedule needs a `lnz.RandomField` and it is another model.
 
     Source: Jordan, Ghahramani, Jaakkola, Saul 1999, "An introduction to variational methods for graphical models".
 
@@ -61,11 +61,11 @@ class MeanField(LocalRoute):
                 f'schedule must be "ascent", "parallel", "coloured" or "sequential", but is {self.schedule!r}'
             )
         if self.schedule == "ascent" and self.damping:
-            raise ValueError('the schedule "ascent" is not damped: leave out damping')
+            raise ValueError('the schedule "ascent" has no damping: leave out damping')
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         if self.schedule != "ascent" and not isinstance(energy, RandomField):
-            return f'the schedule "{self.schedule}" is for a RandomField: take the schedule "ascent"'
+            return f'the schedule "{self.schedule}" is for a RandomField: use the schedule "ascent"'
         return super().unsupported_reason(energy)
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
@@ -100,14 +100,14 @@ class StructuredMeanField(LocalRoute):
 
     log Z ≥ Σ_f E_q[φ_f] + Σ_c H(q_c), in nats. The variables are divided into clusters on which the model's factors make trees, or graphs that
     can be summed in tables of `max_entries`; each q_c ∝ exp(Σ_f E_q[φ_f | x_c]) in turn is summed exactly. It starts from the best product of
-    single variables (`MeanField`) and never goes down, so the bound is at least as good. The gradient is that of the bound at fixed q.
+    single variables (`MeanField`) and never decreases, so the bound is at least as good. The gradient is that of the bound at fixed q.
 
     Attributes:
-        max_entries: the most entries of a table; by default the square of the largest number of values, which makes trees.
+        max_entries: the maximum number of entries of a table; by default the square of the largest number of values, which makes trees.
         restarts: the number of starts of naive mean field.
-        max_sweeps: the most updates of every cluster.
-        tolerance: the change of the bound at which it has converged, in nats.
-        seed: of the starts.
+        max_sweeps: the maximum number of updates of every cluster.
+        tolerance: the change of the bound below which it has converged, in nats.
+        seed: the random seed of the starts.
 
     Raises:
         ValueError: where the energy has no factors.

@@ -1,4 +1,4 @@
-"""Weighted mini-buckets: elimination in tables of at most a few variables, for an upper or a lower bound of log Z."""
+"""Weighted mini-buckets: elimination in tables of bounded size, for an upper or a lower bound of log Z."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from lnz.routes._bounds.bound_route import LocalRoute, Solved, check_sweeps
 class MiniBucket(LocalRoute):
     """An upper or lower bound of log Z for any discrete model with factors, by elimination in tables of at most `i_bound` variables.
 
-    Variable after variable is summed out of the factors that hold it. Where their product would be too wide they are split into mini-buckets
-    r with weights Σ_r w_r = 1, and by Hölder's inequality Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} where all w_r > 0; it is ≥ where exactly one
-    is. Sweeps up and down move factors of the shared variables between mini-buckets until their beliefs agree, and weights until their
-    conditional entropies do; the bound holds at any of them, and the best one found is kept. With an `i_bound` beyond the width of the order
+    Variables are summed out one after another from the factors that contain them. Where their product would be too wide they are split into
+    mini-buckets r with weights Σ_r w_r = 1, and by Hölder's inequality Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} where all w_r > 0; it is
+    ≥ where exactly one is. Sweeps up and down shift factors of the shared variables between mini-buckets until their beliefs agree, and weights until their
+    conditional entropies do; the bound holds after any sweep, and the best one is kept. With an `i_bound` beyond the width of the order
     nothing is split, and the bound is log Z. The lower bound is -inf where impossible states fall into a split bucket. The value, in nats, is
-    the bound; its gradient is that of the bound at fixed shifts and weights, so the bound itself where they stand still.
+    the bound; its gradient is that of the bound at fixed shifts and weights, and so of the bound itself where they have converged.
 
     Attributes:
-        i_bound: the most variables of one table; a wider factor is taken alone.
+        i_bound: the maximum number of variables of one table; a wider factor is a mini-bucket of its own.
         side: "upper" or "lower".
-        max_entries: the most entries of one table; a larger factor is taken alone.
-        max_sweeps: the most sweeps; 1 moves factors on the way of the only one.
-        tolerance: the change of the bound at which it stands still, in nats.
-        seed: of the order of elimination, by least fill.
+        max_entries: the maximum number of entries of one table; a larger factor is a mini-bucket of its own.
+        max_sweeps: the maximum number of sweeps; with 1, factors are shifted during the only one.
+        tolerance: the change of the bound below which it has converged, in nats.
+        seed: the random seed of the order of elimination, by least fill.
 
     Raises:
         ValueError: where the energy has no factors.

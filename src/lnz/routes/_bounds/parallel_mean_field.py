@@ -1,4 +1,4 @@
-"""Mean field on a random field in JAX: schedules for many inputs at once, and steps to be differentiated through."""
+"""Mean field on a random field in JAX: schedules for many inputs at once, and differentiable steps."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _outgoing(structure: Structure, tables: Tables, incoming: EndValues) -> EndV
 
 
 def _forbidden(structure: Structure, split: _Split, incoming: EndValues) -> EndValues:
-    """How probable it is, for every label of each node of a factor, that the factor forbids it. Computed only where a table has a -inf."""
+    """The probability, for every label of each node of a factor, that the factor forbids it. Computed only where a table has a -inf."""
     nothing = jax.tree.map(jnp.zeros_like, incoming)
     return run_if_untrusted(
         ~split.any_hard, nothing, lambda _, held: _outgoing(structure, *held), (split.hard, incoming)
@@ -72,7 +72,7 @@ def _forbidden(structure: Structure, split: _Split, incoming: EndValues) -> EndV
 
 
 def _updated(structure: Structure, split: _Split, nodes: Array, q: Array) -> Array:
-    """log q_i ∝ E_q[Σ_f φ_f | x_i] of every node, (K, n), among the labels that are forbidden least."""
+    """log q_i ∝ E_q[Σ_f φ_f | x_i] of every node, (K, n), among the labels that are forbidden with the least probability."""
     incoming = at_nodes(structure, q)
     logits = nodes + summed(structure, _outgoing(structure, split.soft, incoming))
     against = summed(structure, _forbidden(structure, split, jax.lax.stop_gradient(incoming)))
@@ -82,7 +82,7 @@ def _updated(structure: Structure, split: _Split, nodes: Array, q: Array) -> Arr
 
 
 def _classes(structure: Structure, schedule: str) -> np.ndarray:
-    """When every node has its turn. Node after node: those that no earlier neighbour keeps waiting go together, which changes nothing."""
+    """The turn of every node in a sweep. Sequential: nodes whose earlier neighbours have had their turn share one, with the same result."""
     if schedule == "parallel":
         return np.zeros(structure.nodes, np.int32)
     return structure.colours if schedule == "coloured" else _levels(structure)
@@ -130,7 +130,7 @@ def _ascended(
 def estimated(
     field: RandomField, *, schedule: str, damping: float, max_sweeps: int, tolerance: float
 ) -> tuple[Estimate, Any]:
-    """The value of the product that the sweeps end at, a lower bound of log Z, and its moments in the place of the field's float arrays."""
+    """The value of the final product of the sweeps, a lower bound of log Z, and its moments in the place of the field's float arrays."""
     model = prepared(field)
     structure, split = model.structure, _split(model.tables)
     found = _ascended(model, split, schedule, damping, max_sweeps, tolerance)
@@ -173,18 +173,18 @@ def mean_field_steps(field: RandomField, steps: int) -> Float[Array, "*nodes K"]
 
         q_i ← softmax(unary_i + Σ_j E_{q_j}[pairwise_ij(·, y_j)] + …), starting at q_i = softmax(unary_i).
 
-    Its cross-entropy with the labels trains a network for just these steps (`lnz.routes.MeanField` runs them until they stand still). Labels that the
+    Its cross-entropy with the labels trains a network for exactly these steps (`lnz.routes.MeanField` runs them until they converge). Labels that the
     others forbid get -inf where some label is forbidden less. Works under `jit`, `vmap` and `grad`.
 
     Args:
         field: one input's field.
-        steps: how many updates, 0 and more; fixed when it is compiled.
+        steps: the number of updates, at least 0; static under `jit`.
 
     Returns:
         log q in nats, (*structure.shape, K); at masked nodes label 0 has 0.
 
     Raises:
-        ValueError: where steps is no whole number.
+        ValueError: where steps is not an integer.
 
     Source: Zheng et al. 2015, "Conditional random fields as recurrent neural networks".
 

@@ -40,7 +40,7 @@ from lnz.routes._bounds.field_messages import (
 
 
 class Passed(NamedTuple):
-    """Log-messages after the last sweep, their largest change in it (before damping, beyond what rounding makes), and the number of sweeps."""
+    """Log-messages after the last sweep, their largest change in it (before damping, beyond rounding), and the number of sweeps."""
 
     messages: EndValues
     residual: Array
@@ -48,12 +48,12 @@ class Passed(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The tables of a model with levels moved from edges to nodes, which changes no sum: rows and columns of edge tables have the largest entry 0.
+    """An equivalent model with constants shifted from edge tables to nodes: rows and columns of edge tables have the largest entry 0.
 
     Attributes:
-        structure: of the model.
-        tables: the levelled ones; those of nodes have the largest entry 0.
-        constant: what was taken out, in all.
+        structure: that of the model.
+        tables: the shifted ones; those of nodes have the largest entry 0.
+        constant: the sum of what was subtracted.
         possible: whether every node has a label left.
     """
 
@@ -64,7 +64,7 @@ class Level(NamedTuple):
 
 
 def levelled(model: Prepared) -> Level:
-    """So a message whose largest incoming entry is 1 has a largest entry of at least 1, and what underflows is that much smaller."""
+    """A message whose largest incoming entry is 1 then has a largest entry of at least 1, so that only entries far below 1 underflow."""
     structure, (nodes, edges, factors) = model.structure, model.tables
     levels: tuple[list[Array], list[Array]] = [], []
     found = []
@@ -83,7 +83,7 @@ def levelled(model: Prepared) -> Level:
 
 
 def _peak(x: Array) -> Array:
-    """The maximum along the first axis, as a loop, which the compiler does not repeat for every entry that it is used for."""
+    """The maximum along the first axis, as a loop, so that the compiler does not recompute it for every entry."""
     low = jnp.full_like(x[0], -jnp.inf)
     return jax.lax.scan(lambda top, row: (jnp.maximum(top, row), None), low, x)[0]
 
@@ -96,10 +96,10 @@ Send = Callable[[EndValues], EndValues]
 
 
 def sum_product(level: Level, **settings: Any) -> tuple[Passed, EndValues]:
-    """Messages by sums until they stand still, and what would be sent next.
+    """Sum-product messages until they converge, and those that would be sent next.
 
-    Sums over tables of edges are taken of exponentials: a product of a matrix and a vector each. Entries too small for that are set to a
-    floor; where such an entry has a share in a node's other messages that is more than rounding, sweeps go on with logarithms.
+    Sums over tables of edges use exponentials: one product of a matrix and a vector each. Entries too small for that are set to a floor;
+    where such an entry contributes more than rounding to a node's other messages, sweeps continue with logarithms.
     """
     structure, tables = level.structure, level.tables
     about = jnp.finfo(tables.nodes.dtype)
@@ -134,7 +134,7 @@ def sum_product(level: Level, **settings: Any) -> tuple[Passed, EndValues]:
 
 
 def max_product(level: Level, **settings: Any) -> Passed:
-    """Messages by maxima until they stand still."""
+    """Max-product messages until they converge."""
     return _swept(level, _in_logarithms(level, best, jnp.max), **settings)
 
 
@@ -170,7 +170,7 @@ def _incoming(level: Level, messages: EndValues) -> tuple[Array, EndValues]:
 
 
 def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callable[..., Array]) -> Send:
-    """A sweep in logarithms, of sums or maxima. On a cycle of zeros entries would fall for ever, so that there is a floor."""
+    """A sweep in logarithms, of sums or maxima. On a cycle of impossible labels entries would decrease for ever, hence the floor."""
     tables = level.tables
     sizes = [jnp.max(jnp.where(t > -jnp.inf, jnp.abs(t), 0), initial=0) for t in jax.tree.leaves(tables)]
     floor = -1e5 * (1 + functools.reduce(jnp.maximum, sizes))
@@ -187,7 +187,7 @@ def _in_logarithms(level: Level, over_pairs: Callable[..., Array], over: Callabl
 def _of_factors(
     tables: tuple[Array, ...], incoming: tuple[Array, ...], over: Callable[..., Array]
 ) -> tuple[Array, ...]:
-    """The messages of factors of three and more nodes, by logarithms; 0 to labels that cannot be."""
+    """The messages of factors of three and more nodes, by logarithms; 0 to impossible labels."""
     found = []
     for table, rows in zip(tables, incoming, strict=True):
         whole, sent = joint(table, rows), []
@@ -206,9 +206,9 @@ def _log_total(x: Array) -> Array:
 
 
 def bethe(model: Prepared, level: Level, messages: EndValues, sent: EndValues) -> tuple[Array, Tables]:
-    """The negated Bethe free energy, and the beliefs that are its derivative where the messages stand still; -inf and zeros where Z = 0.
+    """The negated Bethe free energy, and the beliefs that are its derivative where the messages have converged; -inf and zeros where Z = 0.
 
-    Σ_i log Z_i + Σ_f log E_f[…]: every factor's term is counted from the beliefs about its nodes, so that large terms do not cancel. That of an
+    Σ_i log Z_i + Σ_f log E_f[…]: every factor's term is relative to the beliefs about its nodes, so that large terms do not cancel. That of an
     edge is a sum over one end of the incoming and the outgoing message there.
     """
     structure, tables = level.structure, level.tables
@@ -268,8 +268,9 @@ def estimated(field: RandomField, *, damping: float, max_sweeps: int, tolerance:
 def decoded(field: RandomField, *, damping: float, max_sweeps: int, tolerance: float) -> tuple[Array, Array]:
     """A labelling by max-product, 0 at masked nodes, and its log-weight; -inf where none is possible or none was found.
 
-    On a forest the messages are exact, and labels are read from the roots outwards, each given its neighbour's: so ties do no harm. Elsewhere
-    every node takes the label of its largest max-marginal; then the nodes of one colour after another take the best label given the others.
+    On a forest the messages are exact, and labels are chosen from the roots outwards, each given its neighbour's, so that ties are consistent.
+    Elsewhere every node gets the label of its largest max-marginal; then the nodes of one colour after another get the best label given the
+    others.
     """
     model, needed = prepared(field), depth(field.structure)
     if needed is not None:

@@ -20,17 +20,17 @@ class TreeReweighted(LocalRoute):
 
     log Z(φ) ≤ Σ_l λ_l log Z(φ_l) for spanning forests l with weights λ and any log-potentials φ_l on them with Σ_l λ_l φ_l = φ, because log Z
     is convex. The forests are uniform random spanning trees, and more until every edge lies in one; the messages of tree-reweighted belief
-    propagation find φ_l, and each log Z(φ_l) is summed exactly. So the bound holds whether or not the messages have converged, which the
-    diagnostics say (`residual`, `converged`, `sweeps`). Steps of conditional gradients then add the spanning tree of largest mutual
+    propagation find φ_l, and each log Z(φ_l) is summed exactly. So the bound holds whether or not the messages have converged (see the
+    diagnostics `residual`, `converged`, `sweeps`). Steps of conditional gradients then add the spanning tree of largest mutual
     information. The value, in nats, is the bound; its gradient is that of the bound at fixed messages and forests.
 
     Attributes:
-        trees: uniform random spanning trees to begin with.
-        steps: trees that are added by conditional gradients.
-        damping: the part of the old message that stays, from 0 up to but not 1.
-        max_sweeps: the most updates of every message, in each step.
-        tolerance: the change of a log message at which it has converged, in nats.
-        seed: of the random trees.
+        trees: the initial number of uniform random spanning trees.
+        steps: the number of trees added by conditional gradients.
+        damping: the share of the old message in the new one, in [0, 1).
+        max_sweeps: the maximum number of updates of every message, in each step.
+        tolerance: the change of a log message below which it has converged, in nats.
+        seed: the random seed of the trees.
 
     Raises:
         ValueError: where the energy has no factors, or one over three and more variables.
@@ -173,7 +173,7 @@ def _heaviest(n: int, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _covering(n: int, edges: np.ndarray, trees: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Uniform random spanning forests, and then some that take the edges which lie in none so far."""
+    """Uniform random spanning forests, and further ones that cover the edges in none of these."""
     around: list[list[tuple[int, int]]] = [[] for _ in range(n)]
     for e, (i, j) in enumerate(edges.tolist()):
         around[i].append((j, e))

@@ -1,6 +1,6 @@
 """Many models on one structure, summed in one pass: log Z, every marginal and their derivatives, in NumPy.
 
-1. The member's number is one more variable, which stands in every table and is never summed out: one tree, planned for one member, serves all.
+1. The member's index is one more variable, which is in every table and never summed out: one tree, planned for one member, is used for all.
 2. A value is left out only where no member allows it, and every member has a scale of its own.
 3. A derivative is an imaginary part: log-potentials φ + i h t give beliefs P + i h ∂P, without a difference that would lose digits.
 """
@@ -20,17 +20,17 @@ from lnz._graphs.preprocess import Reduced
 from lnz._graphs.solver import EliminationBudget, Solver, first_plan
 from lnz._graphs.table_products import permuted
 
-NEAR = 2.0**20  # entries of the largest table of a block: more would leave the caches
-STEP = 1e-12  # of the complex step: its square vanishes beside 1
+NEAR = 2.0**20  # entries of the largest table of a block that stays in the caches
+STEP = 1e-12  # size of the complex step: its square vanishes beside 1
 
 
 class BatchSums(NamedTuple):
-    """What there is to say of a batch.
+    """The results of a batch.
 
     Attributes:
-        log_z: of every member, in nats (members,).
-        beliefs: P(x_scope) of every factor (…, members), all zero where Z is; empty where they were not asked for.
-        width: of the contraction tree.
+        log_z: log Z of every member, in nats (members,).
+        beliefs: P(x_scope) of every factor (…, members), all zero where Z is; empty where they were not requested.
+        width: the width of the contraction tree.
         memory: bytes at the peak.
     """
 
@@ -51,12 +51,12 @@ def log_partitions(
     """log Z of every member and, with `beliefs`, P(x_scope) of every factor.
 
     Args:
-        cardinalities: of every variable.
+        cardinalities: the number of values of each variable.
         scopes: the variables of every factor, in the order of its table's axes; at least one factor.
         tables: log-potentials in nats (…, members), -inf where a configuration is impossible. With an imaginary part h · t, that of a belief is
             h times its derivative in the direction t.
-        budget: what the answers may cost. Members are taken in blocks that fit; one by one where no two fit. Raises ValueError, with the
-            figures, where one would cost more.
+        budget: what the answers may cost. Members are summed in blocks that fit, one by one where no two fit. Raises ValueError, with the
+            figures, where one member would exceed it.
     """
     one_real = tables[0].dtype == np.float64
     if tables[0].shape[-1] == 1 and one_real:
@@ -89,12 +89,12 @@ def log_partitions(
 
 
 class _Batch:
-    """The models as one, whose last variable is the number of the member.
+    """The models as one model, whose last variable is the index of the member.
 
     Attributes:
-        model: the one, reduced.
+        model: that model, reduced.
         members: those that no single factor makes impossible.
-        scopes: of the reduced tables, without the member.
+        scopes: the scopes of the reduced tables, without the member.
     """
 
     def __init__(self, cardinalities: Sequence[int], scopes: Sequence[Scope], tables: Sequence[np.ndarray]):
@@ -106,11 +106,11 @@ class _Batch:
         self.scopes = [tuple(v for v in scope if v != self.number) for scope in self.model.scopes]
 
     def of_one_member(self) -> Reduced:
-        """The structure of one member, to be planned for."""
+        """The structure of one member, for the plan."""
         return self.model._replace(domains=self.model.domains[: self.number], scopes=self.scopes)
 
     def tree(self, plan: ContractionPlan) -> ContractionPlan:
-        """The tree of one member with the member's number in every table."""
+        """The tree of one member with the member's index in every table."""
         steps = tuple(step._replace(out=(*step.out, self.number)) for step in plan.steps)
         return dataclasses.replace(plan, steps=steps, scopes=tuple((*scope, self.number) for scope in plan.scopes))
 
@@ -123,7 +123,7 @@ class _Batch:
         return found
 
     def leaves(self, tree: ContractionPlan, whole: list[np.ndarray], part: slice) -> list[contraction.ScaledTable]:
-        """A block of members, as the tree takes it."""
+        """A block of members, as leaves of the tree."""
         found = []
         for scope, order, table in zip(self.scopes, tree.scopes, whole, strict=False):
             entries = np.ascontiguousarray(permuted(table[..., part], (*scope, self.number), order))
@@ -144,7 +144,7 @@ class _Batch:
 
 
 def _block(plan: ContractionPlan, sizes: Sequence[int], most: float) -> int:
-    """How many members are summed at once: `most` as memory allows, and in tables that stay in a processor's cache."""
+    """The number of members summed at once: at most `most`, as memory allows, in tables that stay in a processor's cache."""
     largest = max(math.prod(sizes[v] for v in scope) for scope in plan.scopes)
     return int(min(most, max(1, NEAR // largest)))
 
@@ -177,7 +177,7 @@ def curvature(
     """The derivative of every factor's belief (…, members) in a direction: its covariance with Σ_f t_f(x_f) (T7), by a complex step.
 
     Args:
-        directions: t, of the log-potentials' shapes (…, members); what it says of impossible configurations does not count.
+        directions: t, of the log-potentials' shapes (…, members); its values at impossible configurations are ignored.
     """
     sizes = [np.abs(np.where(table > -np.inf, t, 0)) for table, t in zip(tables, directions, strict=True)]
     most = np.max([size.max(axis=tuple(range(size.ndim - 1)), initial=0) for size in sizes], axis=0)

@@ -45,7 +45,7 @@ class _Rows(NamedTuple):
 
 class _Weights(NamedTuple):
     tables: Array  # exp(pairs), the largest entry 1
-    peak: Array  # the logarithm of what they were divided by
+    peak: Array  # the logarithm of their divisor
 
     @classmethod
     def of(cls, pairs: Array) -> _Weights:
@@ -61,7 +61,7 @@ class _Weights(NamedTuple):
         return jax.lax.dynamic_index_in_dim(self.tables, jnp.maximum(place - 1, 0), keepdims=False)
 
 
-_State = tuple[Array, Array]  # a message, and one over its sum
+_State = tuple[Array, Array]  # a message, and the reciprocal of its sum
 
 
 def _start(nodes: Array) -> _State:
@@ -73,7 +73,7 @@ class _Steps(NamedTuple):
     """The pass forward over some nodes."""
 
     emitted: Array  # exp(nodes), the largest entry of each row 1
-    after: Array  # the message that goes out of each node, times c_t
+    after: Array  # the outgoing message of each node, times c_t
     scale: Array  # (T, lanes): c_t
     log_z: Array
 
@@ -96,7 +96,7 @@ def _forward(rows: _Rows, weights: _Weights, start: _State) -> tuple[_State, _St
 
 
 def _backward(rows: _Rows, weights: _Weights, start: _State, steps: _Steps, beta: Array) -> tuple[Array, Any]:
-    """The pass back over nodes whose pass forward is known: β before them, and the figures of `Both`, with pairs as a and q."""
+    """The backward pass over nodes whose forward pass is known: β before them, and the fields of `Both`, with pairs as a and q."""
     inverse = _inverse(steps.scale)[:, None]
     emitted = steps.emitted * inverse
 
@@ -127,7 +127,7 @@ def forward(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Fo
 
 
 def both_apart(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Both:
-    """Both passes, for sequences that `jax.vmap` leaves apart: the better where each has tables of its own, which would all be moved."""
+    """Both passes, for sequences that `jax.vmap` keeps separate: faster where each has tables of its own, which would otherwise all be transposed."""
     rows, weights = _Rows.of(nodes, joined, mask), _Weights.of(pairs)
     start = _start(nodes)
     steps = _forward(rows, weights, start)[1]
@@ -142,7 +142,7 @@ both = side_by_side(both_apart)
 
 @side_by_side
 def both_recomputed(nodes: Array, pairs: Array, joined: Array, mask: Array | None) -> Both:
-    """Both passes over a chain of one table, keeping the messages of every √T-th node: those between are made again on the way back.
+    """Both passes over a chain of one table, keeping the messages of every √T-th node; those between are recomputed in the backward pass.
 
     Source: Griewank 1992, "Achieving logarithmic growth of temporal and spatial complexity in reverse automatic differentiation"; here with
     one level of checkpoints.
@@ -153,7 +153,7 @@ def both_recomputed(nodes: Array, pairs: Array, joined: Array, mask: Array | Non
     blocks = jnp.arange(0, t, size)
 
     def block(begin: Array) -> tuple[Array, _Rows]:
-        """The last one reaches back over nodes of the one before, and passes them by."""
+        """The last block overlaps the one before, and skips the shared nodes."""
         at = jnp.minimum(begin, t - size)
         cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, size), rows)
         fresh = (cut.place >= begin)[:, None, None]
@@ -169,7 +169,7 @@ def both_recomputed(nodes: Array, pairs: Array, joined: Array, mask: Array | Non
         begin, start = x
         at, rows = block(begin)
         beta, (here, found, before, q) = _backward(rows, weights, start, _forward(rows, weights, start)[1], beta)
-        # Where this block reaches back over nodes of the one before, that one will write over them.
+        # Where this block overlaps the one before, that one overwrites the shared nodes.
         nodes = jax.lax.dynamic_update_slice_in_dim(nodes, found, at, 0)
         return (beta, jnp.maximum(worst, here), pairs + _together(before, q), nodes), None
 
@@ -185,7 +185,7 @@ def _block_size(t: int) -> int:
 
 
 def in_blocks(rows: Any) -> Any:
-    """Arrays of T rows cut into about √T blocks of about √T rows; what is missing at the end is 0, or False."""
+    """Arrays of T rows cut into about √T blocks of about √T rows; missing rows at the end are 0, or False."""
     t = len(jax.tree.leaves(rows)[0])
     size = _block_size(t)
 

@@ -18,7 +18,7 @@ from lnz.routes._exact.forward_backward import filtered, table_at
 def best_path(p: ChainPotentials) -> tuple[Int[Array, " T"], Float[Array, ""]]:
     """The most probable labelling, 0 at masked nodes, and a score that is -inf where no labelling is possible.
 
-    Forward only the maxima are kept; where they came from is looked up again for the labels that are chosen.
+    The forward pass keeps only the maxima; their origins are recomputed for the chosen labels.
 
     Source: Viterbi 1967, "Error bounds for convolutional codes".
     """

@@ -45,7 +45,7 @@ class ClosedForm(Route):
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
         energy = widen(energy)
         value = _log_normaliser(energy)
-        # What a relative rounding of every parameter would change (the terms of a formula may cancel), and of the value itself.
+        # The change by a relative rounding of every parameter (the terms of a formula may cancel), and of the value itself.
         fixed = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, energy)
         parts = jax.tree.map(lambda t, g: jnp.sum(jnp.abs(jnp.where(g == 0, 0, t * g))), *_with_gradient(fixed))
         scale = 1 + jnp.abs(value) + sum(part.astype(value.dtype) for part in jax.tree.leaves(parts))

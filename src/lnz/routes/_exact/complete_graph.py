@@ -40,14 +40,14 @@ class CompleteGraph(Structured):
 
         E[s_i s_j] = 1 - (E[s_i] - E[s_j]) coth(h_i - h_j),
 
-    since an exchange of two spins that differ leaves their sum as it is. Where fields differ by less than 10^-6 that quotient loses its digits, and
+    since an exchange of two unequal spins leaves their sum unchanged. Where fields differ by less than 10^-6 that quotient loses its digits, and
     Σ_j E[s_i s_j] = E[s_i Σ_j s_j] is used. Second derivatives are not supported.
 
     Attributes:
-        max_sites: the most sites with unequal fields, or of a Potts model.
+        max_sites: the maximum number of sites with unequal fields, or of a Potts model.
 
     Raises:
-        ValueError: for other models, in words. What is traced is checked when the sum runs, which then fails; `choose` leaves such models to
+        ValueError: for other models, in words. Traced values are checked when the sum runs, which then fails; `choose` leaves such models to
             other routes.
 
     Example:
@@ -126,7 +126,7 @@ def _diagonal(n: int) -> Array:
 
 
 def _parameters(energy: Any) -> tuple[Array, Array]:
-    """The one coupling and all fields in the widest dtype; what is not equal fails as it runs."""
+    """The one coupling and all fields in the widest dtype; unequal ones raise an error as the sum runs."""
     strength, fields = energy.couplings.strength, widen(energy.fields)
     n = len(fields)
     coupling = strength[0, 1] if n > 1 else jnp.zeros((), strength.dtype)
@@ -143,7 +143,7 @@ def _log_factorials(n: int) -> np.ndarray:
 
 
 def _sums(n: int, dtype: Any) -> Array:
-    """The sum of n spins with k = 0 … n of them up."""
+    """The sum of n spins of which k = 0 … n are up."""
     return jnp.asarray(2.0 * np.arange(n + 1) - n, dtype)
 
 
@@ -202,11 +202,11 @@ def _ising_means(coupling: Array, fields: Array) -> tuple[Array, Array]:
 
 
 def _pair_means(fields: Array, mean: Array, with_sum: Array) -> Array:
-    """E[s_i s_j] from the fields, E[s_i] and E[s_i Σ_j s_j]: (n, n), with a diagonal without meaning."""
+    """E[s_i s_j] from the fields, E[s_i] and E[s_i Σ_j s_j]: (n, n), with an undefined diagonal."""
     apart = fields[:, None] - fields[None]
     close = jnp.abs(apart) < 1e-6 if fields.dtype == jnp.float64 else jnp.abs(apart) < 1e-2
     pairs = jnp.where(close, 0, 1 - (mean[:, None] - mean[None]) / jnp.tanh(jnp.where(close, 1, apart)))
-    # Sites in nearly the same field: the mean over those of each site, corrected to first order for where it stands among them.
+    # Sites in nearly equal fields: the mean over those of each site, corrected to first order for its own field.
     others = jnp.maximum(jnp.sum(close, 1) - 1, 1).astype(mean.dtype)
     near = (with_sum - 1 - jnp.sum(pairs, 1)) / others
     middle = ((close.astype(mean.dtype) @ near) - near) / others
@@ -228,7 +228,7 @@ def _potts_log_z(coupling: Array, fields: Array, n: int) -> Array:
 
 
 def _convolved(ways: Array, colour: Array) -> Array:
-    """log Σ_k e^{ways(s - k) + colour(k)} for s = 0 … n: how many ways there are with one colour more."""
+    """log Σ_k e^{ways(s - k) + colour(k)} for s = 0 … n: the log number of ways with one more colour."""
     numbers = jnp.arange(len(ways))
 
     def total(s: Array) -> Array:

@@ -28,24 +28,24 @@ from lnz.routes._exact import batched_elimination
 from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.numpy_callback import on_host, structure, symmetric, tables_of
 
-_QUICK_SEARCH = 0.5  # seconds that suffice to tell whether a model is affordable
+_QUICK_SEARCH = 0.5  # seconds that suffice to decide whether a model is affordable
 
 
 @dataclasses.dataclass(frozen=True)
 class Elimination(EliminationBudget, Route):
-    """Exact sums over a discrete model with factors, variable after variable (bucket or junction-tree elimination).
+    """Exact sums over a discrete model with factors, by summing out its variables (bucket or junction-tree elimination).
 
     The tables of the energy's `factors()` are multiplied and summed along a binary contraction tree. The gradient, which is every factor's marginal
-    (T1), is the reverse mode over the same tree; samples and the most probable state walk it from the top. All in NumPy and float64: an
+    (T1), is the reverse mode over the same tree; samples and the most probable state are found from its root down. All in NumPy and float64: an
     irregular tree would take JAX longer to compile than to compute. It works under `jit`, `vmap` and `grad` by a callback. A `vmap` is one pass
-    for many models on one structure. Second derivatives (T7: covariances) are products with the Hessian, and so `jax.hessian` and
-    `jax.jvp` of a gradient; third ones are not.
+    for many models on one structure. Second derivatives (T7: covariances) are products with the Hessian, so `jax.hessian` and
+    `jax.jvp` of a gradient work; third derivatives are not supported.
 
     Attributes:
-        max_memory: bytes that tables may take; by default half of the machine's memory. Wider trees are cut into slices that fit.
+        max_memory: the most bytes of tables; by default half of the machine's memory. Wider trees are cut into slices that fit.
         max_seconds: where the predicted time is longer, the route raises a ValueError, with the figures.
-        search_seconds: processor time to look for an order; by default a third of the predicted work that a better one could spare.
-        seed: of that search.
+        search_seconds: processor time of the search for an order; by default a third of the predicted work that a better one could spare.
+        seed: the random seed of that search.
 
     Raises:
         ValueError: where the tree is too expensive even in slices.
@@ -75,7 +75,7 @@ class Elimination(EliminationBudget, Route):
     def _structure_plan(self, energy: Energy) -> ContractionPlan:
         """The plan before any value is computed: from the structure alone, as if every configuration were possible and nothing barren.
 
-        A graph's own tables are at hand, unless they are traced.
+        The tables of a `FactorGraph` itself are known, unless they are traced.
         """
         quick = dataclasses.replace(
             self, search_seconds=_QUICK_SEARCH if self.search_seconds is None else self.search_seconds
@@ -89,15 +89,15 @@ class Elimination(EliminationBudget, Route):
             return plan_within(quick, model, every=False)
         except ValueError:
             if first_plan(quick, model).seconds > 1e3 * self.max_seconds:
-                raise  # no search would mend that
+                raise  # no search could change that
         return plan_within(self, model, every=False)
 
     def plan(self, energy: Any) -> ContractionPlan:
-        """The contraction tree that would be used, with its width, cost and memory, before any of it is run."""
+        """The contraction tree that would be used, with its width, cost and memory, without running it."""
         return self.solver(energy).plan()
 
     def solver(self, energy: Any) -> Solver:
-        """The energy's tables, ready to be eliminated. Raises ValueError where it has none."""
+        """A solver for the energy's tables. Raises ValueError where it has none."""
         energy = as_energy(energy)
         reason = _misfit(energy)
         if reason is not None:
@@ -115,7 +115,7 @@ class Elimination(EliminationBudget, Route):
         return self.log_partition_and_mean_gradient(energy)[1]
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
-        """log Z and every factor's marginal by one pass up the tree and one down; of a whole `vmap` in one pass, where memory allows."""
+        """log Z and every factor's marginal by one pass up the tree and one down, for a whole `vmap` at once where memory allows."""
         graph, flat, pull_back = tables_of(energy)
 
         @jax.custom_jvp
@@ -215,7 +215,7 @@ class Elimination(EliminationBudget, Route):
         return states_of(as_energy(energy).space, self._labelled(energy, drawn, n, bits)[0])
 
     def map_state(self, energy: Any) -> State:
-        """The most probable state of all variables (one of them, where several are): argmax p, a state of `energy.space`."""
+        """The most probable state of all variables (one of them if there are several): argmax p, a state of `energy.space`."""
         return jax.tree.map(lambda x: x[0], self.n_best(energy, 1)[0])
 
     def n_best(self, energy: Any, n: int) -> tuple[State, Any]:
@@ -225,7 +225,7 @@ class Elimination(EliminationBudget, Route):
         return states_of(as_energy(energy).space, labels), log_weights
 
     def _labelled(self, energy: Any, answer: Callable[..., Any], n: int, *arrays: Any) -> tuple[Any, Any]:
-        """Labels (n, variables) and their log-weights from a solver; under a transformation by a callback, and rows that do not exist get -inf."""
+        """Labels (n, variables) and their log-weights from a solver: under a transformation by a callback, where missing rows have -inf."""
         energy = as_energy(energy)
         graph = None if energy.offers(Factored) is None else factors_of(widen(energy))
         if graph is None or not any(map(is_traced, (graph.log_potentials, *arrays))):
@@ -272,20 +272,20 @@ def _estimate(graph: FactorGraph, flat: Any, figures: Any) -> Estimate:
 
 
 def _rows(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A batch (members, entries), whatever axes it had, and which of its members are free of NaN."""
+    """A batch with its leading axes flattened, (members, entries), and which of its members are free of NaN."""
     rows = flat.reshape(math.prod(flat.shape[:-1]), flat.shape[-1])
     return rows, np.asarray(~np.isnan(rows).any(axis=1))
 
 
 def _placed(found: np.ndarray, good: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
-    """The members' results in the batch's own axes, NaN where there is none."""
+    """The members' results in the batch's own axes, NaN where a member has none."""
     every = np.full((len(good), *found.shape[1:]), np.nan)
     every[good] = found
     return every.reshape((*lead, *found.shape[1:]))
 
 
 def _scopes(graph: FactorGraph) -> list[tuple[int, ...]]:
-    """A constant goes with the factors, so that a batch of graphs without any has a size."""
+    """The scopes, and that of a constant, so that a batch of graphs without factors has a size."""
     return [*graph.scopes, ()]
 
 

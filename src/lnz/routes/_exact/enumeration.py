@@ -23,13 +23,13 @@ from lnz._core.spaces import State
 
 @dataclasses.dataclass(frozen=True)
 class Enumeration(Route):
-    """The sum over every state, exact up to rounding, in the widest dtype that JAX is set to.
+    """The sum over every state, exact up to rounding, in the widest dtype that JAX is configured for.
 
     log Z and its gradient are summed over the energy's smallest form (for an RBM its smaller layer); expectations over the observed
     states.
 
     Attributes:
-        memory: bytes that one block of states may take.
+        memory: the most bytes of one block of states.
     """
 
     memory: int = 48 * 2**20
@@ -57,7 +57,7 @@ class Enumeration(Route):
         )
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
-        """E[-∂E] by one pass: a block's weighted sum of gradients is one reverse pass over the block."""
+        """E[-∂E] in one pass: a block's weighted sum of gradients is one reverse pass over the block."""
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
         def rebuilt(parameters: Any) -> Energy:
@@ -105,7 +105,7 @@ class Enumeration(Route):
         return jax.nn.softmax(self._logits(self._observed(energy, 2**24)))
 
     def _observed(self, energy: Energy, most: int) -> FreeEnergy:
-        """The marginal of the observed states, where there are at most so many of them."""
+        """The marginal of the observed states. Raises ValueError where there are more than `most`."""
         space = observed_space(energy)
         if not space.discrete:
             raise ValueError(
@@ -190,9 +190,9 @@ class Enumeration(Route):
 
 
 def _add_logs(a: Array, b: Array, lost: Array) -> tuple[Array, Array]:
-    """log(e^a + e^b), and the rounding error of the running sum with what was lost before (compensated summation)."""
+    """log(e^a + e^b), and the rounding error of the running sum, accumulated (compensated summation)."""
     high, low = jnp.maximum(a, b), jnp.minimum(a, b)
-    usual = jnp.isfinite(high)  # not so where both are -inf, or one is +inf or NaN, which must stay
+    usual = jnp.isfinite(high)  # except where both are -inf, or one is +inf or NaN, which must be kept
     gain = jnp.where(usual, jnp.log1p(jnp.exp(jnp.where(usual, low - high, 0))), 0)
     total = high + gain
     return total, lost + jnp.where(usual, gain - (total - high), 0)
@@ -214,7 +214,7 @@ def _softmax(logits: Array) -> Array:
 
 
 def _mean(weights: Array, values: Array) -> Array:
-    """Σ_i w_i x_i over the first axis; a weight of zero leaves its value out, be it infinite."""
+    """Σ_i w_i x_i over the first axis; values of zero weight are ignored, even infinite ones."""
     values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(weights.dtype)
     w = weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
     return jnp.sum(jnp.where(w == 0, 0, w * values), axis=0)
@@ -229,7 +229,7 @@ def _rounding(log_z: Array, largest: Array, energy: Energy) -> Array:
 
 
 def bytes_per_state(energy: Energy) -> int:
-    """Bytes of the largest intermediate arrays of one evaluation: the two largest, as a reverse pass holds them."""
+    """Bytes of the two largest intermediate arrays of one evaluation, as a reverse pass holds them."""
     arrays, rest = eqx.partition(energy, eqx.is_array)
     jaxpr = jax.make_jaxpr(lambda a, x: eqx.combine(a, rest)(x))(arrays, energy.space.struct)
     sizes = [

@@ -1,4 +1,4 @@
-"""Σ over the even subgraphs of a graph in the plane, of the product of their edges' weights: a Pfaffian."""
+"""The sum over the even subgraphs of a planar graph of the products of their edges' weights, as a Pfaffian."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from lnz.routes._exact.nested_dissection import Part, dissected, eliminated, inverse_blocks
 from lnz.routes._exact.planar_embedding import chained, check_planar, kasteleyn_signs, orbits
 
-_CHAIN = 6  # vertices of more neighbours are drawn out into a chain, so that the matrix stays sparse
+_CHAIN = 6  # vertices with more neighbours are expanded into a chain, so that the matrix stays sparse
 
 
 class Summed(NamedTuple):
-    """What one pass up and down the dissection gives.
+    """The results of one pass up and down the dissection.
 
     Attributes:
         log_total: log Σ_{even subgraphs} Π w.
-        used: for every edge the share of the sum whose subgraphs have it, w ∂ log_total / ∂w.
-        rounding: what float64 may have changed log_total by, roughly and rather more than less.
+        used: for every edge the share of the sum from subgraphs with it, w ∂ log_total / ∂w.
+        rounding: a rough and generous estimate of the rounding error of log_total.
     """
 
     log_total: float
@@ -31,15 +31,15 @@ class Summed(NamedTuple):
 class EvenSubgraphs:
     """A graph in the plane, its signs, and the order of elimination.
 
-    For every even subgraph the matrix X + W S has one positive term: X joins the halves of an edge with a sign ±1 that makes every face
-    come out right (Kasteleyn), S joins the half-edges of a vertex, +1 above the diagonal in the order around it and -1 below, W is the
+    For every even subgraph the matrix X + W S has one positive term: X joins the halves of an edge with a sign ±1 that satisfies Kasteleyn's
+    condition at every face, S joins the half-edges of a vertex, +1 above the diagonal in the order around it and -1 below, W is the
     weight of a half-edge's edge. Its determinant is the square of the sum. Any set of whole edges has a principal minor that is the same
     sum over fewer edges, at least 1 where weights are positive, so that blocks of edges can be eliminated in any order.
 
     Attributes:
-        edges: the number of edges that have weights; those that draw out vertices come after them.
+        edges: the number of edges with weights; those that expand vertices come after them.
         vertex, place: of every half-edge its vertex, and its place in the order around it.
-        sign: of every edge.
+        sign: the sign of every edge.
         parts: the dissection.
     """
 

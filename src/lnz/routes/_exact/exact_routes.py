@@ -1,4 +1,4 @@
-"""The ordered list of deterministic routes, and the first of them that an energy can afford."""
+"""The ordered list of deterministic routes, and the choice of the first affordable one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from lnz.routes._exact.semi_markov import SemiMarkov
 from lnz.routes._exact.torus import Torus
 from lnz.routes._exact.transfer_matrix import TransferMatrix
 
-EVALUATIONS = 2.0**22  # what an exact answer may cost, unless a budget says otherwise
-_FEW_STATES = 256  # up to here a list of all states is the simplest way
+EVALUATIONS = 2.0**22  # the most evaluations of an exact route, unless a budget is given
+_FEW_STATES = 256  # up to so many states their list is the simplest way
 _NARROW = 2.0**15  # evaluations by transfer matrices; beyond, elimination is as fast and is not compiled
 
 
@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         route: the route.
-        why: what is said where it is chosen; `{cost}` stands for its cost.
+        why: the reason given when it is chosen; `{cost}` stands for its cost.
         kinds: the classes of energies for which it is considered.
         when: a further condition for considering it.
     """
@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
     when: Callable[[Energy], bool] | None = None
 
     def considered(self, energy: Energy) -> bool:
-        """Whether the route is tried, and named where it is passed over."""
+        """Whether the route is considered, and named where it is passed over."""
         return isinstance(energy, self.kinds) and (self.when is None or self.when(energy))
 
 

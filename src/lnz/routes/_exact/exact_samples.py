@@ -16,16 +16,16 @@ from lnz._models.rbm import GaussianRBM
 from lnz.routes._exact.elimination import Elimination
 from lnz.routes._exact.enumeration import Enumeration
 
-_STATES = 2**20  # that may be listed
-_CHEAP = 2.0**24  # evaluations by elimination
+_STATES = 2**20  # the most states to list
+_CHEAP = 2.0**24  # the most evaluations by elimination
 
 
 class ExactSampler(NamedTuple):
-    """How exact samples are drawn.
+    """A sampler of exact samples.
 
     Attributes:
         draw: from a key and a number n to observed states (n, *shape); also under `jit`.
-        how: in words.
+        how: the method in words.
     """
 
     draw: Callable[[PRNGKeyArray, int], State]
@@ -33,7 +33,7 @@ class ExactSampler(NamedTuple):
 
 
 def exact_sampler(energy: Energy) -> ExactSampler | None:
-    """The cheapest way to exact samples of the observed states, or None where none is affordable.
+    """The cheapest sampler of exact samples of the observed states, or None where none is affordable.
 
     Example:
         >>> import jax, lnz

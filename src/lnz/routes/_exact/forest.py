@@ -28,16 +28,16 @@ _MOST_PADDING = 2**26  # entries of the padded tables, beyond which cardinalitie
 class Forest(Structured):
     """Exact log Z of a discrete model whose factors join at most two variables each, without a cycle: chains, trees, stars, forests.
 
-    Messages run from the leaves to the middle of every tree,
+    Messages run from the leaves to the centre of every tree,
 
         m_c(x_p) = log Σ_{x_c} exp(φ_cp(x_c, x_p) + φ_c(x_c) + Σ_{children d of c} m_d(x_c)),
 
-    as many at a time as there are ready, in one loop of at most twice as many steps as the longest path needs. On the way back,
+    as many at a time as are ready, in one loop of at most twice as many steps as the longest path needs. On the way back,
     P(x_c, x_p) = P(x_c | x_p) P(x_p) gives the gradient: every marginal, sums and products of positive terms. All in JAX: `jit`, `vmap` over
-    parameters, and derivatives of any order. Messages are logarithms, counted from their largest entry, so that they neither overflow nor lose
+    parameters, and derivatives of any order. Messages are logarithms relative to their largest entry, so that they neither overflow nor lose
     digits along a path; -inf is an impossible state.
 
-    Variables with one value (evidence) join nothing.
+    Variables with one value (evidence) do not connect others.
 
     Raises:
         ValueError: for a model without factors, with a cycle, or with factors of three and more variables, in words.
@@ -87,11 +87,11 @@ class Forest(Structured):
 
 
 class _Places(NamedTuple):
-    """Where the entries of a padded table stand among the log-potentials: one place each, and further ones to be added.
+    """The places of a padded table's entries among the log-potentials: one place each, and further ones to be added.
 
     Attributes:
         first: the place of every entry; one past the end for 0, two past it for -inf.
-        where, more: entries in the flattened table, and the places of what is added to them.
+        where, more: entries in the flattened table, and the places of the log-potentials that are added to them.
     """
 
     first: np.ndarray
@@ -107,16 +107,16 @@ class _Places(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Schedule:
-    """Who sends when, of a forest that is rooted in the middle of every tree.
+    """The schedule of messages of a forest, rooted at the centre of every tree.
 
     Attributes:
         q: the largest number of values.
-        nodes: the number of variables; one more row is for messages that fill up a step.
+        nodes: the number of variables; one more row is for padding messages.
         child, parent: sender and receiver of every message, (steps, messages).
-        roots: one variable a tree.
-        degree: the most messages that a variable receives.
-        unary: of φ_i, (nodes + 1, q).
-        pairs: of φ_cp, (steps, messages, q, q), the child's axis first.
+        roots: one variable per tree.
+        degree: the largest number of messages to a variable.
+        unary: the places of φ_i, (nodes + 1, q).
+        pairs: the places of φ_cp, (steps, messages, q, q), the child's axis first.
         constants: places of log-potentials of no variable.
     """
 
@@ -158,7 +158,7 @@ def _sum_product_jvp(schedule: _Schedule, primals: Any, tangents: Any) -> tuple[
 
 
 def _upwards(schedule: _Schedule, unary: Array, pairs: Array) -> tuple[Array, Array, Array]:
-    """φ_i with all messages to i, every message (steps, messages, q), and what was taken out of it (steps, messages)."""
+    """φ_i with all messages to i, every message (steps, messages, q), and what was subtracted from it (steps, messages)."""
 
     def step(total: Array, now: Any) -> tuple[Array, tuple[Array, Array]]:
         child, parent, pair = now
@@ -216,7 +216,7 @@ def _schedule_of(
     table_of: tuple[int, ...],
     shapes: tuple[tuple[int, ...], ...],
 ) -> _Schedule | str:
-    """The schedule of a graph, or why there is none: both are remembered."""
+    """The schedule of a graph, or why there is none: both are cached."""
     n, q = len(cardinalities), max(cardinalities, default=1)
     starts = np.cumsum([0, *map(math.prod, shapes)])
     live = [tuple(i for i in scope if cardinalities[i] > 1) for scope in scopes]
@@ -272,7 +272,7 @@ class _Table(NamedTuple):
 
 
 def _placed(empty: np.ndarray, tables: Sequence[_Table], shape: tuple[int, ...]) -> _Places:
-    """Tables in rows of `empty`; the first of a row stands in it, the others are added."""
+    """Tables in rows of `empty`; the first of a row is placed in it, the others are added."""
     if not tables:
         return _Places(empty.reshape(shape), np.zeros(0, np.int32), np.zeros(0, np.int32))
     row, start = np.asarray([t.row for t in tables]), np.asarray([t.start for t in tables])
@@ -292,7 +292,10 @@ def _placed(empty: np.ndarray, tables: Sequence[_Table], shape: tuple[int, ...])
 
 def _peeled(n: int, pairs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, int, int]], np.ndarray]:
     """(step, child, parent) of every pair that is reached from the leaves inwards, and the variables left without a parent."""
-    degree, near = [0] * n, [0] * n  # a leaf's one neighbour is the exclusive or of all it had and those it lost
+    degree, near = (
+        [0] * n,
+        [0] * n,
+    )  # a leaf's one neighbour is the exclusive or of all its neighbours and the removed ones
     for i, j in pairs:
         degree[i] += 1
         degree[j] += 1
@@ -317,7 +320,7 @@ def _peeled(n: int, pairs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, i
 
 
 def _steps(n: int, order: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Children and parents (steps, messages), filled up with n. A level wider than the mean takes several steps."""
+    """Children and parents (steps, messages), padded with n. A level wider than the mean takes several steps."""
     if not order:
         return np.full((0, 1), n, np.int32), np.full((0, 1), n, np.int32)
     level, child, parent = np.asarray(sorted(order)).T

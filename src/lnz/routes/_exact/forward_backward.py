@@ -27,7 +27,7 @@ from lnz.routes._exact.vmap_last_axis import alone
 
 
 class ChainSums(NamedTuple):
-    """What one pass forward and one backward give.
+    """The results of one pass forward and one backward.
 
     Attributes:
         log_z: in nats.
@@ -42,17 +42,17 @@ class ChainSums(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ForwardBackward(Route):
-    """Exact log Z and marginals of a `LinearChain`, or a `RandomField` on a `Chain`, in O(T K²): a matrix product a node forward, and one backward.
+    """Exact log Z and marginals of a `LinearChain`, or a `RandomField` on a `Chain`, in O(T K²): one matrix product per node in each direction.
 
-    Messages are probabilities, each divided by its sum, whose logarithm is kept: one exponential an entry where sums of logarithms need K.
-    What the rounding of small numbers to zero can have cost is bounded from the messages themselves, for every sequence; where that could
-    show, the sum is computed again with logarithms. The whole gradient comes from the two passes, and can be differentiated again.
+    Messages are probabilities, each divided by its sum, whose logarithm is kept: one exponential per entry where sums of logarithms need K.
+    The error from rounding small numbers to zero is bounded from the messages themselves, for every sequence; where it could matter, the sum is
+    computed again with logarithms. The whole gradient comes from the two passes, and can be differentiated again.
 
     Args:
-        recompute: keep the messages of every √T-th node alone, and make the others again on the way back: half as much work again, and a
-            memory of O(√T K + K²) beside the log-potentials and their gradient, where it is otherwise five times as large as they are
+        recompute: keep only the messages of every √T-th node, and recompute the others in the backward pass: half as much work again, and
+            O(√T K + K²) of memory beside the log-potentials and their gradient, instead of five times their size
             (T = 100,000 and K = 50 in float32, where they take 20 MB each: 40 MB at the peak beside the log-potentials, and 119 MB
-            otherwise). Where the sum needs logarithms it takes about the latter. It does nothing where every pair has a table of its own,
+            otherwise). Where the sum needs logarithms it takes about the latter. It has no effect where every pair has a table of its own,
             since the gradient of those tables is far larger than all messages.
 
     Source: Rabiner 1989, "A tutorial on hidden Markov models".
@@ -137,7 +137,7 @@ def _sums_jvp(recompute: bool, primals: Any, tangents: Any) -> tuple[ChainSums, 
 
 
 def chain_log_z(p: ChainPotentials) -> Array:
-    """log Z alone: by the pass forward where the range of the pairs' log-potentials says that it can be trusted, else by `chain_sums`.
+    """log Z alone: by the forward pass where the range of the pairs' log-potentials shows that it can be trusted, else by `chain_sums`.
 
     Where any label can follow any other, weights differ by a factor e^R at most, and β_t(k) / c_t by e^2R: see `_scaled`. No derivative.
     """
@@ -152,7 +152,7 @@ def _scaled(p: ChainPotentials, recompute: bool) -> tuple[Array, ChainSums]:
 
     Messages, weights and emissions are at most 1. An entry that is rounded to zero at node t changes Z by a factor 1 - δ with δ at most the
     smallest positive number times β_t(k) / c_t, where Σ_k a_t(k) β_t(k) = 1. What β itself loses matters only where it hides such an entry: a path
-    by way of two weights that are both rounded to zero is seen from neither side, so there must be none of these.
+    through two weights that are both rounded to zero is detected from neither side, so there must be none.
     """
     passes = both_recomputed if recompute else both_apart if p.pairs.ndim == 3 or p.nodes.shape[1] > 64 else both
     found = alone(passes, *p)
@@ -162,7 +162,7 @@ def _scaled(p: ChainPotentials, recompute: bool) -> tuple[Array, ChainSums]:
 
 
 def _most(p: ChainPotentials) -> float:
-    """The largest β_t(k) / c_t at which entries that were rounded to zero cannot show."""
+    """The largest β_t(k) / c_t at which entries that were rounded to zero do not matter."""
     about = jnp.finfo(p.nodes.dtype)
     return float(about.eps) / float(about.tiny) / (8 * max(1, p.nodes.size) * p.nodes.shape[1])
 
@@ -178,7 +178,7 @@ def _exact(p: ChainPotentials, recompute: bool) -> ChainSums:
 
 
 def filtered(p: ChainPotentials) -> Float[Array, "T K"]:
-    """log P(y_t | what comes before and at t) of every node, up to a constant a node: what a sample is drawn from, from right to left."""
+    """log P(y_t | what comes before and at t) of every node, up to a constant per node: samples are drawn from them, from right to left."""
     trusted = _scaled(p, False)[0]
     messages = jnp.log(alone(forward, *p).messages)
     return run_if_untrusted(trusted, messages, lambda _, p: _by_logarithms(p)[1], p)

@@ -22,9 +22,9 @@ from lnz.routes._exact.numpy_callback import on_host
 from lnz.routes._exact.planar_embedding import dual
 from lnz.routes._exact.structural import Structured
 
-# Couplings up to here are summed from any reference state; beyond, from one that weaker couplings have shown to be probable.
+# Up to such couplings any reference state is used; above, one that is probable under weaker couplings.
 _WEAK = 1.5
-# Rounding of log Z, in nats, beyond which there is no answer.
+# Rounding error of log Z, in nats, above which an error is raised.
 _MOST_ROUNDING = 1e-3
 
 
@@ -35,22 +35,22 @@ class KacWard(Structured):
         Z = 2^c e^{Σ J_e} Σ_{even subgraphs of the dual graph} Π e^{-2 J_e},
 
     for c components: the bonds between unequal spins are the walls around domains. The sum is the Pfaffian of a real matrix of two rows
-    a bond, the real form of the determinant of Kac and Ward, taken on the dual graph, where every term is positive. Nested dissection
+    per bond, the real form of the determinant of Kac and Ward on the dual graph, where every term is positive. Nested dissection
     gives its logarithm, and the entries of the inverse that are E[s_i s_j] of every bond, in about N^1.5 operations for N spins.
 
-    The graph is drawn by networkx, and the drawing is checked (Euler's formula, and a sign for every face); a free two-dimensional
-    lattice is its own drawing. Terms count from a reference state. Where couplings are strong, it is one that
-    the same model with weaker couplings has shown to be probable, and little is lost to rounding up to |J| of about 8 in a ±J glass.
+    The graph is embedded by networkx, and the embedding is checked (Euler's formula, and a sign for every face); a free two-dimensional
+    lattice is its own embedding. Terms are relative to a reference state. Where couplings are strong, it is one that is probable under
+    weaker couplings, and little is lost to rounding up to |J| of about 8 in a ±J glass.
 
     It works under `jit`, `vmap` and `grad` by a callback; second derivatives are not supported.
 
     Attributes:
-        max_edges: the most bonds of a model that is supported.
+        max_edges: the maximum number of bonds of a supported model.
 
     Raises:
-        ValueError: for a model that is not Ising, has fields, or is not planar, in words. Fields that are traced are checked when
-            the sum is run, which then fails; `choose` leaves such models to other routes.
-        jax.errors.JaxRuntimeError: as the sum is run, with the reason, where rounding may have changed log Z by more than 0.001 nats.
+        ValueError: for a model that is not Ising, has fields, or is not planar, in words. Traced fields are checked when
+            the sum runs, which then fails; `choose` leaves such models to other routes.
+        jax.errors.JaxRuntimeError: as the sum runs, with the reason, where rounding may have changed log Z by more than 0.001 nats.
 
     Source: Kac and Ward 1952; Kasteleyn 1963; Thomas and Middleton 2009 (the dual form); Lipton, Rose and Tarjan 1979 (dissection).
 
@@ -137,14 +137,14 @@ def without_fields(energy: Energy) -> str | None:
 
 
 class _Plane(NamedTuple):
-    """A graph in the plane.
+    """A planar graph with an embedding.
 
     Attributes:
         walls: the even subgraphs of its dual, whose edge k crosses the bond k.
         first, second: the sites of every bond, each pair once.
-        bond: for every coupling of the model its bond.
+        bond: the bond of every coupling of the model.
         n: the number of sites.
-        components: the number of connected components, lone sites among them.
+        components: the number of connected components, isolated sites included.
     """
 
     walls: EvenSubgraphs
@@ -173,7 +173,7 @@ def _plane_of(couplings: Any, edges: np.ndarray) -> _Plane | str:
 
 @functools.lru_cache(maxsize=16)
 def _drawn(edges: Frozen, n: int, shape: tuple[int, ...] | None) -> _Plane | str:
-    """The graph in the plane, or why it cannot be."""
+    """The embedded graph, or why it is not planar."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -200,7 +200,7 @@ def _drawn(edges: Frozen, n: int, shape: tuple[int, ...] | None) -> _Plane | str
 
 
 def _drawing(n: int, unique: np.ndarray) -> np.ndarray | None:
-    """The place of every bond's two ends in the order around their sites, in a drawing without crossings; None if there is none."""
+    """The place of every bond's two ends in the order around their sites, in an embedding without crossings; None if there is none."""
     import networkx
 
     graph = networkx.Graph()
@@ -249,7 +249,7 @@ def _aligned(plane: _Plane, correlation: np.ndarray) -> np.ndarray:
     ends = (np.append(plane.first, np.full(plane.n, plane.n)), np.append(plane.second, np.arange(plane.n)))
     rank = np.empty(len(correlation))
     rank[np.argsort(-np.abs(correlation), kind="stable")] = np.arange(1, len(correlation) + 1)
-    cost = np.append(rank, np.full(plane.n, len(correlation) + 1.0))  # a last resort joins every site to one more
+    cost = np.append(rank, np.full(plane.n, len(correlation) + 1.0))  # an extra site is joined to every site weakly
     ends = tuple(np.asarray(end, np.int32) for end in ends)  # SciPy before 1.15 accepts no other integers
     tree = minimum_spanning_tree(coo_array((cost, ends), shape=(plane.n + 1,) * 2).tocsr())
     order, parent = breadth_first_order(tree, plane.n, directed=False)

@@ -1,4 +1,4 @@
-"""Determinant and inverse of a sparse matrix by nested dissection, in NumPy, with a measure of what rounding may have changed.
+"""Determinant and inverse of a sparse matrix by nested dissection, in NumPy, with an estimate of the rounding error.
 
 The rows of the matrix are the half-edges of a graph: edge k has the rows 2k and 2k + 1. Rows are joined where their half-edges are at one vertex, or
 belong to one edge. Blocks of whole edges are eliminated, so every block of whole edges must be regular.
@@ -22,9 +22,9 @@ class Part(NamedTuple):
 
     Attributes:
         inside: rows that are eliminated here: the edges that lie within the part, but within none of its children.
-        boundary: rows that are left over: the part's halves of the edges that leave it.
-        children: numbers of the parts that it consists of.
-        places: where each child's boundary stands in this part's `rows`.
+        boundary: rows that remain: the part's halves of the edges that leave it.
+        children: indices of the parts of which it consists.
+        places: the positions of each child's boundary in this part's `rows`.
     """
 
     inside: np.ndarray
@@ -44,9 +44,9 @@ class Step(NamedTuple):
         inverse: A⁻¹.
         onto: A⁻¹ B.
         back: C A⁻¹.
-        rest: D - C A⁻¹ B, what the parent gets.
+        rest: D - C A⁻¹ B, which is added to the parent.
         log_determinant: log |det A|.
-        size: for every entry of the block, the magnitude of what was added up for it: rounding is so many times the machine's precision.
+        size: for every entry of the block, the sum of magnitudes of its terms: its rounding error in units of the machine's precision.
     """
 
     inverse: np.ndarray
@@ -78,7 +78,7 @@ def dissected(vertex: np.ndarray) -> tuple[Part, ...]:
 
 
 def _dissect(graph: Any, rows_of: Sequence[np.ndarray], members: np.ndarray, parts: list[Part]) -> int:
-    """Append the parts of these vertices, and return the number of the last, which has them all."""
+    """Append the parts of these vertices, and return the index of the last, which has them all."""
     if len(members) > _LEAF:
         children = tuple(_dissect(graph, rows_of, half, parts) for half in _halves(graph, members))
         rows = np.concatenate([parts[child].boundary for child in children])
@@ -93,7 +93,7 @@ def _dissect(graph: Any, rows_of: Sequence[np.ndarray], members: np.ndarray, par
 
 
 def _halves(graph: Any, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearer and the farther half of some vertices, seen from one at their rim, with few edges between."""
+    """The nearer and the farther half of some vertices, by distance from one at their rim, with few edges between the halves."""
     from scipy.sparse.csgraph import breadth_first_order
 
     sub = graph[members][:, members]
@@ -108,8 +108,8 @@ def eliminated(parts: Sequence[Part], entries: Callable[[Part], np.ndarray]) -> 
     """One step per part, children first, or None where a block is singular.
 
     Args:
-        entries: the entries of the matrix that come in with a part: over the rows of a part without children, and over the inside of others
-            those that join its children. It gives a new array over the part's rows.
+        entries: the entries of the matrix that a part adds: all over the rows of a part without children, and for others those over the inside
+            that join its children. It returns a new array over the part's rows.
     """
     steps: list[Step] = []
     for part in parts:
@@ -125,7 +125,7 @@ def eliminated(parts: Sequence[Part], entries: Callable[[Part], np.ndarray]) -> 
 
 
 def inverse_blocks(parts: Sequence[Part], steps: list[Step]) -> Iterator[tuple[Part, Step, np.ndarray]]:
-    """Every part, its step, and the block of the inverse over its rows; parents first. The list of steps is used up, to free memory."""
+    """Every part, its step, and the block of the inverse over its rows; parents first. The list of steps is consumed, to free memory."""
     outer_of: dict[int, np.ndarray] = {}
     for number in range(len(parts) - 1, -1, -1):
         part, step = parts[number], steps.pop()
@@ -165,7 +165,7 @@ def _eliminate(front: np.ndarray, m: int) -> Step | None:
 
 
 def _rows_in_order(swaps: np.ndarray) -> np.ndarray:
-    """The rows that LAPACK's exchanges bring into order."""
+    """The permutation of rows by LAPACK's exchanges."""
     rows = np.arange(len(swaps))
     for i, j in enumerate(swaps):
         rows[i], rows[j] = rows[j], rows[i]

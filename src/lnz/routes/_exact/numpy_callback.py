@@ -26,9 +26,9 @@ def on_host(
 
     Args:
         run: from arrays to arrays of the `shapes`, a pytree of `jax.ShapeDtypeStruct`.
-        route: whose name the error gives.
+        route: the route, named in the error.
         batched: whether `run` takes arrays with further axes in front, and so a whole `vmap` at once; otherwise it is called for each member.
-        order: of the derivatives of log Z that the route does give, 1 or 2.
+        order: the order of the derivatives of log Z that the route supports, 1 or 2.
     """
     method = "broadcast_all" if batched else "sequential"
     call = undifferentiated(lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method), route, order)
@@ -51,16 +51,16 @@ def undifferentiated(f: Callable[..., Any], route: Any, order: int = 1) -> Calla
 
 
 def symmetric(product: Callable[[Array], Array], t: Array, unsupported: Callable[[Array], Array]) -> Array:
-    """A symmetric matrix times t, whose product JAX cannot see into: linear in t, and its own transpose, under every transformation.
+    """A symmetric matrix times t, with a product that is opaque to JAX: linear in t, and its own transpose, under every transformation.
 
-    JAX has no public way to say so of a callback but `custom_linear_solve`: the answer of a system whose solver is the product. `unsupported` stands
-    for the system's matrix, which is read only where one differentiates with respect to what the product is made of: it raises.
+    The only public way to declare this of a callback is `custom_linear_solve`: the solution of a system whose solver is the product. `unsupported`
+    stands for the system's matrix, which is evaluated only for derivatives with respect to the arguments of the product, where it raises.
     """
     return jax.lax.custom_linear_solve(unsupported, t, lambda _, b: product(b), symmetric=True)
 
 
 def structure(energy: Energy) -> FactorGraph:
-    """The graph of an energy, whose log-potentials may be traced or not be computed at all."""
+    """The graph of an energy; its log-potentials may be traced, or not computed at all."""
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
     found: list[FactorGraph] = []
 
@@ -73,7 +73,7 @@ def structure(energy: Energy) -> FactorGraph:
 
 
 def tables_of(energy: Energy) -> tuple[FactorGraph, Array, Callable[[Array], Any]]:
-    """An energy's factors, their log-potentials in one array, and what makes of ∂log Z/∂φ, the factors' marginals, the gradient of log Z.
+    """An energy's factors, their log-potentials in one array, and a map from ∂log Z/∂φ, the factors' marginals, to the gradient of log Z.
 
     E[-∂E] = Σ_f Σ_x P(x_f = x) ∂φ_f(x) (T1), a pytree like the energy's float arrays.
     """

@@ -1,4 +1,4 @@
-"""Graphs in the plane, by the order of the edges around every vertex.
+"""Planar embeddings, given by the order of the edges around every vertex.
 
 Edge k has the half-edges 2k and 2k + 1, each at its own vertex; `after[h]` is the half-edge that follows h around its vertex.
 """
@@ -41,9 +41,9 @@ def check_planar(after: np.ndarray) -> None:
 
 
 def chained(after: np.ndarray, most: int) -> np.ndarray:
-    """The same graph with vertices of more than `most` edges drawn out into chains.
+    """The same graph with vertices of more than `most` edges expanded into chains.
 
-    The new edges come last; with weight 1 they leave every sum over even subgraphs as it is.
+    The new edges come last; with weight 1 they leave every sum over even subgraphs unchanged.
     """
     vertex, place = orbits(after)
     result, new = after.tolist(), len(after)

@@ -22,9 +22,9 @@ from lnz._core.route import Route
 from lnz._core.spaces import Box, Real, State
 
 _POINTS = {1: 2**16 + 1, 2: 1025, 3: 161}
-_REACH = 800.0  # of the final grid on a line, in units of its scale
-_WIDE = 12.5  # the first grid reaches so many times further
-_EDGE = 0.1  # of the mapped range (-1, 1): how far the outer zone reaches in at each open end; the next zone is as wide
+_REACH = 800.0  # range of the final grid on a line, in units of its scale
+_WIDE = 12.5  # range of the first grid, as a multiple
+_EDGE = 0.1  # width of the outer zone at each open end of the mapped range (-1, 1); the next zone is as wide
 _ROUNDING = 2048  # units in the last place: a block of the sum has 2^14 terms or more
 
 
@@ -32,19 +32,19 @@ _ROUNDING = 2048  # units in the last place: a block of the sum has 2^14 terms o
 class Quadrature(Route):
     """The integral on a product grid, for at most three real dimensions.
 
-    A bounded dimension takes composite Gauss-Legendre panels. An unbounded one is mapped to (-1, 1), or to half of it, centred and
-    scaled by the mass seen on coarser grids, and takes the trapezium rule in the mapped variable, which converges faster than any power
+    A bounded dimension uses composite Gauss-Legendre panels. An unbounded one is mapped to (-1, 1), or to half of it, centred and
+    scaled by the mass on coarser grids, and uses the trapezium rule in the mapped variable, which converges faster than any power
     for smooth integrands. The error is twice the larger difference to two rules with fewer points and, where a dimension is unbounded, a
-    smaller range, and of the tail beyond the range if that goes on falling as it does. It assumes that the grids resolve the energy, so
+    smaller range, and of the tail beyond the range if it continues to decay at the same rate. It assumes that the grids resolve the energy, so
     the estimate is `approximate`. In one dimension they miss a mode that is narrower than about 1/10,000 of its distance from the rest;
     in two and three, than about 1/100 and 1/10.
 
     An integral that still grows at the open ends of the range (the outermost zone there holds at least as much as the next one) is
-    infinite, or its tails are too heavy for this rule: log Z is +inf with the part that was seen as its lower bound, and expectations
-    are NaN; where Python can see the value, both raise.
+    infinite, or its tails are too heavy for this rule: log Z is +inf with the integral over the range as its lower bound, and
+    expectations are NaN; where the value is not traced, both raise.
 
     Attributes:
-        points: points a dimension; by default 65537, 1025 and 161 for one, two and three dimensions.
+        points: points per dimension; by default 65537, 1025 and 161 for one, two and three dimensions.
     """
 
     points: int | None = None
@@ -58,7 +58,7 @@ class Quadrature(Route):
         if not isinstance(space, Real | Box):
             return f"{space} is not continuous" if space.discrete else f"{space} is not a plain real space or box"
         size = math.prod(space.shape)
-        return None if 1 <= size <= 3 else f"{size} dimensions: quadrature serves one to three"
+        return None if 1 <= size <= 3 else f"{size} dimensions, but quadrature supports one to three"
 
     def cost(self, energy: Energy) -> float:
         size = math.prod(observed_space(energy).shape)
@@ -94,7 +94,7 @@ class Quadrature(Route):
         return jax.tree.map(lambda m, b: m + b.astype(m.dtype), mean, boundary)
 
     def _faces(self, energy: Energy) -> tuple[Array, Array]:
-        """The marginal density at the lower and the upper face of every dimension: p(x_i = limit_i)."""
+        """The marginal density at the lower and the upper face of every dimension: p(x_i = bound_i)."""
         energy = FreeEnergy(widen(energy))
         n = self._points(math.prod(energy.space.shape))
         grids = grids_of(energy.space, n, jnp.zeros(()), jnp.ones(()), 1.0)
@@ -120,7 +120,9 @@ class Quadrature(Route):
         coarse = _fold(energy, f, grids_of(space, n // 2 | 1, centre, scale, 0.25))[:2]
         endless = (zones[2] > 0.01) & (zones[2] > 0.98 * zones[1])
         fall = jnp.minimum(zones[2] / jnp.where(zones[1] > 0, zones[1], 1), 0.98)
-        unseen = jax.lax.stop_gradient(jnp.log1p(zones[2] * fall / (1 - fall)))  # a tail that goes on falling as it did
+        unseen = jax.lax.stop_gradient(
+            jnp.log1p(zones[2] * fall / (1 - fall))
+        )  # a tail that continues to decay at the same rate
         route = f"quadrature on {n}^{math.prod(space.shape)} points"
 
         log_z = _compared(route, fine[0], rough[0], coarse[0], unseen)
@@ -135,7 +137,7 @@ class Quadrature(Route):
 
 
 def _compared(route: str, fine: Any, rough: Any, coarse: Any, beyond: Array | float = 0.0) -> Estimate:
-    """The values on the finest grid, with an error from how far those on the others are, and from what lies beyond all grids."""
+    """The values on the finest grid, with an error from their differences to those on the others, and from the tails beyond all grids."""
 
     def error(a: Array, b: Array, c: Array) -> Array:
         apart = jnp.maximum(_difference(a, b), _difference(a, c))
@@ -169,7 +171,7 @@ def locate(energy: Energy, n: int) -> tuple[Array, Array]:
 
 
 def _closer(energy: Energy, reach: float, points: int, place: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Centre and scale of each dimension, from those that lay the grid."""
+    """Refined centre and scale of each dimension, from those of the grid."""
     centre, scale = place
 
     def moments(x: Array) -> tuple[Array, Array]:
@@ -180,7 +182,7 @@ def _closer(energy: Energy, reach: float, points: int, place: tuple[Array, Array
     mean, log_size = _fold(energy, moments, grids)[1]
     spread = 0.5 * jnp.exp(log_size)
     good = jnp.isfinite(mean) & jnp.isfinite(spread)
-    # A mode narrower than the grid looks like a point: come closer, but never by more than a factor of 20 at once.
+    # A mode narrower than the grid looks like a point, so the scale shrinks by at most a factor of 20 at once.
     return jnp.where(good, mean, centre), jnp.where(good, jnp.clip(spread, scale / 20, scale * 1e4), scale)
 
 
@@ -230,13 +232,13 @@ def _rule(low: float, high: float, n: int, centre: Array, scale: Array, reach: f
     log_y = 0.5 * np.pi * np.sinh(u_max * t)
     distance = jnp.maximum(jnp.abs(centre - end), scale)
     log_x = jnp.log(distance) + jnp.asarray(log_y, dtype)
-    # Nearer to the end than rounding can tell there are no nodes.
+    # There are no nodes nearer to the end than rounding can resolve.
     nearest = 64 / min(reach, 1.0) ** 4 * float(jnp.finfo(dtype).eps) * abs(end)
     limit = 300.0 if dtype == jnp.dtype("float64") else 80.0
     inside = (jnp.abs(log_x) < limit) & (log_x > (math.log(nearest) if nearest > 0 else -math.inf))
     log_jacobian = log_x + jnp.asarray(np.log(0.5 * np.pi * np.cosh(u_max * t) * u_max * step), dtype)
     nodes = end + sign * jnp.exp(jnp.where(inside, log_x, 0))
-    # Mass that is narrow against its distance from the end sees no end: it takes the grid of the line.
+    # Mass that is narrow compared with its distance from the end uses the grid of the line.
     beyond = sign * (line - end) > 0
     narrow = distance > 120 * scale
     nodes = jnp.where(narrow, jnp.where(beyond, line, centre), nodes)
@@ -283,7 +285,7 @@ def _fold(
 
 
 def _average(weights: Array, values: Array) -> Array:
-    """Σ_i w_i x_i over the first axis; a weight of zero leaves its value out, be it infinite."""
+    """Σ_i w_i x_i over the first axis; values of zero weight are ignored, even infinite ones."""
     values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(weights.dtype)
     w = weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
     return jnp.sum(jnp.where(w > 0, w * jnp.where(w > 0, values, 0), 0), axis=0)

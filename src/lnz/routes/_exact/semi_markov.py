@@ -82,7 +82,7 @@ class SemiMarkov(Structured):
 
     def n_best(self, energy: SemiMarkovChain, n: int) -> Any:
         raise ValueError(
-            "the n best segmentations of a SemiMarkovChain are not known here: take lnz.map_state for the best one, or lnz.exact_samples"
+            "the n best segmentations of a SemiMarkovChain are not supported: use lnz.map_state for the best one, or lnz.exact_samples"
         )
 
 
@@ -103,9 +103,9 @@ def _log_z(p: SegmentPotentials) -> Array:
 
 
 def _ends(p: SegmentPotentials, fold: Callable[..., Array]) -> tuple[Array, Array, Float[Array, "T L K"]]:
-    """α of the last node and the scale it is relative to, and the weights of all segments given what comes before them.
+    """α of the last node and the scale it is relative to, and the weights of all segments given the labels before them.
 
-    `fold` adds up weights: log_sum_exp, or the maximum. The last L of γ move along as a table; all is relative to its largest entry.
+    `fold` adds up weights: log_sum_exp, or the maximum. The last L values of γ are kept in a moving table; all is relative to its largest entry.
     """
     t, durations, k = p.segments.shape
 
@@ -129,7 +129,7 @@ def _ends(p: SegmentPotentials, fold: Callable[..., Array]) -> tuple[Array, Arra
 
 
 def _walk_back(p: SegmentPotentials, weights: Array, pick: Callable[..., Array], noise: Any) -> Int[Array, " T"]:
-    """Segments from right to left, each picked from its weights and what follows it."""
+    """Segments from right to left, each picked from its weights and the segment after it."""
     t, _, k = p.segments.shape
 
     def step(state: tuple[Array, Array], x: Any) -> Any:

@@ -16,23 +16,23 @@ from lnz.routes._exact.enumeration import Enumeration
 class Structured(Route):
     """A route to log Z and its gradient for models of one structure.
 
-    Whether a model has the structure may hang on values: fields that are zero, couplings that are equal. Where they are traced, they are
-    unknown; `choose` then leaves the model to other routes. A route that is named takes the model, and checks the values as the sum runs.
+    Whether a model has the structure may depend on values: fields that are zero, couplings that are equal. Traced values are unknown, and
+    `choose` then leaves the model to other routes. A route that is named accepts the model, and checks the values as the sum runs.
     """
 
     @abc.abstractmethod
     def misfit(self, energy: Energy) -> str | None:
-        """Why the energy does not have the structure, in words, or None. What is traced counts as fitting."""
+        """Why the energy does not have the structure, in words, or None. Traced values count as valid."""
 
     def unseen(self, energy: Energy) -> str | None:
-        """Of an energy that fits: what is traced and might not fit, with the remedy, in words, or None."""
+        """For an energy that may have the structure: the traced values that might not fit, with the remedy, in words, or None."""
         return None
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         return self.misfit(energy) or self.unseen(energy)
 
     def require(self, energy: Energy, key: Any) -> None:
-        """Raise ValueError where the route does not support the energy; what is traced is checked when the sum runs."""
+        """Raise ValueError where the route does not support the energy; traced values are checked when the sum runs."""
         reason = self.misfit(energy)
         if reason is not None:
             raise ValueError(f"{type(self).__name__} does not support {type(energy).__name__}: {reason}")

@@ -30,7 +30,7 @@ class Torus(Structured):
 
     Raises:
         ValueError: for anything else, in words: couplings given as more than one number, fields, a negative coupling where a length is
-            odd (the four terms would cancel). What is traced is checked when the sum runs, which then fails.
+            odd (the four terms would cancel). Traced values are checked when the sum runs, which then fails.
 
     Source: Kaufman 1949, "Crystal statistics. II".
 
@@ -59,7 +59,7 @@ class Torus(Structured):
         coupling, fields = energy.couplings.strength, energy.fields  # pyright: ignore[reportAttributeAccessIssue]
         odd = any(length % 2 for length in fields.shape)
         if is_traced(fields) or (odd and is_traced(coupling)):
-            return "what is traced cannot be checked: name route=lnz.routes.Torus() if the fields are zero and no odd length is frustrated"
+            return "traced values cannot be checked: name route=lnz.routes.Torus() if the fields are zero and no odd length is frustrated"
         return None
 
     def cost(self, energy: Energy) -> float:
@@ -89,7 +89,7 @@ def _log_z(energy: Any) -> Array:
 
 @jax.custom_jvp
 def _flat(fields: Array) -> Array:
-    """Zero, and so is its slope in the fields (the mean of every spin); its curvature is not known here."""
+    """Zero, and so is its slope in the fields (the mean of every spin); its curvature is unsupported."""
     return jnp.zeros((), fields.dtype)
 
 
@@ -106,7 +106,7 @@ def _slope(fields: Array) -> Array:
 def _no_curvature(primals: Any, tangents: Any) -> Any:
     if type(tangents[0]).__name__ != "SymbolicZero":
         raise NotImplementedError(
-            "Torus knows no second derivative with respect to the fields: differentiate in the coupling alone"
+            "Torus does not support second derivatives with respect to the fields: differentiate with respect to the coupling alone"
         )
     return _slope(*primals), jnp.zeros_like(primals[0])
 
@@ -116,7 +116,7 @@ _slope.defjvp(_no_curvature, symbolic_zeros=True)
 
 def kaufman(k: Array, n: int, m: int) -> Array:
     """log Z, in nats, of n x m spins on a torus with one coupling K ≥ 0, a float scalar, in its own dtype."""
-    # Beyond, e^{-8K} is far below the rounding and only two states count.
+    # Above this e^{-8K} is far below rounding, and only two states matter.
     most = 0.1 * float(np.log(jnp.finfo(k.dtype).max))
     frozen = k > most
     k_safe = jnp.where(frozen, jnp.ones_like(k), k)
@@ -132,7 +132,7 @@ def kaufman(k: Array, n: int, m: int) -> Array:
 
 
 def _products(k: Array, n: int, m: int, r: np.ndarray) -> tuple[Array, Array, Array]:
-    """Of Π 2cosh(mγ_r/2) and Π 2sinh(mγ_r/2), with their share of (2 sinh 2K)^{nm/2}: the logarithm of what is common, and the rests."""
+    """Π 2cosh(mγ_r/2) and Π 2sinh(mγ_r/2), with their share of (2 sinh 2K)^{nm/2}: the logarithm of a common factor, and the remaining factors."""
     s = jnp.sinh(2 * k)
     half = jnp.asarray(np.sin(np.pi * r / (2 * n)) ** 2, k.dtype)
     below = (1 - s) ** 2 + 2 * s * half  # sinh 2K (cosh γ - 1) without cancellation

@@ -19,8 +19,8 @@ from lnz._core.frozen import is_traced
 from lnz._models.pairwise import Ising, LatticeCouplings, Potts
 from lnz.routes._exact.structural import Structured
 
-_BLOCK = 16  # states of the sites that one matrix product moves on: measured to be quickest
-# Bytes of layers that a backward pass may keep, beyond which it keeps every √n-th and computes the others again.
+_BLOCK = 16  # joint states of the sites of one matrix product: measured to be fastest
+# Bytes of layers that a backward pass may keep; above, it keeps every √n-th and recomputes the others.
 _STORED = 2.0**28
 
 
@@ -32,19 +32,19 @@ class TransferMatrix(Structured):
 
     with D_l the weights of the states of layer l (its fields and the bonds inside), diagonal, and K_l = ⊗_i exp(J_li φ(x)·φ(x')) the bonds from
     layer l to the next: a Kronecker product over sites, which is applied a few sites at a time. Couplings and fields may differ from site to
-    site. For w sites in a layer of q states each, a layer takes about w q^w operations and the whole q^w numbers of memory; twice as many sites
-    where the long direction is periodic.
+    site. For w sites in a layer of q states each, a layer takes about w q^w operations, and the whole q^w numbers of memory; where the long direction
+    is periodic, as for twice as many sites.
 
-    All in JAX: `jit`, `vmap` over parameters, and derivatives of any order. The backward pass computes what is inside a layer again, and keeps
-    one vector of 8 q^w bytes a layer; above 256 MB it keeps 2 √L of them and takes one forward pass more. Weights are scaled to a sum of one after
-    every layer; no sum can underflow unless the bonds between layers are strong, and those are refused.
+    All in JAX: `jit`, `vmap` over parameters, and derivatives of any order. The backward pass recomputes the inside of a layer, and keeps
+    one vector of 8 q^w bytes per layer; above 256 MB it keeps 2 √L of them and takes one more forward pass. Weights are scaled to a sum of one after
+    every layer; no sum can underflow unless the bonds between layers are strong, which is an error.
 
     Attributes:
-        max_states: the most states of a layer (of two, where the long direction is periodic).
+        max_states: the maximum number of states of a layer (of two, where the long direction is periodic).
 
     Raises:
         ValueError: for a model that is not an Ising or Potts lattice, a layer of too many states, or couplings that are too strong, in words.
-        jax.errors.JaxRuntimeError: as the sum is run, for traced couplings that are too strong.
+        jax.errors.JaxRuntimeError: as the sum runs, for traced couplings that are too strong.
 
     Source: Kramers and Wannier 1941, "Statistics of the two-dimensional ferromagnet".
 
@@ -111,7 +111,7 @@ class _Layers(NamedTuple):
     """The log-potentials of every layer, layers first.
 
     Attributes:
-        unary: of every site's states, (layers, width, q).
+        unary: those of every site's states, (layers, width, q).
         inner: the strengths of the bonds inside the layer, (layers, bonds).
         across: those of the bonds to the next layer, (layers, width).
     """
@@ -123,19 +123,19 @@ class _Layers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Cut:
-    """How a lattice is cut into layers, and their states into those of two halves.
+    """The division of a lattice into layers, and of their states into those of two halves.
 
     Attributes:
         axis: the long direction, of `length` layers.
         width: sites in a layer.
-        first: states of the first layer where the long direction is periodic, otherwise 1: columns that are carried along.
+        first: states of the first layer where the long direction is periodic, otherwise 1: the columns of the product.
         kernel: φ(x)·φ(x'), (q, q).
-        bonds: the place of every bond inside a layer in the flat (axes, width).
+        bonds: the position of every bond inside a layer in the flat (axes, width).
         left, right: features of the states of the two halves, (states, log-potentials): site states and bonds inside the half.
-        left_bonds, right_bonds: which bonds these are.
+        left_bonds, right_bonds: the indices of these bonds.
         split: the first site of the right half.
         crossing: bonds between the halves.
-        left_end, right_end: of every crossing bond: the state of its left site as an indicator, (states, crossing, q), and
+        left_end, right_end: for every crossing bond, the state of its left site as an indicator, (states, crossing, q), and
             φ(·)·φ(x) of its right site's state, (crossing, q, states).
     """
 
@@ -209,7 +209,7 @@ def _cut(shape: tuple[int, ...], closed: tuple[bool, ...], q: int) -> _Cut:
 
 
 def _layers(cut: _Cut, energy: Any) -> _Layers:
-    """The log-potentials of δ(x, x'), into which spins fit: s s' = 2 δ(s, s') - 1."""
+    """The log-potentials of δ(x, x'), also for spins: s s' = 2 δ(s, s') - 1."""
     couplings, q = energy.couplings, _states(energy)
     rank = len(couplings.shape)
     strength = jnp.broadcast_to(couplings.strength, (rank, *couplings.shape))
@@ -225,12 +225,12 @@ def _layers(cut: _Cut, energy: Any) -> _Layers:
 
 
 def _span(across: Any) -> Any:
-    """By how many nats the entries of two Kronecker products that follow each other can differ, at most."""
+    """The largest possible difference, in nats, between entries of two consecutive Kronecker products."""
     return 2 * abs(across).sum(1).max(initial=0)
 
 
 def _most_span(dtype: Any) -> float:
-    """Nats between the largest number and the smallest that rounding leaves exact, with room for sums over the states of a layer."""
+    """Nats that weights may span without underflow, with room for sums over the states of a layer."""
     return 0.85 * -math.log(float(jnp.finfo(dtype).tiny))
 
 
@@ -305,7 +305,7 @@ def _across(cut: _Cut, v: Array, across: Array) -> tuple[Array, Array]:
     ]
     flat = v.reshape(-1)
     for block in blocks[: -(-cut.width // at_once)]:
-        # The leading sites are moved on and put last: after all of them, the columns come first.
+        # The leading sites are multiplied and moved to the end: after all of them, the columns come first.
         flat = jax.lax.dot_general(flat.reshape(len(block), -1), block, (((0,), (0,)), ((), ()))).reshape(-1)
     return flat.reshape(v.shape[::-1]).T, jnp.sum(top)
 

@@ -1,4 +1,4 @@
-"""Many sequences side by side: what `jax.vmap` makes of a loop over nodes, with sequences in the lanes of the processor's registers."""
+"""Batches along the last axis: `jax.vmap` of a loop over nodes, with sequences in the lanes of the processor's registers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_UNROLLED = 32  # rows of a table up to which a product is written out
+_UNROLLED = 32  # products with tables of at most so many rows are unrolled
 _CHUNK = 10  # rows whose sum stays in registers
 
 
 def side_by_side(f: Callable[..., Any]) -> Callable[..., Any]:
-    """f of arrays whose last axis numbers sequences (or is 1, where all share them), such that `jax.vmap` makes that axis longer.
+    """f of arrays whose last axis is that of sequences (or 1 where all share them), such that `jax.vmap` extends that axis.
 
-    By itself `jax.vmap` puts the sequences first, where neighbours in memory are labels, and sums over labels cannot be done in vectors.
-    Everything that f returns has an entry for every sequence.
+    By itself `jax.vmap` puts the sequences first, where neighbours in memory are labels, and sums over labels cannot be vectorised.
+    All results of f have an entry for every sequence.
     """
     lanes = jax.custom_batching.custom_vmap(f)
 
@@ -45,7 +45,7 @@ def _merged(x: Array, several: bool, *, size: int, width: int) -> Array:
 def product(table: Float[Array, "J K lanes|1"], a: Float[Array, "J lanes"]) -> Float[Array, "K lanes"]:
     """Σ_j table(j, k) a(j) of every lane.
 
-    For few labels it is written out term by term: a matrix product of such a size costs more to call than to do.
+    For few labels it is unrolled term by term: a matrix product of such a size costs more to call than to compute.
     """
     rows, _, lanes = table.shape
     if rows > _UNROLLED:
@@ -64,6 +64,6 @@ def product(table: Float[Array, "J K lanes|1"], a: Float[Array, "J lanes"]) -> F
 
 
 def alone(f: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of sequences side by side says of a single one."""
+    """The results for a single sequence of a function of batches along the last axis."""
     found = f(*jax.tree.map(lambda x: x[..., None], arguments))
     return jax.tree.map(lambda x: x[..., 0], found)
