@@ -19,11 +19,11 @@ class MiniBucket(LocalRoute):
     """An upper or lower bound of log Z for any discrete model with factors, by elimination in tables of at most `i_bound` variables.
 
     Variables are summed out one after another from the factors that contain them. Where their product would be too wide they are split into
-    mini-buckets r with weights Σ_r w_r = 1, and by Hölder's inequality Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} where all w_r > 0; it is
-    ≥ where exactly one is. Sweeps up and down shift factors of the shared variables between mini-buckets until their beliefs agree, and weights until their
-    conditional entropies do; the bound holds after any sweep, and the best one is kept. With an `i_bound` beyond the width of the order
-    nothing is split, and the bound is log Z. The lower bound is -inf where impossible states fall into a split bucket. The value, in nats, is
-    the bound; its gradient is that of the bound at fixed shifts and weights, and so of the bound itself where they have converged.
+    mini-buckets r with weights Σ_r w_r = 1, and by Hölder's inequality Σ_x Π_r f_r ≤ Π_r (Σ_x f_r^{1/w_r})^{w_r} where all w_r > 0; it is ≥
+    where exactly one is. Sweeps up and down shift factors of the shared variables between mini-buckets until their beliefs agree, and weights
+    until their conditional entropies do; the bound holds after any sweep, and the best one is kept. With an `i_bound` beyond the width of the
+    order nothing is split, and the bound is log Z. The lower bound is -inf where impossible states fall into a split bucket. The value, in nats,
+    is the bound; its gradient is that of the bound at fixed shifts and weights, and so of the bound itself where they have converged.
 
     Attributes:
         i_bound: the maximum number of variables of one table; a wider factor is a mini-bucket of its own.

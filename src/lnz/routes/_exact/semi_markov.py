@@ -71,13 +71,13 @@ class SemiMarkov(Structured):
     def map_state(self, energy: SemiMarkovChain) -> State:
         """The most probable segmentation; also under jit and vmap."""
         codes, log_weight = _best(energy)
-        _refuse_impossible(log_weight)
+        _check_possible(log_weight)
         return codes
 
     def sample(self, energy: SemiMarkovChain, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples, shape (n, T); also under jit and vmap."""
         codes, log_z = _samples(energy, key, n)
-        _refuse_impossible(log_z)
+        _check_possible(log_z)
         return codes
 
     def n_best(self, energy: SemiMarkovChain, n: int) -> Any:
@@ -86,7 +86,7 @@ class SemiMarkov(Structured):
         )
 
 
-def _refuse_impossible(log_z: Array) -> None:
+def _check_possible(log_z: Array) -> None:
     if not is_traced(log_z) and log_z == -jnp.inf:
         raise ValueError("no segmentation is possible: Z = 0. Check durations and -inf entries against the length")
 
