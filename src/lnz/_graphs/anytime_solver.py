@@ -18,7 +18,7 @@ from lnz._graphs.orders import least_fill
 from lnz._graphs.propagation import propagated
 from lnz._graphs.solver import EliminationBudget, Solver, first_plan
 
-MEMORY = 2.0**32  # bytes, unless the caller says otherwise
+MEMORY = 2.0**32  # bytes, by default
 SWEEPS = 12.0  # planned for each bound within its share of the time
 ENTRY_SECONDS, CLUSTER_SECONDS = 3e-8, 8e-5  # per entry and per mini-bucket, of one sweep up and down
 LEAST_LEVEL = 8  # tables of 2^8 entries: smaller ones make more mini-buckets, which take as long

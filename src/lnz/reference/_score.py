@@ -100,7 +100,7 @@ def score_route(
 
     Raises:
         TypeError: for a route that is neither, or an estimator that returns something else.
-        ValueError: for an unknown model. A model that a route does not support is not an error: its score says why.
+        ValueError: for an unknown model. A model that a route does not support is not an error: its score has the reason.
 
     Example:
         >>> import lnz

@@ -229,7 +229,7 @@ def test_bad_paths_are_refused(key):
     refused(lambda beta: jax.tree.map(lambda x: x * jnp.sqrt(0.6 - beta), MODEL), "at β = 0.625 is NaN")
     refused(
         lambda beta: lnz.RBM.from_parameters(float(beta) * MODEL.weights, np.zeros(5), np.zeros(3)),
-        "is traced",
+        "must be traceable",
         TypeError,
     )
     refused(lambda beta: 3, "cannot use int as an energy", TypeError)

@@ -38,7 +38,7 @@ class BidirectionalAIS(AnnealingRoute):
     (`certificate.lower_bound`) from either bound log Z from below and from above. The reverse one needs exact samples of the model: those
     given as exact (data simulated from the model), or those drawn by a formula, a list of states or elimination. From other samples, such as
     long chains, the estimate is conditional on their having reached the model; where both directions then disagree beyond their errors,
-    `warnings` says so and the interval holds both.
+    `warnings` reports it and the interval contains both.
 
     The value is Bennett's acceptance ratio between the works of both directions, with an error by bootstrap over chains. Reverse chains make
     the reversal of every move: sweeps pass sites or colour classes in the opposite order, block Gibbs moves of two layers and Langevin

@@ -63,7 +63,7 @@ class MBAR(NamedTuple):
     Attributes:
         log_z: (K,), log Z_k - log Z_0 in nats.
         overlap: (K, K), the probability by its weights that a sample of distribution i came from distribution j; rows sum to 1. Where it falls
-            into blocks, the ratios between blocks are unknown, whatever an error formula says.
+            into blocks, the ratios between blocks are unknown, whatever an error formula gives.
     """
 
     log_z: Float[Array, " K"]

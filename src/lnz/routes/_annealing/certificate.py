@@ -63,7 +63,7 @@ def upper_bound(log_weights: Float[Array, " n"], *, confidence: float = 0.99) ->
     """An upper bound on log Z that holds if the upper half of the log weights looks normal, or their mean has settled.
 
     The larger of two: the normal bound on the mean weight, and that of a log-normal distribution whose median and spread s are those of the
-    upper half of log w, which guards against a mean that rests on weights not yet seen:
+    upper half of log w, which guards against a mean that depends on weights not sampled yet:
 
         median + s²/2 + √(t² (π/2) s²/n + (s²/2)² (ν/χ²_ν - 1)²),   s² = mean of (log w - median)² over the upper half,   ν = n/2.
 

@@ -44,7 +44,7 @@ class ParallelTempering(AnnealingRoute):
     - `mbar`: the same from all rungs at once (least variance; every state is evaluated at every rung);
     - `stepping stone`: log E_k[exp(F_k - F_{k+1})], from the lower rung, whose samples reach farther;
     - `thermodynamic integration`: the mean of Σ E_k[F_k - F_{k+1}] and Σ E_{k+1}[F_k - F_{k+1}], which bracket log Z (Gibbs, Bogoliubov); the
-      interval holds both.
+      interval contains both.
 
     The samples are correlated, so the error comes from the R ladders, which are independent. The estimate is conditional on the chains being at
     equilibrium; R̂ between ladders, round trips, swap acceptance and overlap are in `diagnostics`, and `warnings` names those that are poor.
