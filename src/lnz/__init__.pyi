@@ -1,4 +1,5 @@
 # The public surface, one page. `__init__.py` loads each name from its module when it is first used.
+__version__: str
 from . import apps as apps
 from . import capabilities as capabilities
 from . import crf as crf

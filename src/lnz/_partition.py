@@ -142,7 +142,8 @@ def log_partition_to_accuracy(
         True
     """
     energy = as_energy(energy)
-    if not isinstance(_checked(route), AnnealingRoute):
+    _checked(route)
+    if not isinstance(route, AnnealingRoute):
         raise ValueError(
             f"{type(route).__name__} is not a stochastic route that can be repeated: use lnz.log_partition, or a route such as "
             "lnz.routes.AnnealedImportanceSampling"
@@ -175,7 +176,8 @@ def _log_partition_of_version_0_1(
         raise ValueError("resume and progress require a stochastic route and within or max_seconds")
     if route is None:
         return log_partition_bounds(energy, **options)
-    return log_partition_to_accuracy(energy, route, key, **options)  # pyright: ignore[reportArgumentType]
+    options["key"] = key
+    return log_partition_to_accuracy(energy, route, **options)
 
 
 def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None) -> Estimate:

@@ -38,7 +38,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version of lnz.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"lnz {lnz.__version__}")  # pyright: ignore[reportAttributeAccessIssue]
+        typer.echo(f"lnz {lnz.__version__}")
         raise typer.Exit()
 
 

@@ -42,8 +42,9 @@ def refuse_given(given: Mapping[str, str], names: tuple[str, ...], why: str) -> 
 
 def explain(error: BaseException) -> tuple[int, str | None]:
     """The exit code of an error and its line, or None as the line where it is a bug and its traceback should be seen."""
-    if hasattr(error, "format_message"):  # a usage error of click, which newer versions of typer keep to themselves
-        return 2, _with_hint(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:  # a usage error of click, which newer versions of typer keep to themselves
+        return 2, _with_hint(format_message())
     if isinstance(error, KeyboardInterrupt):
         return interruption_code(), "interrupted"
     if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of our output has gone: `lnz … | head`

@@ -208,7 +208,7 @@ def versions() -> dict[str, str]:
     """What a run was made with."""
     packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "scikit-learn")
     return {
-        "lnz": lnz.__version__,  # pyright: ignore[reportAttributeAccessIssue]
+        "lnz": lnz.__version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in packages},
         "platform": platform.platform(),

@@ -57,7 +57,7 @@ def add(app: typer.Typer, name: str, options: type[Options], work: str | Callabl
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [context, *_parameters(options)]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__signature__ = inspect.Signature(parameters)
     app.command(name, help=inspect.getdoc(options))(command)
 
 

@@ -67,11 +67,11 @@ def fast_key(key: ArrayLike, *, bits: str | None = None) -> Key[Array, "..."]:
         raise ValueError(f"bits={bits!r} is unknown; choose one of {', '.join(map(repr, _TYPES))}")
     chosen = _TYPES[bits or "threefry"]
     dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         present = bits_of(key)
         if present == "threefry2x32" or (present in _TYPES and bits not in (None, present)):
             return jax.random.wrap_key_data(jax.random.key_data(key), impl=chosen)
-        return key  # pyright: ignore[reportReturnType]
+        return key
     shape = np.shape(key)
     if dtype == np.uint32 and shape[-1:] == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key), impl=chosen)

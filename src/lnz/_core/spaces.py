@@ -341,7 +341,7 @@ class Box(Space):
         object.__setattr__(self, "high", high)
 
     @property
-    def moving(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def moving(self) -> bool:
         """Whether the limits are parameters."""
         return not isinstance(self.low, tuple)
 
@@ -379,9 +379,9 @@ class Box(Space):
         return np.asarray(self.low).reshape(self.shape), np.asarray(self.high).reshape(self.shape)
 
     @property
-    def log_size(self) -> float:
+    def log_size(self) -> Any:  # a float, or a JAX array where the box moves
         low, high = self.limits
-        return jnp.sum(jnp.log(high - low)) if self.moving else float(np.log(high - low).sum())  # pyright: ignore[reportReturnType]
+        return jnp.sum(jnp.log(high - low)) if self.moving else float(np.log(high - low).sum())
 
     @property
     def struct(self) -> Any:
@@ -402,6 +402,12 @@ class Box(Space):
         low, high = (np.asarray(limit) for limit in self.limits)
         good = (x >= low) & (x <= high) & np.isfinite(x)
         return None if good.all() else _odd_one(x, good) + " is outside the limits"
+
+
+def limits_of(space: Space) -> tuple[Any, Any]:
+    """The limits of every entry of a `Real` space or a `Box`, as arrays."""
+    assert isinstance(space, Real | Box), f"{space} has no limits"
+    return space.limits
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -428,11 +434,11 @@ class Product(Space):
         return "Product(" + ", ".join(map(repr, self.spaces)) + ")"
 
     @property
-    def discrete(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def discrete(self) -> bool:
         return all(space.discrete for space in self.spaces)
 
     @property
-    def shape(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def shape(self) -> tuple[Any, ...]:
         return tuple(space.shape for space in self.spaces)
 
     @property

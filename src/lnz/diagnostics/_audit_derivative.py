@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnz._core.capabilities import observed_space
+from lnz._core.route import Route
 from lnz.diagnostics._audit_report import Check
 from lnz.diagnostics._audit_subject import (
     STATES,
@@ -261,7 +262,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
             where = int(np.argmax(lost))
             example = np.array2string(np.asarray(jax.tree.leaves(states)[0][where]).ravel()[:4], precision=4)
             term = (
-                _boundary(subject, u)
+                _boundary(subject, subject.route, u)
                 if subject.route is not None and subject.size == 1 and not observed_space(subject.energy).discrete
                 else None
             )
@@ -277,7 +278,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
     )
 
 
-def _boundary(subject: Subject, u: np.ndarray) -> float | None:
+def _boundary(subject: Subject, route: Route, u: np.ndarray) -> float | None:
     """Σ p(b) db/dθ n over the ends b of the support on a line (1 dimension), each found by bisection."""
     energy, h = subject.energy, 1e-4
     shape = observed_space(energy).shape
@@ -301,7 +302,7 @@ def _boundary(subject: Subject, u: np.ndarray) -> float | None:
         return a
 
     here, speed = ends(0.0), (ends(h) - ends(-h)) / (2 * h)
-    log_z = float(subject.route.log_partition(energy, None).value)  # pyright: ignore[reportOptionalMemberAccess]
+    log_z = float(route.log_partition(energy, None).value)
     density = np.exp(-np.asarray(energies(energy, jnp.asarray(here).reshape(-1, *shape))) - log_z)
     return float(np.sum(density * speed * np.sign(outside - inside)))
 

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.convergence import r_hat, r_hat_threshold
 from lnz._core.energy import Energy
-from lnz._core.spaces import Categorical, Spin
+from lnz._core.spaces import Categorical, Spin, limits_of
 from lnz.diagnostics._audit_derivative import Z, joined
 from lnz.diagnostics._audit_report import Check
 from lnz.diagnostics._audit_subject import Subject, along, energies, grid_law, norms
@@ -99,7 +99,7 @@ def _valleys(subject: Subject, rays: np.ndarray) -> int:
     """Of these rays, how many run along a valley that does not close: E a step aside is no higher far out than near by."""
     if not len(rays) or subject.size == 1:
         return 0
-    low, high = (np.asarray(limit).ravel() for limit in observed_space(subject.energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (np.asarray(limit).ravel() for limit in limits_of(observed_space(subject.energy)))
     origin = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0))
     aside = np.random.default_rng(5).normal(size=(16, subject.size)) / math.sqrt(subject.size)
 
@@ -116,7 +116,7 @@ def _valleys(subject: Subject, rays: np.ndarray) -> int:
 
 @eqx.filter_jit
 def _along_rays(energy: Energy, rays: Array, radii: Array) -> Array:
-    low, high = (jnp.asarray(limit) for limit in observed_space(energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (jnp.asarray(limit) for limit in limits_of(observed_space(energy)))
     origin = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 0))
     shape = observed_space(energy).shape
     return jax.lax.map(
@@ -150,7 +150,7 @@ def _rays(subject: Subject) -> tuple[np.ndarray, list[str]]:
     random = source.normal(size=(_RAYS, d))
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     axes = np.eye(d)[: min(d, 16)]
-    low, high = (np.asarray(limit).ravel() for limit in observed_space(subject.energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (np.asarray(limit).ravel() for limit in limits_of(observed_space(subject.energy)))
     adversarial = (
         np.asarray(_lowest(subject.energy, jnp.asarray(random), jnp.asarray(1e3)))
         if np.isinf(low).all() and np.isinf(high).all()

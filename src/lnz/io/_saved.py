@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import jax
@@ -54,10 +55,10 @@ _SPACES: dict[str, type[Space]] = {
     cls.__name__: cls for cls in (Binary, Spin, Categorical, MixedCategorical, Real, Box, Product)
 }
 _STRUCTURES: dict[str, type[Structure]] = {cls.__name__: cls for cls in (Chain, Tree, Grid, Graph)}
-_KINDS: dict[str, tuple[type, dict[str, Any]]] = {
+_KINDS: dict[str, tuple[type | UnionType, dict[str, Any]]] = {
     "space": (Space, _SPACES),
     "structure": (Structure, _STRUCTURES),
-    "class": (Energy | pairwise.Couplings, _CLASSES),  # pyright: ignore[reportAssignmentType]
+    "class": (Energy | pairwise.Couplings, _CLASSES),
 }
 
 

@@ -42,7 +42,7 @@ class Hamiltonian(Kernel):
         from blackjax.mcmc import hmc
 
         space: Any = observed_space(energy)
-        mass = jnp.ones((int(np.prod(space.shape)),), v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        mass = jnp.ones((int(np.prod(space.shape)),), v.dtype)
 
         def log_density(u: Array) -> Array:
             x, volume = from_reals(space, u.reshape(space.shape))
@@ -60,7 +60,7 @@ class Hamiltonian(Kernel):
             )
 
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # BlackJAX relies on both
-            moved, acceptance, divergent = jax.vmap(move)(jax.random.split(key, v.shape[0]), v)  # pyright: ignore[reportAttributeAccessIssue]
+            moved, acceptance, divergent = jax.vmap(move)(jax.random.split(key, v.shape[0]), v)
         return moved, {"acceptance": jnp.mean(acceptance), "divergent": jnp.mean(divergent.astype(acceptance.dtype))}
 
 
@@ -145,8 +145,8 @@ class UnadjustedLangevin(Kernel):
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
         slope = jax.vmap(jax.grad(free_energy_of(energy)))(v)
-        epsilon = jnp.asarray(self.step_size, v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
-        noise = jax.random.normal(key, v.shape, v.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        epsilon = jnp.asarray(self.step_size, v.dtype)
+        noise = jax.random.normal(key, v.shape, v.dtype)
         return v - epsilon * slope + jnp.sqrt(2 * self.temperature * epsilon) * noise, {}
 
 
@@ -248,7 +248,7 @@ def adapted(
 
     @jax.jit
     def run(energy: Energy, key: PRNGKeyArray, v: State) -> tuple[Array, State]:
-        dtype = v.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        dtype = v.dtype
         with jax.numpy_dtype_promotion("standard"):
             first = jax.tree.map(
                 lambda x: jnp.asarray(x, dtype if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None),

@@ -16,7 +16,7 @@ from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
-from lnz._core.spaces import State
+from lnz._core.spaces import State, limits_of
 from lnz._models.independent import base_of
 from lnz.kernels._kernels import Kernel, Langevin, default_kernel
 
@@ -54,9 +54,9 @@ def coupled_step(energy: Energy, kernel: Kernel, key: PRNGKeyArray, x: State, y:
         moved = jax.vmap(lambda v: kernel.step(energy, key, v)[0])(both)
         return jax.tree.map(lambda leaf: leaf[0], moved), jax.tree.map(lambda leaf: leaf[1], moved)
     assert isinstance(kernel, Langevin)
-    step = jnp.asarray(kernel.step_size, x.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+    step = jnp.asarray(kernel.step_size, x.dtype)
     move = lambda key, x, y: _reflected_langevin(energy, key, x, y, step)  # noqa: E731
-    return jax.vmap(move)(jax.random.split(key, x.shape[0]), x, y)  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.vmap(move)(jax.random.split(key, x.shape[0]), x, y)
 
 
 def _reflected_langevin(
@@ -68,7 +68,7 @@ def _reflected_langevin(
     u < φ(ξ + z) / φ(ξ); elsewhere y's noise is ξ reflected at the plane between the means.
     """
     noise_key, meet_key, accept_key = jax.random.split(key, 3)
-    low, high = (jnp.asarray(limit, x.dtype) for limit in observed_space(energy).limits)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = (jnp.asarray(limit, x.dtype) for limit in limits_of(observed_space(energy)))
 
     def log_density(x: Array) -> Array:
         return jnp.where(jnp.all((x >= low) & (x <= high)), -free_energy_of(energy)(x), -jnp.inf).astype(x.dtype)

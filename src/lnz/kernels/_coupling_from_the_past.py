@@ -66,7 +66,7 @@ def coupling_from_the_past(
         ago = min(ago, max_sweeps)
         up, apart = chains_since(energy, key, jnp.asarray(ago, jnp.int32), n)
         if not int(apart):
-            return up.astype(energy.space.struct.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+            return up.astype(energy.space.struct.dtype)
         if ago == max_sweeps:
             raise ValueError(
                 f"{int(apart):,} of {n:,} pairs of chains have not met in {max_sweeps:,} sweeps, so the model is too cold for coupling from the "

@@ -225,13 +225,13 @@ def moved_chains(
     if layers is not None:
         first_key, key = jax.random.split(key)
         moved, _, _ = run_layers(layers, key, layers.sample_hidden(first_key, v), sweeps)
-        return moved.astype(v.dtype), {}  # pyright: ignore[reportAttributeAccessIssue]
+        return moved.astype(v.dtype), {}
 
     keys = jax.random.split(key, sweeps)
     sweep = kernel.sweep(energy) if isinstance(kernel, Gibbs) else None
     if sweep is not None:
         packed = jax.lax.scan(lambda x, key: (sweep.step(key, x), None), sweep.pack(v), keys)[0]
-        return sweep.unpack(packed).astype(v.dtype), {}  # pyright: ignore[reportAttributeAccessIssue]
+        return sweep.unpack(packed).astype(v.dtype), {}
 
     def body(v: State, key: PRNGKeyArray) -> tuple[State, dict[str, Array]]:
         return kernel.step(energy, key, v)
@@ -262,4 +262,4 @@ def run_layers(energy: TwoLayer, key: PRNGKeyArray, h: Array, sweeps: int) -> tu
 def compact(energy: Energy, v: State) -> State:
     """Chains in the dtype that moves fastest: booleans for binary states of an energy with Gibbs sweeps of its own, else as they are."""
     binary = isinstance(observed_space(energy), Binary) and energy.offers(Sweepable) is not None
-    return v.astype(bool) if binary else v  # pyright: ignore[reportAttributeAccessIssue]
+    return v.astype(bool) if binary else v

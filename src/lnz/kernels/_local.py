@@ -63,7 +63,7 @@ class LocallyInformed(Kernel):
 
         x = numbers_of(space, v)
         x, acceptance = jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
-        return values_of(space, x, v.dtype), {"acceptance": jnp.mean(acceptance)}  # pyright: ignore[reportAttributeAccessIssue]
+        return values_of(space, x, v.dtype), {"acceptance": jnp.mean(acceptance)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ class SwendsenWang(Kernel):
     def unsupported_reason(self, energy: Energy) -> str | None:
         if not isinstance(energy, Ising | Potts):
             return f"Swendsen-Wang moves are for Ising and Potts models, not for a {type(energy).__name__}"
-        strength = energy.couplings.strength  # pyright: ignore[reportAttributeAccessIssue]
+        strength = energy.couplings.strength
         if isinstance(energy, Ising):
             return None
         if not _one_per_pair(energy):
@@ -81,7 +81,7 @@ class SwendsenWang(Kernel):
             new = units.sample(kind, draw_key, pull)[cluster].astype(jnp.int32)
             return (flat * new if spins else new).reshape(x.shape).astype(x.dtype)
 
-        return jax.vmap(move)(jax.random.split(key, v.shape[0]), v), {}  # pyright: ignore[reportAttributeAccessIssue]
+        return jax.vmap(move)(jax.random.split(key, v.shape[0]), v), {}
 
 
 def components(

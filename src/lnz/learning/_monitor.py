@@ -16,7 +16,7 @@ from lnz._core.capabilities import complete, data_energy_of, free_energy_of, obs
 from lnz._core.convergence import autocorrelation_time, r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.numerics import log_mean_exp
-from lnz._core.spaces import Binary, Categorical, Space, Spin, State
+from lnz._core.spaces import Binary, Categorical, Product, Space, Spin, State
 from lnz._models.layers import BilinearLayers
 from lnz.learning._gradients import cast
 from lnz.learning._loop import measure_key
@@ -401,8 +401,8 @@ def _free_energies(energy: Energy, v: State) -> Any:
 
 def _entries(space: Space, v: State) -> np.ndarray:
     """States as rows of numbers whose products say how alike two states are: indicators for categories."""
-    if isinstance(v, tuple):
-        return np.concatenate([_entries(s, part) for s, part in zip(space.spaces, v, strict=True)], axis=1)  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(space, Product):
+        return np.concatenate([_entries(s, part) for s, part in zip(space.spaces, v, strict=True)], axis=1)
     flat = np.asarray(v).reshape(len(v), -1)
     if isinstance(space, Categorical):
         return (flat[:, :, None] == np.arange(space.categories)).reshape(len(v), -1)

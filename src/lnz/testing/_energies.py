@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -273,7 +274,7 @@ class _Check:
     def block_energies(self) -> None:
         energy = self.energy
         blockwise = energy.offers(Blockwise)
-        if blockwise is None or energy.space.size < 2:
+        if blockwise is None or math.prod(energy.space.shape) < 2:
             return
         values = self.sums.energies()[0]
         for size in {2, len(values) // 2}:
@@ -293,7 +294,8 @@ class _Check:
         if conditional is None:
             return
         found = np.asarray(jax.jit(jax.vmap(conditional.conditionals))(sums.observed), float)  # (states, units, values)
-        units, values = observed_space(energy).size, observed_space(energy).categories
+        space: Any = observed_space(energy)
+        units, values = space.size, space.categories
         self.require(
             found.shape[1:] == (units, values), f"`conditionals` has shape {found.shape[1:]}",
             f"It is (units, values), here ({units}, {values})",
@@ -392,7 +394,7 @@ class _Check:
     def distributed(self, drawn: Any, what: str, remedy: str) -> None:
         counts = frequencies(self.sums.observed, drawn)
         self.require(counts is not None, f"{what} are not all in {observed_space(self.energy)}", remedy)
-        p = p_value(counts, self.sums.chances)
+        p = p_value(np.asarray(counts), self.sums.chances)
         self.require(p > UNLIKELY, f"{what} do not have the distribution exp(-F) / Z (p = {p:.1g})", remedy)
 
 

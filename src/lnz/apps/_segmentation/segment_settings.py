@@ -78,7 +78,12 @@ class Settings(NetworkSettings):
             classes=data.classes,
             height=data.images.shape[1],
             width=data.images.shape[2],
-            centre=tuple(float(x) for x in colours.mean(0, dtype=float)),  # pyright: ignore[reportArgumentType]
-            spread=tuple(float(x) for x in spread),  # pyright: ignore[reportArgumentType]
+            centre=_rgb(colours.mean(0, dtype=float)),
+            spread=_rgb(spread),
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(NetworkSettings)},
         )
+
+
+def _rgb(colour: np.ndarray) -> tuple[float, float, float]:
+    red, green, blue = map(float, colour)
+    return red, green, blue

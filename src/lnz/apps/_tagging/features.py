@@ -112,7 +112,9 @@ class FeatureMap:
         self.templates, self.columns, self.symbols = list(templates), columns, symbols
         self.keys, self.boundary = list(keys), boundary
         self._parts = [parse(template) for template in self.templates]
-        self._numbers = {name: {value: i for i, value in enumerate(values, _FIRST)} for name, values in symbols.items()}
+        self._numbers: dict[str, dict[str | None, int]] = {
+            name: {value: i for i, value in enumerate(values, _FIRST)} for name, values in symbols.items()
+        }
         self._offsets = np.cumsum([0, *map(len, self.keys)]).tolist()
         self._lookups = [self._lookup(i) for i in range(len(self.keys))]
 
@@ -213,7 +215,7 @@ class FeatureMap:
         column, value = _attribute(name)
         numbers = self._numbers[name]
         codes, values = columns[column]
-        table = np.fromiter((numbers.get(value(text), NONE) for text in values), np.int32, len(values))  # pyright: ignore
+        table = np.fromiter((numbers.get(value(text), NONE) for text in values), np.int32, len(values))
         return table[codes]
 
     def _lookup(self, template: int) -> Callable[[np.ndarray], np.ndarray]:

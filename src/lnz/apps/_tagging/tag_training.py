@@ -151,8 +151,8 @@ class _Progress(NamedTuple):
     @property
     def best_evaluation(self) -> int:
         """The position of the best evaluation: the first with the least score, or the last where there are none."""
-        scores = [score for _, _, score in self.evaluations]
-        return len(scores) - 1 if None in scores else scores.index(min(scores))  # pyright: ignore[reportArgumentType]
+        scores = [score for _, _, score in self.evaluations if score is not None]
+        return len(self.evaluations) - 1 if len(scores) < len(self.evaluations) else scores.index(min(scores))
 
 
 class Training(Problem[_Progress, TaggerEvaluation]):

@@ -125,7 +125,7 @@ def planned(
     if schedule == "friction":
         betas = friction_betas(path, kernel, jax.random.fold_in(key, 1), found, temperatures, sweeps)
     elif schedule in FITTED:
-        betas = found.placed(schedule, temperatures)  # pyright: ignore[reportArgumentType]
+        betas = found.placed(schedule, temperatures)
     else:
         betas = fixed_betas(schedule, temperatures)
     return betas, found.log_steps(betas)

@@ -59,13 +59,15 @@ class AnnealingRoute(Route):
     @classmethod
     def from_base(cls, base: Energy, **options: Any) -> Self:
         """The route with a given base: an energy with `log_normaliser()` and `sample(key, n)`, such as `lnz.routes.fitted_base(…)`."""
-        return cls(base=Frozen(base), **options)  # pyright: ignore[reportCallIssue]
+        options["base"] = Frozen(base)
+        return cls(**options)
 
     @classmethod
     def from_path(cls, path: Any, *, base: Energy | None = None, **options: Any) -> Self:
         """The route along a given path: the argument of `AnnealingPath` (energies from a known one to the model, or a function of β)."""
         made = path if isinstance(path, AnnealingPath) else AnnealingPath(path, base=base)
-        return cls(base=Frozen(made), **options)  # pyright: ignore[reportCallIssue]
+        options["base"] = Frozen(made)
+        return cls(**options)
 
     @property
     def random(self) -> bool:

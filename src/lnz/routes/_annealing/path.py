@@ -259,7 +259,7 @@ def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) 
         return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps, reverse=reverse)
 
     sweep, difference = _lattice(path, kernel)
-    if sweep is None or difference is None:
+    if sweep is None or difference is None or not isinstance(kernel, Gibbs):
         return Walk(lambda v: v, lambda v: v, path.gain, step)
 
     def gain(x: Any, before: Any, after: Any) -> Array:
@@ -267,7 +267,7 @@ def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) 
         return (jnp.asarray(before, dtype) - jnp.asarray(after, dtype)) * difference(x).astype(dtype)
 
     def packed_step(key: PRNGKeyArray, beta: Any, x: Any, log_step: Array) -> tuple[Any, Array]:
-        at: Any = kernel.sweep(path.at(beta))  # pyright: ignore[reportAttributeAccessIssue]
+        at: Any = kernel.sweep(path.at(beta))
         once = at.back if reverse else at.step
         if sweeps == 1:
             return once(key, x), jnp.ones((), log_step.dtype)

@@ -32,7 +32,7 @@ def checked_schedule(schedule: Any) -> Schedule:
             raise ValueError(
                 f"unknown schedule {schedule!r}: choose one of {', '.join((*FIXED, *FITTED))}, or give numbers from 0 to 1"
             )
-        return schedule  # pyright: ignore[reportReturnType]
+        return schedule
     betas = np.asarray(schedule, np.float64)
     if betas.ndim != 1 or betas.size < 2 or betas[0] != 0 or betas[-1] != 1 or not (np.diff(betas) > 0).all():
         raise ValueError(

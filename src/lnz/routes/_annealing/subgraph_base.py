@@ -89,7 +89,7 @@ def subgraph_base(model: Ising | Potts, keep: Any = None) -> SubgraphBase:
     if reason is not None:
         raise ValueError(f"the kept bonds are too many for an exact base: {reason}. Keep fewer")
     mask = jnp.asarray(_mask(model.couplings, kept))
-    full = jnp.broadcast_to(model.couplings.strength, mask.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    full = jnp.broadcast_to(model.couplings.strength, mask.shape)
     cut = eqx.tree_at(lambda e: e.couplings.strength, model, jnp.where(mask, full, jnp.zeros_like(full)))
     return SubgraphBase(cut, solved, route.log_partition(solved, None).value)
 

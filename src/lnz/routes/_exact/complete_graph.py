@@ -83,10 +83,9 @@ class CompleteGraph(Structured):
         return None
 
     def unseen(self, energy: Energy) -> str | None:
-        if is_traced(energy.couplings.strength):  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(energy, Ising | Potts) and is_traced(energy.couplings.strength):
             return f"its couplings {_TRACED}"
-        fields = energy.fields  # pyright: ignore[reportAttributeAccessIssue]
-        return f"its fields {_TRACED}" if isinstance(energy, Potts) and is_traced(fields) else None
+        return f"its fields {_TRACED}" if isinstance(energy, Potts) and is_traced(energy.fields) else None
 
     def cost(self, energy: Energy) -> float:
         return 32.0

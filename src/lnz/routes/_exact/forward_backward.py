@@ -79,18 +79,18 @@ class ForwardBackward(Route):
         )
 
     def cost(self, energy: Energy) -> float:
-        return float(energy.space.categories)  # pyright: ignore[reportAttributeAccessIssue]
+        return float(_chain(energy).space.categories)
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        p = energy.potentials()  # pyright: ignore[reportAttributeAccessIssue]
+        p = _chain(energy).potentials()
         return _estimate(p, chain_log_z(p))
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
         p, pull_back = jax.vjp(lambda parameters: eqx.combine(parameters, constants).potentials()[:2], parameters)
-        rest = energy.potentials()[2:]  # pyright: ignore[reportAttributeAccessIssue]
-        sums = chain_sums(ChainPotentials(*p, *rest), recompute=self.recompute)
-        return _estimate(ChainPotentials(*p, *rest), sums.log_z), pull_back((sums.nodes, sums.pairs))[0]
+        potentials = _chain(energy).potentials()._replace(nodes=p[0], pairs=p[1])
+        sums = chain_sums(potentials, recompute=self.recompute)
+        return _estimate(potentials, sums.log_z), pull_back((sums.nodes, sums.pairs))[0]
 
     def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
         return self.log_partition_and_mean_gradient(energy)[1]
@@ -104,6 +104,11 @@ class ForwardBackward(Route):
                 "average f over lnz.exact_samples(chain, key, n)"
             )
         return Enumeration().expectation(energy, f, key)
+
+
+def _chain(energy: Energy) -> LinearChain | RandomField:
+    assert isinstance(energy, LinearChain | RandomField), f"ForwardBackward does not support {type(energy).__name__}"
+    return energy
 
 
 def _estimate(p: ChainPotentials, log_z: Array) -> Estimate:

@@ -69,9 +69,9 @@ class KacWard(Structured):
 
     def misfit(self, energy: Energy) -> str | None:
         reason = without_fields(energy)
-        if reason is not None:
+        if reason is not None or not isinstance(energy, Ising):
             return reason
-        couplings = energy.couplings  # pyright: ignore[reportAttributeAccessIssue]
+        couplings = energy.couplings
         n = math.prod(couplings.sites)
         if isinstance(couplings, DenseCouplings) and n > 4:
             return f"dense couplings join all {n} sites, which is not planar; give the bonds alone by lnz.Ising.sparse"
@@ -87,7 +87,7 @@ class KacWard(Structured):
         return plane if isinstance(plane, str) else None
 
     def unseen(self, energy: Energy) -> str | None:
-        if is_traced(energy.fields):  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(energy, Ising) and is_traced(energy.fields):
             return "its fields are traced, so that it is unknown whether they are zero: name route=lnz.routes.KacWard() if they are"
         return None
 

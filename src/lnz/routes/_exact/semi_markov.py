@@ -48,11 +48,11 @@ class SemiMarkov(Structured):
         return None if isinstance(energy, SemiMarkovChain) else "it is not a SemiMarkovChain"
 
     def cost(self, energy: Energy) -> float:
-        durations, k = energy.segments.shape[1:]  # pyright: ignore[reportAttributeAccessIssue]
+        durations, k = _chain(energy).segments.shape[1:]
         return float(durations + k)
 
     def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
-        p = energy.potentials()  # pyright: ignore[reportAttributeAccessIssue]
+        p = _chain(energy).potentials()
         return _estimate(p, _log_z(p))
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
@@ -89,6 +89,11 @@ class SemiMarkov(Structured):
 def _check_possible(log_z: Array) -> None:
     if not is_traced(log_z) and log_z == -jnp.inf:
         raise ValueError("no segmentation is possible: Z = 0. Check durations and -inf entries against the length")
+
+
+def _chain(energy: Energy) -> SemiMarkovChain:
+    assert isinstance(energy, SemiMarkovChain), f"SemiMarkov does not support {type(energy).__name__}"
+    return energy
 
 
 def _estimate(p: SegmentPotentials, log_z: Array) -> Estimate:

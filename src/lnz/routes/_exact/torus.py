@@ -14,7 +14,7 @@ from jaxtyping import Array
 from lnz._core.energy import Energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
-from lnz._models.pairwise import LatticeCouplings
+from lnz._models.pairwise import Ising, LatticeCouplings
 from lnz.routes._exact.kac_ward import without_fields
 from lnz.routes._exact.structural import Structured
 
@@ -43,9 +43,9 @@ class Torus(Structured):
 
     def misfit(self, energy: Energy) -> str | None:
         reason = without_fields(energy)
-        if reason is not None:
+        if reason is not None or not isinstance(energy, Ising):
             return reason
-        couplings = energy.couplings  # pyright: ignore[reportAttributeAccessIssue]
+        couplings = energy.couplings
         if not isinstance(couplings, LatticeCouplings) or not all(couplings.closed) or len(couplings.shape) != 2:
             return "its sites are not a periodic lattice of two dimensions"
         if couplings.strength.size != 1:
@@ -56,7 +56,9 @@ class Torus(Structured):
         return None
 
     def unseen(self, energy: Energy) -> str | None:
-        coupling, fields = energy.couplings.strength, energy.fields  # pyright: ignore[reportAttributeAccessIssue]
+        if not isinstance(energy, Ising):
+            return None
+        coupling, fields = energy.couplings.strength, energy.fields
         odd = any(length % 2 for length in fields.shape)
         if is_traced(fields) or (odd and is_traced(coupling)):
             return "traced values cannot be checked: name route=lnz.routes.Torus() if the fields are zero and no odd length is frustrated"
