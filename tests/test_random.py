@@ -162,7 +162,7 @@ def test_counters_beyond_a_word():
     for bits in (_threefry13_bits, _hash_bits):
         with pytest.raises(ValueError, match=r"more than 2\*\*32 words of one key; split the key"):
             jax.make_jaxpr(lambda key, bits=bits: bits(key, 8, shape))(key)
-        with pytest.raises(ValueError, match="4 bits do not exist"):
+        with pytest.raises(ValueError, match="4 bits are unsupported"):
             bits(key, 4, (2,))
 
 

@@ -101,7 +101,7 @@ def test_step_sizes_are_fitted_apart(key):
         lnz.kernels.adapted(narrow, lnz.kernels.Langevin(0.0), key, jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match="no step size"):
         lnz.kernels.adapted(narrow, lnz.kernels.UnadjustedLangevin(0.1), key, jnp.zeros((4, 2)))
-    with pytest.raises(ValueError, match="wants states of shape"):
+    with pytest.raises(ValueError, match="needs states of shape"):
         lnz.kernels.adapted(narrow, lnz.kernels.Langevin(0.1), key, jnp.zeros((4, 3)))
 
 

@@ -100,8 +100,8 @@ def test_tables_of_few_numbers():
     want = np.exp(-apart.sum(1) / 2)[:, None, None] * pairs
     np.testing.assert_allclose(lnz.crf.gaussian_tables(features, GRID, widths, pairs), want, atol=1e-12)
     for build, words in (
-        (lambda: lnz.crf.low_rank_tables(a, b[..., :1]), "one shape"),
-        (lambda: lnz.crf.gaussian_tables(rows, GRID, widths, pairs), "features have shape"),
+        (lambda: lnz.crf.low_rank_tables(a, b[..., :1]), "the same shape"),
+        (lambda: lnz.crf.gaussian_tables(rows, GRID, widths, pairs), "features must have shape"),
         (lambda: lnz.crf.gaussian_tables(features, GRID, np.ones(3), pairs), "bandwidths"),
         (lambda: lnz.crf.gaussian_tables(features, GRID, 1.0, pairs[0]), "compatibility"),
     ):

@@ -219,14 +219,14 @@ def test_nothing_allowed():
     [
         ({"emissions": np.zeros((2, 4, 3))}, r"shape \(T, K\), but got \(2, 4, 3\): a batch goes through jax.vmap"),
         ({"transitions": np.zeros((4, 3, 3))}, r"shape \(3, 3\), or \(3, 3, 3\) .* got \(4, 3, 3\)"),
-        ({"lengths": 5}, "a length lies between 0 and the array's 4 nodes, but is 5"),
+        ({"lengths": 5}, r"a length must be in \[0, 4\], the number of nodes of the array, but is 5"),
         ({"lengths": -1}, "but is -1"),
-        ({"lengths": np.array([1, 2])}, r"the length of one sequence is a whole number, .* shape \(2,\)"),
+        ({"lengths": np.array([1, 2])}, r"the length of one sequence must be one integer, .* shape \(2,\)"),
         ({"mask": np.ones(4)}, r"mask must be booleans of shape \(4,\), but got float64"),
         ({"mask": np.ones(3, bool)}, r"shape \(4,\), but got bool of shape \(3,\)"),
         ({"allowed": np.ones((3, 4), bool)}, r"allowed must be booleans of shape \(4, 3\)"),
         ({"allowed_transitions": np.ones((2, 2), bool)}, r"allowed_transitions must be booleans of shape \(3, 3\)"),
-        ({"start": np.zeros(4)}, r"start needs one log-potential a label, shape \(3,\), but got \(4,\)"),
+        ({"start": np.zeros(4)}, r"start needs one log-potential per label, shape \(3,\), but got \(4,\)"),
         ({"holes": "skip"}, 'holes must be "link" or "cut"'),
         ({"emissions": np.full((4, 3), np.nan)}, r"emissions hold nan at \(0, 0\)"),
         ({"transitions": np.full((3, 3), np.inf)}, r"transitions hold inf at \(0, 0\)"),
@@ -241,7 +241,7 @@ def test_bad_labels_are_refused():
     chain = lnz.LinearChain(**plain().arguments(), mask=np.arange(4) < 3)
     for labels, words in [
         ([0, 3, 0, 0], r"labels must be in \[0, 2\], but node 1 has label 3; mask the node or fix the label"),
-        ([0, -1, 0, 0], "node 1 has -1"),
+        ([0, -1, 0, 0], "node 1 has label -1"),
         ([0, 1], r"4 integers, but got int64 of shape \(2,\)"),
         ([0.0, 1.0, 0.0, 0.0], "4 integers, but got float64"),
     ]:

@@ -149,9 +149,9 @@ def test_bad_input():
     chain = lnz.SemiMarkovChain(zeros, table)
     with pytest.raises(ValueError, match=r"shape \(T, L, K\)"):
         lnz.SemiMarkovChain(jnp.zeros((1, 3, 2, 2)), table)
-    with pytest.raises(ValueError, match="transitions of 2 labels have shape"):
+    with pytest.raises(ValueError, match="transitions of 2 labels must have shape"):
         lnz.SemiMarkovChain(zeros, jnp.zeros((3, 3)))
-    with pytest.raises(ValueError, match="a length lies between 0 and the array's 3 nodes, but is 4"):
+    with pytest.raises(ValueError, match=r"a length must be in \[0, 3\], the number of nodes of the array, but is 4"):
         lnz.SemiMarkovChain(zeros, table, 4)
     with pytest.raises(ValueError, match="segments hold nan at"):
         lnz.SemiMarkovChain(zeros.at[2, 1, 0].set(jnp.nan), table)

@@ -31,7 +31,7 @@ def test_labels_are_states_of_mixed_cardinality():
     draws = np.asarray(space.uniform(jax.random.key(0), 600))
     assert draws.max(axis=0).tolist() == [1, 0, 2]
     space.validate(draws, batch=True)
-    with pytest.raises(ValueError, match="no whole number below"):
+    with pytest.raises(ValueError, match="an integer of at least 0 and below"):
         space.validate(np.array([0, 1, 0]))
     with pytest.raises(ValueError, match="at least 1"):
         lnz.crf.MixedCategorical([2, 0])
@@ -56,7 +56,7 @@ def test_evidence_leaves_the_sum_over_the_others():
     assert np.logaddexp.reduce(parts) == pytest.approx(float(lnz.log_partition(graph).value), abs=1e-13)
     apart = graph.evidence({0: 0})
     assert apart.table_of == (0, 1, 2, 3)
-    with pytest.raises(ValueError, match=r"evidence says 3 of variable 1, whose values are 0 … 2"):
+    with pytest.raises(ValueError, match=r"evidence gives variable 1 the value 3, but its values are 0 … 2"):
         graph.evidence({1: 3})
     with pytest.raises(ValueError, match="evidence names variable 5"):
         graph.evidence({5: 0})
@@ -73,7 +73,7 @@ def test_evidence_leaves_the_sum_over_the_others():
         (lambda: lnz.FactorGraph([2], [(0,)], [np.zeros(2)], table_of=[]), "every factor needs one table"),
         (lambda: lnz.FactorGraph([2], [(0,), ()], [np.array([0, np.nan]), 0.0]), "table 0 has the log-potential nan"),
         (lambda: lnz.FactorGraph([2], [(), (0,)], [0.0, np.array([0, np.inf])]), "table 1 has the log-potential inf"),
-        (lambda: lnz.FactorGraph([2.5], [], []), "cardinalities must be whole numbers"),
+        (lambda: lnz.FactorGraph([2.5], [], []), "cardinalities must be integers"),
     ],
 )
 def test_what_is_refused(make, words):

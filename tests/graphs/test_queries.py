@@ -196,7 +196,7 @@ def test_n_best_states_of_models():
     assert log_weights[1] >= one_flip[0] - 1e-12
     assert (np.isin(one_flip.round(9), log_weights.round(9)) | (one_flip <= log_weights[-1] + 1e-9)).all()
     for n in (0, 2.5):
-        with pytest.raises(ValueError, match="whole number of at least 1"):
+        with pytest.raises(ValueError, match="integer of at least 1"):
             lnz.crf.n_best(rbm, n)  # pyright: ignore[reportArgumentType]
 
 
@@ -315,5 +315,5 @@ def test_the_gradient_given_evidence_is_the_conditional_marginals():
 def test_labels_that_do_not_exist():
     with pytest.raises(ValueError, match="label 3 of variable 1 does not exist: its values are 0 … 2"):
         GRAPH.clamped(np.array([0, 3, -1, 0, 0]))
-    with pytest.raises(ValueError, match="labels must be 5 whole numbers, but are float64"):
+    with pytest.raises(ValueError, match="labels must be 5 integers, but are float64"):
         GRAPH.clamped(np.zeros(5))

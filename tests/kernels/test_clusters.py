@@ -56,7 +56,7 @@ def test_components_are_those_of_a_graph_library():
 
 def test_what_is_refused():
     assert "couplings of at least 0" in str(lnz.kernels.SwendsenWang().unsupported_reason(named("potts sparse").energy))
-    assert "one coupling a pair" in str(
+    assert "one coupling per pair" in str(
         lnz.kernels.SwendsenWang().unsupported_reason(named("potts dense tables").energy)
     )
     assert "for Ising and Potts models" in str(lnz.kernels.SwendsenWang().unsupported_reason(named("rbm").energy))

@@ -148,7 +148,7 @@ def test_chains_that_do_not_meet_are_loud():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: lnz.learning.CoupledChains(burn_in=-1), "burn_in must be a whole number of at least 0"),
+        (lambda: lnz.learning.CoupledChains(burn_in=-1), "burn_in must be an integer of at least 0"),
         (lambda: lnz.learning.CoupledChains(length=0), "length must be"),
         (lambda: lnz.learning.CoupledChains(lag=0), "lag must be"),
         (lambda: lnz.learning.CoupledChains(start="noise"), 'start must be "data" or "chains"'),

@@ -326,14 +326,14 @@ def test_bad_input_is_refused():
         ([], [b[0]]),
         ([w, np.ones((2, 2))], [*b, np.zeros(2)]),
     ):
-        with pytest.raises(ValueError, match="of every pair of neighbouring layers"):
+        with pytest.raises(ValueError, match="for every pair of neighbouring layers"):
             make.from_parameters(weights, biases)
-    with pytest.raises(ValueError, match="the weights hold NaN"):
+    with pytest.raises(ValueError, match="the weights contain NaN"):
         make.from_parameters([w * np.nan], b)
     energy, data = machine(), rows()
     with pytest.raises(ValueError, match="shape"):
         lnz.fit(energy, np.ones((5, 6)), key=KEY)
-    with pytest.raises(ValueError, match="neither 0 nor 1"):
+    with pytest.raises(ValueError, match="expected 0 or 1"):
         lnz.log_likelihood(energy, data + 0.5)
     with pytest.raises(ValueError, match="has a closed sum"):
         lnz.fit(machine((4, 3)), data, positive_phase=lnz.learning.MeanFieldPhase(), key=KEY)

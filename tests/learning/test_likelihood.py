@@ -122,7 +122,7 @@ class TestRefusals:
             lnz.log_likelihood(model("rbm")[0], bits((0, 5)))
 
     def test_data_outside_the_space(self):
-        with pytest.raises(ValueError, match="neither 0 nor 1"):
+        with pytest.raises(ValueError, match="expected 0 or 1"):
             lnz.log_likelihood(model("rbm")[0], spins((3, 5)))
         with pytest.raises(ValueError, match="nan"):
             lnz.log_likelihood(model("rbm")[0], np.full((3, 5), np.nan))

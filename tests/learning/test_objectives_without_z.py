@@ -428,7 +428,7 @@ def test_bad_options_are_refused():
             "offers neither.*inherit from lnz.capabilities.Normalised",
         ),
         (lambda: lnz.learning.NoiseContrastive(WIDE, samples=0), "samples must be"),
-        (lambda: lnz.SelfNormalised(REAL, log_z=np.zeros(2)), "log_z is one number"),
+        (lambda: lnz.SelfNormalised(REAL, log_z=np.zeros(2)), "log_z must be one number"),
         (lambda: lnz.learning.SlicedScoreMatching().loss(REAL, jnp.zeros(2)), "give a random key"),
     ]:
         with pytest.raises(ValueError, match=reason):

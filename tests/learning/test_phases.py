@@ -252,7 +252,7 @@ def test_a_run_cut_in_two_is_bit_for_bit_the_run_that_was_not(name, tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: lnz.learning.TemperedChains(temperatures=0), "temperatures must be a whole number of at least 1"),
+        (lambda: lnz.learning.TemperedChains(temperatures=0), "temperatures must be an integer of at least 1"),
         (lambda: lnz.learning.TemperedChains(chains=0), "chains must be"),
         (lambda: lnz.learning.TrajectoryTempered(checkpoints=1), "checkpoints must be at least 2"),
         (lambda: lnz.learning.TrajectoryTempered(target=0.0), "target must be above 0 and at most 1"),

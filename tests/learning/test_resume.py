@@ -351,7 +351,7 @@ class TestRefusals:
         path = tmp_path / "run"
         for content in (b"", b"lnz", b"PK\x03\x04" + bytes(100), b'{"step": 3}'):
             path.write_bytes(content)
-            with pytest.raises(CheckpointError, match="cut short or no checkpoint"):
+            with pytest.raises(CheckpointError, match="cut short or not a checkpoint"):
                 fit(path)
             assert path.read_bytes() == content
         lnz.save(path, model("rbm")[0])

@@ -26,18 +26,18 @@ def save_tree(path: str | Path, tree: Any, metadata: dict[str, Any] | None = Non
     Args:
         path: the file; replaced if it exists.
         tree: any pytree.
-        metadata: anything JSON can hold; finite floats come back bit for bit.
+        metadata: any value that JSON can represent; finite floats come back bit for bit.
 
     Raises:
         WriteError: where the file cannot be written (a full disk, no permission).
-        ValueError: if an array holds NaN: a checkpoint is always good.
+        ValueError: if an array contains NaN, since no run could resume from it.
     """
     from safetensors.numpy import save
 
     arrays = {name: np.asarray(_plain(leaf), order="C") for name, leaf in _named_arrays(tree)}
     for name, array in arrays.items():
         if jnp.issubdtype(array.dtype, jnp.inexact) and np.isnan(array).any():
-            raise ValueError(f"will not write a checkpoint with NaN in {name}. Go back to values without NaN.")
+            raise ValueError(f"a checkpoint must not contain NaN, but {name} does. Go back to values without NaN.")
     text = json.dumps(metadata or {})
     about = {_ENTRY: f"{_VERSION} {_digest(arrays, text)} {text}"}
     write_atomic(path, lambda file: file.write(save(arrays, metadata=about)))
@@ -48,7 +48,7 @@ def load_tree(path: str | Path, like: Any, *, with_metadata: bool = False) -> An
 
     Args:
         path: the file.
-        like: a pytree that says what is expected; its leaves that are no arrays are kept.
+        like: a pytree of the expected structure; its leaves other than arrays are kept.
         with_metadata: whether to return (tree, metadata) rather than the tree.
 
     Raises:
@@ -59,7 +59,7 @@ def load_tree(path: str | Path, like: Any, *, with_metadata: bool = False) -> An
     missing = [name for name, _ in named if name not in arrays]
     extra = sorted(set(arrays) - {name for name, _ in named})
     if missing or extra:
-        detail = f"it lacks {missing[0]}" if missing else f"it holds {extra[0]}, which this run has not"
+        detail = f"it lacks {missing[0]}" if missing else f"it holds {extra[0]}, which this run does not have"
         raise CheckpointError(
             f"{path} is a checkpoint of another model or of other settings: {detail}. Use the settings it was made with."
         )
@@ -76,7 +76,7 @@ def load_tree(path: str | Path, like: Any, *, with_metadata: bool = False) -> An
 
 
 def load_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a checkpoint by name, and its metadata. Raises CheckpointError as `load_tree`."""
+    """The arrays of a checkpoint by name, and its metadata. Raises CheckpointError like `load_tree`."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -87,7 +87,7 @@ def load_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
             version, _, rest = (file.metadata() or {}).get(_ENTRY, "").partition(" ")
             if version != _VERSION:
                 raise CheckpointError(
-                    f"{path} is a safetensors file, but no checkpoint of this lnz. Name another file."
+                    f"{path} is a safetensors file, but not a checkpoint of this version of lnz. Choose another file."
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except CheckpointError:
@@ -95,12 +95,12 @@ def load_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         cause = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path} is cut short or no checkpoint ({cause}). Resume from another one, or start anew."
+            f"{path} is cut short or not a checkpoint ({cause}). Resume from another one, or start a new run."
         ) from None
     digest, _, text = rest.partition(" ")
     if digest != _digest(arrays, text):
         raise CheckpointError(
-            f"{path} is damaged: its contents do not match their digest. Resume from another one, or start anew."
+            f"{path} is damaged: its contents do not match their digest. Resume from another one, or start a new run."
         )
     return arrays, json.loads(text)
 

@@ -1,4 +1,4 @@
-"""R-hat, effective sample size and autocorrelation time of several chains: the one definition of each, and the one threshold."""
+"""R-hat, effective sample size and autocorrelation time of several chains, and the threshold of R-hat."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-R_HAT_THRESHOLD = 1.05  # above it chains are called unmixed, unless they are so short that chance alone goes further
-_FALSE_ALARM = 1e-3  # how often chains of independent draws may go further
-_NOISE = 0.05  # an autocorrelation below this counts as none
+R_HAT_THRESHOLD = 1.05  # above it chains are called unmixed, unless they are so short that chance alone exceeds it
+_FALSE_ALARM = 1e-3  # the rate at which chains of independent draws may exceed the threshold
+_NOISE = 0.05  # an autocorrelation below this counts as zero
 
 
 def r_hat(samples: Any) -> Any:
     """Rank-normalised split R-hat of every entry of the states of several chains: near 1 if the chains agree.
 
     Every chain is cut in halves, values are replaced by the normal scores of their ranks among all, and R-hat compares the variance between the
-    half chains with that within. The larger of two values is returned: that of the values, which sees chains in different places, and that of
-    their distance from the median, which sees chains of different spread.
+    half chains with that within. The larger of two values is returned: that of the values, which detects chains in different places, and that of
+    their distance from the median, which detects chains of different spread.
 
     Args:
         samples: (chains, draws, *shape), at least 4 draws. A JAX array may be traced; others are computed by NumPy, in double precision.
 
     Returns:
-        An array of this shape. +inf for chains that stand still at different values, NaN where all states are the same or one is NaN.
+        An array of this shape. +inf for chains that are stuck at different values, NaN where all states are the same or one is NaN.
 
     Raises:
         ValueError: for other shapes.
@@ -50,8 +50,8 @@ def r_hat(samples: Any) -> Any:
 def r_hat_threshold(chains: int, draws: int, quantities: int = 1) -> float:
     """The R-hat above which chains are called unmixed: 1.05, or more for chains so short that independent draws would often exceed it.
 
-    Of normal draws, n in each of m half chains, n R-hat² - (n - 1) has the F distribution with m - 1 and m (n - 1) degrees of freedom. The
-    threshold leaves at most one false alarm in a thousand for the largest R-hat of so many independent quantities.
+    For normal draws, n in each of m half chains, n R-hat² - (n - 1) has the F distribution with m - 1 and m (n - 1) degrees of freedom. The
+    threshold leaves at most one false alarm in a thousand for the largest R-hat of `quantities` independent quantities.
     """
     from scipy.special import fdtri
 
@@ -61,17 +61,17 @@ def r_hat_threshold(chains: int, draws: int, quantities: int = 1) -> float:
 
 
 def ess(samples: Any) -> np.ndarray:
-    """Bulk effective sample size of every entry of the states of several chains: independent draws that are worth as much for its mean rank.
+    """Bulk effective sample size of every entry of the states of several chains: the number of independent draws that are worth as much.
 
-    The draws of all chains over their autocorrelation time τ = 1 + 2 Σ_t ρ_t. The correlations ρ_t are of the normal scores of all half chains
-    together, so that chains which stay apart count as slow. They are summed up to the first pair with ρ_2k + ρ_2k+1 ≤ 0, and no pair counts for more
-    than the one before it.
+    It is the number of draws of all chains, divided by their autocorrelation time τ = 1 + 2 Σ_t ρ_t. The correlations ρ_t are of the normal scores of
+    all half chains together, so that chains which stay apart count as slow. They are summed up to the first pair with ρ_2k + ρ_2k+1 ≤ 0, and no pair
+    counts for more than the one before it.
 
     Args:
         samples: (chains, draws, *shape), at least 4 draws.
 
     Returns:
-        An array of this shape. 0 for chains that stand still at different values, NaN where all states are the same or one is NaN.
+        An array of this shape. 0 for chains that are stuck at different values, NaN where all states are the same or one is NaN.
 
     Raises:
         ValueError: for other shapes.
@@ -81,7 +81,7 @@ def ess(samples: Any) -> np.ndarray:
     z = _normal_scores(_halves(samples, np), np)
     m, n = z.shape[:2]
     means = z.mean(axis=1, keepdims=True)
-    spectrum = np.fft.rfft(z - means, n=2 * n, axis=1)  # padded with zeros: a product of the ends is none
+    spectrum = np.fft.rfft(z - means, n=2 * n, axis=1)  # padded with zeros, so that the ends do not wrap around
     covariance = np.fft.irfft(np.abs(spectrum) ** 2, n=2 * n, axis=1)[:, :n].mean(axis=0) / n
     within, between = covariance[0] * n / (n - 1), means.var(axis=(0, 1), ddof=0) * m / (m - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -89,18 +89,20 @@ def ess(samples: Any) -> np.ndarray:
     rho[0] = 1
     pairs = rho[: n - n % 2].reshape(n // 2, 2, *z.shape[2:]).sum(axis=1)
     positive = np.logical_and.accumulate(pairs > 0, axis=0)
-    left_out = np.concatenate([rho, 0 * rho])  # nothing is, where all pairs are positive
+    left_out = np.concatenate([rho, 0 * rho])  # zeros where all pairs are positive
     tail = np.maximum(np.take_along_axis(left_out, 2 * positive.sum(axis=0)[None], axis=0)[0], 0)
     pairs = np.minimum.accumulate(np.where(positive, pairs, 0), axis=0)
     tau = np.maximum(2 * pairs.sum(axis=0) - 1 + tail, 1 / math.log10(m * n))
-    return np.where(_still(z, np), np.where(between > 0, 0.0, np.nan), np.where(np.isnan(within), np.nan, m * n / tau))
+    return np.where(
+        _constant(z, np), np.where(between > 0, 0.0, np.nan), np.where(np.isnan(within), np.nan, m * n / tau)
+    )
 
 
 def autocorrelation_time(steps: Sequence[int], states: np.ndarray) -> tuple[float, bool]:
     """The autocorrelation time τ = 1 + 2 Σ_t C(t) of all entries together, from snapshots at unequal distances, and whether it is only a lower bound.
 
     C(t) = Σ_i Cov(x_i(s), x_i(s + t)) / Σ_i Var(x_i), with means over all chains and snapshots: chains that stay apart count as slow. The sum is
-    computed between the lags at hand by the trapezoidal rule, and the tail as exponential. (`ess` needs every step of the chains, and this does not.)
+    computed between the available lags by the trapezoidal rule, with an exponential tail. (Unlike `ess`, it does not need every step of the chains.)
 
     Args:
         steps: the updates after which the snapshots were taken, increasing.
@@ -132,7 +134,7 @@ def _halves(samples: Any, xp: Any) -> Any:
     """Twice as many chains of half the length (2 chains, draws // 2, *shape); an odd draw in the middle is left out."""
     x = xp.asarray(samples)
     if x.ndim < 2 or x.shape[0] < 1 or x.shape[1] < 4:
-        raise ValueError(f"samples need shape (chains, draws, *shape) with at least 4 draws, but have {x.shape}")
+        raise ValueError(f"samples must have shape (chains, draws, *shape) with at least 4 draws, but have {x.shape}")
     half = x.shape[1] // 2
     halves = xp.concatenate([x[:, :half], x[:, x.shape[1] - half :]])
     return halves if xp.issubdtype(halves.dtype, xp.floating) else halves.astype(xp.result_type(float))
@@ -155,9 +157,9 @@ def _r_hat_of(z: Any, xp: Any) -> Any:
     within, between = xp.mean(xp.var(z, axis=1, ddof=1), axis=0), xp.var(xp.mean(z, axis=1), axis=0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = xp.sqrt((n - 1) / n + between / within)
-    return xp.where(_still(z, xp), xp.where(xp.all(z == z[:1], axis=(0, 1)), xp.nan, xp.inf), ratio)
+    return xp.where(_constant(z, xp), xp.where(xp.all(z == z[:1], axis=(0, 1)), xp.nan, xp.inf), ratio)
 
 
-def _still(z: Any, xp: Any) -> Any:
-    """Where every half chain stands still: told by equality, since rounding leaves a variance."""
+def _constant(z: Any, xp: Any) -> Any:
+    """Where every half chain is constant: decided by equality, since rounding leaves a variance."""
     return xp.all(z == z[:, :1], axis=(0, 1))

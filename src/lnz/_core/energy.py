@@ -1,4 +1,4 @@
-"""What can be normalised: a callable pytree that maps one state to one number, E_θ(x), with θ in its leaves."""
+"""Energies: callable pytrees that map one state to one number, E_θ(x), with θ in their leaves."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Energy(eqx.Module):
 
     Its array leaves are θ, so `jax.grad` with respect to the energy is ∇_θ. Batches go through `jax.vmap`.
 
-    A subclass gives `space` and `__call__`. What else it offers to routes and kernels (a closed form, factors, sweeps, …) it says by inheriting
+    A subclass defines `space` and `__call__`. What else it offers to routes and kernels (a closed form, factors, sweeps, …) it declares by inheriting
     from the classes of `lnz.capabilities`, each of which is an `Energy`; other methods and fields may have any names.
     """
 
     @property
     @abc.abstractmethod
     def space(self) -> Space:
-        """Where x lives."""
+        """The space of x."""
 
     @abc.abstractmethod
     def __call__(self, x: State) -> Array:
         """E_θ(x) of one state, in nats: a scalar."""
 
     def offers(self, kind: type[Kind]) -> Kind | None:
-        """The energy as one of the classes of `lnz.capabilities`, or None. Overridden where that depends on what an energy is made of."""
+        """The energy as one of the classes of `lnz.capabilities`, or None. Overridden where the answer depends on an energy's parts."""
         return self if isinstance(self, kind) else None
 
 
@@ -48,14 +48,14 @@ class FunctionEnergy(Energy):
 
     The callable takes one state and returns one scalar, E(x) in nats. Its floating-point arrays are the parameters; whatever else it
     holds (integers, strings, activation functions, random keys) is kept as a constant. So is what a plain function finds outside its
-    arguments: a later change of it goes unnoticed. Objects that are no pytrees, whose contents JAX cannot see at all, are refused.
+    arguments: a later change of it has no effect. Objects other than pytrees are rejected, since JAX does not find their contents.
 
     Args:
         function: the callable.
-        space: where x lives.
+        space: the space of x.
 
     Raises:
-        TypeError: if `function` is not callable, is a class rather than an instance, or an object that is no pytree.
+        TypeError: if `function` is not callable, is a class rather than an instance, or is an object other than a pytree.
         ValueError: if the energy of one state is not a real scalar.
 
     Example:
@@ -77,21 +77,21 @@ class FunctionEnergy(Energy):
             raise TypeError(f"an energy must be a callable that maps one state to one number, but got {function!r}")
         if _is_opaque(function):
             raise TypeError(
-                f"JAX cannot see into a {type(getattr(function, '__self__', function)).__name__}: its parameters would get no gradient, and a "
-                "change of them would go unnoticed. Make it an Equinox module, or pass jax.tree_util.Partial(function, parameters)."
+                f"{type(getattr(function, '__self__', function)).__name__} is not a pytree: its parameters would get no gradient, and a change of "
+                "them would have no effect. Make it an Equinox module, or pass jax.tree_util.Partial(function, parameters)."
             )
         if not isinstance(space, Space):
             raise TypeError(f"an energy needs a space, such as lnz.Binary(8) or lnz.Real(2), but got {space!r}")
         self.parameters, constants = eqx.partition(function, eqx.is_inexact_array)
         self._constants = Frozen(constants)
-        # The limits of a box that moves are leaves; what is static is then the shape alone.
+        # The bounds of a moving box are leaves; only its shape is static.
         self.limits = space.limits if isinstance(space, Box) and space.moving else None
         self._space = Box(np.full(space.shape, -1.0), np.full(space.shape, 1.0)) if space.moving else space
         check_scalar(self)
 
     @property
     def function(self) -> Callable[[State], Array]:
-        """The callable, put together again."""
+        """The callable, with its parameters and constants combined again."""
         return eqx.combine(self.parameters, jax.tree.map(_thaw, self._constants.value))
 
     @property
@@ -103,7 +103,7 @@ class FunctionEnergy(Energy):
 
 
 def _is_opaque(function: Any) -> bool:
-    """Whether a callable is an object of a class that is no pytree, or a method of one: neither a function nor a wrapped one."""
+    """Whether a callable is an object of a class other than a pytree, or a method of one: neither a function nor a wrapped one."""
     owner = function.__self__ if inspect.ismethod(function) else function
     plain = inspect.isroutine(owner) or isinstance(owner, functools.partial) or hasattr(owner, "__wrapped__")
     return not plain and jax.tree_util.all_leaves([owner])
@@ -114,7 +114,7 @@ def _thaw(leaf: Any) -> Any:
 
 
 def check_scalar(energy: Energy) -> None:
-    """Raise ValueError unless the energy maps one state to one real scalar (seen without computing it)."""
+    """Raise ValueError unless the energy maps one state to one real scalar (checked without computing it)."""
     out = eqx.filter_eval_shape(lambda e, x: e(x), energy, energy.space.struct)
     if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         got = f"shape {out.shape}, dtype {out.dtype}" if isinstance(out, jax.ShapeDtypeStruct) else type(out).__name__
@@ -125,9 +125,9 @@ def check_scalar(energy: Energy) -> None:
 
 
 def as_energy(model: Any) -> Energy:
-    """Any energy as an `Energy`: a member of the library as it is, a callable with a `space` attribute wrapped.
+    """Any energy as an `Energy`: an `Energy` unchanged, a callable with a `space` attribute wrapped.
 
-    Raises TypeError for anything else, with the remedy.
+    Raises TypeError, with the remedy, for anything else.
     """
     if isinstance(model, Energy):
         return model

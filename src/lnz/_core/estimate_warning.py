@@ -27,7 +27,7 @@ class EstimateWarning(enum.StrEnum):
 
     @property
     def cause(self) -> str:
-        """What was seen, and what it means for the estimate."""
+        """What was found, and what it means for the estimate."""
         return MESSAGES[self].cause
 
     @property
@@ -42,7 +42,7 @@ class EstimateWarning(enum.StrEnum):
 
 
 class Message(NamedTuple):
-    """What a warning says: the cause and the remedy, each a sentence without its full stop."""
+    """The text of a warning: the cause and the remedy, each a sentence without its full stop."""
 
     cause: str
     remedy: str
@@ -71,8 +71,8 @@ MESSAGES = {
         "Use a base that covers all modes (from_base), or samples of the model (lnz.routes.BidirectionalAIS.from_samples)",
     ),
     EstimateWarning.LAGGING_CHAINS: Message(
-        "Chains that moved on from where annealing ended reached places that the annealed chains hardly reach. Annealing lags behind the "
-        "model, and the upper bound covers only what was found",
+        "Chains continued from the end of annealing reached regions that the annealed chains hardly reach. Annealing lags behind the model, "
+        "and the upper bound covers only what was found",
         "Use many more temperatures or sweeps, or coordinates in which the model is equally wide everywhere",
     ),
     EstimateWarning.POPULATIONS_DISAGREE: Message(
@@ -96,20 +96,20 @@ MESSAGES = {
         "Use another estimator",
     ),
     EstimateWarning.STEPPING_STONES_DISAGREE: Message(
-        "Stepping stones up and down the ladder disagree beyond their errors, and the interval was widened to hold both",
+        "Stepping stones up and down the ladder disagree beyond their errors, and the interval was widened to contain both",
         "Use more iterations or rungs",
     ),
     EstimateWarning.DIRECTIONS_DISAGREE: Message(
-        "Forward and reverse annealing disagree beyond their errors: modes are missing, or there are too few temperatures. The interval holds both",
+        "Forward and reverse annealing disagree beyond their errors: modes are missing, or there are too few temperatures. The interval covers both",
         "Use more temperatures, or a base that covers all modes",
     ),
     EstimateWarning.POOR_DIRECTION_OVERLAP: Message(
-        "The works of forward and reverse annealing hardly overlap, so the standard error is unreliable (the bounds hold without it)",
+        "The work distributions of forward and reverse annealing hardly overlap, so the standard error is unreliable (the bounds hold without it)",
         "Use more temperatures",
     ),
     EstimateWarning.OUT_OF_TIME: Message(
         "Time ran out before the interval was as narrow as requested",
-        "Give more max_seconds, or use a route with longer runs",
+        "Increase max_seconds, or use a route with longer runs",
     ),
 }
 """The message of every warning."""

@@ -1,4 +1,4 @@
-"""Writing whole files or none, and reading streams into memory that is already there."""
+"""Atomic writes of files, and reads of streams into existing memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CAUSES = {
     errno.ENOTDIR: "its folder is a file. Write into a folder",
     errno.EACCES: "permission was denied. Write to a folder that is yours",
     errno.EPERM: "permission was denied. Write to a folder that is yours",
-    errno.EROFS: "the disk can only be read. Write to another disk",
-    errno.EFBIG: "the file grew beyond the limit on its size. Write less, or raise the limit",
+    errno.EROFS: "the disk is read-only. Write to another disk",
+    errno.EFBIG: "the file grew beyond the largest size allowed. Write less, or allow larger files",
     errno.ENAMETOOLONG: "its name is too long. Choose a shorter one",
 }
 
 
 class WriteError(OSError):
-    """A file that could not be written: one line with the path, the cause and the remedy; `errno` is the system's."""
+    """A file that could not be written: one line with the path, the cause and the remedy, and the system's `errno`."""
 
 
 def write_atomic(path: str | os.PathLike[str], writer: Callable[[io.BufferedIOBase], Any]) -> None:
@@ -42,7 +42,7 @@ def write_atomic(path: str | os.PathLike[str], writer: Callable[[io.BufferedIOBa
         writer: called once with a seekable binary file open for writing.
 
     Raises:
-        WriteError: where the system refuses (a full disk, no such folder, no permission): it names the path.
+        WriteError: if the system cannot write (a full disk, no such folder, no permission); the message names the path.
 
     Example:
         >>> import tempfile
@@ -75,13 +75,13 @@ def write_atomic(path: str | os.PathLike[str], writer: Callable[[io.BufferedIOBa
 
 
 def _create(path: Path) -> io.BufferedIOBase:
-    # "x+" and not "x": NumPy writes to a file it takes for a plain one through C's stdio, which loses the error number
-    # (a full disk reads "N requested and M written"); a file open for both is written through Python, which keeps it.
+    # "x+" and not "x": NumPy writes a file that is open for writing alone through C's stdio, which loses the error number
+    # (a full disk reads "N requested and M written"); one open for both is written through Python, which keeps it.
     return open(path, "x+b")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the file system can."""
+    """Make a rename survive a power cut, where the file system supports that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

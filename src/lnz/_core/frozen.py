@@ -1,4 +1,4 @@
-"""Arrays as hashable constants: structure that belongs to an energy but is no parameter."""
+"""Arrays as hashable constants: structure that belongs to an energy but not to its parameters."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 class Frozen:
     """A constant pytree that is hashed and compared by content.
 
-    JAX needs everything outside a pytree's leaves to be hashable. Edge lists, colour classes and the parts of a user's model that are no
-    float array are wrapped in this class, so that an energy's leaves are its parameters and nothing else.
+    JAX needs everything outside a pytree's leaves to be hashable. Edge lists, colour classes and the parts of a user's model other than
+    float arrays are wrapped in this class, so that an energy's leaves are its parameters and nothing else.
 
     Arrays must be concrete; they are copied to NumPy and made read-only. Typed random keys are kept as they are.
 
@@ -43,12 +43,12 @@ class Frozen:
 
 
 def is_traced(x: Any) -> bool:
-    """Whether x is being traced by a JAX transformation, so that Python cannot see its value."""
+    """Whether x is being traced by a JAX transformation, so that its value is unknown."""
     return isinstance(x, jax.core.Tracer)
 
 
 def same_structure(a: Any, b: Any) -> bool:
-    """Whether two pytrees differ in the numbers of their leaves alone."""
+    """Whether two pytrees have the same structure and shapes, and differ in values alone."""
     return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.map(jnp.shape, a) == jax.tree.map(jnp.shape, b)
 
 
@@ -75,5 +75,5 @@ def _fingerprint(leaf: Any) -> Any:
         return (str(leaf.dtype), data.shape, data.tobytes())
     if isinstance(leaf, np.ndarray):
         return (str(leaf.dtype), leaf.shape, leaf.tobytes())
-    # 1, 1.0 and True are equal in Python, as are 0.0 and -0.0, but an energy may tell them apart.
+    # 1, 1.0 and True are equal in Python, as are 0.0 and -0.0, but an energy may distinguish them.
     return (type(leaf), repr(leaf) if isinstance(leaf, float | complex) else leaf)

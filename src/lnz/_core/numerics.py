@@ -1,4 +1,4 @@
-"""Small pieces of arithmetic that are safe at -∞ and fast on a CPU, and what counts must be."""
+"""Small pieces of arithmetic that are safe at -∞ and fast on a CPU, and the check of counts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _log_sum_exp_of(axis: int | None, x: Array) -> Array:
     top = jax.lax.stop_gradient(jnp.max(x, axis, initial=-jnp.inf, keepdims=True))
     shift = jnp.where(jnp.isfinite(top), top, 0)
     total = jnp.sum(jnp.exp(x - shift), axis)
-    # Inside a scan JAX drops the rule below where it derives a second time: the logarithm must then have a derivative of its own at 0.
+    # Inside a scan JAX drops the rule below in second derivatives, so the logarithm must have a derivative of its own at 0.
     none = total == 0
     return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, total))) + jnp.squeeze(shift, axis)
 
@@ -63,7 +63,7 @@ def log_mean_exp(x: Array) -> Array:
 
 
 def peak_of(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """The largest finite entry, 0 where there is none, as a constant: scales cancel."""
+    """The largest finite entry, or 0 if there is none, as a constant (its derivative would cancel)."""
     top = jnp.max(x, axis, initial=-jnp.inf)
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
 
@@ -72,7 +72,7 @@ def run_if_untrusted(trusted: Array, value: Any, again: Callable[[Any, Any], Any
     """The value where it can be trusted, and otherwise `again(value, operands)`, which runs only if it is needed.
 
     For sums that are quick with plain numbers and safe with logarithms. Under `vmap` a condition would run both of its branches for all; a loop runs
-    its body only while some member needs it. Without the barrier the compiler would see that the body does not depend on the state, and move it
+    its body only while some member needs it. Without the barrier the compiler would find that the body does not depend on the state, and move it
     out of the loop.
     """
 
@@ -94,6 +94,6 @@ def hangs_on(f: Callable[[Any], Array], x: Any, *, or_constants: bool = False) -
 
 
 def check_whole_number(name: str, n: Any, least: int = 1) -> None:
-    """Raise ValueError unless n is a whole number of at least `least`."""
+    """Raise ValueError unless n is an integer of at least `least`."""
     if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, but is {n!r}")
+        raise ValueError(f"{name} must be an integer of at least {least}, but is {n!r}")

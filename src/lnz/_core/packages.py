@@ -1,4 +1,4 @@
-"""Packages that lnz does not always need: each is imported when it is used, and a missing one is named with its remedy."""
+"""Optional packages: each is imported when it is used, and a missing one is reported with the command that installs it."""
 
 import importlib
 from typing import Any
@@ -11,11 +11,11 @@ def package(name: str, user: str) -> Any:
     """A module of a package that may be missing.
 
     Args:
-        name: of the module, such as "pyarrow.parquet".
+        name: the name of the module, such as "pyarrow.parquet".
         user: what needs it, as the beginning of a sentence: "Reading Parquet files".
 
     Raises:
-        ModuleNotFoundError: with the package's name and what to install.
+        ModuleNotFoundError: if the package is missing; the message names it and what to install.
     """
     try:
         return importlib.import_module(name)

@@ -1,6 +1,6 @@
 """Random bits that are cheap on a CPU, as key types for `jax.random`.
 
-Discrete sampling spends its time in two places, matrix products and random bits. On a CPU, JAX compiles its
+Discrete sampling spends its time on matrix products and random bits. On a CPU, JAX compiles its
 `threefry2x32` as a rolled loop that cannot be fused with the code that uses the bits. The key types here can be:
 
 | `bits`         | what                                                          | use                                 |
@@ -17,10 +17,10 @@ stock streams; only the bits drawn from a key differ. A key keeps its data when 
     >>> bool((jax.random.uniform(key, (3,)) == jax.random.uniform(jax.random.key(0), (3,))).all())
     True
 
-A sampler gains again by keeping its states as `bool` where they leave a scan (every layer of an RBM, not only the
+A sampler gets faster still by keeping its states as `bool` where they leave a scan (every layer of an RBM, not only the
 visible one): the processor then works on wider vectors. `benchmarks/random_bits.py` measures all of this.
 
-The paper: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
 """
 
 import functools
@@ -43,18 +43,18 @@ _LARGEST = 2**32  # counters are one 32-bit word; the other is 0
 def fast_key(key: ArrayLike, *, bits: str | None = None) -> Key[Array, "..."]:
     """The same key, of a type whose bits are cheap on a CPU.
 
-    With the default every draw, split and fold is the one that the stock key gives, bit for bit, only sooner. Works
-    under `jit` and `vmap`, and on arrays of keys.
+    With the default every draw, split and fold is that of the stock key, bit for bit, only faster. Works under `jit` and
+    `vmap`, and on arrays of keys.
 
     **Arguments:**
     - `key`: an integer seed; a typed key or array of keys (`jax.random.key`); or raw key data, uint32 of shape
         `(..., 2)` (`jax.random.PRNGKey`). Keys of another family (`rbg`, `philox2x32`, ...) are returned as they are,
-        whatever `bits` says.
-    - `bits`: `"threefry"`, `"threefry13"` or `"hash"`, see the table of this module. None means `"threefry"`, but
-        leaves alone a key that already has one of these types: a function can call `fast_key` on its argument without
-        undoing the caller's choice.
+        whatever `bits` is.
+    - `bits`: `"threefry"`, `"threefry13"` or `"hash"`, see the table of this module. None means `"threefry"`, but a key
+        that already has one of these types keeps it: a function can call `fast_key` on its argument without undoing the
+        caller's choice.
 
-    **Raises:** `ValueError` for unknown `bits`; `TypeError` for what is neither seed nor key.
+    **Raises:** `ValueError` for unknown `bits`; `TypeError` for anything other than a seed or a key.
 
     Example:
         >>> import jax
@@ -85,14 +85,14 @@ def fast_key(key: ArrayLike, *, bits: str | None = None) -> Key[Array, "..."]:
 def bits_of(key: ArrayLike) -> str:
     """The name of a key's type: what `fast_key` calls `bits`, or JAX's own name (`"threefry2x32"`, `"rbg"`, ...).
 
-    A key's data and this name are all that a checkpoint must keep of it.
+    A key's data and this name are all that a checkpoint must store.
     """
     present = jax.random.key_impl(key)
     return next((name for name, implementation in _TYPES.items() if implementation == present), str(present))
 
 
 def _threefry(key0: Any, key1: Any, x0: Any, x1: Any, rounds: int = 20) -> tuple[Any, Any]:
-    """Threefry-2x32: the block (x0, x1) enciphered under (key0, key1), all uint32, without a loop.
+    """Threefry-2x32: the block (x0, x1) encrypted under (key0, key1), all uint32, without a loop.
 
     Each round is x0 += x1; x1 = rotate(x1) ^ x0. The key enters before the first round and after every fourth.
     """
@@ -118,7 +118,7 @@ def _mix(x: Any, shifts: tuple[int, int, int], factors: tuple[int, int]) -> Any:
 def _hash(key0: Any, key1: Any, counter: Any) -> Any:
     """A keyed hash of a 32-bit counter: mix(counter ^ key0) ^ mix'(counter + key1).
 
-    One bijection alone never repeats a word, which a test of collisions sees; the xor of two does not have this flaw.
+    One bijection alone never repeats a word, which a test of collisions detects; the xor of two does not have this flaw.
     The mixers are C. Wellons's `lowbias32` (2018) and A. Appleby's MurmurHash3 finaliser (2011).
     """
     one = _mix(counter ^ key0, (16, 15, 16), (0x7FEB352D, 0x846CA68B))
@@ -136,34 +136,34 @@ def _counter(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
 
 
 def _words(key: UInt32[Array, "2"]) -> tuple[Any, Any]:
-    """The two words of a key. The barrier keeps XLA from moving the making of the key (a split, a fold) into the loop
-    over the counters, where its constants would crowd out those of the rounds: 20 % of the speed."""
+    """The two words of a key. The barrier keeps XLA from moving the computation of the key (a split, a fold) into the loop
+    over the counters, where its constants would displace those of the rounds and cost 20 % of the speed."""
     key = jax.lax.optimization_barrier(key)
     return key[0], key[1]
 
 
 def _narrow(high: Any, low: Any, width: int) -> UInt[Array, "..."]:
-    """Two words as one of `width` bits: side by side for 64, xored and cut for less."""
+    """Two words as one of `width` bits: side by side for 64, xored and truncated for less."""
     if width == 64:
         return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
     return (high ^ low).astype(f"uint{width}")
 
 
 def _left_to_stock(shape: tuple[int, ...]) -> bool:
-    """Whether stock JAX must do it, to get the same bits: its older scheme (`jax_threefry_partitionable` off) and more
-    counters than a word holds."""
+    """Whether only stock JAX gives the same bits: in its older scheme (`jax_threefry_partitionable` off), and for more
+    counters than fit into a word."""
     return not getattr(jax.config, "jax_threefry_partitionable", True) or math.prod(shape) > _LARGEST
 
 
-def _refuse(width: int, shape: tuple[int, ...]) -> None:
+def _check_request(width: int, shape: tuple[int, ...]) -> None:
     if width not in _WIDTHS:
-        raise ValueError(f"random words of {width} bits do not exist here; ask for 8, 16, 32 or 64")
+        raise ValueError(f"random words of {width} bits are unsupported; use 8, 16, 32 or 64")
     if math.prod(shape) > _LARGEST:
         raise ValueError(f"shape {shape} needs more than 2**32 words of one key; split the key, or use bits='threefry'")
 
 
 def _compiled(function: Any) -> Any:
-    """`jit`, with shapes and widths static, behind a plain function: keys hold these, and must pickle."""
+    """`jit`, with shapes and widths static, behind a plain function: keys hold these functions, and must pickle."""
     names = [name for name in inspect.signature(function).parameters if name in ("width", "shape")]
     compiled = jax.jit(function, static_argnames=names)
 
@@ -183,15 +183,15 @@ def _threefry_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) 
 
 @_compiled
 def _threefry13_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
-    _refuse(width, shape)
+    _check_request(width, shape)
     return _narrow(*_threefry(*_words(key), jnp.zeros(shape, jnp.uint32), _counter(shape), 13), width)
 
 
 @_compiled
 def _hash_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
-    """The hash is too simple to see a raw key: two keys that differ in a bit would give related words. It is keyed by
-    Threefry-20 of blocks at the far end of the counter, which `split` and `fold_in` never reach."""
-    _refuse(width, shape)
+    """Bits from the keyed hash. The hash is too simple for raw keys: two keys that differ in a bit would give related words.
+    It is keyed by Threefry-20 of blocks at the far end of the counter, which `split` and `fold_in` never reach."""
+    _check_request(width, shape)
     words, last, counter = _words(key), np.uint32(0xFFFFFFFF), _counter(shape)
     low = _hash(*_threefry(*words, last, last), counter)
     if width < 64:

@@ -1,4 +1,4 @@
-"""Where x lives: the space says whether Z is a sum or an integral, lists or samples the states, and validates them."""
+"""Spaces of states: whether Z is a sum or an integral, and the listing, sampling and validation of states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ State = Any  # an array, or for a product space a tuple of them
 def _as_shape(shape: Any) -> tuple[int, ...]:
     lengths = tuple(shape) if np.ndim(shape) else (shape,)
     if not all(isinstance(n, int | np.integer) and n >= 0 for n in lengths):
-        raise ValueError(f"a space needs a shape of whole numbers of at least 0, but got {shape!r}")
+        raise ValueError(f"a space needs a shape of integers of at least 0, but got {shape!r}")
     return tuple(int(n) for n in lengths)
 
 
@@ -32,7 +32,7 @@ class Space(abc.ABC):
     Attributes:
         shape: the shape of one state (for a product: a tuple of shapes).
         discrete: True where Z is a sum, False where it is an integral.
-        moving: True where the limits of the space are parameters.
+        moving: True where the bounds of the space are parameters.
     """
 
     discrete: ClassVar[bool]
@@ -51,11 +51,11 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def uniform(self, key: PRNGKeyArray, n: int) -> State:
-        """n independent states, uniform over the space: shape (n, *shape). Raises ValueError where no such law exists."""
+        """n independent states, uniform over the space: shape (n, *shape). Raises ValueError where no such distribution exists."""
 
     @abc.abstractmethod
     def problem(self, x: np.ndarray) -> str | None:
-        """What is wrong with the values of x, in words, or None. The shape has been checked already."""
+        """What is wrong with the values of x, as a sentence, or None. The shape has been checked already."""
 
     def decode(self, index: Array) -> State:
         """The states with the given numbers in 0 … count-1, in lexicographic order: shape (*index.shape, *shape)."""
@@ -69,28 +69,36 @@ class Space(abc.ABC):
     def validate(self, x: Any, *, batch: bool = False) -> None:
         """Raise ValueError if x is not a state (or, with batch=True, not an array of states along axis 0).
 
-        Only what Python can see is checked: the shape always, the values unless x is being traced.
+        The shape is always checked, the values unless x is being traced.
         """
         shape = np.shape(x)
         state_shape = shape[1:] if batch else shape
         if (batch and len(shape) == 0) or state_shape != self.shape:
             wanted = ("n", *self.shape) if batch else self.shape
             raise ValueError(
-                f"{self} wants {'states' if batch else 'a state'} of shape {_words(wanted)}, but got {shape}"
+                f"{self} needs {'states' if batch else 'a state'} of shape {_words(wanted)}, but got {shape}"
             )
         if not is_traced(x):
             trouble = self.problem(np.asarray(x))
             if trouble is not None:
-                raise ValueError(f"{trouble}, which {self} does not contain")
+                raise ValueError(trouble)
 
 
 def _words(shape: Sequence[Any]) -> str:
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
 
 
-def _odd_one(x: np.ndarray, good: np.ndarray) -> str:
+def _wrong_value(space: Space, x: np.ndarray, good: np.ndarray, expected: str) -> str | None:
+    """The first entry of x that is not good, and what was expected; None if all entries are good."""
+    if good.all():
+        return None
     position = tuple(int(i) for i in np.argwhere(~good)[0])
-    return f"the value {x[position]!r} at position {position}"
+    index = f"[{', '.join(map(str, position))}]" if position else ""
+    return f"x{index} = {x[position]} is not in {space}: expected {expected}"
+
+
+def _wrong_dtype(space: Space, x: np.ndarray, expected: str) -> str:
+    return f"x has dtype {x.dtype}, which is not in {space}: expected {expected}"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -150,13 +158,12 @@ class Binary(_Discrete):
 
     def problem(self, x: np.ndarray) -> str | None:
         if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-            return f"an array of dtype {x.dtype}"
-        good = (x == 0) | (x == 1)
-        return None if good.all() else _odd_one(x, good) + " is neither 0 nor 1"
+            return _wrong_dtype(self, x, "numbers or booleans")
+        return _wrong_value(self, x, (x == 0) | (x == 1), "0 or 1")
 
 
 class Spin(_Discrete):
-    """States with entries -1 or +1: {-1, +1}^shape. Booleans and zeros are refused, they are no spins."""
+    """States with entries -1 or +1: {-1, +1}^shape. Booleans and zeros are invalid."""
 
     def _from_digits(self, digits: Array) -> Array:
         one = jnp.ones((), self.struct.dtype)
@@ -164,10 +171,9 @@ class Spin(_Discrete):
 
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number):
-            return f"an array of dtype {x.dtype} (spins are the numbers -1 and +1: convert 0/1 by 2 * x - 1)"
-        good = (x == 1) | (x == -1)
-        hint = " (0/1 data become spins by 2 * x - 1)" if np.isin(x, (0, 1)).all() else ""
-        return None if good.all() else _odd_one(x, good) + f" is neither -1 nor +1{hint}"
+            return _wrong_dtype(self, x, "the numbers -1 and +1 (convert 0/1 data by 2 * x - 1)")
+        hint = " (convert 0/1 data by 2 * x - 1)" if np.isin(x, (0, 1)).all() else ""
+        return _wrong_value(self, x, (x == 1) | (x == -1), f"-1 or +1{hint}")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -184,7 +190,7 @@ class Categorical(_Discrete):
     def __init__(self, shape: Shape = (), k: int = 2):
         super().__init__(shape)
         if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"Categorical needs a whole number k of at least 1 categories, but got k={k!r}")
+            raise ValueError(f"Categorical needs an integer k of at least 1, but got k={k!r}")
         object.__setattr__(self, "k", int(k))
 
     def __repr__(self) -> str:
@@ -200,9 +206,9 @@ class Categorical(_Discrete):
 
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number):
-            return f"an array of dtype {x.dtype}"
+            return _wrong_dtype(self, x, "integers")
         good = (x >= 0) & (x < self.k) & (x == np.floor(x))
-        return None if good.all() else _odd_one(x, good) + f" is no whole number from 0 to {self.k - 1}"
+        return _wrong_value(self, x, good, f"an integer in [0, {self.k - 1}]")
 
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)
@@ -210,7 +216,7 @@ class MixedCategorical(_Discrete):
     """States with integer entries, each with its own number of values: entry i in 0 … k_i - 1.
 
     Args:
-        cardinalities: k, one number of at least 1 an entry.
+        cardinalities: k_i, one integer of at least 1 per entry.
 
     Example:
         >>> MixedCategorical([2, 3, 1]).count
@@ -221,7 +227,7 @@ class MixedCategorical(_Discrete):
 
     def __init__(self, cardinalities: Sequence[int]):
         if not all(isinstance(k, int | np.integer) and k >= 1 for k in cardinalities):
-            raise ValueError(f"MixedCategorical needs whole numbers of at least 1, but got {cardinalities!r}")
+            raise ValueError(f"MixedCategorical needs integers of at least 1, but got {cardinalities!r}")
         super().__init__(len(cardinalities))
         object.__setattr__(self, "cardinalities", tuple(int(k) for k in cardinalities))
 
@@ -255,9 +261,9 @@ class MixedCategorical(_Discrete):
 
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number):
-            return f"an array of dtype {x.dtype}"
+            return _wrong_dtype(self, x, "integers")
         good = (x >= 0) & (x < np.asarray(self.cardinalities)) & (x == np.floor(x))
-        return None if good.all() else _odd_one(x, good) + " is no whole number below its entry's number of values"
+        return _wrong_value(self, x, good, "an integer of at least 0 and below the number of values of its entry")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -283,33 +289,32 @@ class Real(Space):
 
     @property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """The lower and the upper limit of every entry, each of shape `shape`."""
+        """The lower and the upper bound of every entry, each of shape `shape`."""
         return np.full(self.shape, -np.inf), np.full(self.shape, np.inf)
 
     def uniform(self, key: PRNGKeyArray, n: int) -> Array:
         raise ValueError(
-            f"{self} has no uniform law: give the energy a base it can be sampled from, such as a Gaussian"
+            f"{self} has no uniform distribution: give the energy a base that can be sampled, such as a Gaussian"
         )
 
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
-            return f"an array of dtype {x.dtype}"
-        good = np.isfinite(x)
-        return None if good.all() else _odd_one(x, good) + " is not finite"
+            return _wrong_dtype(self, x, "real numbers")
+        return _wrong_value(self, x, np.isfinite(x), "a finite number")
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Box(Space):
-    """States with real entries between limits: Π [low_i, high_i]. A limit may be infinite.
+    """States with real entries between bounds: Π [low_i, high_i]. A bound may be infinite.
 
-    Limits that are numbers or NumPy arrays are constants. Limits that are JAX arrays are parameters: the support moves with them, and
-    the derivative of log Z by `Quadrature` gains the boundary term (T4); other routes and learning refuse such a box. They must be
-    finite.
+    Bounds that are numbers or NumPy arrays are constants. Bounds that are JAX arrays are parameters: the support moves with them, and
+    the derivative of log Z by `Quadrature` gains the boundary term (T4); other routes and learning do not support such a box. They must
+    be finite.
 
     Args:
-        low: lower limit, a number or an array that broadcasts to `shape`.
-        high: upper limit, likewise; above `low` everywhere.
-        shape: the shape of a state; by default the limits' own.
+        low: lower bound, a number or an array that broadcasts to `shape`.
+        high: upper bound, likewise; above `low` everywhere.
+        shape: the shape of a state; by default that of the bounds.
     """
 
     shape: tuple[int, ...]
@@ -319,35 +324,33 @@ class Box(Space):
 
     def __init__(self, low: Any, high: Any, shape: Shape | None = None):
         shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if shape is None else _as_shape(shape)
-        if any(np.broadcast_shapes(np.shape(limit), shape) != shape for limit in (low, high)):
+        if any(np.broadcast_shapes(np.shape(bound), shape) != shape for bound in (low, high)):
             raise ValueError(
-                f"a Box's limits must broadcast to its shape {shape}, but have {np.shape(low)} and {np.shape(high)}"
+                f"a Box's bounds must broadcast to its shape {shape}, but have {np.shape(low)} and {np.shape(high)}"
             )
         object.__setattr__(self, "shape", shape)
-        seen = [np.asarray(limit, np.float64) for limit in (low, high) if not is_traced(limit)]
-        if (len(seen) == 2 and not (seen[0] < seen[1]).all()) or any(np.isnan(limit).any() for limit in seen):
-            raise ValueError("a Box needs low < high in every entry (and no NaN): check the limits")
+        known = [np.asarray(bound, np.float64) for bound in (low, high) if not is_traced(bound)]
+        if (len(known) == 2 and not (known[0] < known[1]).all()) or any(np.isnan(bound).any() for bound in known):
+            raise ValueError("a Box needs low < high in every entry (and no NaN): check the bounds")
         if isinstance(low, jax.Array) or isinstance(high, jax.Array):
-            if any(np.isinf(limit).any() for limit in seen):
-                raise ValueError(
-                    "a Box with limits that are parameters must be bounded: give finite limits on both sides"
-                )
+            if any(np.isinf(bound).any() for bound in known):
+                raise ValueError("a Box whose bounds are parameters must be bounded: give finite bounds on both sides")
             dtype = jnp.result_type(*(x for x in (low, high) if isinstance(x, jax.Array)))
             dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
-            low, high = (jnp.broadcast_to(jnp.asarray(limit).astype(dtype), shape) for limit in (low, high))
+            low, high = (jnp.broadcast_to(jnp.asarray(bound).astype(dtype), shape) for bound in (low, high))
         else:
-            low, high = (tuple(np.broadcast_to(limit, shape).ravel().tolist()) for limit in seen)
+            low, high = (tuple(np.broadcast_to(bound, shape).ravel().tolist()) for bound in known)
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
 
     @property
     def moving(self) -> bool:
-        """Whether the limits are parameters."""
+        """Whether the bounds are parameters."""
         return not isinstance(self.low, tuple)
 
     @property
     def bounded(self) -> bool:
-        """Whether every limit is finite."""
+        """Whether every bound is finite."""
         return self.moving or bool(np.isfinite(np.asarray([*self.low, *self.high])).all())
 
     def __eq__(self, other: object) -> bool:
@@ -360,20 +363,20 @@ class Box(Space):
 
     def __repr__(self) -> str:
         if self.moving:
-            return f"Box(limits that are parameters, shape={self.shape})"
+            return f"Box(bounds are parameters, shape={self.shape})"
 
-        def side(limit: tuple[float, ...]) -> str:
+        def side(bound: tuple[float, ...]) -> str:
             return (
-                f"{limit[0]:g}"
-                if len(set(limit)) == 1
-                else "[" + ", ".join(f"{v:g}" for v in limit[:4]) + (", …]" if len(limit) > 4 else "]")
+                f"{bound[0]:g}"
+                if len(set(bound)) == 1
+                else "[" + ", ".join(f"{v:g}" for v in bound[:4]) + (", …]" if len(bound) > 4 else "]")
             )
 
         return f"Box({side(self.low)}, {side(self.high)}, shape={self.shape})" if self.low else "Box(shape=())"
 
     @property
     def limits(self) -> tuple[Any, Any]:
-        """The lower and the upper limit of every entry, each of shape `shape`: NumPy arrays, or JAX arrays where the box moves."""
+        """The lower and the upper bound of every entry, each of shape `shape`: NumPy arrays, or JAX arrays where the box moves."""
         if self.moving:
             return self.low, self.high
         return np.asarray(self.low).reshape(self.shape), np.asarray(self.high).reshape(self.shape)
@@ -390,23 +393,22 @@ class Box(Space):
     def uniform(self, key: PRNGKeyArray, n: int) -> Array:
         if not self.bounded:
             raise ValueError(
-                f"{self} is unbounded and has no uniform law: give the energy a base it can be sampled from"
+                f"{self} is unbounded and has no uniform distribution: give the energy a base that can be sampled"
             )
-        low, high = (jnp.asarray(limit, self.struct.dtype) for limit in self.limits)
+        low, high = (jnp.asarray(bound, self.struct.dtype) for bound in self.limits)
         u = jax.random.uniform(key, (n, *self.shape), self.struct.dtype)
         return low[None] + u * (high - low)[None]
 
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
-            return f"an array of dtype {x.dtype}"
-        low, high = (np.asarray(limit) for limit in self.limits)
-        good = (x >= low) & (x <= high) & np.isfinite(x)
-        return None if good.all() else _odd_one(x, good) + " is outside the limits"
+            return _wrong_dtype(self, x, "real numbers")
+        low, high = map(np.asarray, self.limits)
+        return _wrong_value(self, x, (x >= low) & (x <= high) & np.isfinite(x), "a finite number within the bounds")
 
 
 def limits_of(space: Space) -> tuple[Any, Any]:
-    """The limits of every entry of a `Real` space or a `Box`, as arrays."""
-    assert isinstance(space, Real | Box), f"{space} has no limits"
+    """The lower and the upper bounds of every entry of a `Real` space or a `Box`, as arrays."""
+    assert isinstance(space, Real | Box), f"{space} has no bounds"
     return space.limits
 
 
@@ -425,9 +427,7 @@ class Product(Space):
         if not spaces or not all(isinstance(space, Space) for space in spaces):
             raise ValueError("Product needs one or more spaces, as Product(Binary(2), Real(3))")
         if any(space.moving for space in spaces):
-            raise ValueError(
-                "a Box with limits that are parameters cannot be part of a Product: give it constant limits"
-            )
+            raise ValueError("a Box whose bounds are parameters cannot be part of a Product: give it constant bounds")
         object.__setattr__(self, "spaces", spaces)
 
     def __repr__(self) -> str:
@@ -475,7 +475,7 @@ class Product(Space):
 
     def validate(self, x: Any, *, batch: bool = False) -> None:
         if not isinstance(x, tuple) or len(x) != len(self.spaces):
-            raise ValueError(f"{self} wants a tuple of {len(self.spaces)} states, but got {type(x).__name__}")
+            raise ValueError(f"{self} needs a tuple of {len(self.spaces)} states, but got {type(x).__name__}")
         for space, part in zip(self.spaces, x, strict=True):
             space.validate(part, batch=batch)
         if batch and len({np.shape(leaf)[0] for leaf in jax.tree.leaves(x)}) > 1:

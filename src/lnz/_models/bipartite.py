@@ -1,4 +1,4 @@
-"""Spins on a bipartite graph, by the smaller of its two sides: the other one is summed out in closed form."""
+"""Ising models on bipartite graphs as energies of the smaller side: the larger one is summed out in closed form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lnz._core.frozen import Frozen
 from lnz._core.spaces import Binary, Space, State
 from lnz._models.rbm import RBM, HiddenEnergy
 
-_MOST = 32  # sites of the smaller side, as many as can be enumerated at all
+_MOST = 32  # sites of the smaller side: more cannot be enumerated
 
 
 class Sides(NamedTuple):
@@ -29,7 +29,7 @@ class Sides(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def two_sides(edges: Frozen, n: int) -> Sides | None:
-    """The sides of a graph without odd cycles, as unequal as they can be (every component may be turned); None where both are large."""
+    """The sides of a graph without odd cycles, as unequal as possible (the sides of any component may be swapped); None if both are large."""
     ends = edges.value
     degree = np.bincount(ends.ravel(), minlength=n)
     if not len(ends) or len(ends) > _MOST * degree.max():
@@ -67,7 +67,7 @@ def two_sides(edges: Frozen, n: int) -> Sides | None:
 class SmallerSide(Blockwise):
     """The marginal of the smaller side A of an Ising model on a bipartite graph: E(s_A) = -h_A · s_A - Σ_b log 2cosh(h_b + Σ_a J_ab s_a).
 
-    The same Z as the model's. In bits it is the hidden layer of an RBM, up to a constant.
+    Z is that of the model. In bits it is the hidden layer of an RBM, up to a constant.
     """
 
     marginal: HiddenEnergy

@@ -1,7 +1,7 @@
-"""Gibbs sweeps of spins on a bipartite hypercubic lattice, whose two sublattices are stored apart and without gaps.
+"""Gibbs sweeps of spins on a bipartite hypercubic lattice, whose two sublattices are stored separately and without gaps.
 
-A sublattice is an array of booleans (spin up) with the axes (*shape[:-1], ⌈last / 2⌉) for its sites. Site (r, 2j) or (r, 2j + 1) of row r lies
-at (r, j) of the sublattice of its parity, so its neighbours lie at (r ± 1, j) and (r, j), (r, j ± 1) of the other one: slices of an array with
+A sublattice is an array of booleans (spin up) with the axes (*shape[:-1], ⌈last / 2⌉) for its sites. Site (r, 2j) or (r, 2j + 1) of row r is
+at (r, j) of the sublattice of its parity, so its neighbours are at (r ± 1, j) and (r, j), (r, j ± 1) of the other one: slices of an array with
 a halo.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz._models.sweeps import Sweep
 
-_MANY = 32  # entries of the last axis, from which loops over it are vectorised well
+_MANY = 32  # entries of the last axis from which loops over it vectorise well
 
 Halves = tuple[Array, Array]  # of the even and of the odd sublattice
 
@@ -27,7 +27,7 @@ def checkerboard_sweep(shape: tuple[int, ...], closed: tuple[bool, ...], strengt
     """The sweep of an Ising model on a lattice with two colours.
 
     Args:
-        shape: of the lattice; closed axes have even lengths.
+        shape: the shape of the lattice; closed axes have even lengths.
         closed: whether each axis is periodic.
         strength: broadcasts to (axes, *shape): the coupling towards the next site along each axis.
         fields: (*shape,).
@@ -38,7 +38,7 @@ def checkerboard_sweep(shape: tuple[int, ...], closed: tuple[bool, ...], strengt
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where the chains lie in a packed array: along axis 0, or along axis -1 where rows are too short to fill vectors.
+    """The axis of the chains in a packed array: 0, or -1 where rows are too short to fill vectors.
 
     The second is six times as fast on 16 x 16 sites.
     """
@@ -71,7 +71,7 @@ _CHAINS_FIRST, _CHAINS_LAST = _Layout(0), _Layout(-1)
 
 @dataclasses.dataclass(frozen=True)
 class _Sublattices:
-    """The geometry: which sites are whose neighbours."""
+    """The geometry: the neighbours of every site."""
 
     shape: tuple[int, ...]
     closed: tuple[bool, ...]
@@ -98,7 +98,7 @@ class _Sublattices:
         return self.layout_for(x.shape[-1])
 
     def split(self, values: Any, fill: Any) -> tuple[Any, Any]:
-        """An array (*batch, *shape) on the two sublattices; `fill` stands where there is no site."""
+        """An array (*batch, *shape) on the two sublattices, with `fill` at places without a site."""
         xp = np if isinstance(values, np.ndarray) else jnp
         batch = values.shape[: values.ndim - self.dims]
         missing = ((0, 0),) * (values.ndim - 1) + ((0, 2 * self.width - self.shape[-1]),)
@@ -108,7 +108,7 @@ class _Sublattices:
         return xp.where(turn, second, first), xp.where(turn, first, second)
 
     def join(self, even: Array, odd: Array) -> Array:
-        """What `split` took apart, with the chains first."""
+        """The inverse of `split`, with the chains first."""
         turn = np.broadcast_to(self.odd_row[None], even.shape)
         pairs = jnp.stack([jnp.where(turn, odd, even), jnp.where(turn, even, odd)], axis=-1)
         return pairs.reshape(*even.shape[:-1], 2 * self.width)[..., : self.shape[-1]]
@@ -124,13 +124,13 @@ class _Sublattices:
         return present
 
     def with_halo(self, x: Array, layout: _Layout) -> Array:
-        """One more entry at either end of every axis of sites: the other end of a closed one, no spin of a free one."""
+        """One more entry at either end of every axis of sites: the other end of a closed axis, zero on a free one."""
         for axis, loop in enumerate(self.closed, start=layout.first_site_axis):
             first, last = (jax.lax.slice_in_dim(x, a, a + 1, axis=axis) for a in (0, x.shape[axis] - 1))
             if not loop:
                 first, last = jnp.zeros_like(first), jnp.zeros_like(last)
             x = jnp.concatenate([last, x, first], axis=axis)
-        # The halo is made in memory: a shift that is fused with what follows keeps XLA from vectorising it (0.04 for 0.75 G spins/s).
+        # The halo is written to memory: a shift fused with the code after it keeps XLA from vectorising that (0.04 instead of 0.75 G spins/s).
         return jax.lax.optimization_barrier(x)
 
     def neighbours(self, other: Array, side: int) -> list[tuple[Array, Array]]:
@@ -143,7 +143,7 @@ class _Sublattices:
 
         last = self.dims - 1
         near = [(shifted(axis, 1), shifted(axis, -1)) for axis in range(last)]
-        # Of a pair of sites (2j, 2j + 1), the later one has the earlier one before it, and the next pair's after it.
+        # In a pair of sites (2j, 2j + 1), the later one comes after the earlier one and before the first of the next pair.
         later = jnp.broadcast_to(layout.over_chains(self.odd_row != (side == 1)), other.shape)
         here = shifted(last, 0)
         after, before = jnp.where(later, shifted(last, 1), here), jnp.where(later, here, shifted(last, -1))
@@ -154,7 +154,7 @@ class _Checkerboard:
     """An Ising model on the two sublattices.
 
     Spins are s = 2 b - 1 with b the stored boolean. A site's log-potential Σ_j J_j s_j + h is therefore Σ_j 2 J_j b_j plus `pull`, h - Σ_j J_j,
-    which is -∞ at places without a site: these are never up, so that nobody feels them.
+    which is -∞ at places without a site: these are never up, so that they contribute to no neighbour.
     """
 
     def __init__(self, lattice: _Sublattices, strength: Array, fields: Float[Array, "*shape"]):
@@ -178,7 +178,7 @@ class _Checkerboard:
         self.pull = lattice.split(pull, -jnp.inf)
 
     def log_potentials(self, other: Array, side: int) -> Array:
-        """Those of every site of sublattice `side`, given the other one: -inf where there is no site."""
+        """The log-potentials of every site of sublattice `side`, given the other one: -inf where there is no site."""
         layout, near = self.lattice.layout_of(other), self.lattice.neighbours(other, side)
         if self.of_axes is None:
             flat = [b.astype(self.dtype) for pair in near for b in pair]
@@ -204,7 +204,7 @@ class _Checkerboard:
         return self.draw(second_key, odd, 0), odd
 
     def energy(self, x: Halves) -> Float[Array, " chains"]:
-        """Every bond joins the sublattices, so the odd sites' log-potentials have all of them; the even sites' fields come on top."""
+        """The energies of packed states. Every bond joins the sublattices, so the odd sites' log-potentials contain all bonds."""
         even, odd = x
         layout = self.lattice.layout_of(even)
         pull, fields = self.log_potentials(even, 1), layout.over_chains(self.even_fields)

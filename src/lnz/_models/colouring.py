@@ -1,4 +1,4 @@
-"""Colour classes: sites of one class do not interact, so that a Gibbs sweep may draw all of them at once."""
+"""Colour classes: sites of one class do not interact, so that a Gibbs sweep can draw all of them at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Blocks = Sequence[Sequence[int]]
 
 @functools.lru_cache(maxsize=64)
 def colour_classes(edges: Frozen, n: int) -> tuple[np.ndarray, ...]:
-    """Classes of the sites 0 … n-1 without an edge (m, 2) inside a class, of sizes as even as moving single sites makes them."""
+    """Classes of the sites 0 … n-1 without an edge (m, 2) inside a class; single sites are moved to even out the sizes."""
     import networkx
 
     ends = edges.value.reshape(-1, 2)
@@ -48,7 +48,7 @@ def lattice_colours(shape: tuple[int, ...], closed: tuple[bool, ...]) -> np.ndar
 
 
 def block_problem(blocks: Blocks, edges: np.ndarray, n: int) -> str | None:
-    """Why these blocks cannot be drawn one after the other, each at once, in words, or None."""
+    """Why these blocks cannot be drawn one after the other, the sites of each in parallel, in words, or None."""
     sites = np.concatenate([np.zeros(0, int), *(np.asarray(block, int) for block in blocks)])
     if len(sites) and (sites.min() < 0 or sites.max() >= n):
         return f"a block names site {sites[(sites < 0) | (sites >= n)][0]}, but the sites are 0 … {n - 1}"
@@ -63,7 +63,7 @@ def block_problem(blocks: Blocks, edges: np.ndarray, n: int) -> str | None:
     if len(inside):
         i, j = sorted(map(int, inside[0]))
         return (
-            f"sites {i} and {j} are neighbours, but both are in block {block_of[i]}: drawn at once they would not "
-            "follow the model. Part them, or leave the blocks out"
+            f"sites {i} and {j} are neighbours, but both are in block {block_of[i]}: drawn in parallel they would not "
+            "follow the model. Put them into different blocks, or leave the blocks out"
         )
     return None

@@ -1,4 +1,4 @@
-"""Deep Boltzmann machines: layers of bits, each coupled to its neighbours; two layers once even and odd ones are put together."""
+"""Deep Boltzmann machines: layers of bits, each coupled to its neighbours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lnz._models.independent import Independent, as_float
 from lnz._models.layers import BilinearLayers
 from lnz._models.rbm import RBM
 
-_ITERATIONS, _TOLERANCE = 200, 1e-4  # of mean field, where nobody says otherwise
+_ITERATIONS, _TOLERANCE = 200, 1e-4  # the defaults of mean field
 
 
 class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
@@ -34,22 +34,22 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
     layers x_0, x_2, … side by side, `latent` ones the odd layers, and those are summed out in closed form. Routes, kernels, annealing and negative
     phases work on even states. With one hidden layer it is the RBM.
 
-    Data show x_0 alone (`data_space`). With two hidden layers and more, log p(v) has no closed form: `data_energy` is the variational limit, by
-    mean field, and `given(v)` the law of the hidden layers, with the sum that is left.
+    Data contain x_0 alone (`data_space`). With two or more hidden layers, log p(v) has no closed form: `data_energy` is the variational bound by
+    mean field, and `given(v)` the distribution of the hidden layers, whose log Z is the missing sum.
 
     Args:
         visible: the number of visible units.
         hidden: the numbers of units of the hidden layers, from below; or one number, for one layer.
         key: random key of the initial weights, N(0, scale²); the biases start at 0.
         scale: standard deviation of the initial weights.
-        dtype: of the parameters.
+        dtype: the dtype of the parameters.
 
     Attributes:
         weights: W_0, …, W_{L-1}, of shapes (units of layer l, units of layer l + 1).
         layer_biases: b_0, …, b_L.
 
     Raises:
-        ValueError: for layers that are not whole numbers of units, or none.
+        ValueError: if there is no hidden layer, or a number of units is not an integer of at least 1.
 
     Source: Salakhutdinov & Hinton 2009, "Deep Boltzmann machines".
 
@@ -82,7 +82,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
     def from_parameters(cls, weights: Sequence[Any], biases: Sequence[Any]) -> DeepBoltzmannMachine:
         """The machine with these parameters: W_0, …, W_{L-1} and b_0, …, b_L.
 
-        Raises ValueError for shapes that do not fit each other, and for numbers that are NaN or infinite.
+        Raises ValueError for shapes that do not match, and for values that are NaN or infinite.
         """
         matrices, vectors = tuple(map(as_float, weights)), tuple(map(as_float, biases))
         shapes = [w.shape for w in matrices], [b.shape for b in vectors]
@@ -90,12 +90,12 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         wanted = list(itertools.pairwise(sizes)), [(n,) for n in sizes]
         if len(vectors) < 2 or shapes != wanted or 0 in sizes:
             raise ValueError(
-                "a deep Boltzmann machine needs weights (units below, units above) of every pair of neighbouring layers and biases (units,) of every "
-                f"layer, two layers at least, but got weights {shapes[0]} and biases {shapes[1]}"
+                "a deep Boltzmann machine needs weights (units below, units above) for every pair of neighbouring layers and biases (units,) for "
+                f"every layer, at least two layers, but got weights {shapes[0]} and biases {shapes[1]}"
             )
         for name, part in [*(("weights", w) for w in matrices), *(("biases", b) for b in vectors)]:
             if not is_traced(part) and not np.isfinite(np.asarray(part)).all():
-                raise ValueError(f"the {name} hold NaN or infinite numbers: check where they come from")
+                raise ValueError(f"the {name} contain NaN or infinite values: check where they come from")
         made = cls(sizes[0], sizes[1:], key=jax.random.key(0))
         dtype = (
             jnp.result_type(*matrices, *vectors)
@@ -109,7 +109,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
     def from_data(
         cls, data: Any, hidden: int | Sequence[int], *, key: PRNGKeyArray, scale: float = 0.01, dtype: Any = jnp.float32
     ) -> DeepBoltzmannMachine:
-        """A machine to start learning from: small random weights, and the visible bias of independent units fitted to data (n, visible)."""
+        """An initial machine for learning: small random weights, and the visible bias of independent units fitted to data (n, visible)."""
         space = Binary(np.shape(data)[1:])
         made = cls(space.size, hidden, key=key, scale=scale, dtype=dtype)
         return eqx.tree_at(
@@ -150,14 +150,14 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         return jnp.concatenate([self._pull(odd, i) for i in range(0, len(self.sizes), 2)], axis=-1)
 
     def _pull(self, others: list[Array], i: int) -> Array:
-        """What the neighbours of layer i, among the layers of the other parity, add to its potentials."""
+        """The contribution of the neighbours of layer i, which are among the layers of the other parity, to its potentials."""
         below, above = (i - 1) // 2, (i + 1) // 2
         terms = [others[below] @ self.weights[i - 1]] if i > 0 else []
         terms += [others[above] @ self.weights[i].T] if i + 1 < len(self.sizes) else []
         return sum(terms[1:], start=terms[0])
 
     def _as_rbm(self) -> RBM:
-        """The same machine with one matrix of weights, of blocks: even layers are rows, odd ones columns."""
+        """The same machine with one block matrix of weights: even layers are rows, odd ones columns."""
         rows = []
         for i in range(0, len(self.sizes), 2):
             blocks = [jnp.zeros((self.sizes[i], m), self.dtype) for m in self.sizes[1::2]]
@@ -189,12 +189,12 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         fields = [bias[:, None] * on[None] for bias in (even, odd)]
         return pairwise_graph([2] * sum(sizes), np.concatenate(edges), jnp.concatenate(pairs), fields)
 
-    # ------------------------------------------------------------------------------------------------ of a datum
+    # ------------------------------------------------------------------------------------------------ given an observation
 
     def given(self, v: Array) -> BilinearLayers | Independent:
-        """The law of the hidden layers given one datum v: a machine without x_0, whose log Z is log Σ_h exp(-E(v, h)) - b_0 · v.
+        """The distribution of the hidden layers given one observation v: a machine without x_0, with log Z = log Σ_h exp(-E(v, h)) - b_0 · v.
 
-        Of one hidden layer, independent units.
+        With one hidden layer, independent units.
         """
         bias = self.layer_biases[1] + v.astype(self.dtype) @ self.weights[0]
         if len(self.sizes) == 2:
@@ -205,22 +205,22 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
     def mean_field(
         self, v: Array, *, iterations: int = _ITERATIONS, tolerance: float = _TOLERANCE
     ) -> tuple[Array, ...]:
-        """The means of the hidden layers under the mean-field law q(h) = Π_l q(x_l) of one datum v: (units of layer l,) for l = 1, …, L.
+        """The means of the hidden layers in the mean-field approximation q(h) = Π_l q(x_l) for one observation v: (units of layer l,), l = 1, …, L.
 
-        Odd and even hidden layers are set in turns to the best given the others, from a pass upwards with doubled weights; every step raises the
-        limit of log p(v), so nothing is damped. It ends when no mean moves by more than `tolerance`, or after so many iterations.
+        Odd and even hidden layers are set in turns to the optimum given the others, starting from an upward pass with doubled weights. Every step
+        raises the lower bound of log p(v), so no damping is needed. It stops when no mean changes by more than `tolerance`, or after `iterations`.
         """
         if len(self.sizes) == 2:
             return (jax.nn.sigmoid(self.hidden_potentials(v[None])[0]),)
         means = self.fixed_point(v, iterations=iterations, tolerance=tolerance)
-        law: Any = self.given(v)
-        return law.split(jax.nn.sigmoid(law.visible_potentials(means[None])[0]), means)
+        hidden: Any = self.given(v)
+        return hidden.split(jax.nn.sigmoid(hidden.visible_potentials(means[None])[0]), means)
 
     def fixed_point(self, v: Array, *, iterations: int = _ITERATIONS, tolerance: float = _TOLERANCE) -> Array:
-        """The means of x_2, x_4, … side by side where mean field settles, without a derivative; of two hidden layers and more."""
+        """The means of x_2, x_4, … side by side at the mean-field fixed point, without a derivative; for two or more hidden layers."""
         dbm, v = jax.lax.stop_gradient((self, v.astype(self.dtype)))
-        law: Any = dbm.given(v)
-        even, odd = law.biases()
+        hidden: Any = dbm.given(v)
+        even, odd = hidden.biases()
         climbed, x = [], v
         for i, w in enumerate(dbm.weights):
             top = i == len(dbm.weights) - 1
@@ -229,8 +229,8 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
 
         def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             y, _, t = carry
-            x = jax.nn.sigmoid(even + law.down(y))
-            moved = jax.nn.sigmoid(odd + law.up(x))
+            x = jax.nn.sigmoid(even + hidden.down(y))
+            moved = jax.nn.sigmoid(odd + hidden.up(x))
             return moved, jnp.max(jnp.abs(moved - y)), t + 1
 
         def unsettled(carry: tuple[Array, Array, Array]) -> Array:
@@ -241,9 +241,9 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         return jax.lax.while_loop(unsettled, step, start)[0]
 
     def data_energy(self, v: Array, *, iterations: int = _ITERATIONS, tolerance: float = _TOLERANCE) -> Array:
-        """An upper limit of -log Σ_h exp(-E(v, h)) of one datum, in nats: min_q E_q[E(v, h)] - H(q) over product laws q, by mean field.
+        """An upper bound of -log Σ_h exp(-E(v, h)) for one observation, in nats: min_q E_q[E(v, h)] - H(q) over product distributions q (mean field).
 
-        Exact for one hidden layer. Its derivative is E_q[∂E], with q held where it is.
+        Exact for one hidden layer. Its derivative is E_q[∂E] with q held fixed.
 
         Source: Salakhutdinov & Hinton 2009, section 2.1.
         """
@@ -252,10 +252,11 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         return self.limit(v, self.fixed_point(v, iterations=iterations, tolerance=tolerance))
 
     def limit(self, v: Array, means: Array) -> Array:
-        """E_q[E(v, h)] - H(q) of one datum, in nats: x_2, x_4, … have the given means, side by side; x_1, x_3, … are the best for these."""
-        law: Any = self.given(v)
-        even, odd = law.biases()
-        inner = jnp.dot(odd, means) + jnp.sum(softplus(even + law.down(means))) + jnp.sum(entr(means) + entr(1 - means))
+        """The variational bound E_q[E(v, h)] - H(q) for one observation, in nats: x_2, x_4, … have the given means, x_1, x_3, … the optimal ones."""
+        hidden: Any = self.given(v)
+        even, odd = hidden.biases()
+        inner = jnp.dot(odd, means) + jnp.sum(softplus(even + hidden.down(means)))
+        inner = inner + jnp.sum(entr(means) + entr(1 - means))
         return -jnp.dot(self.layer_biases[0], v.astype(self.dtype)) - inner
 
     def visible_part(self, x: Array) -> Array:
@@ -267,12 +268,12 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         return self.drawn(key, v, jax.vmap(self.fixed_point)(v))
 
     def drawn(self, key: PRNGKeyArray, v: Array, means: Array) -> Array:
-        """Even states (n, even units): x_0 as in the data, x_2, x_4, … drawn with these means (n, units), side by side."""
+        """Even states (n, even units): x_0 from the data, x_2, x_4, … drawn with these means (n, units), side by side."""
         bits = jax.random.uniform(key, means.shape, means.dtype) < means
         return jnp.concatenate([v, bits.astype(v.dtype)], axis=1)
 
     def gibbs_given(self, key: PRNGKeyArray, x: Array) -> Array:
-        """One sweep of block Gibbs over the hidden layers of a batch of even states (n, even units), with x_0 held."""
+        """One sweep of block Gibbs over the hidden layers of a batch of even states (n, even units), with x_0 held fixed."""
         odd_key, even_key = jax.random.split(key)
         potentials = self.visible_potentials(self.sample_hidden(odd_key, x))[:, self.sizes[0] :]
         drawn = units.sample(Binary(potentials.shape[1]), even_key, potentials)
@@ -280,7 +281,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
 
 
 def _sizes(visible: Any, hidden: Any) -> list[int]:
-    """The numbers of units of all layers. Raises ValueError where they are none."""
+    """The numbers of units of all layers. Raises ValueError for invalid ones."""
     above = [hidden] if isinstance(hidden, int | np.integer) else list(hidden)
     sizes = [visible, *above]
     if not above or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1 for n in sizes):

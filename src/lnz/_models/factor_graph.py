@@ -1,4 +1,4 @@
-"""Factor graphs: discrete variables of any cardinality, and tables of log-potentials over any few of them."""
+"""Factor graphs: discrete variables of any cardinality, and tables of log-potentials over a few variables each."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from lnz._models.sweeps import class_sweep, layout, neighbour_sum
 class FactorGraph(Factored, BlockSweepable):
     """A factor graph: E(x) = -Σ_f φ_f(x_scope(f)) with tables of log-potentials φ_f over discrete variables x_i in 0 … k_i - 1.
 
-    All tables lie in one array, `log_potentials`, one after the other; `tables` shows them in their shapes. Of a gradient with respect to the
+    All tables are in one array, `log_potentials`, one after the other; `tables` returns them in their shapes. In a gradient with respect to the
     graph, `tables` are ∂log Z/∂φ_f(x_f) = P(x_f): the marginals of the factors (T1), summed over factors that share a table.
 
     Args:
         cardinalities: k, the number of values of every variable, at least 1.
         scopes: the variables of every factor, in the order of its table's axes; none twice in one scope. An empty scope is a constant.
-        tables: log-potentials in nats, the axes as in the scope. -inf where a configuration is impossible; +inf and NaN are refused.
+        tables: log-potentials in nats, the axes as in the scope. -inf where a configuration is impossible; +inf and NaN are invalid.
         table_of: the number of every factor's table, so that factors can share one; by default each has its own.
 
     Raises:
@@ -57,9 +57,9 @@ class FactorGraph(Factored, BlockSweepable):
         *,
         table_of: Sequence[int] | None = None,
     ):
-        self.cardinalities = tuple(_whole(cardinalities, "cardinalities"))
-        self.scopes = tuple(tuple(_whole(scope, "a scope")) for scope in scopes)
-        self.table_of = tuple(range(len(self.scopes)) if table_of is None else _whole(table_of, "table_of"))
+        self.cardinalities = tuple(_integers(cardinalities, "cardinalities"))
+        self.scopes = tuple(tuple(_integers(scope, "a scope")) for scope in scopes)
+        self.table_of = tuple(range(len(self.scopes)) if table_of is None else _integers(table_of, "table_of"))
         self.shapes = tuple(tuple(np.shape(table)) for table in tables)
         self._check()
         self.log_potentials = _joined(tables)
@@ -69,7 +69,7 @@ class FactorGraph(Factored, BlockSweepable):
             if len(bad):
                 table = int(np.searchsorted(self.offsets, bad[0], side="right")) - 1
                 raise ValueError(
-                    f"table {table} has the log-potential {values[bad[0]]}: log-potentials are finite, or -inf where a configuration is "
+                    f"table {table} has the log-potential {values[bad[0]]}: log-potentials must be finite, or -inf where a configuration is "
                     "impossible"
                 )
 
@@ -78,7 +78,7 @@ class FactorGraph(Factored, BlockSweepable):
         if any(k < 1 for k in self.cardinalities):
             i = next(i for i, k in enumerate(self.cardinalities) if k < 1)
             raise ValueError(
-                f"a variable has at least 1 value, but variable {i} has cardinality {self.cardinalities[i]}"
+                f"cardinalities must be at least 1, but variable {i} has cardinality {self.cardinalities[i]}"
             )
         if len(self.table_of) != len(self.scopes):
             raise ValueError(
@@ -99,7 +99,7 @@ class FactorGraph(Factored, BlockSweepable):
 
     @property
     def offsets(self) -> np.ndarray:
-        """Where every table begins in `log_potentials`."""
+        """The position in `log_potentials` at which every table begins."""
         return np.cumsum([0, *(math.prod(shape) for shape in self.shapes)])[:-1]
 
     @property
@@ -134,15 +134,15 @@ class FactorGraph(Factored, BlockSweepable):
         return self
 
     def interactions(self) -> np.ndarray:
-        """The pairs of variables (m, 2) that stand in one factor."""
+        """The pairs of variables (m, 2) that share a factor."""
         return _pairs_in(self.scopes)
 
     def gibbs_sweep(self, blocks: Blocks | None = None) -> Sweep:
-        """The Gibbs sweep over colour classes, or over given blocks. A variable all of whose values are impossible stays as it is."""
+        """The Gibbs sweep over colour classes, or over given blocks. A variable whose values are all impossible keeps its value."""
         n, arity = len(self.cardinalities), max(1, *map(len, self.scopes), 1)
         sites = layout(colour_classes(Frozen(self.interactions()), n) if blocks is None else blocks)
         entries = [(f, p, i) for f, scope in enumerate(self.scopes) for p, i in enumerate(scope)]
-        # Of each entry, the last of which is none: where its table begins, the stride of its own variable, and the others'.
+        # For each entry: where its table begins, the stride of its own variable, and those of the others. The last entry is a term of 0.
         start, own_stride = np.zeros((2, len(entries) + 1), np.int32)
         near, strides = np.zeros((2, len(entries) + 1, arity), np.int32)
         start[-1] = len(self.log_potentials)
@@ -181,8 +181,8 @@ class FactorGraph(Factored, BlockSweepable):
         """The graph given values of some variables: Z becomes the sum over the others.
 
         Variables keep their numbers; an observed one has one value left, number 0. Tables that were shared stay shared where the same part of
-        them is left. Values may be traced, so that a `vmap` over examples is one pass over what is left of the graph; log Z is NaN where a traced
-        value does not exist. Where the observed variables differ from example to example, see `clamped`.
+        them remains. Values may be traced, so that a `vmap` over examples is one pass over the remaining graph; log Z is NaN where a traced
+        value does not exist. If the observed variables differ between examples, use `clamped`.
 
         Args:
             observed: variable to value.
@@ -197,17 +197,17 @@ class FactorGraph(Factored, BlockSweepable):
             >>> print(log_z(jnp.array([0, 1])).round(4))  # log Σ_y exp φ(x, y)
             [2.4076 5.4076]
         """
-        n, variables = len(self.cardinalities), _whole(observed.keys(), "observed variables")
+        n, variables = len(self.cardinalities), _integers(observed.keys(), "observed variables")
         traced = [i for i, value in observed.items() if is_traced(value)]
         seen = dict.fromkeys(traced, 0)
         given = {i: value for i, value in observed.items() if i not in seen}
-        seen.update(zip(map(int, given), _whole(given.values(), "values"), strict=True))
+        seen.update(zip(map(int, given), _integers(given.values(), "values"), strict=True))
         for i in variables:
             if not 0 <= i < n:
                 raise ValueError(f"evidence names variable {i}, but the variables are 0 … {n - 1}")
             if not 0 <= seen[i] < self.cardinalities[i]:
                 raise ValueError(
-                    f"evidence says {seen[i]} of variable {i}, whose values are 0 … {self.cardinalities[i] - 1}"
+                    f"evidence gives variable {i} the value {seen[i]}, but its values are 0 … {self.cardinalities[i] - 1}"
                 )
         place = {i: p for p, i in enumerate(traced)}
         starts, made, table_of, shapes, pieces = self.offsets, {}, [], [], []
@@ -237,11 +237,11 @@ class FactorGraph(Factored, BlockSweepable):
         return packed(cardinalities, self.scopes, table_of, shapes, jnp.where(exist, entries, jnp.nan))
 
     def clamped(self, labels: Int[ArrayLike, " variables"]) -> FactorGraph:
-        """The graph given the values of any variables, -1 where one is not observed: Z becomes the sum over these.
+        """The graph given the values of any variables, -1 for those that are not observed: Z becomes the sum over the latter.
 
-        Evidence as data: one more table a variable, 0 at its value and -inf elsewhere. The structure stays, so examples of which other variables
-        are observed can be put through one `vmap`; where they are the same ones, `evidence` leaves a smaller graph. log Z is -inf where a traced
-        label does not exist.
+        Evidence as data: one more table per variable, 0 at its value and -inf elsewhere. The structure stays the same, so examples with different
+        observed variables can go through one `vmap`; if they are the same variables, `evidence` gives a smaller graph. log Z is -inf where a
+        traced label does not exist.
 
         Args:
             labels: the number of every variable's value, or -1.
@@ -252,13 +252,13 @@ class FactorGraph(Factored, BlockSweepable):
         n = len(self.cardinalities)
         labels = jnp.asarray(labels)
         if labels.shape != (n,) or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(f"labels must be {n} whole numbers, but are {labels.dtype} of shape {labels.shape}")
+            raise ValueError(f"labels must be {n} integers, but are {labels.dtype} of shape {labels.shape}")
         if not is_traced(labels):
             bad = np.flatnonzero((np.asarray(labels) < -1) | (np.asarray(labels) >= np.array(self.cardinalities)))
             if len(bad):
                 i = int(bad[0])
                 raise ValueError(
-                    f"label {int(labels[i])} of variable {i} does not exist: its values are 0 … {self.cardinalities[i] - 1}, and -1 says unknown"
+                    f"label {int(labels[i])} of variable {i} does not exist: its values are 0 … {self.cardinalities[i] - 1}, and -1 means unknown"
                 )
         owner = np.repeat(np.arange(n), self.cardinalities)
         value = np.concatenate([np.zeros(0, np.int64), *map(np.arange, self.cardinalities)]).astype(labels.dtype)
@@ -273,13 +273,13 @@ class FactorGraph(Factored, BlockSweepable):
 
 
 def unpacked(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-    """Arrays of these shapes from one that holds them one after the other along its first axis; further axes stay."""
+    """Arrays of these shapes from one that contains them one after the other along its first axis; further axes are kept."""
     ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
     return [flat[a:b].reshape((*s, *flat.shape[1:])) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
 
 
 def packed(cardinalities: Iterable[int], scopes: Any, table_of: Any, shapes: Any, log_potentials: Array) -> FactorGraph:
-    """A graph from one array of log-potentials, which is not checked: it may be traced."""
+    """A graph from one array of log-potentials, unchecked, so that it may be traced."""
     graph = object.__new__(FactorGraph)
     fields = (
         log_potentials,
@@ -296,7 +296,7 @@ def packed(cardinalities: Iterable[int], scopes: Any, table_of: Any, shapes: Any
 def pairwise_graph(
     cardinalities: Sequence[int], edges: np.ndarray, pairs: Array, units: Sequence[Array]
 ) -> FactorGraph:
-    """A graph with one table an edge (m, 2), `pairs` of shape (m, k, l), and one a variable: `units`, blocks (n, k) of consecutive variables."""
+    """A graph with one table per edge (m, 2), `pairs` (m, k, l), and one per variable: `units`, blocks (n, k) of consecutive variables."""
     scopes = [(int(i), int(j)) for i, j in edges] + [(i,) for i in range(len(cardinalities))]
     shapes = [tuple(pairs.shape[1:])] * len(edges) + [(k,) for k in cardinalities]
     flat = jnp.concatenate([pairs.reshape(-1), *(block.reshape(-1) for block in units)])
@@ -320,15 +320,15 @@ def states_of(space: Space, labels: Any) -> State:
     if isinstance(space, Spin):
         labels = 2 * labels - 1
     elif not isinstance(space, Binary | Categorical | MixedCategorical):
-        raise TypeError(f"{space} is no space of labelled values")
+        raise TypeError(f"{space} is not a space of labelled values")
     return labels.astype(space.struct.dtype)
 
 
-def _whole(numbers: Iterable[Any], name: str) -> list[int]:
+def _integers(numbers: Iterable[Any], name: str) -> list[int]:
     numbers = list(numbers)
     if not all(isinstance(n, int | np.integer) for n in numbers):
         raise ValueError(
-            f"{name} must be whole numbers, but got {next(n for n in numbers if not isinstance(n, int | np.integer))!r}"
+            f"{name} must be integers, but got {next(n for n in numbers if not isinstance(n, int | np.integer))!r}"
         )
     return [int(n) for n in numbers]
 

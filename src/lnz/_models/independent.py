@@ -1,4 +1,4 @@
-"""Energies with a closed form and exact samples, to anneal from and to compare with."""
+"""Energies with a closed form of log Z and exact samples: bases for annealing and references for comparison."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Independent(Normalised, Featured):
         self._space = space
         if self.potentials.shape != units.feature_shape(space):
             raise ValueError(
-                f"potentials of {space} have shape {units.feature_shape(space)}, but got {self.potentials.shape}"
+                f"potentials of {space} must have shape {units.feature_shape(space)}, but got {self.potentials.shape}"
             )
 
     @classmethod
@@ -78,14 +78,14 @@ def _counts(data: np.ndarray, space: Space) -> np.ndarray:
 
 
 class Gaussian(Normalised):
-    """A multivariate normal law: E(x) = ½ (x - μ)ᵀ Λ (x - μ), log Z = ½ n log 2π - ½ log det Λ.
+    """A multivariate normal distribution: E(x) = ½ (x - μ)ᵀ Λ (x - μ), log Z = ½ n log 2π - ½ log det Λ.
 
     Args:
         mean: μ, shape (n,).
         precision: Λ, shape (n, n), symmetric and positive definite; or (n,), its diagonal.
 
     Raises:
-        ValueError: for shapes that do not fit, or a precision that is not symmetric and positive definite.
+        ValueError: for shapes that do not match, or a precision that is not symmetric and positive definite.
 
     Example:
         >>> import lnz
@@ -152,7 +152,7 @@ class Mixture(Normalised):
         self.log_weights, self.components = as_float(log_weights), tuple(components)
         if not self.components or self.log_weights.shape != (len(self.components),):
             raise ValueError(
-                f"a mixture needs one log weight a component, but got {self.log_weights.shape} for {len(self.components)} components"
+                f"a mixture needs one log weight per component, but got {self.log_weights.shape} for {len(self.components)} components"
             )
         spaces = {component.space for component in self.components}
         if len(spaces) > 1:
@@ -194,11 +194,12 @@ class Mixture(Normalised):
 
 
 class StratifiedMixture(Mixture):
-    """A mixture whose n samples take its components in proportion, each n π_k times but for rounding, in random order.
+    """A mixture whose n samples are stratified over its components: n π_k of each, up to rounding, in random order.
 
-    Sample i is drawn from the i-th of n equal shares of the mixture, so that samples are independent given their order, and their laws average
-    to the mixture: a mean over them is unbiased and varies less, and a certified lower limit holds (by the inequality of the means its capital
-    has no larger expectation). Of 32 chains that start at a base with a wide part of weight 0.1, one in 25 runs would otherwise have none.
+    Sample i is drawn from the i-th of n equal shares of the mixture, so that samples are independent given their order, and their distributions
+    average to the mixture: a mean over them is unbiased and varies less, and a certified lower bound holds (by the inequality of arithmetic and
+    geometric means its capital has no larger expectation). Without stratification, one in 25 runs of 32 chains would have no chain in a component
+    of weight 0.1.
 
     Source: Cochran 1977, "Sampling Techniques", chapter 5.
     """
@@ -220,10 +221,10 @@ class Uniform(Normalised):
     def __init__(self, space: Space):
         if space.moving:
             raise ValueError(
-                "Uniform needs constant limits: for limits that are parameters write lnz.FunctionEnergy(zero, lnz.Box(…))"
+                "Uniform needs constant bounds: for bounds that are parameters write lnz.FunctionEnergy(zero, lnz.Box(…))"
             )
         if not np.isfinite(space.log_size):
-            raise ValueError(f"{space} has no uniform law: its size is infinite")
+            raise ValueError(f"{space} has no uniform distribution: its size is infinite")
         self._space = space
 
     @property
@@ -243,7 +244,7 @@ class Uniform(Normalised):
 class LogisticReal(Normalised):
     """Independent standard logistic units on the real line: E(x) = Σ_i x_i + 2 log(1 + e^-x_i), log Z = 0.
 
-    Heavier tails than a Gaussian's, so that annealing from it covers more models.
+    The tails are heavier than those of a Gaussian, so that annealing from it covers more models.
     """
 
     scale: Array
@@ -268,11 +269,11 @@ class LogisticReal(Normalised):
 
 
 def default_base(space: Space) -> Energy:
-    """A reference for any space: uniform where that exists; on the real line logistic units, seven in ten of scale 1, the others wider.
+    """The default reference of a space: uniform where that exists; on the real line logistic units, seven in ten of scale 1, the others wider.
 
-    A model may reach farther than its middle says (a funnel, Student's law). From units of one scale it is then reached by few chains with
-    large weights, which short runs lack without a sign: intervals for Neal's funnel missed log Z in a fifth of them. The wide ones are a
-    defence, as in importance sampling (Hesterberg 1995).
+    A model may extend farther than its centre suggests (a funnel, Student's distribution). With units of one scale, few chains with large weights
+    reach it then, and short runs miss them without any sign: intervals for Neal's funnel missed log Z in a fifth of the runs. The wide ones guard
+    against that, as in defensive importance sampling (Hesterberg 1995).
     """
     if isinstance(space, Binary | Spin | Categorical):
         return Independent(jnp.zeros(units.feature_shape(space), jnp.result_type(float)), space)

@@ -1,4 +1,4 @@
-"""Two layers of units, each independent given the other: what block Gibbs, closed sums and annealing need of them."""
+"""Two layers of units, independent given each other: their conditional distributions, closed sums and annealing paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lnz._models.independent import Independent
 
 
 class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):
-    """Binary hidden units and discrete observed ones: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h, with any W that a subclass can multiply by.
+    """Binary hidden units and discrete observed ones: E(v, h) = -b · φ(v) - c · h - φ(v)ᵀ W h; a subclass defines the products with W.
 
     The hidden units are summed out in closed form: F(v) = -b · φ(v) - Σ_j softplus(c_j + (φ(v)ᵀ W)_j).
     """
@@ -42,7 +42,7 @@ class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of the parameters."""
+        """The dtype of the parameters."""
         return self.biases()[0].dtype
 
     def _features(self, v: Array) -> Array:
@@ -104,8 +104,8 @@ class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):
 class TemperedLayers(TwoLayer, Featured, Annealable):
     """Two bilinear layers at inverse temperature β, on the geometric path of the joint energy from independent visibles with log-potentials η.
 
-    E_β(v, h) = -((1 - β) η + β b) · φ(v) - β (c · h + φ(v)ᵀ W h); the hidden units have the closed form at every β. Scaling after the
-    matrix product lets the compiler share the product between temperatures.
+    E_β(v, h) = -((1 - β) η + β b) · φ(v) - β (c · h + φ(v)ᵀ W h); the hidden units have a closed sum at every β. Scaling after the matrix
+    product lets the compiler share the product between temperatures.
 
     Source: Salakhutdinov & Murray 2008, "On the quantitative analysis of deep belief networks"; Salakhutdinov & Hinton 2009, "Deep Boltzmann
     machines" (every second layer summed out).

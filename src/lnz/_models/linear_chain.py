@@ -16,18 +16,18 @@ from lnz._core.energy import widen
 from lnz._core.frozen import is_traced
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
-from lnz._models.log_potentials import booleans, check_labels, floats, refuse_bad
+from lnz._models.log_potentials import booleans, check_labels, check_log_potentials, floats
 
 Holes = Literal["link", "cut"]
 
 
 class ChainPotentials(NamedTuple):
-    """What the sum over a chain needs: start and end are in `nodes`, and rows that do not count are 0.
+    """The log-potentials that the sum over a chain needs: start and end are added to `nodes`, and rows that do not count are 0.
 
     Attributes:
         nodes: log-potentials of the labels, 0 at masked nodes.
-        pairs: of label pairs `[from, to]`; one table for all, or table t - 1 for the pair that ends at node t.
-        joined: whether a node has one before it, to which a pair joins it.
+        pairs: log-potentials of label pairs `[from, to]`; one table for all, or table t - 1 for the pair that ends at node t.
+        joined: whether a pair joins a node to the one before it.
         mask: whether a node exists; None where all do.
     """
 
@@ -45,13 +45,13 @@ class LinearChain(Factored):
     The log-potentials come from any network of the input; ∂log Z/∂log-potentials are the marginals (T1). One chain is one sequence: a batch
     goes through `jax.vmap` of a function that builds the chain, so that shared transitions stay shared (see the example).
 
-    Nodes can be masked, holes included. A masked node has the single label 0, which counts nothing, and what its emissions hold (NaN, -100)
-    is never looked at. With `holes="link"` a hole is skipped: its neighbours follow one another (with the table of the later one, where
-    tables differ). With `holes="cut"` each run of nodes is a sequence of its own, with start and end. No node at all: log Z = 0.
+    Nodes can be masked, holes included. A masked node has the single label 0, with log-potential 0, and its emissions (NaN, -100) are never
+    used. With `holes="link"` a hole is skipped: its neighbours follow one another (with the table of the later one, where tables differ).
+    With `holes="cut"` each run of nodes is a sequence of its own, with start and end. If no node exists, log Z = 0.
 
     Args:
         emissions: log-potentials of every label at every node, in nats, shape (T, K).
-        transitions: log-potentials of label pairs `[from, to]`: one table (K, K) for all, or one a pair (T-1, K, K).
+        transitions: log-potentials of label pairs `[from, to]`: one table (K, K) for all, or one per pair (T-1, K, K).
         lengths: the number of nodes that exist, at most T; the rest is padding.
         start, end: log-potentials of the first and the last label, shape (K,).
         mask: which nodes exist, booleans of shape (T,).
@@ -61,8 +61,8 @@ class LinearChain(Factored):
         allowed_start, allowed_end: which first and last labels are possible, booleans of shape (K,).
 
     Raises:
-        ValueError: where shapes do not fit, lengths are negative or beyond T, or a log-potential in use is NaN or +inf. Of what is traced,
-            a wrong length makes log Z NaN.
+        ValueError: if shapes do not match, lengths are negative or above T, or a log-potential in use is NaN or +inf. An invalid length
+            that is traced makes log Z NaN.
 
     Source: Lafferty, McCallum, Pereira 2001, "Conditional random fields".
 
@@ -104,21 +104,21 @@ class LinearChain(Factored):
         transitions = floats(transitions)
         if emissions.ndim != 2 or not emissions.shape[1]:
             raise ValueError(
-                f"the emissions of one sequence have shape (T, K), but got {emissions.shape}: a batch goes through jax.vmap of a function "
+                f"the emissions of one sequence must have shape (T, K), but got {emissions.shape}: a batch goes through jax.vmap of a function "
                 "that builds the chain"
             )
         t, k = emissions.shape
         if transitions.shape not in ((k, k), (max(t - 1, 0), k, k)):
             raise ValueError(
-                f"transitions between {k} labels have shape ({k}, {k}), or ({max(t - 1, 0)}, {k}, {k}) where every pair has its own, but got "
-                f"{transitions.shape}"
+                f"transitions between {k} labels must have shape ({k}, {k}), or ({max(t - 1, 0)}, {k}, {k}) where every pair has its own, but "
+                f"got {transitions.shape}"
             )
         if holes not in ("link", "cut"):
             raise ValueError(f'holes must be "link" or "cut", but is {holes!r}')
         self.holes = holes
         self.mask, valid = existing(t, lengths, mask)
-        emissions = _limited("allowed", emissions, allowed)
-        transitions = _limited("allowed_transitions", transitions, allowed_transitions)
+        emissions = _masked("allowed", emissions, allowed)
+        transitions = _masked("allowed_transitions", transitions, allowed_transitions)
         self.start = side_potentials("start", start, allowed_start, emissions)
         self.end = side_potentials("end", end, allowed_end, emissions)
         if self.mask is not None:
@@ -132,7 +132,7 @@ class LinearChain(Factored):
             ("start", self.start),
             ("end", self.end),
         ):
-            refuse_bad(name, values)
+            check_log_potentials(name, values)
         self.emissions = emissions if valid is None else jnp.where(valid, emissions, jnp.full_like(emissions, jnp.nan))
         self.transitions = transitions
 
@@ -158,9 +158,9 @@ class LinearChain(Factored):
         return jnp.where(masked, jnp.inf, -jnp.sum(nodes) - jnp.sum(joints))
 
     def scores(self, labels: Any) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
-        """The log-potentials that a labelling has: of every node, and of every pair, at the node where it ends. NaN for labels outside 0 … K-1.
+        """The log-potentials of a labelling: of every node, and of every pair, at the node where it ends. NaN for labels outside 0 … K-1.
 
-        What stands at masked nodes is not looked at.
+        The labels of masked nodes are not used.
         """
         p, labels = self.potentials(), jnp.asarray(labels).astype(jnp.int32)
         t, k = p.nodes.shape
@@ -183,18 +183,18 @@ class LinearChain(Factored):
         return here, jnp.where(p.joined, pair, zero)
 
     def checked(self, labels: Any) -> Int[Array, " T"]:
-        """Labels, if they have the right shape and lie in range at the nodes that exist, as far as Python can see; otherwise ValueError."""
+        """The labels, if their shape is right and those of nodes that exist are in range (unless traced); otherwise ValueError."""
         labels = jnp.asarray(labels)
         t, k = self.emissions.shape
         if labels.shape != (t,) or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(
-                f"the labels of one sequence are {t} integers, but got {labels.dtype} of shape {labels.shape}"
+                f"the labels of one sequence must be {t} integers, but got {labels.dtype} of shape {labels.shape}"
             )
         check_labels(labels, k, self.mask)
         return labels
 
     def relative(self, labels: Int[Array, " T"]) -> tuple[LinearChain, Array]:
-        """The chain less the score of a labelling, so that log Z becomes -log P(y|x) and keeps its digits; and whether that is impossible."""
+        """The chain minus the score of a labelling, so that log Z becomes -log P(y|x) at full precision; and whether the labelling is impossible."""
         scores = sum(self.scores(labels))
         forbidden = scores == -jnp.inf
         chain: LinearChain = widen(self)
@@ -202,7 +202,7 @@ class LinearChain(Factored):
         return eqx.tree_at(lambda c: c.emissions, chain, level), jnp.any(forbidden)
 
     def factors(self) -> FactorGraph:
-        """One table a node and one a pair of neighbours (the same for all pairs, where transitions are shared). The mask must be known."""
+        """One table per node and one per pair of neighbours (the same for all pairs, where transitions are shared). The mask must be known."""
         if is_traced(self.mask):
             raise ValueError(
                 "the factors of a chain depend on its mask, which is being traced: build them outside jit and vmap, or sum the chain by "
@@ -222,7 +222,7 @@ class LinearChain(Factored):
         return packed([k] * t, scopes, table_of, shapes, jnp.concatenate([nodes.reshape(-1), p.pairs.reshape(-1)]))
 
     def _runs(self) -> tuple[Any, Any, Any]:
-        """Which nodes are the first of their sequence, which the last, and which follow another: booleans (T,)."""
+        """Which nodes are the first of their sequence, which are the last, and which follow another: booleans (T,)."""
         if self.mask is None:
             places = np.arange(len(self.emissions))
             return places == 0, places == len(places) - 1, places > 0
@@ -237,7 +237,7 @@ class LinearChain(Factored):
 
 
 def existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | None]:
-    """The mask from lengths and mask, and whether the length is in range, where that is not known yet."""
+    """The mask from lengths and mask, and whether a traced length is in range (None for a known one)."""
     valid = None
     if mask is not None:
         mask = booleans("mask", mask, (t,))
@@ -245,11 +245,11 @@ def existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | Non
         lengths = jnp.asarray(lengths)
         if lengths.ndim or not jnp.issubdtype(lengths.dtype, jnp.integer):
             raise ValueError(
-                f"the length of one sequence is a whole number, but got {lengths.dtype} of shape {lengths.shape}: a batch goes through "
+                f"the length of one sequence must be one integer, but got {lengths.dtype} of shape {lengths.shape}: a batch goes through "
                 "jax.vmap of a function that builds the chain"
             )
         if not is_traced(lengths) and not 0 <= int(lengths) <= t:
-            raise ValueError(f"a length lies between 0 and the array's {t} nodes, but is {int(lengths)}")
+            raise ValueError(f"a length must be in [0, {t}], the number of nodes of the array, but is {int(lengths)}")
         valid = (lengths >= 0) & (lengths <= t) if is_traced(lengths) else None
         within = jnp.arange(t, dtype=lengths.dtype) < lengths
         mask = within if mask is None else mask & within
@@ -258,7 +258,7 @@ def existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | Non
     return mask, valid
 
 
-def _limited(name: str, values: Array, allowed: Any) -> Array:
+def _masked(name: str, values: Array, allowed: Any) -> Array:
     if allowed is None:
         return values
     allowed = jnp.asarray(allowed)
@@ -274,5 +274,5 @@ def side_potentials(name: str, values: Any, allowed: Any, emissions: Array) -> A
     k = emissions.shape[1]
     values = jnp.zeros((k,), emissions.dtype) if values is None else floats(values)
     if values.shape != (k,):
-        raise ValueError(f"{name} needs one log-potential a label, shape ({k},), but got {values.shape}")
-    return _limited(f"allowed_{name}", values, allowed)
+        raise ValueError(f"{name} needs one log-potential per label, shape ({k},), but got {values.shape}")
+    return _masked(f"allowed_{name}", values, allowed)

@@ -1,4 +1,4 @@
-"""Checks of log-potentials that several models of labels share."""
+"""Conversions and checks of log-potentials for several models of labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def booleans(name: str, values: Any, shape: tuple[int, ...]) -> Array:
 
 
 def check_labels(labels: Array, k: int, mask: Array | None) -> None:
-    """Raise ValueError where Python can see that a node that exists has a label outside 0 … k - 1."""
+    """Raise ValueError if a node that exists has a label outside 0 … k - 1, unless labels or mask are traced."""
     if is_traced(labels) or is_traced(mask):
         return
     numbers = np.asarray(labels)
@@ -40,8 +40,8 @@ def check_labels(labels: Array, k: int, mask: Array | None) -> None:
         )
 
 
-def refuse_bad(name: str, values: Array | None) -> None:
-    """Raise ValueError where Python can see a log-potential that is NaN or +inf."""
+def check_log_potentials(name: str, values: Array | None) -> None:
+    """Raise ValueError if a log-potential is NaN or +inf, unless they are traced."""
     if values is None or is_traced(values):
         return
     numbers = np.asarray(values.astype(jnp.result_type(float)))
@@ -49,5 +49,5 @@ def refuse_bad(name: str, values: Array | None) -> None:
     if len(bad):
         place = tuple(int(i) for i in bad[0])
         raise ValueError(
-            f"{name} hold {numbers[place]} at {place}: log-potentials are finite, or -inf where a label is impossible"
+            f"{name} hold {numbers[place]} at {place}: log-potentials must be finite, or -inf where a label is impossible"
         )

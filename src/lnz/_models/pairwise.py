@@ -35,7 +35,7 @@ from lnz._models.sweeps import class_sweep, layout, neighbour_sum
 
 
 class Couplings(eqx.Module):
-    """Which sites interact and how strongly: a symmetric linear map from the sites' features to the local fields they feel.
+    """Which sites interact and how strongly: a symmetric linear map from the sites' features to their local fields.
 
     Features have the sites' shape first and then any number of feature axes (none for spins, one of length q for Potts states).
     """
@@ -53,7 +53,7 @@ class Couplings(eqx.Module):
 
     @abc.abstractmethod
     def colours(self) -> np.ndarray:
-        """Classes of sites without an interaction inside a class: one boolean mask a class, shape (classes, *sites)."""
+        """Classes of sites without an interaction inside a class: one boolean mask per class, shape (classes, *sites)."""
 
     @abc.abstractmethod
     def pairs(self) -> tuple[np.ndarray, Array]:
@@ -67,8 +67,8 @@ class Couplings(eqx.Module):
 class DenseCouplings(Couplings):
     """Couplings between all pairs: J (n, n), or tables J_ij(a, b) of shape (n, q, n, q); symmetric, with zero diagonal blocks.
 
-    Only the symmetric part off the diagonal counts, so that an optimiser that moves the rest (by noise, or by the sign of a rounding
-    error) cannot part the Gibbs sweeps from the energy.
+    Only the symmetric part off the diagonal counts, so that an optimiser that changes the rest (by noise, or by the sign of a rounding
+    error) cannot make the Gibbs sweeps disagree with the energy.
     """
 
     strength: Array
@@ -134,7 +134,7 @@ class SparseCouplings(Couplings):
 
 
 class LatticeCouplings(Couplings):
-    """Nearest-neighbour couplings on a hypercubic lattice, one strength an axis and a site, or one for all.
+    """Nearest-neighbour couplings on a hypercubic lattice, one strength per axis and site, or one for all.
 
     strength broadcasts to (axes, *shape); strength[a, i] couples site i with its next site along axis a. With a free boundary the last
     site of an axis has no next one. A periodic axis of length 2 couples its sites twice.
@@ -172,7 +172,7 @@ class LatticeCouplings(Couplings):
         return np.stack([colour == c for c in range(colour.max(initial=0) + 1)])
 
     def _bonds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The edges (m, 2) and the place of each one's strength in the flattened (axes, *shape)."""
+        """The edges (m, 2), and the position of each one's strength in the flattened (axes, *shape)."""
         number = np.arange(int(np.prod(self.shape))).reshape(self.shape)
         edges, places = [], []
         for axis, length in enumerate(self.shape):
@@ -187,7 +187,7 @@ class LatticeCouplings(Couplings):
         return edges, jnp.broadcast_to(self.strength, (len(self.shape), *self.shape)).reshape(-1)[places]
 
     def at_bonds(self, values: np.ndarray, fill: Any) -> np.ndarray:
-        """Values of the bonds (m,), in the order of `pairs`, at the places of their strengths: (axes, *shape), and `fill` at the others."""
+        """Values of the bonds (m,), in the order of `pairs`, at the positions of their strengths: (axes, *shape), and `fill` at the others."""
         full = np.full(len(self.shape) * int(np.prod(self.shape)), fill)
         full[self._bonds()[1]] = values
         return full.reshape(len(self.shape), *self.shape)
@@ -202,7 +202,7 @@ def _dense(strength: Any) -> DenseCouplings:
     if strength.ndim not in (2, 4) or strength.shape[:half] != strength.shape[half:]:
         raise ValueError(f"dense couplings need shape (n, n), or (n, q, n, q) for tables, but got {strength.shape}")
     if not is_traced(strength):
-        _refuse_infinite("couplings", strength)
+        _check_finite("couplings", strength)
         j = np.asarray(strength)
         if not np.allclose(j, j.transpose(*range(half, 2 * half), *range(half))):
             raise ValueError("dense couplings must be symmetric; pass ½ (J + Jᵀ)")
@@ -214,20 +214,20 @@ def _dense(strength: Any) -> DenseCouplings:
 def _sparse(edges: Any, strength: Any, n: int) -> SparseCouplings:
     edges, strength = np.asarray(edges), as_float(strength)
     if edges.size and (edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer)):
-        raise ValueError(f"edges are pairs of whole numbers (m, 2), but got {edges.dtype} of shape {edges.shape}")
+        raise ValueError(f"edges must be pairs of integers (m, 2), but got {edges.dtype} of shape {edges.shape}")
     edges = edges.astype(int).reshape(-1, 2)
     strength = jnp.broadcast_to(strength, (len(edges),)) if strength.ndim == 0 else strength
     if strength.shape[:1] != (len(edges),) or strength.ndim not in (1, 3):
         raise ValueError(
-            f"sparse couplings need one strength an edge: {len(edges)} edges, but strengths of shape {strength.shape}"
+            f"sparse couplings need one strength per edge: {len(edges)} edges, but strengths of shape {strength.shape}"
         )
     if len(edges) and (edges.min() < 0 or edges.max() >= n):
         raise ValueError(f"an edge names a site outside 0 … {n - 1}")
-    _refuse_infinite("couplings", strength)
+    _check_finite("couplings", strength)
     if (edges[:, 0] == edges[:, 1]).any():
         raise ValueError(f"an edge joins site {edges[edges[:, 0] == edges[:, 1]][0, 0]} to itself")
     if len(np.unique(np.sort(edges, axis=1), axis=0)) != len(edges):
-        raise ValueError("an edge stands twice in the list: give each pair once, with the sum of its strengths")
+        raise ValueError("an edge is listed twice: give each pair once, with the sum of its strengths")
     return SparseCouplings(strength, Frozen(edges), int(n))
 
 
@@ -239,10 +239,10 @@ def _lattice(shape: Any, strength: Any, periodic: bool | Sequence[bool]) -> Latt
         raise ValueError(
             f"lattice couplings must broadcast to (axes, *shape) = {(len(shape), *shape)}, but got {strength.shape}"
         )
-    _refuse_infinite("couplings", strength)
+    _check_finite("couplings", strength)
     closed = (bool(periodic),) * len(shape) if np.ndim(periodic) == 0 else tuple(map(bool, np.asarray(periodic)))
     if len(closed) != len(shape):
-        raise ValueError(f"periodic needs one truth value, or one an axis of {shape}, but got {periodic!r}")
+        raise ValueError(f"periodic must be one boolean, or one per axis of {shape}, but got {periodic!r}")
     if any(c and length < 2 for c, length in zip(closed, shape, strict=True)):
         raise ValueError(
             f"a periodic lattice needs lengths of at least 2, but got {shape}: a site would be its own neighbour"
@@ -251,7 +251,7 @@ def _lattice(shape: Any, strength: Any, periodic: bool | Sequence[bool]) -> Latt
 
 
 class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
-    """What Ising and Potts energies share: E(x) = -½ Σ_ij J_ij φ(x_i)·φ(x_j) - Σ_i h_i · φ(x_i), and Gibbs sweeps by colour classes."""
+    """The common base of Ising and Potts energies: E(x) = -½ Σ_ij J_ij φ(x_i)·φ(x_j) - Σ_i h_i · φ(x_i), and Gibbs sweeps by colour classes."""
 
     couplings: eqx.AbstractVar[Couplings]
     fields: eqx.AbstractVar[Array]
@@ -267,7 +267,7 @@ class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
         return -jnp.sum(phi * (0.5 * self.couplings.local_field(phi) + self.fields))
 
     def conditionals(self, x: State) -> Array:
-        """log p(x_i | the other sites) of every site and value, up to a constant a site: shape (sites, values)."""
+        """log p(x_i | the other sites) of every site and value, up to a constant per site: shape (sites, values)."""
         pull = self.couplings.local_field(self._features(x)) + self.fields
         if isinstance(self.space, Categorical):
             return pull.reshape(-1, self.space.k)
@@ -286,7 +286,7 @@ class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
         return self.couplings.pairs()[0]
 
     def gibbs_sweep(self, blocks: Blocks | None = None) -> Sweep:
-        """The Gibbs sweep over colour classes, or over given blocks (see `colouring.block_problem` for what is wrong with them)."""
+        """The Gibbs sweep over colour classes, or over given blocks (`colouring.block_problem` checks them)."""
         couplings = self.couplings
         if isinstance(couplings, DenseCouplings) and blocks is None:
             return self._dense_sweep(couplings.matrix())
@@ -305,7 +305,7 @@ class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
         edges, strength = self.couplings.pairs()
         sites, dtype = layout(classes), self.fields.dtype
         gather = neighbour_sum(edges.T.reshape(-1), sites)
-        # Every pair is seen from its first and from its second site; tables have the neighbour's value first. The last entry is none.
+        # Every pair occurs for its first and for its second site; tables have the neighbour's value first. The last entry is a term of 0.
         near = jnp.asarray(np.append(sites.place[edges[:, ::-1].T.reshape(-1)], 0), jnp.int32)
         other_way = strength.transpose(0, 2, 1) if strength.ndim == 3 else strength
         j = jnp.concatenate([other_way, strength, jnp.zeros((1, *strength.shape[1:]), strength.dtype)]).astype(dtype)
@@ -327,7 +327,7 @@ class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
         return class_sweep(self.space, sites, potentials)
 
     def _dense_sweep(self, matrix: Array) -> Sweep:
-        """Site after site, in order. Packed are the features with chains last, (n, chains) or (n · q, chains): one product a site."""
+        """Site after site, in order. States are packed as features with chains last, (n, chains) or (n · q, chains): one product per site."""
         dtype, n = self.fields.dtype, len(self.fields)
         q = self.space.k if isinstance(self.space, Categorical) else 0
         if q:
@@ -396,14 +396,14 @@ class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
 
 
 def _strengths(couplings: Couplings) -> Array:
-    """One number a bond and axis also where a lattice has one for all."""
+    """One strength per bond and axis, also where a lattice has one for all."""
     if isinstance(couplings, LatticeCouplings):
         return jnp.broadcast_to(couplings.strength, (len(couplings.shape), *couplings.shape))
     return couplings.strength
 
 
 def _same_bonds(a: Couplings, b: Couplings) -> bool:
-    """Whether both have the same bonds in the same order, so that their strengths can be added up."""
+    """Whether both have the same bonds in the same order, so that their strengths can be added."""
     same = type(a) is type(b) and a.sites == b.sites
     if isinstance(a, SparseCouplings) and isinstance(b, SparseCouplings):
         same = same and a.edges == b.edges
@@ -422,7 +422,7 @@ class Ising(Pairwise, Marginal, Blockwise):
     The inverse temperature is part of the parameters: p(s) ∝ exp(-E(s)), so pass β J and β h.
 
     Raises:
-        ValueError: for couplings that are not symmetric, have a diagonal, repeat an edge or do not fit the fields.
+        ValueError: for couplings that are not symmetric, have a diagonal, repeat an edge or do not match the fields.
 
     Example:
         >>> import lnz
@@ -437,17 +437,17 @@ class Ising(Pairwise, Marginal, Blockwise):
     def __init__(self, couplings: Any, fields: Any = 0.0):
         self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
         if isinstance(self.couplings, DenseCouplings | SparseCouplings) and self.couplings.strength.ndim > 2:
-            raise ValueError("an Ising model has one coupling a pair; tables J_ij(a, b) belong to lnz.Potts")
+            raise ValueError("an Ising model has one coupling per pair; for tables J_ij(a, b) use lnz.Potts")
         self.fields = _fields(fields, self.couplings.sites, self.couplings)
 
     @classmethod
     def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int) -> Ising:
-        """On a graph of n sites: edges (m, 2), each pair once; couplings (m,) or one number."""
+        """A model on a graph of n sites: edges (m, 2), each pair once; couplings (m,) or one number."""
         return cls(_sparse(edges, couplings, n), fields)
 
     @classmethod
     def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, periodic: bool | Sequence[bool]) -> Ising:
-        """On a hypercubic lattice, periodic or not, or one truth value an axis: (False, True) is a cylinder.
+        """A model on a hypercubic lattice, periodic or not, or one boolean per axis: (False, True) is a cylinder.
 
         couplings broadcast to (axes, *shape): the strength towards the next site along each axis.
         """
@@ -465,21 +465,21 @@ class Ising(Pairwise, Marginal, Blockwise):
         return self(v)
 
     def collapsed(self) -> Energy:
-        """Of a graph without odd cycles, the marginal of its smaller side."""
+        """The marginal of the smaller side, for a graph without odd cycles."""
         if not isinstance(self.couplings, SparseCouplings):
             return self
         sides = two_sides(self.couplings.edges, self.couplings.n)
         return self if sides is None else SmallerSide(sides, self.couplings.strength, self.fields)
 
     def factors(self) -> FactorGraph:
-        """One factor a bond, J s s', and one a site, h s, over labels 0 for -1 and 1 for +1."""
+        """One factor per bond, J s s', and one per site, h s, over labels 0 for -1 and 1 for +1."""
         edges, strength = self.couplings.pairs()
         sign = jnp.asarray([-1, 1], self.fields.dtype)
         pairs = strength.astype(sign.dtype)[:, None, None] * (sign[:, None] * sign[None])[None]
         return pairwise_graph([2] * self.fields.size, edges, pairs, [self.fields.reshape(-1, 1) * sign[None]])
 
     def block_energies(self, size: int) -> Callable[[Array], Array]:
-        """Energies of 2^k consecutive states: the low spins among themselves once, their coupling to the high spins by one product."""
+        """Energies of 2^k consecutive states: the energy of the low spins once, and their coupling to the high spins by one product."""
         n, low = self.fields.size, size.bit_length() - 1
         high = n - low
         unit = jnp.eye(n, dtype=self.fields.dtype).reshape(n, *self.fields.shape)
@@ -496,7 +496,7 @@ class Ising(Pairwise, Marginal, Blockwise):
 
 
 class Potts(Pairwise):
-    """A Potts model of q states a site: E(x) = -½ Σ_ij J_ij δ(x_i, x_j) - Σ_i h_i(x_i), or with tables J_ij(x_i, x_j).
+    """A Potts model with q states per site: E(x) = -½ Σ_ij J_ij δ(x_i, x_j) - Σ_i h_i(x_i), or with tables J_ij(x_i, x_j).
 
     Args:
         couplings: as for `Ising`: dense (n, n), or `Potts.sparse`, `Potts.lattice`. Tables are dense (n, q, n, q), symmetric under the
@@ -511,7 +511,7 @@ class Potts(Pairwise):
     def __init__(self, couplings: Any, fields: Any = 0.0, *, q: int):
         self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
         if not isinstance(q, int | np.integer) or q < 1:
-            raise ValueError(f"a Potts model needs a whole number q of at least 1 states, but got {q!r}")
+            raise ValueError(f"a Potts model needs an integer q of at least 1, the number of states, but got {q!r}")
         tables = self.couplings.strength
         of_pairs = tables.shape[1::2] if isinstance(self.couplings, DenseCouplings) else tables.shape[1:]
         if (
@@ -519,19 +519,19 @@ class Potts(Pairwise):
             and tables.ndim > 2
             and set(of_pairs) != {int(q)}
         ):
-            raise ValueError(f"coupling tables of shape {tables.shape} do not fit q = {q} states")
+            raise ValueError(f"coupling tables of shape {tables.shape} do not match q = {q} states")
         self.fields = _fields(fields, (*self.couplings.sites, int(q)), self.couplings)
 
     @classmethod
     def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int, q: int) -> Potts:
-        """On a graph of n sites: edges (m, 2), each pair once; couplings (m,), tables (m, q, q), or one number."""
+        """A model on a graph of n sites: edges (m, 2), each pair once; couplings (m,), tables (m, q, q), or one number."""
         return cls(_sparse(edges, couplings, n), fields, q=q)
 
     @classmethod
     def lattice(
         cls, shape: Any, couplings: Any, fields: Any = 0.0, *, q: int, periodic: bool | Sequence[bool]
     ) -> Potts:
-        """On a hypercubic lattice, periodic or not, or one truth value an axis; couplings broadcast to (axes, *shape)."""
+        """A model on a hypercubic lattice, periodic or not, or one boolean per axis; couplings broadcast to (axes, *shape)."""
         return cls(_lattice(shape, couplings, periodic), fields, q=q)
 
     @property
@@ -539,7 +539,7 @@ class Potts(Pairwise):
         return Categorical(self.couplings.sites, self.fields.shape[-1])
 
     def factors(self) -> FactorGraph:
-        """One factor a bond, J δ or its table, and one a site."""
+        """One factor per bond, J δ or its table, and one per site."""
         edges, strength = self.couplings.pairs()
         q = self.fields.shape[-1]
         if strength.ndim == 1:
@@ -549,7 +549,7 @@ class Potts(Pairwise):
         )
 
 
-def _refuse_infinite(name: str, values: Array) -> None:
+def _check_finite(name: str, values: Array) -> None:
     if not is_traced(values) and not np.isfinite(np.asarray(values)).all():
         raise ValueError(
             f"{name} must be finite, but some are NaN or infinite; for states of zero probability write an lnz.FunctionEnergy that is +inf there"
@@ -558,9 +558,9 @@ def _refuse_infinite(name: str, values: Array) -> None:
 
 def _fields(fields: Any, shape: tuple[int, ...], couplings: Any) -> Array:
     fields = as_float(fields) if not isinstance(fields, int | float) else jnp.asarray(fields, couplings.strength.dtype)
-    _refuse_infinite("fields", fields)
+    _check_finite("fields", fields)
     if fields.ndim == 0:
         return jnp.broadcast_to(fields, shape)
     if fields.shape != shape:
-        raise ValueError(f"fields need shape {shape}, as the couplings have it, but got {fields.shape}")
+        raise ValueError(f"fields must have shape {shape}, to match the couplings, but got {fields.shape}")
     return fields

@@ -1,4 +1,4 @@
-"""Pairwise log-potentials of random fields made of few numbers: Potts, low rank, Gaussian kernels of features."""
+"""Pairwise log-potentials of random fields from few parameters: Potts, low rank, Gaussian kernels of features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def potts_tables(strength: Any, labels: int) -> Float[Array, "... K K"]:
     """Potts tables: `strength` nats for equal labels, 0 for others. Attractive where it is positive.
 
     Args:
-        strength: a number, or one a group or an edge, shape (…).
+        strength: a number, or one per group or edge, shape (…).
         labels: K.
 
     Source: Potts 1952.
@@ -37,7 +37,7 @@ def low_rank_tables(first: Any, second: Any) -> Float[Array, "... K K"]:
         first, second: arrays of shape (…, K, r); leading axes are those of groups or edges.
 
     Raises:
-        ValueError: where their shapes do not fit.
+        ValueError: if their shapes differ.
 
     Example:
         >>> import jax.numpy as jnp, lnz
@@ -46,7 +46,7 @@ def low_rank_tables(first: Any, second: Any) -> Float[Array, "... K K"]:
     """
     first, second = floats(first), floats(second)
     if first.shape != second.shape or first.ndim < 2:
-        raise ValueError(f"both ends need one shape (…, K, r), but got {first.shape} and {second.shape}")
+        raise ValueError(f"both ends must have the same shape (…, K, r), but got {first.shape} and {second.shape}")
     return first @ jnp.swapaxes(second, -1, -2)
 
 
@@ -56,16 +56,16 @@ def gaussian_tables(
     bandwidths: Float[Array, " F"] | float,
     compatibility: Float[Array, "K K"],
 ) -> Float[Array, "E K K"]:
-    """A table for every edge, the more so the more alike its ends: exp(-½ Σ_f ((x_if - x_jf) / bandwidth_f)²) · compatibility, in nats.
+    """A table for every edge, larger the more similar its ends are: exp(-½ Σ_f ((x_if - x_jf) / bandwidth_f)²) · compatibility, in nats.
 
     Args:
-        features: of every node, such as position and colour, shape (*structure.shape, F).
-        structure: whose edges join them.
-        bandwidths: one a feature, or one for all; positive.
-        compatibility: log-potentials of label pairs [from, to] at ends that are alike, shape (K, K); `lnz.crf.potts_tables(w, K)`, say.
+        features: the features of every node, such as position and colour, shape (*structure.shape, F).
+        structure: the structure whose edges join the nodes.
+        bandwidths: one per feature, or one for all; positive.
+        compatibility: log-potentials of label pairs [from, to] at identical ends, shape (K, K), such as `lnz.crf.potts_tables(w, K)`.
 
     Raises:
-        ValueError: where shapes do not fit.
+        ValueError: if shapes do not match.
 
     Source: Krähenbühl, Koltun 2011, "Efficient inference in fully connected CRFs with Gaussian edge potentials".
 
@@ -79,11 +79,11 @@ def gaussian_tables(
     features, compatibility = floats(features), floats(compatibility)
     bandwidths = floats(bandwidths)
     if features.ndim != len(structure.shape) + 1 or features.shape[:-1] != structure.shape:
-        raise ValueError(f"features have shape {(*structure.shape, 'F')}, but got {features.shape}")
+        raise ValueError(f"features must have shape {(*structure.shape, 'F')}, but got {features.shape}")
     if bandwidths.shape not in ((), features.shape[-1:]):
-        raise ValueError(f"bandwidths are one number, or {features.shape[-1]}, but have shape {bandwidths.shape}")
+        raise ValueError(f"bandwidths must be one number, or {features.shape[-1]}, but have shape {bandwidths.shape}")
     if compatibility.ndim != 2 or compatibility.shape[0] != compatibility.shape[1]:
-        raise ValueError(f"the compatibility of labels has shape (K, K), but got {compatibility.shape}")
+        raise ValueError(f"the compatibility of labels must have shape (K, K), but got {compatibility.shape}")
     scaled = features.reshape(-1, features.shape[-1]) / jnp.broadcast_to(bandwidths, (1, features.shape[-1]))
     first, second = structure.at_ends(scaled)
     alike = jnp.exp(-jnp.sum((first - second) ** 2, axis=1) / 2)

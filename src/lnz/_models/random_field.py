@@ -17,7 +17,7 @@ from lnz._core.energy import widen
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
 from lnz._models.linear_chain import ChainPotentials
-from lnz._models.log_potentials import booleans, check_labels, floats, refuse_bad
+from lnz._models.log_potentials import booleans, check_labels, check_log_potentials, floats
 from lnz._models.structures import Chain, Structure
 
 
@@ -29,22 +29,22 @@ class RandomField(Factored, Sweepable, Conditional):
     The log-potentials come from any network of the input; ∂log Z/∂log-potentials are the marginals (T1). One field is one input: a batch goes
     through `jax.vmap` of a function that builds the field. Every node has the same K labels; where some are impossible, say so by `allowed`.
 
-    A masked node joins nothing: it has the single label 0, which counts nothing, and what the log-potentials hold there and on its edges (NaN)
-    is never looked at. So grids of many shapes go through one program, padded. Where no node is left, log Z = 0.
+    A masked node has no edges: it has the single label 0, with log-potential 0, and the log-potentials there and on its edges (NaN) are never
+    used. So grids of many shapes go through one program, padded. If no node is left, log Z = 0.
 
     Args:
         structure: `lnz.crf.Chain`, `lnz.crf.Tree`, `lnz.crf.Grid` or `lnz.crf.Graph`.
         unary: log-potentials of every label at every node, in nats, shape (*structure.shape, K).
-        pairwise: log-potentials of ordered label pairs `[from, to]`: one table (K, K) for all edges, one a group (G, K, K), or one an edge
-            (E, K, K) in the order of `structure.edges`; or a sequence with an entry for every group, a table (K, K) or one an edge of it (for
-            a grid in the shape of its window, (H - |dy|, W - |dx|, K, K)). None: no edge counts.
+        pairwise: log-potentials of ordered label pairs `[from, to]`: one table (K, K) for all edges, one per group (G, K, K), or one per edge
+            (E, K, K) in the order of `structure.edges`; or a sequence with an entry for every group, a table (K, K) or one per edge of it (for
+            a grid in the shape of its window, (H - |dy|, W - |dx|, K, K)). None: all tables are 0.
         factors: the tables (K, …, K) of the structure's further factors.
         mask: which nodes exist, booleans of the structure's shape.
         allowed: which labels are possible, booleans of shape (K,) or (*structure.shape, K).
         allowed_pairs: which label pairs are possible, booleans of shape (K, K).
 
     Raises:
-        ValueError: where shapes do not fit, or a log-potential in use is NaN or +inf.
+        ValueError: if shapes do not match, or a log-potential in use is NaN or +inf.
 
     Source: Lafferty, McCallum, Pereira 2001, "Conditional random fields"; Sutton, McCallum 2012, "An introduction to conditional random fields".
 
@@ -80,14 +80,14 @@ class RandomField(Factored, Sweepable, Conditional):
         allowed_pairs: Any = None,
     ):
         if not isinstance(structure, Structure):
-            raise TypeError(f"structure must be a lnz.crf.Chain, Tree, Grid or Graph, but is {structure!r}")
+            raise TypeError(f"structure must be an lnz.crf.Chain, Tree, Grid or Graph, but is {structure!r}")
         self.structure = structure
         unary = floats(unary)
         shape = structure.shape
         if unary.ndim != len(shape) + 1 or unary.shape[:-1] != shape or not unary.shape[-1]:
             raise ValueError(
-                f"the unary log-potentials of this structure have shape {(*shape, 'K')}, but got {unary.shape}: a batch goes through jax.vmap "
-                "of a function that builds the field"
+                f"the unary log-potentials of this structure must have shape {(*shape, 'K')}, but got {unary.shape}: a batch goes through "
+                "jax.vmap of a function that builds the field"
             )
         k = unary.shape[-1]
         tables = self._tables(pairwise, k)
@@ -111,7 +111,7 @@ class RandomField(Factored, Sweepable, Conditional):
                 for s, table in zip(structure.scopes_by_arity, higher, strict=True)
             )
         for name, values in (("unary", unary), ("pairwise", tables), *(("factors", table) for table in higher)):
-            refuse_bad(name, values)
+            check_log_potentials(name, values)
         self.unary = unary
         self.pairwise = tables
         self.higher = higher
@@ -131,7 +131,7 @@ class RandomField(Factored, Sweepable, Conditional):
             for g, (table, shape) in enumerate(zip(tables, shapes, strict=True)):
                 if table.shape not in ((k, k), (*shape, k, k), (groups[g], k, k)):
                     raise ValueError(
-                        f"the pairwise tables of group {g} have shape {(k, k)} or {(*shape, k, k)}, but got {table.shape}"
+                        f"the pairwise tables of group {g} must have shape {(k, k)} or {(*shape, k, k)}, but got {table.shape}"
                     )
             if all(table.ndim == 2 for table in tables):
                 return jnp.stack(tables) if tables else jnp.zeros((1, k, k), jnp.result_type(float))
@@ -145,8 +145,8 @@ class RandomField(Factored, Sweepable, Conditional):
             tables = tables[None]
         if tables.shape not in {(n, k, k) for n in (1, len(groups), edges)}:
             raise ValueError(
-                f"pairwise tables of {k} labels have shape ({k}, {k}), or ({len(groups)}, {k}, {k}) with one a group, or ({edges}, {k}, {k}) with "
-                f"one an edge, but got {np.shape(pairwise)}"
+                f"pairwise tables of {k} labels must have shape ({k}, {k}), or ({len(groups)}, {k}, {k}) with one per group, or ({edges}, {k}, {k}) "
+                f"with one per edge, but got {np.shape(pairwise)}"
             )
         return tables
 
@@ -169,7 +169,7 @@ class RandomField(Factored, Sweepable, Conditional):
 
     @property
     def arrays_are_data(self) -> bool:
-        """What a mask changes stands in the log-potentials: no route needs to know it when it is compiled."""
+        """Always: a mask changes the log-potentials alone, so that no compiled program depends on it."""
         return True
 
     @property
@@ -195,7 +195,7 @@ class RandomField(Factored, Sweepable, Conditional):
 
     @property
     def rows(self) -> Float[Array, "nodes K"]:
-        """The unary log-potentials, one row a node."""
+        """The unary log-potentials, one row per node."""
         return self.unary.reshape(self.structure.nodes, -1)
 
     def expanded(self) -> RandomField:
@@ -209,7 +209,7 @@ class RandomField(Factored, Sweepable, Conditional):
     def scores(
         self, labels: Int[Array, "*nodes"]
     ) -> tuple[Float[Array, " nodes"], Float[Array, " E"], tuple[Array, ...]]:
-        """The log-potentials that a labelling has: of every node, of every edge, and of the factors of every arity. NaN for labels out of range."""
+        """The log-potentials of a labelling: of every node, of every edge, and of the factors of every arity. NaN for labels out of range."""
         y = jnp.asarray(labels).astype(jnp.int32).reshape(-1)
         valid = (y >= 0) & (y < self.unary.shape[-1])
         y = jnp.where(valid, y, 0)
@@ -221,7 +221,7 @@ class RandomField(Factored, Sweepable, Conditional):
         return here, self.pairwise[self.table_of, first, second], tuple(higher)
 
     def relative(self, labels: Int[Array, "*nodes"]) -> tuple[RandomField, Array]:
-        """The field less the score of a labelling, so that log Z becomes -log P(y|x) and keeps its digits; and whether that is impossible."""
+        """The field minus the score of a labelling, so that log Z becomes -log P(y|x) at full precision; and whether the labelling is impossible."""
         field: RandomField = widen(self)
         nodes, edges, higher = field.scores(labels)
         parts = (nodes, edges, *higher)
@@ -236,18 +236,18 @@ class RandomField(Factored, Sweepable, Conditional):
         return eqx.tree_at(lambda f: f.unary, field, unary), forbidden
 
     def checked(self, labels: Any) -> Int[Array, "*nodes"]:
-        """Labels as integers, 0 at masked nodes, whatever stood there. ValueError for a wrong shape, or a label that Python sees is wrong."""
+        """The labels as integers, with 0 at masked nodes. ValueError for a wrong shape, or a label out of range (unless traced)."""
         labels, k = jnp.asarray(labels), self.unary.shape[-1]
         if labels.shape != self.structure.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(
-                f"the labels of this structure are integers of shape {self.structure.shape}, but got {labels.dtype} of shape {labels.shape}"
+                f"the labels of this structure must be integers of shape {self.structure.shape}, but got {labels.dtype} of shape {labels.shape}"
             )
         labels = labels.astype(jnp.int32)
         check_labels(labels, k, self.mask)
         return labels if self.mask is None else jnp.where(self.mask, labels, 0)
 
     def conditionals(self, labels: Int[Array, "*nodes"]) -> Float[Array, "nodes K"]:
-        """log P(y_i | the other labels) of every node, up to a constant a node: unary_i + Σ_j pairwise_ij(·, y_j) + …"""
+        """log P(y_i | the other labels) of every node, up to a constant per node: unary_i + Σ_j pairwise_ij(·, y_j) + …"""
         y = jnp.asarray(labels).astype(jnp.int32).reshape(-1)
         first, second = self.structure.at_ends(y)
         tables, t = self.pairwise, self.table_of
@@ -261,7 +261,7 @@ class RandomField(Factored, Sweepable, Conditional):
         return total
 
     def expected(self, q: Float[Array, "nodes K"]) -> Float[Array, "nodes K"]:
-        """E_q[conditionals] for independent labels y_j ~ q_j: the update of mean field. 0 · -inf counts 0."""
+        """E_q[conditionals] for independent labels y_j ~ q_j: the update of mean field. 0 · -inf counts as 0."""
         first, second = self.structure.at_ends(q)
         tables = self.edge_tables
         to, back = _mean(tables, "ekl,ek->el", first), _mean(tables, "ekl,el->ek", second)
@@ -275,7 +275,7 @@ class RandomField(Factored, Sweepable, Conditional):
         return total
 
     def gibbs(self, key: PRNGKeyArray, v: Int[Array, "chains ..."]) -> Int[Array, "chains ..."]:
-        """One sweep of block Gibbs moves: the nodes of one colour at once, colour after colour."""
+        """One sweep of block Gibbs moves: the nodes of one colour in parallel, colour after colour."""
         colours = self.structure.colours
         for c in range(int(colours.max(initial=-1)) + 1):
             logits = jax.vmap(self.conditionals)(v)
@@ -284,15 +284,17 @@ class RandomField(Factored, Sweepable, Conditional):
         return v
 
     def potentials(self) -> ChainPotentials:
-        """Of a field on a `Chain`, what the sum over a chain needs; ValueError on other structures. A mask stands in the log-potentials."""
+        """The log-potentials that the sum over a chain needs, for a field on a `Chain`; ValueError for other structures."""
         if not isinstance(self.structure, Chain):
-            raise ValueError(f"the potentials of a chain are asked of a field on a {type(self.structure).__name__}")
+            raise ValueError(
+                f"only a field on a Chain has the potentials of a chain, not one on a {type(self.structure).__name__}"
+            )
         field: RandomField = widen(self)
         pairs = field.pairwise[0] if len(field.pairwise) == 1 else field.edge_tables
         return ChainPotentials(field.unary, pairs, jnp.arange(len(field.unary)) > 0, None)
 
     def factors(self) -> FactorGraph:
-        """One table a node, one a table of edges, and one a further factor."""
+        """One table per node, per table of edges, and per further factor."""
         cardinalities, scopes, table_of, shapes = _layout(self.structure, self.unary.shape[-1], len(self.pairwise))
         dtype = jnp.result_type(self.unary, self.pairwise, *self.higher)
         flat = [x.astype(dtype).reshape(-1) for x in (self.unary, self.pairwise, *self.higher)]
@@ -307,7 +309,7 @@ def _mean(tables: Array, spec: str, *q: Array) -> Array:
 
 
 def _table_of(structure: Structure, tables: int) -> np.ndarray:
-    """The number of every edge's table, if there are so many tables: one for all, one a group, or one an edge."""
+    """The number of every edge's table, given the number of tables: one for all, one per group, or one per edge."""
     edges, groups = len(structure.edges), structure.groups
     if tables == edges:
         return np.arange(edges, dtype=np.int32)
@@ -316,7 +318,7 @@ def _table_of(structure: Structure, tables: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _layout(structure: Structure, k: int, tables: int) -> tuple[Any, Any, Any, Any]:
-    """Cardinalities, scopes, tables' numbers and shapes of a field's factor graph."""
+    """Cardinalities, scopes, table numbers and shapes of a field's factor graph."""
     n, edges, of_edges = structure.nodes, structure.edges, _table_of(structure, tables).tolist()
     order = [int(f) for numbers in structure.by_arity for f in numbers]
     scopes = [*((i,) for i in range(n)), *map(tuple, edges.tolist()), *(structure.factors[f] for f in order)]

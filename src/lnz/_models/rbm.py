@@ -21,7 +21,7 @@ from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Gaussian, Independent, as_float
 from lnz._models.layers import BilinearLayers
 
-_UNITS = 64  # whose conditionals are taken at once
+_UNITS = 64  # the number of units whose conditionals are computed at once
 
 
 class RBM(BilinearLayers, Factored, Conditional):
@@ -35,7 +35,7 @@ class RBM(BilinearLayers, Factored, Conditional):
         hidden: the number of hidden units.
         key: random key of the initial weights, N(0, scale²); the biases start at 0.
         scale: standard deviation of the initial weights.
-        dtype: of the parameters.
+        dtype: the dtype of the parameters.
 
     Attributes:
         weights: W, shape (visible features, hidden).
@@ -94,7 +94,7 @@ class RBM(BilinearLayers, Factored, Conditional):
         scale: float = 0.01,
         dtype: Any = jnp.float32,
     ) -> RBM:
-        """A machine to start learning from: small random weights, and the visible bias of independent units fitted to the data.
+        """An initial machine for learning: small random weights, and the visible bias of independent units fitted to the data.
 
         Args:
             data: observed states (n, features).
@@ -121,7 +121,7 @@ class RBM(BilinearLayers, Factored, Conditional):
         return h @ self.weights.T
 
     def conditionals(self, v: Array) -> Float[Array, "units values"]:
-        """log p(v_i | the other visible units) of every unit and value, up to a constant a unit: one product φ(v)ᵀ W for all of them."""
+        """log p(v_i | the other visible units) of every unit and value, up to a constant per unit, from one product φ(v)ᵀ W for all."""
         own, inputs = self._features(v), self.hidden_bias + self._features(v) @ self.weights
         bias, rows = self._unit_potentials()
         own = own.reshape(len(rows), -1)
@@ -136,7 +136,7 @@ class RBM(BilinearLayers, Factored, Conditional):
         return jax.lax.map(of_unit, (own, bias, rows), batch_size=min(_UNITS, len(rows)))
 
     def _unit_potentials(self) -> tuple[Array, Array]:
-        """What every value of every visible unit adds: to the score (units, values), and to the hidden inputs (units, values, hidden)."""
+        """The contributions of every value of every visible unit: to the score (units, values), and to the hidden inputs (units, values, hidden)."""
         n, hidden = math.prod(self.visible.shape), self.hidden_bias.size
         if isinstance(self.visible, Categorical):
             return self.visible_bias.reshape(n, -1), self.weights.reshape(n, -1, hidden)
@@ -163,7 +163,7 @@ class RBM(BilinearLayers, Factored, Conditional):
 
 
 class HiddenEnergy(Blockwise):
-    """The marginal of an RBM's hidden layer: E(h) = -c · h - Σ_i log Σ_{v_i} exp((b + W h)_i · φ(v_i)). The same Z as the machine's."""
+    """The marginal of an RBM's hidden layer: E(h) = -c · h - Σ_i log Σ_{v_i} exp((b + W h)_i · φ(v_i)). Z is that of the RBM."""
 
     rbm: RBM
 
@@ -179,7 +179,7 @@ class HiddenEnergy(Blockwise):
     def block_energies(self, size: int) -> Callable[[Array], Array]:
         """Energies of 2^k consecutive states, for binary visibles in float64 by products of exponentials.
 
-        The low bits' potentials are exponentiated once; the high bits multiply them. Σ_i log(1 + e^{z_i}) is taken as logarithms of
+        The low bits' potentials are exponentiated once; the high bits multiply them. Σ_i log(1 + e^{z_i}) is computed as logarithms of
         products of eight factors, which cannot overflow while every |z_i| ≤ 80; otherwise softplus is summed.
         """
         rbm, low = self.rbm, size.bit_length() - 1
@@ -226,7 +226,7 @@ class GaussianRBM(TwoLayer, Marginal, Annealable):
         hidden: the number of hidden units.
         key: random key of the initial weights, N(0, scale²); biases and log σ start at 0.
         scale: standard deviation of the initial weights.
-        dtype: of the parameters.
+        dtype: the dtype of the parameters.
 
     Source: Cho, Ilin & Raiko 2011, "Improved learning of Gaussian-Bernoulli restricted Boltzmann machines" (this parametrisation).
     """
@@ -322,7 +322,7 @@ class TemperedGaussianRBM(TwoLayer, Annealable):
 
 
 class GaussianHiddenEnergy(Energy):
-    """The marginal of a Gaussian RBM's hidden layer, a pairwise model of bits; the same Z as the machine's.
+    """The marginal of a Gaussian RBM's hidden layer, a pairwise model of bits. Z is that of the RBM.
 
     E(h) = -c · h - Σ_i (b_i u_i + u_i²/2) / σ_i² - Σ_i log(σ_i √(2π)) with u = W h.
     """
@@ -344,7 +344,9 @@ class GaussianHiddenEnergy(Energy):
 def _visible_space(visible: int | Space) -> Space:
     space = Binary(visible) if isinstance(visible, int | np.integer) else visible
     if isinstance(space, Real):
-        raise ValueError("an RBM over real visibles is lnz.GaussianRBM(visible=n, hidden=m, key=key)")
+        raise ValueError(
+            "an RBM needs discrete visible units; for real ones use lnz.GaussianRBM(visible=n, hidden=m, key=key)"
+        )
     if not isinstance(space, Binary | Spin | Categorical) or len(space.shape) != 1 or space.shape[0] < 1:
         raise ValueError(
             f"an RBM needs a number of visible units, or a Binary, Spin or Categorical space of shape (n,), but got {visible!r}"

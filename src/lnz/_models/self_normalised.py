@@ -1,4 +1,4 @@
-"""An energy with a parameter that stands for its own log Z."""
+"""Energies with a parameter that stands for their log Z."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lnz._models.independent import as_float, base_of
 
 
 class SelfNormalised(Marginal, Annealable):
-    """E(x) + c, where the parameter c stands for log Z: exp(-E(x) - c) is meant to be a probability by itself, and learning sees to it.
+    """E(x) + c, where the parameter c stands for log Z, so that exp(-E(x) - c) becomes a probability once c is learned.
 
-    Its own log Z is that of E less c: 0 where c is right. Learn it by `NoiseContrastive`, and take the fitted model from `.energy`.
+    Its own log Z is that of E minus c: 0 where c is right. Learn it by `NoiseContrastive`; the fitted model is `.energy`.
 
     Args:
         energy: any energy.
-        log_z: c to start from, in nats.
+        log_z: the initial c, in nats.
 
     Example:
         >>> import lnz
@@ -36,7 +36,7 @@ class SelfNormalised(Marginal, Annealable):
         number = jnp.asarray(log_z, jnp.result_type(float)) if isinstance(log_z, int | float) else as_float(log_z)
         self.energy, self.log_z = as_energy(energy), number
         if self.log_z.shape != ():
-            raise ValueError(f"log_z is one number, but got an array of shape {self.log_z.shape}")
+            raise ValueError(f"log_z must be one number, but got an array of shape {self.log_z.shape}")
 
     @property
     def space(self) -> Space:

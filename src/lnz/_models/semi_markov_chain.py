@@ -1,4 +1,4 @@
-"""Semi-Markov chains: log-potentials of whole segments of a sequence, and of the labels of segments that follow one another."""
+"""Semi-Markov chains: log-potentials of whole segments of a sequence, and of the labels of consecutive segments."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, Int
 from lnz._core.energy import Energy, widen
 from lnz._core.spaces import Categorical, State
 from lnz._models.linear_chain import existing
-from lnz._models.log_potentials import floats, refuse_bad
+from lnz._models.log_potentials import check_log_potentials, floats
 
 
 class SegmentPotentials(NamedTuple):
-    """What the sum over segmentations needs, in the widest float; what cannot be is -inf."""
+    """The log-potentials that the sum over segmentations needs, in the widest float; -inf where impossible."""
 
     segments: Float[Array, "T L K"]
     transitions: Float[Array, "K K"]
@@ -35,19 +35,19 @@ class SemiMarkovChain(Energy):
     segments: P(a segment of that duration and label ends at that node) (T1). log Z, its gradient, the most probable segmentation and exact
     samples take O(T K (L + K)). A batch goes through `jax.vmap` of a function that builds the chain.
 
-    A segmentation is an array of T whole numbers: 0 at nodes where no segment ends, and 1 + (d - 1) K + k where one of duration d and label k
-    ends; padding has 0. `encode` and `decode` go to and from durations and labels. What is no segmentation has energy +inf.
+    A segmentation is an array of T integers: 0 at nodes where no segment ends, and 1 + (d - 1) K + k where one of duration d and label k
+    ends; padding has 0. `encode` and `decode` convert from and to durations and labels. Any other array has energy +inf.
 
     Args:
         segments: log-potentials in nats of the segment that ends at node t, of duration 1 … L, with each label: shape (T, L, K). Entries of
-            segments that would begin before node 0, or end in the padding, are not looked at.
-        transitions: log-potentials of the labels of two segments that follow one another, `[from, to]`, shape (K, K).
+            segments that would begin before node 0, or end in the padding, are not used.
+        transitions: log-potentials of the labels of two consecutive segments, `[from, to]`, shape (K, K).
         lengths: the number of nodes that exist, at most T; the rest is padding.
         start, end: log-potentials of the label of the first and the last segment, shape (K,).
 
     Raises:
-        ValueError: where shapes do not fit, the length is negative or beyond T, or a log-potential in use is NaN or +inf. Of what is traced,
-            a wrong length makes log Z NaN.
+        ValueError: if shapes do not match, the length is negative or above T, or a log-potential in use is NaN or +inf. An invalid length
+            that is traced makes log Z NaN.
 
     Source: Sarawagi, Cohen 2004, "Semi-Markov conditional random fields for information extraction".
 
@@ -79,7 +79,7 @@ class SemiMarkovChain(Energy):
         transitions = floats(transitions)
         if segments.ndim != 3 or 0 in segments.shape[1:]:
             raise ValueError(
-                f"the segments of one sequence have shape (T, L, K), but got {segments.shape}: a batch goes through jax.vmap of a function "
+                f"the segments of one sequence must have shape (T, L, K), but got {segments.shape}: a batch goes through jax.vmap of a function "
                 "that builds the chain"
             )
         t, durations, k = segments.shape
@@ -87,13 +87,13 @@ class SemiMarkovChain(Energy):
         wanted = [("transitions", transitions, (k, k)), ("start", sides[0], (k,)), ("end", sides[1], (k,))]
         for name, values, shape in wanted:
             if values is not None and values.shape != shape:
-                raise ValueError(f"{name} of {k} labels have shape {shape}, but got {values.shape}")
+                raise ValueError(f"{name} of {k} labels must have shape {shape}, but got {values.shape}")
         self.mask, valid = existing(t, lengths, None)
         possible = np.arange(durations) <= np.arange(t)[:, None]
         there = jnp.asarray(possible) if self.mask is None else possible & self.mask[:, None]
         segments = jnp.where(there[..., None], segments, jnp.zeros_like(segments))
         for name, values, _ in [("segments", segments, ()), *wanted]:
-            refuse_bad(name, values)
+            check_log_potentials(name, values)
         self.segments = segments if valid is None else jnp.where(valid, segments, jnp.full_like(segments, jnp.nan))
         self.transitions = transitions
         self.start, self.end = sides
@@ -129,7 +129,7 @@ class SemiMarkovChain(Energy):
         """The state of segments in order, by their durations and labels.
 
         Raises:
-            ValueError: where there are not as many of each, one is out of range, or the durations do not add up to the length.
+            ValueError: if their numbers differ, one is out of range, or the durations do not add up to the length.
         """
         t, longest, k = self.segments.shape
         d, kinds = np.asarray(durations, int).reshape(-1), np.asarray(labels, int).reshape(-1)

@@ -1,4 +1,4 @@
-"""What every change of a single unit of a discrete state does to log p̃: all that objectives of conditionals need."""
+"""The change of log p̃ by every change of a single unit of a discrete state, for objectives that use conditional distributions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lnz._core.energy import Energy
 from lnz._core.spaces import Binary, Categorical, MixedCategorical, Spin, State
 from lnz._models import units
 
-_STATES = 64  # whose energies are taken at once where an energy has no conditionals of its own
+_STATES = 64  # the number of energies computed at once for an energy without conditionals of its own
 
 
 def single_changes(energy: Energy, v: State) -> Float[Array, "sites others"]:
-    """log p̃(v with unit i on its j-th next value, round and round) - log p̃(v), in nats: one column for bits and spins, k - 1 for k categories.
+    """log p̃(v with unit i at its j-th next value, cyclically) - log p̃(v), in nats: one column for bits and spins, k - 1 for k categories.
 
-    By the energy's `conditionals` where it has them, otherwise by the energies of all changed states, some at a time, whose intermediate values
-    are computed again for the derivative. -inf where the change is impossible, and where a unit has fewer values; +inf where v itself is impossible.
+    Computed from the energy's `conditionals` where it has them, otherwise from the energies of all changed states, in chunks whose intermediate
+    values are recomputed for the derivative. -inf where the change is impossible, and where a unit has fewer values; +inf where v is impossible.
 
     Raises:
         ValueError: for an energy whose observed states are not discrete units.
@@ -32,7 +32,7 @@ def single_changes(energy: Energy, v: State) -> Float[Array, "sites others"]:
         raise ValueError(reason)
     space: Any = observed_space(energy)
     counts = units.value_counts(space)
-    # Numbers of the values: where each unit stands, and where it would go.
+    # Numbers of the values: the present one of each unit, and the next ones.
     number = jnp.asarray(v).reshape(-1)
     number = (number > 0) if isinstance(space, Binary | Spin) else number
     number = number.astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Structures of conditional models: which nodes there are, and which of them a log-potential joins. Static and hashable, without values."""
+"""Structures of conditional models: the nodes, and the edges and factors that join them. Static and hashable, without values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Edges = tuple[tuple[int, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """Nodes, ordered pairs of nodes [from, to] in groups, and factors of any arity. Edges of one group stand together, group after group."""
+    """Nodes, ordered pairs of nodes [from, to] in groups, and factors of any arity. Edges are ordered by group."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -27,12 +27,12 @@ class Structure:
 
     @property
     def edges(self) -> np.ndarray:
-        """The pairs (from, to), whole numbers (E, 2); nodes are numbered in C order."""
+        """The pairs (from, to), integers (E, 2); nodes are numbered in C order."""
         raise NotImplementedError
 
     @property
     def group_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shape in which the edges of every group may be given; its product is their number."""
+        """The shape in which tables of the edges of every group may be given; its product is the number of edges."""
         return ((len(self.edges),),)
 
     @property
@@ -56,17 +56,17 @@ class Structure:
         return x[i], x[j]
 
     def collected(self, first: Array, second: Array) -> Array:
-        """What edges say to their first and to their second ends, two arrays (E, …), summed at every node: (nodes, …)."""
+        """The values of edges at their first and at their second ends, two arrays (E, …), summed at every node: (nodes, …)."""
         rows = _incidence(self)
-        said = jnp.concatenate([first, second, jnp.zeros((1, *first.shape[1:]), first.dtype)])
+        values = jnp.concatenate([first, second, jnp.zeros((1, *first.shape[1:]), first.dtype)])
         if rows is None:
             places = np.append(self.edges.T.ravel(), 0)
-            return jnp.zeros((self.nodes, *first.shape[1:]), first.dtype).at[places].add(said)
-        return jnp.sum(said[rows], axis=1)
+            return jnp.zeros((self.nodes, *first.shape[1:]), first.dtype).at[places].add(values)
+        return jnp.sum(values[rows], axis=1)
 
     @property
     def colours(self) -> np.ndarray:
-        """A number for every node, such that no two nodes of one number share an edge or a factor."""
+        """A colour number for every node, such that no two nodes of one colour share an edge or a factor."""
         return _colours(self)
 
     @property
@@ -83,14 +83,14 @@ class Structure:
 
 @dataclasses.dataclass(frozen=True)
 class Grid(Structure):
-    """A grid of any dimension, whose nodes p and p + offset are joined for every offset: one group of edges [p, p + offset] an offset.
+    """A grid of any dimension, whose nodes p and p + offset are joined for every offset: one group of edges [p, p + offset] per offset.
 
     Args:
-        shape: of the grid.
-        offsets: vectors of whole numbers; by default one step along every axis (in two dimensions: down and right).
+        shape: the shape of the grid.
+        offsets: vectors of integers; by default one step along every axis (in two dimensions: down and right).
 
     Raises:
-        ValueError: for an offset that is zero, stands twice, has another number of dimensions, or joins no two nodes of the grid.
+        ValueError: for an offset that is zero, is listed twice, has another number of dimensions, or joins no two nodes of the grid.
 
     Example:
         >>> import lnz
@@ -104,21 +104,21 @@ class Grid(Structure):
     offsets: tuple[tuple[int, ...], ...]
 
     def __init__(self, shape: Sequence[int], offsets: Sequence[Sequence[int]] | None = None):
-        size = tuple(whole(shape, "the shape of a grid"))
+        size = tuple(integers(shape, "the shape of a grid"))
         if not size or min(size) < 1:
-            raise ValueError(f"a grid has at least one node along every axis, but its shape is {size}")
+            raise ValueError(f"a grid needs at least one node along every axis, but its shape is {size}")
         unit = np.eye(len(size), dtype=int).tolist()
         steps = [s for s, n in zip(unit, size, strict=True) if n > 1] if offsets is None else offsets
-        steps = tuple(tuple(whole(step, "an offset")) for step in steps)
+        steps = tuple(tuple(integers(step, "an offset")) for step in steps)
         for step in steps:
             if len(step) != len(size) or not any(step):
                 raise ValueError(
-                    f"an offset of this grid is a vector of {len(size)} whole numbers, not all 0, but one is {step}"
+                    f"an offset of this grid must be a vector of {len(size)} integers, not all 0, but one is {step}"
                 )
             if any(abs(d) >= n for d, n in zip(step, size, strict=True)):
                 raise ValueError(f"the offset {step} reaches beyond a grid of shape {size}: it joins no two nodes")
         if len(set(steps)) < len(steps):
-            raise ValueError(f"an offset stands twice in {steps}: add the tables, and name it once")
+            raise ValueError(f"an offset is listed twice in {steps}: list it once, with the sum of its tables")
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "offsets", steps)
 
@@ -158,7 +158,7 @@ class Grid(Structure):
 
 @dataclasses.dataclass(frozen=True)
 class Chain(Grid):
-    """A chain of n nodes, each joined to the next: one group of edges. See `lnz.LinearChain` for lengths, start, end, and holes that link."""
+    """A chain of n nodes, each joined to the next: one group of edges. `lnz.LinearChain` also supports lengths, start, end, and linked holes."""
 
     def __init__(self, nodes: int):
         super().__init__((nodes,))
@@ -169,8 +169,8 @@ class Graph(Structure):
     """Any graph: edges [from, to], in groups if tables are shared within groups, and factors of any arity.
 
     Args:
-        nodes: their number.
-        edges: pairs (from, to) of nodes; edges of one group stand together.
+        nodes: the number of nodes.
+        edges: pairs (from, to) of nodes, ordered by group.
         factors: the nodes of every further factor, in the order of its table's axes.
         groups: the number of edges of every group; by default all edges are one group.
 
@@ -198,14 +198,14 @@ class Graph(Structure):
         *,
         groups: Sequence[int] | None = None,
     ):
-        (size,) = whole([nodes], "the number of nodes")
+        (size,) = integers([nodes], "the number of nodes")
         pairs = tuple(_scope(edge, size, "an edge") for edge in np.asarray(edges).tolist())
         for pair in pairs:
             if len(pair) != 2:
-                raise ValueError(f"an edge is a pair of nodes, but one is {pair}: give it as a factor")
-        counts = (len(pairs),) if groups is None else tuple(whole(groups, "the numbers of edges of the groups"))
+                raise ValueError(f"an edge must be a pair of nodes, but one is {pair}: give it as a factor")
+        counts = (len(pairs),) if groups is None else tuple(integers(groups, "the numbers of edges of the groups"))
         if sum(counts) != len(pairs) or min(counts, default=0) < 0:
-            raise ValueError(f"groups say how many edges each has, {len(pairs)} in all, but are {counts}")
+            raise ValueError(f"groups must be numbers of edges that add up to {len(pairs)}, but are {counts}")
         for name, value in (
             ("size", size),
             ("pairs", pairs),
@@ -238,7 +238,7 @@ class Graph(Structure):
 
 @dataclasses.dataclass(frozen=True)
 class Tree(Structure):
-    """A tree, or several: every node names its parent, and an edge goes from the parent to the child, in the order of the children.
+    """A tree or a forest given by the parent of every node; edges go from parent to child, in the order of the children.
 
     Args:
         parents: the parent of every node, -1 for a root.
@@ -255,11 +255,11 @@ class Tree(Structure):
     parents: tuple[int, ...]
 
     def __init__(self, parents: Sequence[int]):
-        parents = tuple(whole(parents, "parents"))
+        parents = tuple(integers(parents, "parents"))
         n = len(parents)
         for node, parent in enumerate(parents):
             if not -1 <= parent < n:
-                raise ValueError(f"node {node} names the parent {parent}, but nodes are 0 … {n - 1}, and -1 says root")
+                raise ValueError(f"node {node} has the parent {parent}, but nodes are 0 … {n - 1}, and -1 means root")
         state = [0] * n  # 0 unseen, 1 on the present path, 2 known to reach a root
         for start in range(n):
             node, path = start, []
@@ -270,7 +270,7 @@ class Tree(Structure):
             if node >= 0 and state[node] == 1:
                 cycle = path[path.index(node) :]
                 raise ValueError(
-                    f"a tree has no cycle, but the parents of {' → '.join(map(str, [*cycle, node]))} close one"
+                    f"a tree must not have a cycle, but the parents of {' → '.join(map(str, [*cycle, node]))} form one"
                 )
             for seen in path:
                 state[seen] = 2
@@ -286,17 +286,17 @@ class Tree(Structure):
         return np.asarray(pairs, np.int32).reshape(-1, 2)
 
 
-def whole(numbers: Any, name: str) -> list[int]:
-    """A list of whole numbers; ValueError for anything else."""
+def integers(numbers: Any, name: str) -> list[int]:
+    """A list of integers; ValueError for anything else."""
     numbers = list(numbers)
     for n in numbers:
         if not isinstance(n, int | np.integer) or isinstance(n, bool):
-            raise ValueError(f"{name} must be whole numbers, but got {n!r}")
+            raise ValueError(f"{name} must be integers, but got {n!r}")
     return [int(n) for n in numbers]
 
 
 def _scope(nodes: Any, n: int, name: str) -> tuple[int, ...]:
-    scope = tuple(whole(nodes, name))
+    scope = tuple(integers(nodes, name))
     if any(not 0 <= i < n for i in scope):
         raise ValueError(f"{name}, {scope}, names a node outside 0 … {n - 1}")
     if not scope or len(set(scope)) < len(scope):
@@ -305,7 +305,7 @@ def _scope(nodes: Any, n: int, name: str) -> tuple[int, ...]:
 
 
 def _windows(size: tuple[int, ...], step: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where p and p + step lie, as windows of the grid."""
+    """The positions of p and of p + step, as windows of the grid."""
     first = tuple(slice(max(0, -d), n - max(0, d)) for n, d in zip(size, step, strict=True))
     second = tuple(slice(max(0, d), n - max(0, -d)) for n, d in zip(size, step, strict=True))
     return first, second
@@ -323,9 +323,9 @@ def _grid_edges(grid: Grid) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _incidence(structure: Structure) -> np.ndarray | None:
-    """For every node the rows that it receives, out of all first ends and all second ends, filled up with the number of them.
+    """For every node the rows that it receives, out of all first ends and all second ends, padded with the number of these rows.
 
-    None where one node has so many more edges than most that such a table would be mostly empty.
+    None if one node has so many more edges than most that such a table would be mostly empty.
     """
     places = structure.edges.T.ravel()
     degrees = np.bincount(places, minlength=structure.nodes)
@@ -347,6 +347,6 @@ def _colours(structure: Structure) -> np.ndarray:
             near[i].update(scope)
     colour = [-1] * structure.nodes
     for i, others in enumerate(near):
-        taken = {colour[j] for j in others if j != i}
-        colour[i] = next(c for c in itertools.count() if c not in taken)
+        used = {colour[j] for j in others if j != i}
+        colour[i] = next(c for c in itertools.count() if c not in used)
     return np.asarray(colour, np.int32)

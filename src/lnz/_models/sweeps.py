@@ -1,4 +1,4 @@
-"""Gibbs sweeps over classes of sites: how states are laid out for speed, and the loop over the classes."""
+"""Gibbs sweeps over classes of sites: a fast layout of states, and the loop over the classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lnz._models import units
 
 
 class Layout(NamedTuple):
-    """Sites class by class, each class padded to the longest: where every site lies, and which site lies where.
+    """Sites ordered by class, each class padded to the longest.
 
     Attributes:
-        order: (classes, length), the site of every place, or -1.
+        order: (classes, length), the site at every place, or -1.
         place: (sites,), the place of every site in the flattened order.
     """
 
@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
 
 def layout(classes: Sequence[Any]) -> Layout:
-    """The layout of these classes, which have every site once."""
+    """The layout of these classes, which contain every site once."""
     length = max((len(members) for members in classes), default=0)
     order = np.full((len(classes), length), -1)
     for row, members in zip(order, classes, strict=True):
@@ -39,13 +39,13 @@ def layout(classes: Sequence[Any]) -> Layout:
 
 
 def neighbour_sum(owner: np.ndarray, sites: Layout) -> Callable[[Array, Array, Callable[[Array], Array]], Array]:
-    """How the terms that sites feel are summed: a function of a class number, its own potentials, and the terms of any entries.
+    """A function that sums the terms of every site of a class, from the class number, the sites' own potentials, and the terms of any entries.
 
-    Column after column of a table of every site's entries; or, where few sites own most entries, by a scatter of all of the class.
+    It adds column after column of a table of every site's entries; or, if a few sites own most entries, scatters all entries of the class.
 
     Args:
-        owner: (entries,), the site that feels each entry. Entry number -1 must be a term of 0.
-        sites: where the sites lie.
+        owner: (entries,), the site to whose sum each entry belongs. Entry number -1 must be a term of 0.
+        sites: the layout of the sites.
     """
     degree = np.bincount(owner, minlength=len(sites.place))
     few = sites.order.size * degree.max(initial=0) <= 8 * len(owner) + 64
@@ -53,9 +53,7 @@ def neighbour_sum(owner: np.ndarray, sites: Layout) -> Callable[[Array, Array, C
 
 
 def _sum_by_columns(owner: np.ndarray, degree: np.ndarray, sites: Layout) -> Callable[..., Array]:
-    table = np.full(
-        (len(degree) + 1, degree.max(initial=0)), -1, np.int32
-    )  # the last row is that of places without a site
+    table = np.full((len(degree) + 1, degree.max(initial=0)), -1, np.int32)  # the last row is for places without a site
     by_site = np.argsort(owner, kind="stable")
     table[owner[by_site], np.arange(len(owner)) - np.repeat(np.cumsum(degree) - degree, degree)] = by_site
     columns = jnp.asarray(table[sites.order].transpose(0, 2, 1))
@@ -82,13 +80,13 @@ def _sum_by_scatter(owner: np.ndarray, sites: Layout) -> Callable[..., Array]:
 
 
 def class_sweep(space: Space, sites: Layout, potentials: Callable[[Array, Array], Array]) -> Sweep:
-    """Class after class, drawn from the log-potentials of its sites given all others.
+    """A Gibbs sweep that draws class after class from the log-potentials of its sites given all others.
 
     States are packed as (classes · length, chains): booleans (spin up) or int32 categories.
 
     Args:
-        space: `Spin` or `Categorical`, of the states.
-        sites: where the sites lie.
+        space: the space of the states, `Spin` or `Categorical`.
+        sites: the layout of the sites.
         potentials: class number and packed states to log-potentials (length, chains) or (length, chains, k).
     """
     sweep = _ClassSweep(space, sites, potentials)
@@ -108,7 +106,7 @@ class _ClassSweep(NamedTuple):
 
     def pack(self, v: Array) -> Array:
         flat = v.reshape(v.shape[0], -1).T
-        # A place without a site shows site 0: it is drawn with its class, and nobody reads it.
+        # A place without a site holds the value of site 0: it is drawn with its class, and never read.
         source = np.maximum(self.sites.order.ravel(), 0).astype(np.int32)
         return (flat.astype(jnp.int32) if self.categorical else flat > 0)[source]
 
@@ -120,7 +118,7 @@ class _ClassSweep(NamedTuple):
         return jax.lax.fori_loop(0, last + 1, lambda i, x: self._drawn(key, last - i, x), x)
 
     def _drawn(self, key: PRNGKeyArray, c: Array, x: Array) -> Array:
-        """The states with the sites of class c drawn anew."""
+        """The states with the sites of class c drawn again."""
         site_key = jax.random.fold_in(key, c)
         pull = self.potentials(c, x)
         if self.categorical:

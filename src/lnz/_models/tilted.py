@@ -1,4 +1,4 @@
-"""A law with a closed form, tilted by any function: what makes a network an energy with a finite Z."""
+"""Distributions with a closed form, tilted by any function, such as a network: energies with a finite Z."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lnz._core.spaces import Space, State
 
 
 class Tilted(Annealable):
-    """E(x) = E_0(x) + f(x): the law of a base, tilted by a function such as a network, p(x) ∝ p_0(x) e^-f(x).
+    """E(x) = E_0(x) + f(x): the distribution of a base, tilted by a function such as a network, p(x) ∝ p_0(x) e^-f(x).
 
     Z is finite wherever E_{p_0}[e^-f] is: for any f that is bounded from below, and under a Gaussian for any f that falls no faster than linearly.
-    The base is where chains start and where annealing starts, and it is a constant; the float arrays of f are the parameters.
+    Chains and annealing start from the base, which is a constant; the float arrays of f are the parameters.
 
     Args:
-        function: what `lnz.FunctionEnergy` takes: one state to one scalar.
+        function: a callable as for `lnz.FunctionEnergy`: one state to one scalar.
         base: any energy with a closed form and exact samples, such as `lnz.Gaussian`, `lnz.Independent` or `lnz.Uniform`.
 
     Raises:
-        ValueError: for a base without a closed form and samples; and what `lnz.FunctionEnergy` raises.
+        ValueError: for a base without a closed form and samples, and the errors of `lnz.FunctionEnergy`.
 
     Example:
         >>> import equinox as eqx, jax, lnz

@@ -1,10 +1,10 @@
-"""Independent discrete units given their log-potentials: the one place that knows how spins, bits and categories differ.
+"""Independent discrete units given their log-potentials: features, sums, means and samples of spins, bits and categories.
 
-A unit's features φ(x) are what its log-potential multiplies: p(x) ∝ exp(η · φ(x)).
+A unit's log-potential η multiplies its features φ(x): p(x) ∝ exp(η · φ(x)).
 
-- `Binary`: φ(x) = x, η one number a unit.
-- `Spin`: φ(x) = x, η one number a unit.
-- `Categorical`: φ(x) = onehot(x), η one number a category: a trailing axis of length k.
+- `Binary`: φ(x) = x, η one number per unit.
+- `Spin`: φ(x) = x, η one number per unit.
+- `Categorical`: φ(x) = onehot(x), η one number per category: a trailing axis of length k.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def feature_shape(space: Space) -> tuple[int, ...]:
         return space.shape
     if isinstance(space, Categorical):
         return (*space.shape, space.k)
-    raise TypeError(f"independent discrete units live in Binary, Spin or Categorical, not in {space}")
+    raise TypeError(f"independent discrete units need a Binary, Spin or Categorical space, not {space}")
 
 
 def value_counts(space: Binary | Spin | Categorical | MixedCategorical) -> np.ndarray:
@@ -64,7 +64,7 @@ def mean(space: Space, potentials: Array) -> Array:
 def sample(space: Space, key: PRNGKeyArray, potentials: Array) -> Array:
     """One draw of every unit: booleans for `Binary`, ±1 in the potentials' dtype for `Spin`, int32 for `Categorical`.
 
-    Shape (*batch, *space.shape). Booleans are what a processor compares and carries fastest; callers cast where they need numbers.
+    Shape (*batch, *space.shape). Booleans are the fastest to compare and to carry; callers cast where they need numbers.
     """
     if isinstance(space, Categorical):
         return jax.random.categorical(key, potentials, axis=-1).astype(jnp.int32)
@@ -78,14 +78,14 @@ def sample(space: Space, key: PRNGKeyArray, potentials: Array) -> Array:
 def sample_first_axis(key: PRNGKeyArray, potentials: Array) -> Array:
     """One draw of every categorical unit from log-potentials (k, *batch), values first: int32, shape (*batch,).
 
-    By one uniform a unit and running sums, which for a loop of many small draws is several times as fast as a Gumbel number a value. A value of
-    log-potential -inf is never drawn; one value at least must be possible.
+    It uses one uniform per unit and running sums, which for a loop of many small draws is several times as fast as a Gumbel number per value. A
+    value of log-potential -inf is never drawn; at least one value must be possible.
     """
     if potentials.shape[0] > 64:
         return jax.random.categorical(key, potentials, axis=0).astype(jnp.int32)
     weights = jnp.exp(potentials - jnp.max(potentials, axis=0, keepdims=True))
     sums = list(itertools.accumulate(weights))
-    # A uniform is below 1 by more than rounding, so that the level is below the last sum.
+    # A uniform is below 1 by more than a rounding error, so that the level is below the last sum.
     level = jax.random.uniform(key, sums[-1].shape, sums[-1].dtype) * sums[-1]
     passed = [(sum_ <= level).astype(jnp.int32) for sum_ in sums[:-1]]
     return functools.reduce(jnp.add, passed, jnp.zeros(level.shape, jnp.int32))

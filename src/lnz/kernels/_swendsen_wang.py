@@ -47,7 +47,7 @@ class SwendsenWang(Kernel):
         if isinstance(energy, Ising):
             return None
         if not _one_per_pair(energy):
-            return "Swendsen-Wang moves need one coupling a pair: with tables J_ij(a, b), use Gibbs"
+            return "Swendsen-Wang moves need one coupling per pair: with tables J_ij(a, b), use Gibbs"
         if not is_traced(strength) and (np.asarray(strength) < 0).any():
             return (
                 "Swendsen-Wang moves of a Potts model need couplings of at least 0: where some are negative, use Gibbs"

@@ -301,7 +301,7 @@ def test_runs_of_the_wrong_kind(folder, tmp_path):
     whole = (folder / "run/tagger.safetensors").read_bytes()
     (tmp_path / "config.json").write_text('{"kind": "tagger"}')
     (tmp_path / "tagger.safetensors").write_bytes(whole[:-3])
-    assert "is cut short or no checkpoint" in refused("apply", tmp_path, folder / "train.txt")
+    assert "is cut short or not a checkpoint" in refused("apply", tmp_path, folder / "train.txt")
     (tmp_path / "wide.txt").write_text("a b c d e\n")
     assert "has 5 columns, and the run was trained on 2 and a label" in refused(
         "apply", folder / "run", tmp_path / "wide.txt"

@@ -253,7 +253,7 @@ def test_bad_families_are_refused(key):
         made(MODEL, base=lnz.Independent(np.zeros(4), lnz.Binary(4)))
     with pytest.raises(ValueError, match="estimated by chains: pass key="):
         made(lnz.RBM(visible=60, hidden=60, key=key))
-    with pytest.raises(ValueError, match="knots must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="knots must be an integer of at least 1"):
         made(MODEL, knots=0)
     with pytest.raises(ValueError, match="cannot be traced"):
         jax.jit(lambda model: exact(model) if made(model) is None else 0)(MODEL)

@@ -191,6 +191,6 @@ def test_a_stratified_mixture_shares_out_its_components_evenly_and_without_bias(
 
 
 def test_scouts_must_be_a_count():
-    with pytest.raises(ValueError, match="mode probes must be a whole number of at least 0"):
+    with pytest.raises(ValueError, match="mode probes must be an integer of at least 0"):
         lnz.routes.AnnealedImportanceSampling(mode_probes=-1)
     assert lnz.routes.AnnealedImportanceSampling(10, 10, mode_probes=40).cost(lnz.Ising(jnp.zeros((2, 2)))) == 600

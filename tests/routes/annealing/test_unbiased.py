@@ -123,9 +123,9 @@ def test_the_gradient_and_expectations_agree_with_the_exact_ones(key):
 
 def test_bad_options_are_refused(key):
     anneal = lnz.routes.AnnealedImportanceSampling
-    with pytest.raises(ValueError, match="temperatures must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="temperatures must be an integer of at least 1"):
         anneal(temperatures=0)
-    with pytest.raises(ValueError, match="chains must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="chains must be an integer of at least 1"):
         anneal(chains=2.5)
     with pytest.raises(ValueError, match="unknown schedule 'cubic'"):
         anneal(schedule="cubic")

@@ -83,5 +83,5 @@ def test_what_would_miss_the_boundary_term_is_refused():
 
 
 def test_a_moving_box_is_no_part_of_a_product():
-    with pytest.raises(ValueError, match="constant limits"):
+    with pytest.raises(ValueError, match="constant bounds"):
         lnz.Product(lnz.Box(jnp.zeros(1), jnp.ones(1), shape=1), lnz.Spin(2))

@@ -1,7 +1,7 @@
 """What an energy may offer beyond `space` and `__call__`: small abstract classes, and how the rest of the library asks for them.
 
-An energy opts in by inheritance. Who needs a capability asks `energy.offers(Normalised)`, never for the name of a method, so the other methods and
-fields of an energy may have any names. The functions beside the classes answer for energies without the capability too.
+An energy opts in by inheritance. Code that needs a capability asks `energy.offers(Normalised)`, never for the name of a method, so the other methods
+and fields of an energy may have any names. The functions beside the classes have a default for energies without the capability.
 """
 
 from lnz._core.capabilities.annealable import Annealable as Annealable

@@ -1,4 +1,4 @@
-"""Where annealing begins, and the way from there."""
+"""The base that annealing starts from, and the path from there to the energy."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Annealable(Energy):
         return type(self).tempered is Annealable.tempered
 
     def slope(self, base: Energy) -> Energy | None:
-        """E - E_base as an energy with a `gibbs_sweep` that knows energies, so that chains stay in its layout; None where there is none."""
+        """E - E_base as an energy whose `gibbs_sweep` also computes energies, so that chains stay in its layout; None by default."""
         return None
 
     @property
     def log_latent_volume(self) -> float:
-        """Of an energy that `tempered` made: what log Z at beta = 0 has above the base's own, in nats.
+        """For an energy made by `tempered`: log Z at beta = 0 minus the base's own log Z, in nats.
 
         n log 2 where the path runs through the joint energy of n binary latent variables, 0 where it is that of the free energy.
         """
@@ -74,12 +74,12 @@ def tempers_free_energy(energy: Energy) -> bool:
 
 
 def slope(energy: Energy, base: Energy) -> Energy | None:
-    """E - E_base as an energy whose sweeps know energies, or None."""
+    """E - E_base as an energy whose sweeps also compute energies, or None."""
     annealable = energy.offers(Annealable)
     return None if annealable is None else annealable.slope(base)
 
 
 def log_latent_volume(energy: Energy) -> float:
-    """Of an energy that `tempered` made: what log Z at beta = 0 has above the base's own, in nats."""
+    """For an energy made by `tempered`: log Z at beta = 0 minus the base's own log Z, in nats."""
     annealable = energy.offers(Annealable)
     return 0.0 if annealable is None else annealable.log_latent_volume

@@ -11,7 +11,7 @@ from lnz._core.spaces import State
 
 
 class Conditional(Energy):
-    """An energy of discrete units that has the conditional distributions of all units cheaper than by one energy per value."""
+    """An energy of discrete units that computes the conditional distributions of all units at a lower cost than one energy per value."""
 
     @abc.abstractmethod
     def conditionals(self, v: State) -> Array:

@@ -20,12 +20,12 @@ class Factored(Energy):
 
     @property
     def least_width(self) -> int:
-        """A width that the graph is known to have at least, without building it."""
+        """A lower bound of the graph's width, known without building the graph."""
         return 0
 
     @property
     def arrays_are_data(self) -> bool:
-        """Whether the boolean and integer arrays may be traced and batched under every route, since none looks at them when it is compiled."""
+        """Whether the boolean and integer arrays may be traced and batched under every route, since no compiled program depends on them."""
         return False
 
 
@@ -33,12 +33,14 @@ def factors_of(energy: Energy) -> FactorGraph:
     """The factor graph of an energy that has one. Raises ValueError for another."""
     factored = energy.offers(Factored)
     if factored is None:
-        raise ValueError(f"{type(energy).__name__} has no factors: inherit from lnz.capabilities.Factored to give them")
+        raise ValueError(
+            f"{type(energy).__name__} has no factors: inherit from lnz.capabilities.Factored to define them"
+        )
     return factored.factors()
 
 
 def least_width(energy: Energy) -> int:
-    """A width that the energy's graph is known to have at least, without building it."""
+    """A lower bound of the width of the energy's graph, known without building the graph."""
     factored = energy.offers(Factored)
     return 0 if factored is None else factored.least_width
 

@@ -17,7 +17,7 @@ class Marginal(Energy):
     @property
     @abc.abstractmethod
     def observed(self) -> Space:
-        """Where chains live, and the data: the space without the latent variables."""
+        """The space of chains and data: the space without the latent variables."""
 
     @abc.abstractmethod
     def free_energy(self, v: State) -> Array:
@@ -42,7 +42,7 @@ class FreeEnergy(Energy):
 
 
 def observed_space(energy: Energy) -> Space:
-    """Where an energy's chains live: its space without the latent variables that have a closed sum."""
+    """The space of an energy's chains: its space without the latent variables that have a closed sum."""
     marginal = energy.offers(Marginal)
     return energy.space if marginal is None else marginal.observed
 
@@ -54,6 +54,6 @@ def free_energy_of(energy: Energy) -> Callable[[State], Array]:
 
 
 def collapsed(energy: Energy) -> Energy:
-    """The energy on the smallest space at hand with the same Z(θ) for every θ."""
+    """The equivalent energy on the smallest known space; the same Z(θ) for every θ."""
     marginal = energy.offers(Marginal)
     return energy if marginal is None else marginal.collapsed()

@@ -24,7 +24,7 @@ class Normalised(Energy):
 
 
 def require_normalised(energy: Any, what: str) -> Normalised:
-    """The energy as one with log Z and samples. Raises ValueError, which begins with `what`, for any other object."""
+    """The object as an energy with log Z and samples. Raises ValueError, whose message begins with `what`, for any other object."""
     found = energy.offers(Normalised) if isinstance(energy, Energy) else None
     if found is None:
         raise ValueError(

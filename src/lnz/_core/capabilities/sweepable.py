@@ -1,4 +1,4 @@
-"""Gibbs sweeps of an energy's own."""
+"""Energies that define their own Gibbs sweeps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BlockSweepable(Sweepable):
 
     @abc.abstractmethod
     def interactions(self) -> np.ndarray:
-        """The pairs of sites (m, 2) that interact, which no block may hold, in the flat numbering of the sites."""
+        """The pairs of sites (m, 2) that interact, in the flat numbering of the sites; no block may contain both sites of a pair."""
 
     def gibbs(self, key: PRNGKeyArray, v: Array) -> Array:
         """One Gibbs sweep of a batch of states (n, *shape): every block once, its sites in parallel."""
@@ -37,11 +37,11 @@ class BlockSweepable(Sweepable):
 
 
 class Sweep(NamedTuple):
-    """One Gibbs sweep, on states in the layout that is fastest: run `pack`, any number of times `step`, and `unpack`.
+    """One Gibbs sweep, on states in the fastest layout: run `pack`, then `step` any number of times, then `unpack`.
 
     Attributes:
         pack: states (n, *shape) to the layout, any pytree.
-        step: a random key and packed states to packed states: every site once, from its conditional distribution.
+        step: a random key and packed states to packed states: every site is drawn once from its conditional distribution.
         back: the step with its classes in the opposite order. Drawing one class leaves the distribution in detailed balance, so this is the reversal
             of `step`: p(x) P(x → y) = p(y) P_back(y → x).
         unpack: packed states to states (n, *shape), in a dtype of the sweep's own.

@@ -11,7 +11,7 @@ from lnz._core.capabilities.sweepable import Sweepable
 
 
 class TwoLayer(Sweepable):
-    """An energy of two layers, observed v and hidden h, each of independent units given the other."""
+    """An energy of two layers, observed v and hidden h, whose units are independent given the other layer."""
 
     @abc.abstractmethod
     def sample_hidden(self, key: PRNGKeyArray, v: Array) -> Array:
