@@ -111,7 +111,9 @@ class Work:
     """
 
     def __init__(self, what: str = "", *, seconds: float = 0.0, shown: bool = True):
-        self._what, self._long, self._shown = what, seconds > _BAR_SECONDS, shown
+        self._what = what
+        self._long = seconds > _BAR_SECONDS
+        self._shown = shown
         self._bar: Any = None
         self._stage, self._began = "", 0.0
         self._next = 0.0  # when to draw again

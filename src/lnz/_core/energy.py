@@ -143,5 +143,8 @@ def as_energy(model: Any) -> Energy:
 def widen(energy: Any) -> Any:
     """The energy with its floating-point parameters in the widest dtype that JAX is set to (float64 under `jax_enable_x64`)."""
     dtype = jnp.result_type(float)
-    cast = lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) and leaf.dtype != dtype else leaf  # noqa: E731
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(dtype) if eqx.is_inexact_array(leaf) and leaf.dtype != dtype else leaf
+
     return jax.tree.map(cast, energy)

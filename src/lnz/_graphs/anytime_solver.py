@@ -263,7 +263,8 @@ class _Tightening:
                 wider, left = self._made(self.level + 1, order, seconds)
             if left < min(1.0, 0.85 * room):  # larger tables that hardly take longer are used too
                 break
-            self.level, tree, room = self.level + step, wider, left
+            self.level += step
+            tree, room = wider, left
         return tree
 
     def _made(self, level: int, order: list[int], seconds: float) -> tuple[BucketTree, float]:
@@ -274,8 +275,10 @@ class _Tightening:
 
     def _equal(self, value: float, words: str, rounding: float = 0.0) -> None:
         found, wide = self.found, 0.0 if value == -math.inf else rounding + self.rounding * (1 + abs(value))
-        found.exact, found.value, found.value_by = True, value, words
-        found.lower, found.upper, found.lower_by, found.upper_by = value - wide, value + wide, words, words
+        found.exact = True
+        found.value, found.value_by = value, words
+        found.lower, found.lower_by = value - wide, words
+        found.upper, found.upper_by = value + wide, words
         self._moved()
 
     def _below(self, value: float, words: str) -> None:

@@ -103,7 +103,10 @@ def _rows(function: Callable[..., Any], space: Space, states: Any) -> Check:
     if shape is None or len(shape) < 2 or shape[0] < 3:
         return Check(ALONE, "passed", "it is given one state at a time")
     x, y = states[0], states[1]
-    e = lambda v: float(np.asarray(function(v)))  # noqa: E731
+
+    def e(v: Any) -> float:
+        return float(np.asarray(function(v)))
+
     try:
         swapped = e(x[jnp.asarray([1, 0, *range(2, shape[0])])])
         parts = [e(x.at[i].set(y[i])) - e(x) for i in range(3)]

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -319,6 +320,15 @@ def log_partitions(route: Route, energy: Energy, places: Array) -> tuple[Array, 
     return jax.lax.map(log_z, places)
 
 
+def _derivatives(f: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """The first and the second derivative of f at 0."""
+
+    def first(t: Array) -> Array:
+        return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
+
+    return jax.jvp(first, (jnp.zeros(()),), (jnp.ones(()),))
+
+
 @eqx.filter_jit
 def identity(route: Route, energy: Energy, directions: Array, moments_too: bool) -> dict[str, Array]:
     """The slopes u·E[-∂E] by the route, their errors, and second moments if those are asked for: (d,) each."""
@@ -328,12 +338,8 @@ def identity(route: Route, energy: Energy, directions: Array, moments_too: bool)
         def at(t: Array, u: Array) -> Array:
             return -free_energy_of(moved(energy, theta + t * u))(v)
 
-        def two(u: Array) -> tuple[Array, Array]:
-            first = lambda t: jax.jvp(lambda s: at(s, u), (t,), (jnp.ones_like(t),))[1]  # noqa: E731
-            return jax.jvp(first, (jnp.zeros(()),), (jnp.ones(()),))
-
         backward = directions @ -jax.grad(lambda t: free_energy_of(moved(energy, t))(v))(theta)  # as training takes it
-        slope, bend = jax.vmap(two)(directions)
+        slope, bend = jax.vmap(lambda u: _derivatives(lambda t: at(t, u)))(directions)
         return backward, slope, slope**2, bend
 
     noise: Any = 0.0

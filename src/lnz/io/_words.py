@@ -34,7 +34,9 @@ class Numbers:
     """
 
     def __init__(self, path: str | os.PathLike[str], headers: tuple[str, ...] = ()):
-        self.path, self.header, self.at = Path(path), "", 0
+        self.path = Path(path)
+        self.header = ""
+        self.at = 0
         self._file = Blocks(path)
         size = self._file.size
         self._size = f"{size} byte{'s' * (size != 1)}"

@@ -55,8 +55,8 @@ def coupled_step(energy: Energy, kernel: Kernel, key: PRNGKeyArray, x: State, y:
         return jax.tree.map(lambda leaf: leaf[0], moved), jax.tree.map(lambda leaf: leaf[1], moved)
     assert isinstance(kernel, Langevin)
     step = jnp.asarray(kernel.step_size, x.dtype)
-    move = lambda key, x, y: _reflected_langevin(energy, key, x, y, step)  # noqa: E731
-    return jax.vmap(move)(jax.random.split(key, x.shape[0]), x, y)
+    keys = jax.random.split(key, x.shape[0])
+    return jax.vmap(lambda key, x, y: _reflected_langevin(energy, key, x, y, step))(keys, x, y)
 
 
 def _reflected_langevin(
@@ -280,12 +280,11 @@ def unbiased_expectation(
     mean = jax.tree.map(lambda s: s / count, total)
     error = jax.tree.map(lambda q, m: np.sqrt(np.maximum(q / count - m**2, 0) / (count - 1)), square, mean)
     z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-    as_array = lambda tree: jax.tree.map(jnp.asarray, tree)  # noqa: E731
     return Estimate(
-        value=as_array(mean),
-        standard_error=as_array(error),
-        lower=as_array(jax.tree.map(lambda m, e: m - z * e, mean, error)),
-        upper=as_array(jax.tree.map(lambda m, e: m + z * e, mean, error)),
+        value=jax.tree.map(jnp.asarray, mean),
+        standard_error=jax.tree.map(jnp.asarray, error),
+        lower=jax.tree.map(lambda m, e: jnp.asarray(m - z * e), mean, error),
+        upper=jax.tree.map(lambda m, e: jnp.asarray(m + z * e), mean, error),
         guarantee="conditional",
         route=f"coupled chains ({count:,} pairs, {type(kernel).__name__})",
         confidence=confidence,
@@ -293,6 +292,10 @@ def unbiased_expectation(
         diagnostics={"meeting_times": jnp.asarray(np.concatenate(times)), "moves": jnp.asarray(float(moves))},
         quantity="E[f]",
     )
+
+
+def _as_inexact(h: Array) -> Array:
+    return h if jnp.issubdtype(h.dtype, jnp.inexact) else h.astype(jnp.result_type(float))
 
 
 def _pairs(
@@ -308,8 +311,7 @@ def _pairs(
         x, y = jax.tree.map(lambda leaf, s: leaf.astype(s.dtype), (x, y), (observed_space(energy).struct,) * 2)
 
         def values(v: State) -> Any:
-            inexact = lambda h: h if jnp.issubdtype(h.dtype, jnp.inexact) else h.astype(jnp.result_type(float))  # noqa: E731
-            return jax.tree.map(inexact, jax.vmap(f)(v))
+            return jax.tree.map(_as_inexact, jax.vmap(f)(v))
 
         def add(total: Any, v: State, weights: Array) -> Any:
             def leaf(t: Array, h: Array) -> Array:

@@ -205,13 +205,17 @@ class _FitProblem(Problem[Progress, Record]):
         validation: State | None, route: Route | None, monitor: Monitor | None,
     ):  # fmt: skip
         self.trainer, self.plan = trainer, plan
-        self.keeper, self.monitor, self.key = keeper, monitor, key
+        self.keeper = keeper
+        self.monitor = monitor
+        self.key = key
         self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
         self.validation, self.route = validation, route
         self.loop = compiled_loop(trainer, plan.batch, plan.n)
         # Many small epochs make one stretch: a call of the compiled loop costs as much as some updates of a small model.
         self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
-        self.order, self.order_block, self.chunk = None, -1, 1
+        self.order = None
+        self.order_block = -1
+        self.chunk = 1
         self.watch: Watch | None = None
         self.began = time.perf_counter()
 

@@ -65,15 +65,23 @@ def weighted_sum(of_batch: Callable[[State], Array], v: State, weights: Array) -
     """Σ_i w_i f_i for weights of either sign. A weight of zero leaves a state out altogether, even where its f is infinite."""
     # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
     kept, first = weights != 0, jnp.argmax(weights != 0)
-    shown = lambda leaf: jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])  # noqa: E731
+
+    def shown(leaf: Array) -> Array:
+        return jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])
+
     values = of_batch(jax.tree.map(shown, v))
     return jnp.sum(weights.astype(values.dtype) * values)
 
 
 def as_arrays(energy: Energy, v: State) -> State:
     """Observed states as arrays (lists and data frames become NumPy arrays), for a product space a tuple of them."""
-    array = lambda part: part if isinstance(part, jax.Array) else np.asarray(part)  # noqa: E731
-    return tuple(map(array, v)) if isinstance(observed_space(energy), Product) and isinstance(v, tuple) else array(v)
+    if isinstance(observed_space(energy), Product) and isinstance(v, tuple):
+        return tuple(map(_as_array, v))
+    return _as_array(v)
+
+
+def _as_array(part: Any) -> Any:
+    return part if isinstance(part, jax.Array) else np.asarray(part)
 
 
 def as_weights(weights: Any, n: int) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.energy import Energy, as_energy
 from lnz._core.estimate import Estimate
@@ -62,7 +62,10 @@ def check_route(
 def _examples() -> list[Energy]:
     """Small, asymmetric energies of several modes: one for every kind of structure that routes use."""
     rng = np.random.default_rng(2)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.result_type(float))  # noqa: E731
+
+    def draw(*shape: int) -> Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.result_type(float))
+
     dense = np.asarray(draw(4, 4))
     return [
         RBM.from_parameters(1.5 * draw(3, 2), draw(3), draw(2)),
@@ -76,7 +79,10 @@ def _examples() -> list[Energy]:
 
 class _Check:
     def __init__(self, route: Route, energy: Energy, key: PRNGKeyArray, seeds: int):
-        self.route, self.energy, self.key, self.seeds = route, energy, key, seeds
+        self.route = route
+        self.energy = energy
+        self.key = key
+        self.seeds = seeds
         self.name = f"{type(route).__name__} on {type(energy).__name__}"
         self.sums = Sums(energy)
         self.close = tolerance(self.sums.flat.dtype)

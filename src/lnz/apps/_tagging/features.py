@@ -109,7 +109,9 @@ class FeatureMap:
         *,
         boundary: bool = True,
     ):
-        self.templates, self.columns, self.symbols = list(templates), columns, symbols
+        self.templates = list(templates)
+        self.columns = columns
+        self.symbols = symbols
         self.keys, self.boundary = list(keys), boundary
         self._parts = [parse(template) for template in self.templates]
         self._numbers: dict[str, dict[str | None, int]] = {

@@ -302,7 +302,9 @@ class _LBFGS:
     """Steps with the whole gradient. They have converged when ten of them gain too little, or rounding leaves nothing to gain."""
 
     def __init__(self, problem: TaggingProblem, l2: float):
-        self._likelihood, self._l2, self._size = Likelihood(problem), l2, problem.size
+        self._likelihood = Likelihood(problem)
+        self._l2 = l2
+        self._size = problem.size
 
     def init(self) -> LBFGSState:
         return LBFGSState.start(self._objective, np.zeros(self._size))
@@ -337,7 +339,10 @@ class _Adam:
     ):
         import optax
 
-        self._batches, self._l2, self._seed, self._size = Batches(problem, rows), l2, seed, problem.size
+        self._batches = Batches(problem, rows)
+        self._l2 = l2
+        self._seed = seed
+        self._size = problem.size
         count = self._batches.count
         self._optimizer = optax.adam(optax.cosine_decay_schedule(rate, epochs * count))
 

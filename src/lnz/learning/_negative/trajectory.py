@@ -90,7 +90,10 @@ class TrajectoryTempered(NegativePhase):
     ) -> tuple[State, Array | None, Trajectory, dict[str, Array]]:
         present, rest = eqx.partition(energy, eqx.is_inexact_array)
         points = jax.tree.map(lambda old, new: jnp.concatenate([old, new[None]]), state.models, present)
-        rung = lambda point: eqx.combine(point, rest)  # noqa: E731
+
+        def rung(point: Energy) -> Energy:
+            return eqx.combine(point, rest)
+
         v, seen, tried, figures = rounds(
             rung, points, self.kernel or default_kernel(energy), fast_key(key),
             state.observed, state.round, self.sweeps,

@@ -85,7 +85,8 @@ class AnnealingPath(PathBase):
                 raise ValueError(
                     f"a path needs at least two energies, from one that is known to the model, but got {len(energies)}"
                 )
-            self._function, first, self.energies = None, energies[0], tuple(energies[1:])
+            self._function = None
+            first, self.energies = energies[0], tuple(energies[1:])
             if log_latent_volume(first):
                 raise ValueError(
                     f"a path cannot begin at a {type(first).__name__}: begin at the base that it was made from"
