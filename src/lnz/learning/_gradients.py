@@ -66,7 +66,7 @@ def weighted_sum(of_batch: Callable[[State], Array], v: State, weights: Array) -
     # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
     kept, first = weights != 0, jnp.argmax(weights != 0)
 
-    def shown(leaf: Array) -> Array:
+    def shown(leaf: Any) -> Array:
         return jnp.where(kept.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None])
 
     values = of_batch(jax.tree.map(shown, v))
