@@ -148,3 +148,36 @@ def test_nine_thousand_sentences_in_little_time_and_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16e6  # four numbers a token, the values, and a block
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "New York\tB-LOC\nLos Angeles\tB-LOC\n\nin\tO\n",
+        "# text = New York\n-DOCSTART- O\nNew York\tB-LOC\r\nLos Angeles \tB-LOC\r\n \r\nin\tO",
+        "\ufeff New York\t\tB-LOC\t\nLos Angeles\tB-LOC\n\n\nin\tO\n",
+        "New York\tB-LOC\rLos Angeles\tB-LOC\r\rin\tO\r",
+    ],
+)
+@pytest.mark.parametrize("block", [1 << 18, 5])
+def test_words_with_spaces_between_tabs(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr("lnz.io._text_blocks._BLOCK", block)
+    found = read_conll(save(tmp_path / "x", text))
+    assert table(found) == [["New York", "B-LOC"], ["Los Angeles", "B-LOC"], ["in", "O"]]
+    assert found.starts.tolist() == [0, 2, 3]
+
+
+def test_one_line_without_a_tab_leaves_white_space_between_columns(tmp_path):
+    assert table(read_conll(save(tmp_path / "x", "the DT\tB\ndog NN I\n"))) == [["the", "DT", "B"], ["dog", "NN", "I"]]
+    with pytest.raises(DataError, match="line 2: 'in a row O' has 2 columns, and the lines before have 3"):
+        read_conll(save(tmp_path / "x", "a\tb\tO\nin a row\tO\n"))
+
+
+def test_carriage_returns_alone_end_lines(tmp_path):
+    found = read_conll(save(tmp_path / "x", TEXT.replace("\n", "\r")))
+    assert table(found) == LINES
+    assert found.starts.tolist() == [0, 3, 5]
+    assert found.lines.tolist() == [1, 2, 3, 5, 6]
+    assert (
+        table(read_conll(save(tmp_path / "x", TEXT.replace("DT", "DT\r")))) == LINES
+    )  # white space where there are LF

@@ -178,7 +178,7 @@ def _open(path: Path) -> Tagger:
 
 
 def _write_tagged(out: Path | None, tagger: Tagger, sentences: Sentences, tagged: Any) -> None:
-    """The columns with tag, P(tag) and P(chunk), sentences apart by blank lines."""
+    """The columns with tag, P(tag) and P(chunk), sentences apart by blank lines; tabs between them where a column holds spaces."""
     columns = [[column.values[code] for code in column.codes.tolist()] for column in sentences.columns]
     columns.append([tagger.labels[tag] for tag in tagged.tags.tolist()])
     columns.append([f"{p:.4f}" for p in tagged.confidence.tolist()])
@@ -189,7 +189,8 @@ def _write_tagged(out: Path | None, tagger: Tagger, sentences: Sentences, tagged
     for start, end, p in spans:
         sure[start : end + 1] = [f"{p:.4f}"] * (end + 1 - start)
     columns.append(sure)
-    lines = list(map(" ".join, zip(*columns, strict=True)))
+    spaced = any(" " in value for column in sentences.columns for value in column.values)
+    lines = list(map(("\t" if spaced else " ").join, zip(*columns, strict=True)))
     starts = sentences.starts.tolist()
     text = "\n\n".join("\n".join(lines[a:b]) for a, b in itertools.pairwise(starts)) + "\n"
     if out is None:

@@ -1,10 +1,11 @@
-"""Column files as the CoNLL shared tasks write them: a token a line, its columns apart by white space, sentences apart by blank lines."""
+"""Column files as the CoNLL shared tasks write them: a token a line, its columns apart by tabs or white space, blank lines between sentences."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 1 << 16  # bytes of one line
 _DOCUMENT = b"-DOCSTART-"
+_INSIDE = b"\0"  # stands for a space inside a column while lines are split; no text holds it
 _SPACE = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
 
 
@@ -106,6 +108,9 @@ class Sentences:
 def read_conll(path: str | os.PathLike[str]) -> Sentences:
     """Read a column file, plain or gzipped: a token a line, its columns apart by spaces or tabs, sentences apart by blank lines.
 
+    Where every line of a token has a tab, columns are split at tabs alone, so that `New York<TAB>B-LOC` has two. Lines end with LF or CR LF,
+    or with CR where the file has no LF.
+
     Lines that begin with `-DOCSTART-` end a sentence and are left out. A line that begins with `#` where a sentence would start is a
     comment if its number of columns is not the file's, or its third is `=`; everywhere else `#` is a word. Memory is bounded by the
     codes of the tokens and the different values.
@@ -126,16 +131,18 @@ def read_conll(path: str | os.PathLike[str]) -> Sentences:
 
     The format: CoNLL-2000 (Tjong Kim Sang and Buchholz) and its successors.
     """
-    reader, line, carry, first = _Reader(str(path)), 1, b"", True
+    end, tabbed = _layout(path)
+    reader, line, carry, first = _Reader(str(path), tabbed), 1, b"", True
     with Blocks(path) as file:
         while block := file.read():
             if first:
                 block, first = block.removeprefix(b"\xef\xbb\xbf"), False
+            block = block.replace(end, b"\n")
             if b"\0" in block:
                 at = line + block.count(b"\n", 0, block.index(b"\0"))
                 raise DataError(f"{path}: line {at}: is not text. Give a column file, plain or gzipped")
-            lines, end, rest = block.rpartition(b"\n")
-            carry, lines = (rest, carry + lines + end) if end else (carry + rest, b"")
+            lines, ended, rest = block.rpartition(b"\n")
+            carry, lines = (rest, carry + lines + ended) if ended else (carry + rest, b"")
             reader.add(lines, line)
             line += lines.count(b"\n")
             if len(carry) > _LONGEST:
@@ -144,6 +151,27 @@ def read_conll(path: str | os.PathLike[str]) -> Sentences:
                 )
     reader.add(carry + b"\n", line)
     return reader.finish()
+
+
+def _layout(path: str | os.PathLike[str]) -> tuple[bytes, bool]:
+    """What ends the lines of a file, CR where it has no LF; and whether every line has a tab, comments and blank lines not counted."""
+    found = []
+    for end in (b"\n", b"\r"):
+        carry, tabbed, seen = b"", True, False
+        with Blocks(path) as file:
+            while tabbed and (block := file.read()):
+                seen |= end in block
+                *lines, carry = (carry + block).split(end)
+                tabbed = not any(map(_without_tab, lines)) and len(carry) <= _LONGEST
+        found.append((end, tabbed and not _without_tab(carry)))
+        if seen:
+            return found[-1]
+    return found[0]
+
+
+def _without_tab(line: bytes) -> bool:
+    line = line.strip().removeprefix(b"\xef\xbb\xbf")
+    return bool(line) and b"\t" not in line and not line.startswith((b"#", _DOCUMENT))
 
 
 class _Numbered(dict):
@@ -157,8 +185,8 @@ class _Numbered(dict):
 class _Reader:
     """Lines in, columns out."""
 
-    def __init__(self, source: str):
-        self._source, self._width = source, 0
+    def __init__(self, source: str, tabbed: bool = False):
+        self._source, self._tabbed, self._width = source, tabbed, 0
         self._tables: list[_Numbered] = []
         self._codes: list[list[np.ndarray]] = []
         self._lines: list[np.ndarray] = []
@@ -167,6 +195,10 @@ class _Reader:
 
     def add(self, text: bytes, line: int) -> None:
         """Whole lines, the first of which has this number in the file."""
+        if self._tabbed:
+            text = re.sub(
+                rb"[ \r\v\f]+", _INSIDE, re.sub(rb"[ \r\v\f]*([\t\n])[ \r\v\f]*", rb"\1", text.lstrip(b" \r\v\f"))
+            )
         fields, widths = text.split(), _widths(text)
         heads = np.cumsum(widths) - widths  # the first field of each line
         filled = np.flatnonzero(widths)
@@ -208,7 +240,7 @@ class _Reader:
         self._codes = [[] for _ in range(width)]
 
     def _refuse(self, line: int, fields: list[bytes]) -> NoReturn:
-        text = quoted(b" ".join(fields)[:64].decode("utf-8", "replace"))
+        text = quoted(b" ".join(fields)[:64].replace(_INSIDE, b" ").decode("utf-8", "replace"))
         raise DataError(
             f"{self._source}: line {line}: {text} has {counted(len(fields))}, and the lines before have {self._width}. "
             "Give every token the same columns, and leave a blank line between sentences"
@@ -217,7 +249,7 @@ class _Reader:
     def _decoded(self, table: _Numbered, codes: list[np.ndarray], lines: np.ndarray) -> Iterator[str]:
         for number, value in enumerate(table):
             try:
-                yield value.decode("utf-8")
+                yield value.replace(_INSIDE, b" ").decode("utf-8")
             except UnicodeDecodeError:
                 line = lines[np.argmax(np.concatenate(codes) == number)]
                 raise DataError(

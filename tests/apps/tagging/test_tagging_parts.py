@@ -141,6 +141,25 @@ def test_no_chunk_goes_beyond_its_sentence():
     assert (parts.starts.tolist(), parts.ends.tolist()) == ([0, 2], [1, 3])
 
 
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        ("U-X U-X O", [(0, 0), (1, 1)]),
+        ("B-X L-X U-X B-X I-X L-X", [(0, 1), (2, 2), (3, 5)]),
+        ("L-X I-X U-Y U-X", [(0, 0), (1, 1), (2, 2), (3, 3)]),
+        ("O L-X L-X B-X B-X L-X", [(1, 1), (2, 2), (3, 3), (4, 5)]),
+    ],
+)
+def test_chunks_of_bilou_are_those_of_iobes(tags, spans):
+    """By seqeval's scheme BILOU; its lenient rule would join two units side by side."""
+    for text in (tags, tags.replace("L-", "E-").replace("U-", "S-")):
+        labels = sorted(set(text.split()))
+        coded = np.asarray([labels.index(tag) for tag in text.split()])
+        found = chunks(coded, labels, np.asarray([0, len(coded)]))
+        assert list(zip(found.starts.tolist(), found.ends.tolist(), strict=True)) == spans
+        assert is_chunking(labels)
+
+
 def test_f1_of_chunks():
     labels, starts = ["B-X", "I-X", "B-Y", "O"], np.asarray([0, 3, 6])
     there = np.asarray([0, 1, 3, 2, 3, 0])  # X 0-1, Y 3, X 5

@@ -36,17 +36,21 @@ class ChunkScore(NamedTuple):
     there: int
 
 
+_SAME = {"L": "E", "U": "S"}  # the letters of BILOU, and those of IOBES that mean the same
+
+
 def is_chunking(labels: Sequence[str]) -> bool:
-    """Whether labels are chunk tags: O, or B, I, E or S alone or before a type, and not O alone."""
+    """Whether labels are chunk tags: O, or B, I, E, S, L or U alone or before a type, and not O alone."""
     begins = [label for label in labels if label != "O"]
-    return bool(begins) and all(label[:1] in ("B", "I", "E", "S") and label[1:2] in ("", "-") for label in begins)
+    return bool(begins) and all(label[:1] in ("B", "I", *_SAME.values(), *_SAME) and label[1:2] in ("", "-") for label in begins)
 
 
 def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[np.ndarray, " sentences+1"]) -> Chunks:
     """The chunks of tags, by seqeval's rule, which is that of conlleval: lenient, so that an I which follows nothing of its type begins one.
 
     A chunk begins at B or S, at I or E after O, E or S, and wherever the type changes. It ends before B, S or O, after E or S, and
-    wherever the type changes; and with its sentence.
+    wherever the type changes; and with its sentence. The last (L) and unit (U) of BILOU are E and S, as in seqeval's scheme of that name: its
+    lenient rule does not know them, and would join two units side by side into one chunk.
 
     Args:
         tags: the label of every token, as an index into `labels`.
@@ -91,7 +95,7 @@ class _Rules(NamedTuple):
 
 def _rules(labels: Sequence[str]) -> _Rules:
     tags = [*labels, "O"]
-    letter = np.asarray([tag[:1] for tag in tags])
+    letter = np.asarray([_SAME.get(tag[:1], tag[:1]) for tag in tags])
     kinds = [tag[1:].split("-", 1)[-1] or "_" for tag in tags]
     outside = np.isin(letter, ("O", "."))
     names = list(dict.fromkeys(kind for kind, out in zip(kinds, outside, strict=True) if not out))
