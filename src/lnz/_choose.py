@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lnz._core.energy import as_energy
-from lnz._core.route import Choice
+import jax
+
+from lnz._core.energy import Energy, as_energy
+from lnz._core.frozen import is_traced, known_values
+from lnz._core.route import Choice, Route
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._exact.exact_routes import exact_route, explained
 
@@ -29,6 +32,9 @@ class Budget:
 def choose(energy: Any, budget: Budget | None = None) -> Choice:
     """The first route that supports the energy within the budget, and why: those of `ROUTES` in order, then annealed importance sampling.
 
+    Inside one `jax.grad` outside `jit` and `vmap` the choice is that of the plain call. Where values cannot be seen, routes that depend on
+    them are passed over.
+
     Args:
         energy: an `Energy`, or any callable with a `space`.
         budget: what an exact answer may cost; beyond it, annealed importance sampling of the budget's size.
@@ -41,7 +47,7 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
         >>> print(lnz.choose(lnz.Ising(jnp.zeros((3, 3)))).why)
         Enumeration: 8 states. Passed over: ClosedForm (Ising has no closed form of log Z).
     """
-    energy, budget = as_energy(energy), budget or Budget()
+    energy, budget = known_values(as_energy(energy)), budget or Budget()
     choice, passed = exact_route(energy, budget.evaluations)
     if choice is not None:
         return choice
@@ -51,3 +57,14 @@ def choose(energy: Any, budget: Budget | None = None) -> Choice:
         raise ValueError(f"no route supports this energy: {'; '.join([*passed, f'{type(route).__name__} ({reason})'])}")
     size = f"{route.temperatures:,} temperatures, {route.chains:,} chains; no exact route is affordable"
     return Choice(route, explained(route, size, passed))
+
+
+def chosen_route(energy: Energy, key: Any) -> Route:
+    """The route of `choose`. ValueError where it lacks a key, with the exact routes that were passed over for what is traced."""
+    choice = choose(energy)
+    hidden = [leaf for leaf in jax.tree.leaves(energy) if is_traced(leaf)]
+    if choice.route.random and key is None and hidden and "traced" in choice.why:
+        raise ValueError(
+            f"{type(choice.route).__name__} draws samples: pass key=jax.random.key(…), or name an exact route. {choice.why}"
+        )
+    return choice.route

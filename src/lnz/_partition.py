@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from lnz._choose import choose
+from lnz._choose import chosen_route
 from lnz._core.capabilities import arrays_are_data
 from lnz._core.energy import Energy, as_energy
 from lnz._core.estimate import Estimate
@@ -55,7 +55,7 @@ def log_partition(
     if deprecated:
         return _log_partition_of_version_0_1(energy, route, key, **deprecated)
     energy, route = as_energy(energy), _checked(route)
-    route = choose(energy).route if route is None else route
+    route = chosen_route(energy, key) if route is None else route
     route.require(energy, key)
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
     free = arrays_are_data(energy) or not route.structural
@@ -186,7 +186,7 @@ def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKey
     Arguments and errors are those of `log_partition`.
     """
     energy, route = as_energy(energy), _checked(route)
-    route = choose(energy).route if route is None else route
+    route = chosen_route(energy, key) if route is None else route
     route.require(energy, key)
     estimate = route.expectation(energy, f, key)
     leaves = [leaf for leaf in jax.tree.leaves(estimate.value) if not is_traced(leaf)]

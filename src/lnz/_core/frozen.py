@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -45,6 +47,32 @@ class Frozen:
 def is_traced(x: Any) -> bool:
     """Whether x is being traced by a JAX transformation, so that its value is unknown."""
     return isinstance(x, jax.core.Tracer)
+
+
+def known_values(tree: Any) -> Any:
+    """The tree with the values of float arrays that are traced by one differentiation outside `jit` and `vmap`; all else as it is.
+
+    Arrays under a second differentiation stay traced: routes that are chosen by value may have a first derivative alone.
+    """
+    return jax.tree.map(lambda leaf: _known(leaf) if eqx.is_inexact_array(leaf) and is_traced(leaf) else leaf, tree)
+
+
+def _known(x: Any) -> Any:
+    """What the forward rule of a differentiated function is given: the value below the tracer."""
+    below = []
+
+    @jax.custom_vjp
+    def look(x: Any) -> Any:
+        return x
+
+    def forward(x: Any) -> tuple[Any, None]:
+        below.append(x)
+        return x, None
+
+    look.defvjp(forward, lambda _, cotangent: (cotangent,))
+    with contextlib.suppress(TypeError):  # forward mode asks the rule too, and then refuses
+        look(x)
+    return below[0] if below and not is_traced(below[0]) else x
 
 
 def same_structure(a: Any, b: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.frozen import is_traced
+from lnz._core.given import given_array
 
 Shape = int | Sequence[int]
 State = Any  # an array, or for a product space a tuple of them
@@ -79,7 +80,7 @@ class Space(abc.ABC):
                 f"{self} needs {'states' if batch else 'a state'} of shape {_words(wanted)}, but got {shape}"
             )
         if not is_traced(x):
-            trouble = self.problem(np.asarray(x))
+            trouble = self.problem(np.asarray(given_array(x)))
             if trouble is not None:
                 raise ValueError(trouble)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lnz._core.capabilities import Factored, Incomplete
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
+from lnz._core.given import given_array
 from lnz._core.numerics import softplus
 from lnz._core.spaces import Binary, Space
 from lnz._models import units
@@ -110,6 +111,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         cls, data: Any, hidden: int | Sequence[int], *, key: PRNGKeyArray, scale: float = 0.01, dtype: Any = jnp.float32
     ) -> DeepBoltzmannMachine:
         """An initial machine for learning: small random weights, and the visible bias of independent units fitted to data (n, visible)."""
+        data = given_array(data)
         space = Binary(np.shape(data)[1:])
         made = cls(space.size, hidden, key=key, scale=scale, dtype=dtype)
         return eqx.tree_at(

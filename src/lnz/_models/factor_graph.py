@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from lnz._core.capabilities import BlockSweepable, Factored, Sweep
 from lnz._core.frozen import Frozen, is_traced
+from lnz._core.given import given_array
 from lnz._core.spaces import Binary, Categorical, MixedCategorical, Product, Space, Spin, State
 from lnz._models.colouring import Blocks, colour_classes
 from lnz._models.independent import as_float
@@ -250,7 +251,7 @@ class FactorGraph(Factored, BlockSweepable):
             ValueError: where a label does not exist.
         """
         n = len(self.cardinalities)
-        labels = jnp.asarray(labels)
+        labels = jnp.asarray(given_array(labels, "labels"))
         if labels.shape != (n,) or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(f"labels must be {n} integers, but are {labels.dtype} of shape {labels.shape}")
         if not is_traced(labels):
@@ -316,7 +317,7 @@ def states_of(space: Space, labels: Any) -> State:
         return tuple(
             states_of(part, labels[:, a:b]) for part, a, b in zip(space.spaces, ends[:-1], ends[1:], strict=True)
         )
-    labels = jnp.asarray(labels).reshape(len(labels), *space.shape)
+    labels = jnp.asarray(given_array(labels, "labels")).reshape(len(labels), *space.shape)
     if isinstance(space, Spin):
         labels = 2 * labels - 1
     elif not isinstance(space, Binary | Categorical | MixedCategorical):

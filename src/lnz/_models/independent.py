@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lnz._core.capabilities import Annealable, Featured, Normalised, observed_space, require_normalised
 from lnz._core.energy import Energy, Kind
 from lnz._core.frozen import is_traced
+from lnz._core.given import given_array
 from lnz._core.numerics import softplus
 from lnz._core.spaces import Binary, Box, Categorical, Real, Space, Spin, State
 from lnz._models import units
@@ -43,6 +44,7 @@ class Independent(Normalised, Featured):
     @classmethod
     def from_data(cls, data: Any, space: Space, *, smoothing: float = 1.0) -> Independent:
         """The maximum-likelihood units for the data, each category counted `smoothing` extra times (Laplace)."""
+        data = given_array(data)
         space.validate(data, batch=True)
         counts = _counts(np.asarray(data), space) + smoothing
         log_p = np.log(counts / counts.sum(axis=-1, keepdims=True))
@@ -293,5 +295,5 @@ def base_of(energy: Energy) -> Energy:
 
 
 def as_float(x: Any) -> Array:
-    x = jnp.asarray(x)
+    x = jnp.asarray(given_array(x, "parameters"))
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))

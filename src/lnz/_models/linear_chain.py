@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lnz._core.capabilities import Factored
 from lnz._core.energy import widen
 from lnz._core.frozen import is_traced
+from lnz._core.given import given_array
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
 from lnz._models.log_potentials import booleans, check_labels, check_log_potentials, floats
@@ -184,7 +185,7 @@ class LinearChain(Factored):
 
     def checked(self, labels: Any) -> Int[Array, " T"]:
         """The labels, if their shape is right and those of nodes that exist are in range (unless traced); otherwise ValueError."""
-        labels = jnp.asarray(labels)
+        labels = jnp.asarray(given_array(labels, "labels"))
         t, k = self.emissions.shape
         if labels.shape != (t,) or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(

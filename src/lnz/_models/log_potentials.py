@@ -9,17 +9,18 @@ import numpy as np
 from jaxtyping import Array
 
 from lnz._core.frozen import is_traced
+from lnz._core.given import given_array
 
 
 def floats(x: Any) -> Array:
     """An array of floating-point numbers, in its own precision if it has one."""
-    x = jnp.asarray(x)
+    x = jnp.asarray(given_array(x, "log-potentials"))
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
 def booleans(name: str, values: Any, shape: tuple[int, ...]) -> Array:
     """An array of booleans of this shape; ValueError for anything else."""
-    values = jnp.asarray(values)
+    values = jnp.asarray(given_array(values, name))
     if values.dtype != bool or values.shape != shape:
         raise ValueError(f"{name} must be booleans of shape {shape}, but got {values.dtype} of shape {values.shape}")
     return values

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lnz._core.capabilities import Conditional, Factored, Sweepable
 from lnz._core.energy import widen
+from lnz._core.given import given_array
 from lnz._core.spaces import Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
 from lnz._models.linear_chain import ChainPotentials
@@ -237,7 +238,7 @@ class RandomField(Factored, Sweepable, Conditional):
 
     def checked(self, labels: Any) -> Int[Array, "*nodes"]:
         """The labels as integers, with 0 at masked nodes. ValueError for a wrong shape, or a label out of range (unless traced)."""
-        labels, k = jnp.asarray(labels), self.unary.shape[-1]
+        labels, k = jnp.asarray(given_array(labels, "labels")), self.unary.shape[-1]
         if labels.shape != self.structure.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(
                 f"the labels of this structure must be integers of shape {self.structure.shape}, but got {labels.dtype} of shape {labels.shape}"

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import Annealable, Blockwise, Conditional, Factored, Marginal, TwoLayer
 from lnz._core.energy import Energy
+from lnz._core.given import given_array
 from lnz._core.numerics import check_whole_number, softplus
 from lnz._core.spaces import Binary, Categorical, Product, Real, Space, Spin, State
 from lnz._models import units
@@ -102,6 +103,7 @@ class RBM(BilinearLayers, Factored, Conditional):
 
         Source: Hinton 2012, section 8 (the visible bias at the data's log odds; here with one count added to each value).
         """
+        data = given_array(data)
         space = Binary(np.shape(data)[1:]) if visible is None else visible
         rbm = cls(space, hidden, key=key, scale=scale, dtype=dtype)
         bias = Independent.from_data(data, rbm.visible).potentials.reshape(-1).astype(dtype)

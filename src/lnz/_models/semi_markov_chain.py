@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lnz._core.energy import Energy, widen
+from lnz._core.given import given_array
 from lnz._core.spaces import Categorical, State
 from lnz._models.linear_chain import existing
 from lnz._models.log_potentials import check_log_potentials, floats
@@ -132,7 +133,8 @@ class SemiMarkovChain(Energy):
             ValueError: if their numbers differ, one is out of range, or the durations do not add up to the length.
         """
         t, longest, k = self.segments.shape
-        d, kinds = np.asarray(durations, int).reshape(-1), np.asarray(labels, int).reshape(-1)
+        d = np.asarray(given_array(durations, "durations"), int).reshape(-1)
+        kinds = np.asarray(given_array(labels, "labels"), int).reshape(-1)
         length = int(self.potentials().length)
         if len(d) != len(kinds) or not ((d >= 1) & (d <= longest)).all() or not ((kinds >= 0) & (kinds < k)).all():
             raise ValueError(f"every segment needs a duration from 1 to {longest} and a label from 0 to {k - 1}")

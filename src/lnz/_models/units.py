@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lnz._core.given import given_array
 from lnz._core.numerics import softplus
 from lnz._core.spaces import Binary, Categorical, MixedCategorical, Space, Spin
 
@@ -40,7 +41,7 @@ def features(space: Space, x: Array, dtype: jnp.dtype) -> Array:
     """φ(x), in the given dtype: shape (*batch, *feature_shape)."""
     if isinstance(space, Categorical):
         return jax.nn.one_hot(x.astype(jnp.int32), space.k, dtype=dtype)
-    return jnp.asarray(x).astype(dtype)
+    return jnp.asarray(given_array(x)).astype(dtype)
 
 
 def log_partition(space: Space, potentials: Array) -> Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lnz._core.given import given_array
 from lnz._core.route import Route
 from lnz._models.linear_chain import LinearChain
 from lnz._models.random_field import RandomField
@@ -85,7 +86,7 @@ def calibrate(
     """
     import scipy.optimize
 
-    labels, count = jnp.asarray(labels), {len(leaf) for leaf in jax.tree.leaves(inputs)}
+    labels, count = jnp.asarray(given_array(labels, "labels")), {len(leaf) for leaf in jax.tree.leaves(inputs)}
     if count != {len(labels)} or not len(labels):
         raise ValueError(f"there must be as many inputs as labels, and some, but there are {count} and {len(labels)}")
     fields, y = jax.jit(jax.vmap(lambda x, y: labelled(build(x), y)))(inputs, labels)

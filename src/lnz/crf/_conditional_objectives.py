@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz._core.energy import widen
+from lnz._core.given import given_array
 from lnz._core.numerics import check_whole_number, log_sum_exp
 from lnz._core.objective import Objective
 from lnz._core.random import fast_key
@@ -127,7 +128,7 @@ class SampledLikelihood(Objective):
     ) -> Int[Array, "chains ..."]:
         """The chains after so many sweeps under the model; 0 at masked nodes."""
         model, order = as_field(jax.lax.stop_gradient(field))
-        at = jnp.asarray(chains).astype(jnp.int32)
+        at = jnp.asarray(given_array(chains, "chains")).astype(jnp.int32)
         at = at if order is None else at[:, order]
         at = at if model.mask is None else jnp.where(model.mask[None], at, 0)
         keys = jax.random.split(fast_key(key), self.sweeps)

@@ -15,6 +15,7 @@ from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import as_energy, widen
 from lnz._core.estimate import Estimate
 from lnz._core.frozen import is_traced
+from lnz._core.given import given_array
 from lnz._core.route import Route
 from lnz._models.linear_chain import ChainPotentials, LinearChain
 from lnz._models.log_potentials import booleans
@@ -135,7 +136,7 @@ def partial_labels(labels: Any, k: int) -> Bool[Array, "*shape K"]:
         >>> lnz.crf.partial_labels([1, -1], 3).tolist()
         [[False, True, False], [True, True, True]]
     """
-    labels = jnp.asarray(labels)
+    labels = jnp.asarray(given_array(labels, "labels"))
     if not jnp.issubdtype(labels.dtype, jnp.integer) or (not is_traced(labels) and bool(jnp.any(labels >= k))):
         raise ValueError(f"labels must be integers below {k}, negative where they are unknown, but got {labels}")
     return (labels[..., None] == jnp.arange(k, dtype=labels.dtype)) | (labels < 0)[..., None]

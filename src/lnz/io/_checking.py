@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from lnz._core.given import given_array
 from lnz.io._data import DataError, numeric_problem
 from lnz.io._prepare import blocks
 
@@ -49,7 +50,10 @@ def check(
         raise DataError(f"unknown space {space_name!r}. Choose one of {', '.join(SPACES)}")
     if cardinality is not None and space_name != "categorical":
         raise DataError(f"a cardinality was given, but the space is {space_name}. Leave it out, or choose categorical")
-    array = np.asarray(array)
+    try:
+        array = np.asarray(given_array(array, source))
+    except ValueError as error:
+        raise DataError(str(error)) from None
     _check_shape(array, columns, source)
     _check_values(array, space_name, cardinality, source)
     return _constant_columns(array, space_name, source)

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from lnz._core.capabilities import data_energy_of, free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
+from lnz._core.given import given_array
 from lnz._core.spaces import Product, State
 
 Term = Callable[[Any], Callable[[State], Array]]
@@ -75,17 +76,13 @@ def weighted_sum(of_batch: Callable[[State], Array], v: State, weights: Array) -
 
 def as_arrays(energy: Energy, v: State) -> State:
     """Observed states as arrays (lists and data frames become NumPy arrays), for a product space a tuple of them."""
-    if isinstance(observed_space(energy), Product) and isinstance(v, tuple):
-        return tuple(map(_as_array, v))
-    return _as_array(v)
-
-
-def _as_array(part: Any) -> Any:
-    return part if isinstance(part, jax.Array) else np.asarray(part)
+    parts = isinstance(observed_space(energy), Product) and isinstance(v, tuple)
+    return tuple(map(given_array, v)) if parts else given_array(v)
 
 
 def as_weights(weights: Any, n: int) -> Array:
     """The weights of n data as an array. Raises ValueError unless they are finite, not negative and not all zero (where Python can see)."""
+    weights = given_array(weights, "weights")
     if np.shape(weights) != (n,):
         raise ValueError(f"weights need shape ({n},), one a datum, but got {np.shape(weights)}")
     if is_traced(weights):

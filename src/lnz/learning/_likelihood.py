@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from lnz._core.capabilities import data_energy_of, data_space, free_energy_of, observed_space
 from lnz._core.energy import as_energy
 from lnz._core.estimate import Estimate, Guarantee, decimals
+from lnz._core.given import given_array
 from lnz._core.route import Route
 from lnz._core.spaces import Binary, Product, Space, Spin, State
 from lnz._partition import log_partition
@@ -151,12 +152,13 @@ def data_energies(
 
 
 def _in_blocks(function: Callable[[State, int], Any], data: State, block: int) -> np.ndarray:
-    n = jax.tree.leaves(data)[0].shape[0]
+    arrays = tuple(map(given_array, data)) if isinstance(data, tuple) else given_array(data)
+    n = jax.tree.leaves(arrays)[0].shape[0]
     size = min(block, n)
     parts = []
     for start in range(0, n, size):
         rows = np.minimum(np.arange(start, start + size), n - 1)
-        batch = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), data)
+        batch = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), arrays)
         parts.append(np.asarray(function(batch, start), np.float64)[: min(size, n - start)])
     return np.concatenate(parts)
 

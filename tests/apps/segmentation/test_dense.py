@@ -129,3 +129,28 @@ def test_confusion():
     with pytest.raises(ValueError, match="compared"):
         lnz.apps.confusion([0, 1], [0], 2)
     assert np.isnan(lnz.apps.confusion([-1], [0], 2).pixel_accuracy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x / 255.0, "these are floats from 0 to 1: multiply them by 255"),
+        (lambda x: (x / 255.0).astype(np.float32), "these are floats from 0 to 1"),
+        (lambda x: x.astype(np.int32) - 60, "grey levels from 0 to 255, but some values"),
+        (lambda x: x.astype(np.uint16) * 256, "grey levels from 0 to 255, but some values"),
+        (lambda x: np.where(x == x.max(), np.nan, x), "grey levels from 0 to 255, but some values"),
+    ],
+)
+def test_images_in_other_units_are_refused(change, message):
+    pixels, p = image()[None], np.full((1, 14, 18, 2), 0.5)
+    with pytest.raises(ValueError, match=message):
+        lnz.apps.DenseCRF()(change(pixels), p)
+    with pytest.raises(ValueError, match=message):
+        lnz.apps.DenseCRF().fitted(change(pixels), p, np.zeros((1, 14, 18), int))
+
+
+def test_floats_of_grey_levels_are_those_of_bytes():
+    pixels, p = image()[None], np.random.default_rng(0).dirichlet([1, 1], (1, 14, 18))
+    found = lnz.apps.DenseCRF()(pixels, p)
+    for same in (pixels.astype(float), pixels / 255.0 * 255, pixels.astype(np.int64)):
+        np.testing.assert_allclose(lnz.apps.DenseCRF()(same, p), found, atol=1e-5)

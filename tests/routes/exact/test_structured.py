@@ -1,5 +1,6 @@
 """Forests, narrow lattices, complete graphs and bipartite ones, against lists of states, elimination and known values."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -386,3 +387,40 @@ def test_choose_is_quick_about_large_lattices(periodic):
     """A width that is known without looking."""
     choice = lnz.choose(lattice(0, (500, 500), periodic, 2))
     assert "the width of its graph is at least 500" in choice.why
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (lnz.Ising.lattice((32, 32), 0.44, 0.0, periodic=True), "Torus"),
+        (lnz.Ising.lattice((5, 5), -0.3, 0.0, periodic=True), "TransferMatrix"),
+        (lnz.Ising.lattice((24, 24), 0.44, 0.0, periodic=False), "KacWard"),
+        (lnz.Ising(0.01 * (1 - jnp.eye(40))), "CompleteGraph"),
+    ],
+)
+def test_the_route_under_grad_is_that_of_the_plain_call(model, name):
+    seen = []
+
+    def value(m):
+        seen.append(type(lnz.choose(m).route).__name__)
+        return lnz.log_partition(m).value
+
+    value(model)
+    found = jax.grad(value)(model)
+    assert seen == [name] * 2
+    named = jax.grad(lambda m: lnz.log_partition(m, route=getattr(lnz.routes, name)()).value)(model)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(named), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_where_values_are_hidden_the_refusal_names_the_exact_route():
+    torus = lnz.Ising.lattice((32, 32), 0.44, 0.0, periodic=True)
+    for f in (jax.jit(lambda m: lnz.log_partition(m).value), jax.jit(jax.grad(lambda m: lnz.log_partition(m).value))):
+        with pytest.raises(ValueError, match=r"pass key=.*or name an exact route.*name route=lnz.routes.Torus\(\)"):
+            f(torus)
+    lattice = lnz.Ising.lattice((5, 5), 0.3, 0.0, periodic=False)  # two derivatives: by a route that has them
+
+    def of_fields(h):
+        return lnz.log_partition(eqx.tree_at(lambda m: m.fields, lattice, h)).value
+
+    assert np.isfinite(jax.hessian(of_fields)(lattice.fields)).all()

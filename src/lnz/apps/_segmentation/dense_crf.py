@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from lnz._core.given import given_array
 from lnz.apps._segmentation.filters import PermutohedralLattice
 
 _LEAST = 1e-8  # of a probability, so that its logarithm is finite
@@ -65,7 +66,11 @@ class DenseCRF:
     def __call__(
         self, images: UInt8[Any, "n height width 3"], probabilities: Float[Any, "n height width K"]
     ) -> Float[Any, "n height width K"]:
-        """Refined probabilities of a batch of images, float32. ValueError where shapes do not fit or a probability is NaN or negative."""
+        """Refined probabilities of a batch of images, whose grey levels are from 0 to 255, float32.
+
+        Raises:
+            ValueError: where shapes do not fit, a grey level is outside 0 … 255, all are floats from 0 to 1, or a probability is NaN or negative.
+        """
         images, p = _checked(images, probabilities)
         return self._mean_field(np.log(np.maximum(p, _LEAST)), self.kernels(images))
 
@@ -186,8 +191,21 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return x / x.sum(-1, keepdims=True)
 
 
+def grey_levels(images: Any) -> np.ndarray:
+    """Images as an array. ValueError where they are no grey levels from 0 to 255, such as floats from 0 to 1."""
+    images = np.asarray(given_array(images, "images"))
+    if images.dtype.kind not in "uif" or not ((images >= 0) & (images <= 255)).all():
+        raise ValueError("images are grey levels from 0 to 255, but some values are none of these numbers")
+    if images.dtype.kind == "f" and images.size and 0 < images.max() <= 1:
+        raise ValueError(
+            "images are grey levels from 0 to 255, but these are floats from 0 to 1: multiply them by 255 (colours would count for nothing)"
+        )
+    return images
+
+
 def _checked(images: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
-    images, p = np.asarray(images), np.asarray(probabilities, np.float32)
+    images = grey_levels(images)
+    p = np.asarray(given_array(probabilities, "probabilities"), np.float32)
     if images.ndim != 4 or images.shape[-1] != 3 or p.ndim != 4 or p.shape[:3] != images.shape[:3]:
         raise ValueError(
             f"images have shape (n, height, width, 3) and probabilities (n, height, width, K), but got {images.shape} and {p.shape}"

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from lnz._core.given import given_array
+
 
 class Confusion(NamedTuple):
     """Counts of pixels by true and by found class.
@@ -49,7 +51,7 @@ def confusion(truth: Int[Any, "*shape"], found: Int[Any, "*shape"], classes: int
         >>> round(score.pixel_accuracy, 3), score.mean_iou
         (0.667, 0.5)
     """
-    truth, found = np.asarray(truth), np.asarray(found)
+    truth, found = (np.asarray(given_array(labels, "labels")) for labels in (truth, found))
     if truth.shape != found.shape:
         raise ValueError(f"labels of shape {truth.shape} cannot be compared with labels of shape {found.shape}")
     scored = truth >= 0

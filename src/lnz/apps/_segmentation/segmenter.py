@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from lnz._core.checkpoint import CheckpointError, load_arrays, load_tree, save_tree
-from lnz.apps._segmentation.dense_crf import DenseCRF
+from lnz.apps._segmentation.dense_crf import DenseCRF, grey_levels
 from lnz.apps._segmentation.neural_potentials import Architecture, Potentials, upsampled
 from lnz.crf._conditional_objectives import UnrolledMeanField
 
@@ -81,7 +81,7 @@ class Segmenter:
         self, images: UInt8[Any, "n height width 3"], *, steps: int = 3
     ) -> tuple[Float[np.ndarray, "n height width K"], Float[np.ndarray, "n height width K"]]:
         """The first two parts of a prediction: by the unary net, and by mean field."""
-        images, parts = np.asarray(images), []
+        images, parts = grey_levels(images), []
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
             whole = np.concatenate([batch, np.repeat(batch[-1:], _BATCH - len(batch), 0)])

@@ -42,7 +42,9 @@ _SAME = {"L": "E", "U": "S"}  # the letters of BILOU, and those of IOBES that me
 def is_chunking(labels: Sequence[str]) -> bool:
     """Whether labels are chunk tags: O, or B, I, E, S, L or U alone or before a type, and not O alone."""
     begins = [label for label in labels if label != "O"]
-    return bool(begins) and all(label[:1] in ("B", "I", *_SAME.values(), *_SAME) and label[1:2] in ("", "-") for label in begins)
+    return bool(begins) and all(
+        label[:1] in ("B", "I", *_SAME.values(), *_SAME) and label[1:2] in ("", "-") for label in begins
+    )
 
 
 def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[np.ndarray, " sentences+1"]) -> Chunks:

@@ -30,6 +30,7 @@ from lnz._core.capabilities import (
     tempers_free_energy,
 )
 from lnz._core.energy import Energy
+from lnz._core.given import given_array
 from lnz._core.spaces import Real, Space, State
 from lnz._models.independent import Gaussian, Independent, base_of
 from lnz.kernels._continuous import HamiltonianMonteCarlo
@@ -163,6 +164,7 @@ def fitted_base(space: Space | Energy, data: Any) -> Energy:
         >>> [round(float(p), 3) for p in base.potentials]  # log odds, with one count added to each value
         [-0.405, 1.386]
     """
+    data = tuple(map(given_array, data)) if isinstance(data, tuple) else given_array(data)
     if isinstance(space, Energy):
         data_space(space).validate(data, batch=True)
         if data_space(space) != observed_space(space):
