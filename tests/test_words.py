@@ -57,9 +57,7 @@ ALLOWED = [
 NOT_YET = {
     "lnz/apps",
     "lnz/diagnostics",
-    "lnz/interop",
     "lnz/io",
-    "lnz/kernels",
     "lnz/learning",
 }
 

@@ -133,7 +133,7 @@ def test_blocks_are_checked():
             lnz.kernels.Gibbs(blocks=blocks).step(ring, jax.random.key(0), start)
     with pytest.raises(ValueError, match="numbers of sites"):
         lnz.kernels.Gibbs(blocks=[[0.5]])
-    assert "does not say which sites interact" in str(
+    assert "does not define which sites interact" in str(
         lnz.kernels.Gibbs(blocks=[[0]]).unsupported_reason(lnz.FunctionEnergy(lambda x: x.sum(), lnz.Binary(1)))
     )
 

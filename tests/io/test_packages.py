@@ -198,7 +198,7 @@ def test_evidence_by_an_unknown_name_is_refused(observed, words):
     [
         (object(), "but got object"),
         (DiscreteMarkovNetwork(["rain"], SimpleNamespace(variables=["rain"])), "factor 0 is a SimpleNamespace, not a"),
-        (DiscreteMarkovNetwork(["rain"], RAIN, WET), "factor 1 names 'wet', which is no node"),
+        (DiscreteMarkovNetwork(["rain"], RAIN, WET), "factor 1 names 'wet', which is not a node"),
         (DiscreteMarkovNetwork(["rain", "wet"], RAIN), "no factor for 'wet'"),
         (DiscreteBayesianNetwork(["rain", "wet"], WET), "no conditional probabilities for 'rain'"),
         (DiscreteMarkovNetwork(["a"], Table(["a"], [1, -1])), "the table of 'a' holds a potential that is negative"),
@@ -268,8 +268,8 @@ def test_a_bayesian_network_of_pgmpy_answers_as_pgmpy_does():
     [
         (lnz.FactorGraph([], [()], [np.zeros(())]), {}, "no variables"),
         (lnz.FactorGraph([2], [(0,)], [np.array([0, 800.0])]), {}, "800, whose exponential is no float64"),
-        (lnz.FactorGraph([2, 2], [], []), {"variables": ["a", "a"]}, "names do not fit"),
-        (lnz.FactorGraph([2], [], []), {"states": [["a"]]}, "names do not fit"),
+        (lnz.FactorGraph([2, 2], [], []), {"variables": ["a", "a"]}, "names do not match"),
+        (lnz.FactorGraph([2], [], []), {"states": [["a"]]}, "names do not match"),
     ],
 )
 def test_what_pgmpy_cannot_say_is_refused(graph, options, words):

@@ -125,7 +125,7 @@ def test_chains_that_do_not_meet_are_loud():
     """From a state between two modes, one chain goes to the one and one to the other."""
     cold, data = lnz.Ising(1.5 * (np.ones((4, 4)) - np.eye(4))), np.tile([1, 1, -1, -1], (8, 1))
     phase = lnz.learning.CoupledChains(max_moves=3)
-    words = "some pairs of coupled chains had not met after 3 moves: allow more by max_moves"
+    words = "some pairs of coupled chains had not met after 3 moves: increase max_moves"
     options = {"batch_size": 8, "optimizer": optax.sgd(1e-6), "key": KEY}
     with pytest.raises(lnz.kernels.NotMet, match=words):
         lnz.fit(cold, data, negative_phase=phase, epochs=20, **options)

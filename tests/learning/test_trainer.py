@@ -283,7 +283,7 @@ class TestRefusals:
             jax.tree_util.Partial(lambda t, x: t * jnp.sum(x[0]) * jnp.sum(x[1]), jnp.ones(())),
             lnz.Product(lnz.Binary(2), lnz.Spin(1)),
         )
-        with pytest.raises(ValueError, match="no kernel serves this energy"):
+        with pytest.raises(ValueError, match="no kernel supports this energy"):
             lnz.fit(pair, (bits((4, 2)), spins((4, 1))), key=KEY)
 
     @pytest.mark.parametrize("n", [0, -1, 1.5, "2"])

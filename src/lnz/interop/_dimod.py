@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BQM(NamedTuple):
-    """A binary quadratic model as an energy, without its offset, which no spin sees.
+    """A binary quadratic model as an energy without its offset, and the offset as a constant.
 
     log Z of the model is log Z of `energy` plus `constant`. States of the energy are the model's own: ±1 where it is an
     `Ising`, and 0 or 1 where it is a `FactorGraph`.
@@ -55,7 +55,7 @@ def from_bqm(bqm: Any, *, beta: float = 1.0) -> BQM:
     """
     kind = getattr(getattr(bqm, "vartype", None), "name", None)
     if kind not in ("SPIN", "BINARY") or not hasattr(bqm, "to_numpy_vectors"):
-        raise DataError(f"from_bqm takes a dimod.BinaryQuadraticModel, but got {type(bqm).__name__}. Convert it first")
+        raise DataError(f"from_bqm needs a dimod.BinaryQuadraticModel, but got {type(bqm).__name__}. Convert it first")
     if not math.isfinite(beta):
         raise DataError(f"beta is {beta}. Give a finite inverse temperature")
     import lnz
@@ -94,11 +94,11 @@ def to_bqm(
         energy: an `Ising`, or a `FactorGraph` of variables of two values with factors of at most two.
         variables: a name for every variable; by default its number.
         beta: β, finite and not 0.
-        constant: what is to be added to log Z, as `from_bqm` gives it: it becomes part of the offset.
+        constant: the constant to add to log Z, as returned by `from_bqm`: it becomes part of the offset.
 
     Raises:
         ModuleNotFoundError: where dimod is not installed.
-        ValueError: for another energy, larger factors or variables, impossible configurations, or names that do not fit.
+        ValueError: for another energy, larger factors or variables, impossible configurations, or names that do not match.
     """
     dimod = package("dimod", "to_bqm")
     import lnz
@@ -112,7 +112,7 @@ def to_bqm(
         kind, (linear, edges, pairs, rest) = "BINARY", _polynomial(energy)
         constant = constant + rest
     else:
-        raise ValueError(f"to_bqm takes an lnz.Ising or an lnz.FactorGraph, but got {type(energy).__name__}")
+        raise ValueError(f"to_bqm needs an lnz.Ising or an lnz.FactorGraph, but got {type(energy).__name__}")
     names = list(range(len(linear)) if variables is None else variables)
     if len(names) != len(linear) or len(set(names)) != len(names):
         raise ValueError(f"{len(linear)} variables need as many different names, but got {len(names)}")

@@ -39,7 +39,7 @@ class PgmpyModel(NamedTuple):
     states: list[list[Hashable]]
 
     def numbers(self, observed: Mapping[Hashable, Hashable]) -> dict[int, int]:
-        """Evidence by name, {variable: state}, as `FactorGraph.evidence` takes it. Raises ValueError for an unknown name."""
+        """Evidence by name, {variable: state}, as numbers for `FactorGraph.evidence`. Raises ValueError for an unknown name."""
         found = {}
         for variable, state in observed.items():
             if variable not in self.variables:
@@ -94,11 +94,11 @@ def from_pgmpy(model: Any) -> PgmpyModel:
         values = np.asarray(table.values, np.float64)
         for variable, k in zip(table.variables, values.shape, strict=True):
             if variable not in number:
-                raise DataError(f"factor {f} names {variable!r}, which is no node of the model. Add it")
+                raise DataError(f"factor {f} names {variable!r}, which is not a node of the model. Add it")
             found, known = list(table.state_names.get(variable, range(k))), states[number[variable]]
             if known is not None and found != known:
                 raise DataError(
-                    f"two factors know different states of {variable!r}, {known} and {found}. Make them equal"
+                    f"two factors define different states of {variable!r}, {known} and {found}. Make them equal"
                 )
             states[number[variable]] = found
         if not (np.isfinite(values).all() and (values >= 0).all()):
@@ -126,8 +126,8 @@ def to_pgmpy(
 ) -> Any:
     """A factor graph as a `DiscreteMarkovNetwork` of pgmpy (`MarkovNetwork` before version 1.0), with ψ = exp(log-potential).
 
-    pgmpy wants a factor for every variable and no constants: a variable without factors gets one of ones, and a constant
-    becomes a table over the first variable.
+    pgmpy needs a factor for every variable and supports no constants: a variable without factors gets a table of ones, and a
+    constant becomes a table over the first variable.
 
     Args:
         graph: the factor graph; of other models, their `factors()`.
@@ -136,7 +136,7 @@ def to_pgmpy(
 
     Raises:
         ModuleNotFoundError: where pgmpy is not installed.
-        ValueError: log-potentials that no float64 potential can hold, or names that do not fit.
+        ValueError: log-potentials beyond the range of float64 potentials, or names that do not match.
     """
     models, discrete = package("pgmpy.models", "to_pgmpy"), package("pgmpy.factors.discrete", "to_pgmpy")
     n = len(graph.cardinalities)
@@ -145,7 +145,9 @@ def to_pgmpy(
     names = [f"x{i}" for i in range(n)] if variables is None else list(variables)
     of = [list(range(k)) for k in graph.cardinalities] if states is None else [list(found) for found in states]
     if len(set(names)) != n or [len(set(found)) for found in of] != list(graph.cardinalities):
-        raise ValueError(f"names do not fit: {n} variables with {list(graph.cardinalities)} states need as many names")
+        raise ValueError(
+            f"names do not match: {n} variables with {list(graph.cardinalities)} states need as many names"
+        )
     network = getattr(models, "DiscreteMarkovNetwork", None) or models.MarkovNetwork
     made = network()
     made.add_nodes_from(names)

@@ -1,4 +1,4 @@
-"""Kernels for continuous states: unadjusted Langevin, Hamiltonian Monte Carlo and NUTS, on any shape of state; step sizes fitted apart.
+"""Kernels for continuous states of any shape: unadjusted Langevin, Hamiltonian Monte Carlo and NUTS, and the adaptation of step sizes.
 
 A bounded domain is mapped to all of R^n entry by entry, and the density there has the Jacobian of the map: log p(u) = -F(x(u)) + log |dx/du|.
 """
@@ -29,10 +29,10 @@ class Hamiltonian(Kernel):
 
     @abc.abstractmethod
     def trajectory(self, key: PRNGKeyArray, start: Any, log_density: Any, mass: Array) -> tuple[Any, Any]:
-        """BlackJAX's move: the state afterwards, and what it says of itself."""
+        """BlackJAX's move: the state afterwards, and its diagnostics."""
 
     def problem(self) -> str | None:
-        """What is wrong with the kernel's own numbers, in words, or None."""
+        """What is wrong with the kernel's own options, in words, or None."""
         return step_size_problem(self.step_size)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
@@ -70,7 +70,7 @@ class HamiltonianMonteCarlo(Hamiltonian):
 
     Attributes:
         step_size: ε. `adapted` fits it.
-        leapfrogs: gradient evaluations a move.
+        leapfrogs: gradient evaluations per move.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -99,7 +99,7 @@ class NUTS(Hamiltonian):
 
     Attributes:
         step_size: ε. `adapted` fits it.
-        doublings: at most so many; a trajectory has up to 2^doublings steps.
+        doublings: the largest number of doublings; a trajectory has up to 2^doublings steps.
 
     Source: Hoffman & Gelman 2014, "The no-U-turn sampler".
     """
@@ -165,7 +165,7 @@ def from_reals(space: Space, u: Float[Array, "*shape"]) -> tuple[Float[Array, "*
 
     x = low + (high - low) / (1 + e^-u) between two bounds, x = low + e^u above one and x = high - e^u below one.
     """
-    low, high, below, above = _limits(space, u.dtype)
+    low, high, below, above = _finite_bounds(space, u.dtype)
     width, sign = jnp.where(below & above, high - low, 1), jnp.where(below, 1, -1).astype(u.dtype)
     two = jnp.where(below & above, jnp.log(width) - softplus(u) - softplus(-u), 0)
     size = jnp.exp(jnp.where(below ^ above, u, 0))
@@ -176,7 +176,7 @@ def from_reals(space: Space, u: Float[Array, "*shape"]) -> tuple[Float[Array, "*
 
 def to_reals(space: Space, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The point u with x(u) = x; a state on a bound goes to the nearest point inside that the dtype knows."""
-    low, high, below, above = _limits(space, x.dtype)
+    low, high, below, above = _finite_bounds(space, x.dtype)
     least = jnp.finfo(x.dtype).eps
     width = jnp.where(below & above, high - low, 1)
     share = jnp.clip((x - low) / width, least, 1 - least)
@@ -185,7 +185,7 @@ def to_reals(space: Space, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(below & above, inside, jnp.where(below ^ above, one_sided, x))
 
 
-def _limits(space: Any, dtype: Any) -> tuple[Array, Array, np.ndarray, np.ndarray]:
+def _finite_bounds(space: Any, dtype: Any) -> tuple[Array, Array, np.ndarray, np.ndarray]:
     """Finite stand-ins for the bounds, and which of them exist."""
     low, high = map(np.asarray, space.limits)
     below, above = np.isfinite(low), np.isfinite(high)
@@ -230,7 +230,7 @@ def adapted(
     if reason is not None:
         raise ValueError(reason)
     if "step_size" not in vars(kernel) or "acceptance" not in kernel.figures:
-        raise ValueError(f"{type(kernel).__name__} has no step size that an acceptance rate can be fitted by")
+        raise ValueError(f"{type(kernel).__name__} has no step size that can be fitted to an acceptance rate")
     observed_space(energy).validate(v, batch=True)
     goal = target if target is not None else 0.574 if isinstance(kernel, Langevin) else 0.8
     if not 0 < goal < 1:

@@ -1,4 +1,4 @@
-"""Coupled chains: two chains that move by the same law, meet, and stay together; expectations without the bias of a finite run."""
+"""Coupled chains: pairs of chains with the same transition kernel that meet and stay together; expectations without the bias of a finite run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class NotMet(RuntimeError):
 
 
 def not_met(max_moves: int, pairs: str = "some pairs of coupled chains") -> str:
-    """What to say where pairs of chains have not met."""
-    return f"{pairs} had not met after {max_moves:,} moves: allow more by max_moves, take a kernel that mixes faster"
+    """The message for pairs of chains that have not met."""
+    return f"{pairs} had not met after {max_moves:,} moves: increase max_moves, use a kernel that mixes faster"
 
 
 def coupling_refusal(kernel: Kernel, energy: Energy) -> str | None:
@@ -36,18 +36,18 @@ def coupling_refusal(kernel: Kernel, energy: Energy) -> str | None:
     if reason is not None or observed_space(energy).discrete or isinstance(kernel, Langevin):
         return reason
     return (
-        f"two chains of {type(kernel).__name__} on {observed_space(energy)} come near each other but never meet: use lnz.kernels.Langevin, whose "
+        f"two chains of {type(kernel).__name__} on {observed_space(energy)} approach each other but never meet: use lnz.kernels.Langevin, whose "
         "proposals are coupled by reflection"
     )
 
 
 def coupled_step(energy: Energy, kernel: Kernel, key: PRNGKeyArray, x: State, y: State) -> tuple[State, State]:
-    """One move of pairs of chains (n, *shape), each by the kernel's law, so that they meet, and never part again.
+    """One move of pairs of chains (n, *shape), each by the kernel's transition distribution, so that they meet and then stay together.
 
-    Discrete kernels use the same random numbers for both. Of a Gibbs sweep that is the maximal coupling of every bit's or spin's
-    conditional law; categories are drawn with common Gumbel noise, whose chance of agreeing is at least (1 - TV) / (1 + TV). Langevin
-    proposals are coupled maximally by reflection, and accepted by the same uniform; in a box they are refused outside, not thrown back, which
-    leaves the same law as it is.
+    Discrete kernels use the same random numbers for both. For a Gibbs sweep that is the maximal coupling of every bit's or spin's
+    conditional distribution; categories are drawn with common Gumbel noise, whose chance of agreeing is at least (1 - TV) / (1 + TV). Langevin
+    proposals are coupled maximally by reflection, and accepted by the same uniform; proposals outside a box are rejected, not reflected, which
+    leaves the same distribution invariant.
     """
     if observed_space(energy).discrete:
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), x, y)
@@ -62,13 +62,13 @@ def coupled_step(energy: Energy, kernel: Kernel, key: PRNGKeyArray, x: State, y:
 def _reflected_langevin(
     energy: Energy, key: PRNGKeyArray, x: Float[Array, "*shape"], y: Float[Array, "*shape"], step: Array
 ) -> tuple[Array, Array]:
-    """A Metropolis-adjusted Langevin move of either chain; the proposals are equal as often as two normal laws allow.
+    """A Metropolis-adjusted Langevin move of both chains; the proposals are equal as often as two normal distributions allow.
 
     With z the distance of the two drifted means in units of the noise, and ξ normal, both take x's proposal where
     u < φ(ξ + z) / φ(ξ); elsewhere y's noise is ξ reflected at the plane between the means.
     """
     noise_key, meet_key, accept_key = jax.random.split(key, 3)
-    low, high = (jnp.asarray(limit, x.dtype) for limit in limits_of(observed_space(energy)))
+    low, high = (jnp.asarray(bound, x.dtype) for bound in limits_of(observed_space(energy)))
 
     def log_density(x: Array) -> Array:
         return jnp.where(jnp.all((x >= low) & (x <= high)), -free_energy_of(energy)(x), -jnp.inf).astype(x.dtype)
@@ -98,14 +98,14 @@ def _reflected_langevin(
 
 
 class Run(NamedTuple):
-    """What n pairs of coupled chains leave.
+    """The result of n pairs of coupled chains.
 
     Attributes:
-        total: what `add` made of all states and their weights.
+        total: the sum that `add` accumulated over all states and weights.
         last: X after the last move, states (n, *shape).
         met: (n,), whether the pair met.
         times: (n,), the meeting times τ; `max_moves` where a pair did not meet.
-        moves: of every X; Y made `lag` fewer.
+        moves: the number of moves of every X; Y made `lag` fewer.
     """
 
     total: Any
@@ -135,11 +135,11 @@ def run_coupled(
 
         H = 1/(m-k+1) { Σ_{t=k}^{m} f(X_t) + Σ_{t=k+L}^{τ-1} v_t [f(X_t) - f(Y_{t-L})] },   v_t = ⌊(t-k)/L⌋ - ⌈max(L, t-m)/L⌉ + 1
 
-    has mean E_p[f] wherever the chains start, as long as x and y have one law, or are the same states.
+    has mean E_p[f] wherever the chains start, as long as x and y have the same distribution, or are the same states.
 
     Args:
         x, y: states (n, *shape).
-        total: what `add` begins with.
+        total: the initial total.
         add: maps (total, states (2n, *shape), weights (2n,)) to total + Σ weight · f(state); X's states first, then Y's. It is not called
             where all weights are 0.
 
@@ -165,7 +165,7 @@ def run_coupled(
         t, x, y, met, times, total = state
         new_x, new_y = coupled_step(energy, kernel, jax.random.fold_in(key, t), x, y)
         t = t + 1
-        # A pair that has met goes on as one, whatever rounding says.
+        # A pair that has met continues as one chain, regardless of rounding.
         new_y = jax.tree.map(
             lambda a, b, old: jnp.where(t <= lag, old, jnp.where(met.reshape(n, *(1,) * (a.ndim - 1)), a, b)), new_x, new_y, y
         )  # fmt: skip
@@ -183,7 +183,7 @@ def run_coupled(
 
 
 def _equal(x: State, y: State) -> Bool[Array, " n"]:
-    """Whether the states of two chains are the same, in every entry."""
+    """Whether the states of two chains are equal in every entry."""
     same = [
         jnp.all((a == b).reshape(a.shape[0], -1), axis=1) for a, b in zip(*map(jax.tree.leaves, (x, y)), strict=True)
     ]
@@ -207,26 +207,26 @@ def unbiased_expectation(
     """E_p[f(v)] from coupled chains, without the bias of chains that have not yet converged.
 
     X and Y start independently at the energy's base, X `lag` moves ahead, and meet at τ. The states of X from move `burn_in` on are averaged,
-    and what their bias was is made up for by the differences of X and Y until τ: `run_coupled` has the formula. The value is the mean over
+    and their bias is corrected by the differences of X and Y until τ: `run_coupled` has the formula. The value is the mean over
     independent pairs, and its standard error comes from their spread. With f(v) = -∂F(v) it is ∇ log Z.
 
     Args:
-        f: of one observed state, to a pytree of numbers.
+        f: a function of one observed state that returns a pytree of numbers.
         kernel: by default Gibbs sweeps, or Langevin moves for continuous states; see `coupled_step` for those that can be coupled.
-        burn_in: k. It costs moves and spares variance: no choice of it makes a bias.
-        length: m - k + 1, the states that are averaged; likewise.
-        lag: L, the moves by which X is ahead. A larger one makes the differences fewer, and takes more moves.
-        estimates: independent pairs of chains, at least 2.
-        batch: pairs at a time.
-        max_moves: a pair that has not met by then is an error.
+        burn_in: k. It costs moves and reduces variance; no choice of it causes a bias.
+        length: m - k + 1, the number of states that are averaged; likewise.
+        lag: L, the number of moves by which X is ahead. A larger one needs fewer differences and more moves.
+        estimates: the number of independent pairs of chains, at least 2.
+        batch: the number of pairs that run at a time.
+        max_moves: the most moves of a pair; one that has not met by then is an error.
 
     Returns:
         An estimate whose `diagnostics` have `meeting_times` τ (estimates,) and the number of kernel `moves` of both chains of all pairs.
 
     Raises:
-        ValueError: where the kernel refuses the energy or its chains cannot meet, or a number is out of range.
-        NotMet: where a pair has not met after `max_moves`: leaving it out would bring the bias back.
-        FloatingPointError: where f is NaN or infinite at a state of a chain.
+        ValueError: if the kernel does not support the energy, its chains cannot meet, or a number is out of range.
+        NotMet: if a pair has not met after `max_moves`: leaving it out would reintroduce the bias.
+        FloatingPointError: if f is NaN or infinite at a state of a chain.
 
     Example:
         >>> import jax, lnz
@@ -263,14 +263,10 @@ def unbiased_expectation(
         found, _, met, at, reached = run(energy, key)
         if not np.asarray(met)[:take].all():
             waiting = int((~np.asarray(met)[:take]).sum())
-            raise NotMet(
-                not_met(max_moves, f"{waiting:,} of {take:,} pairs of chains") + ", or ask for a smaller batch"
-            )
+            raise NotMet(not_met(max_moves, f"{waiting:,} of {take:,} pairs of chains") + ", or use a smaller batch")
         found = jax.tree.map(lambda h, take=take: np.asarray(h, np.float64)[:take], found)
         if not all(np.isfinite(h).all() for h in jax.tree.leaves(found)):
-            raise FloatingPointError(
-                "f is NaN or infinite at a state of a chain: look at f, and at the energy's parameters"
-            )
+            raise FloatingPointError("f is NaN or infinite at a state of a chain: check f, and the energy's parameters")
         sums = jax.tree.map(lambda h: h.sum(axis=0), found), jax.tree.map(lambda h: (h**2).sum(axis=0), found)
         total = sums[0] if total is None else jax.tree.map(np.add, total, sums[0])
         square = sums[1] if square is None else jax.tree.map(np.add, square, sums[1])
@@ -288,7 +284,7 @@ def unbiased_expectation(
         guarantee="conditional",
         route=f"coupled chains ({count:,} pairs, {type(kernel).__name__})",
         confidence=confidence,
-        assumption="the pairs are many enough for a normal limit",
+        assumption="the pairs are many enough for a normal approximation",
         diagnostics={"meeting_times": jnp.asarray(np.concatenate(times)), "moves": jnp.asarray(float(moves))},
         quantity="E[f]",
     )
@@ -317,7 +313,7 @@ def _pairs(
             def leaf(t: Array, h: Array) -> Array:
                 h = h.reshape(2, *t.shape)
                 w = weights.astype(h.dtype).reshape(2, n, *(1,) * (t.ndim - 1))
-                return t + jnp.sum(jnp.where(w == 0, 0, w * h), axis=0)  # what has no weight may be infinite
+                return t + jnp.sum(jnp.where(w == 0, 0, w * h), axis=0)  # values without weight may be infinite
 
             return jax.tree.map(leaf, total, values(v))
 

@@ -21,20 +21,20 @@ def coupling_from_the_past(
     """n independent exact samples of an Ising model without negative couplings: spins of the space's dtype, shape (n, *sites).
 
     Two chains start T sweeps ago, all spins up and all spins down, and make the same random choices. A Gibbs sweep keeps their order where no
-    coupling is negative, so where they meet by now, every other start would have met them too, and a chain that has run for ever stands there. T
-    doubles until all n pairs have met; the sweeps nearer to now keep their random numbers.
+    coupling is negative, so if they have met by now, chains from every other start have met them too, and their state is an exact sample. T
+    doubles until all n pairs have met; the most recent sweeps keep their random numbers.
 
     Pairs meet soon above the critical temperature, in about 10³ sweeps at it for 16 x 16 sites, and hardly ever far below it without a field.
 
     Args:
         energy: an `Ising` model with couplings of at least 0; fields may have any sign.
         key: a random key.
-        n: how many samples.
+        n: the number of samples.
         max_sweeps: the largest T.
 
     Raises:
-        ValueError: for another model, negative or traced couplings, n below 1, or pairs that have not met after `max_sweeps`: to leave those out
-            would be a bias.
+        ValueError: for another model, negative or traced couplings, n below 1, or pairs that have not met after `max_sweeps`: leaving those out
+            would cause a bias.
 
     Example:
         >>> import jax, lnz
@@ -49,7 +49,7 @@ def coupling_from_the_past(
     """
     if not isinstance(energy, Ising):
         raise ValueError(
-            f"coupling from the past needs an Ising model, not a {type(energy).__name__}: its Gibbs sweeps must keep an order"
+            f"coupling from the past needs an Ising model, not a {type(energy).__name__}: its Gibbs sweeps must preserve an order of states"
         )
     strength = energy.couplings.pairs()[1]
     if is_traced(strength) or is_traced(energy.fields):
@@ -57,7 +57,7 @@ def coupling_from_the_past(
     if (np.asarray(strength) < 0).any():
         raise ValueError(
             "coupling from the past needs couplings of at least 0: with negative ones two chains that meet prove nothing. "
-            "Take samples by elimination, or from long chains with exact=False"
+            "Draw samples by elimination, or from long chains with exact=False"
         )
     if n < 1 or max_sweeps < 1:
         raise ValueError(f"n and max_sweeps must be at least 1, but are {n} and {max_sweeps}")
@@ -70,14 +70,14 @@ def coupling_from_the_past(
         if ago == max_sweeps:
             raise ValueError(
                 f"{int(apart):,} of {n:,} pairs of chains have not met in {max_sweeps:,} sweeps, so the model is too cold for coupling from the "
-                "past: give more max_sweeps, or take samples from long chains with exact=False"
+                "past: increase max_sweeps, or draw samples from long chains with exact=False"
             )
         ago *= 2
 
 
 @eqx.filter_jit
 def chains_since(energy: Ising, key: PRNGKeyArray, ago: Array, n: int) -> tuple[Array, Array]:
-    """Where chains from all up, `ago` sweeps before now, stand now (n, *sites), and how many of those from all down stand elsewhere."""
+    """The states now (n, *sites) of chains that started all up `ago` sweeps ago, and the number of chains from all down that differ."""
     sweep = energy.gibbs_sweep()
     ends = tuple(sweep.pack(jnp.full((n, *energy.couplings.sites), s, jnp.int8)) for s in (1, -1))
 

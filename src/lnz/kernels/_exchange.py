@@ -12,15 +12,15 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 def swap_neighbours(
     key: PRNGKeyArray, replicas: Any, log_ratios: Float[Array, "K n"], steps: Int[Array, ""]
 ) -> tuple[Any, Bool[Array, " K"]]:
-    """The replicas of K + 1 rungs after the swaps of one step, and which of the K pairs of neighbours had their turn.
+    """The replicas of K + 1 rungs after the swaps of one step, and which of the K pairs of neighbours were proposed.
 
-    Even and odd pairs in turn, not at random, let replicas go straight on along the ladder: the number of steps from one end to the other grows
-    with the number of rungs, not with its square.
+    Even and odd pairs alternate, rather than at random, so that replicas travel in one direction along the ladder: the number of steps from one end
+    to the other grows with the number of rungs, not with its square.
 
     Args:
         replicas: a pytree of leaves (K + 1, n, *shape).
-        log_ratios: log p_k(x_{k+1}) p_{k+1}(x_k) / p_k(x_k) p_{k+1}(x_{k+1}) of rungs k and k + 1; those of pairs whose turn it is not are not read.
-        steps: the number of steps so far; its parity says whose turn it is.
+        log_ratios: log p_k(x_{k+1}) p_{k+1}(x_k) / p_k(x_k) p_{k+1}(x_{k+1}) of rungs k and k + 1; those of pairs not proposed are not used.
+        steps: the number of steps so far; its parity selects even or odd pairs.
 
     Source: Swendsen & Wang 1986; Geyer 1991; Okabe, Kawata, Okamoto & Mikami 2001 (in turn); Syed, Bouchard-Côté, Deligiannidis & Doucet 2022,
     "Non-reversible parallel tempering".

@@ -29,7 +29,7 @@ class Kernel(abc.ABC):
     """A Markov kernel that leaves p(v) ∝ exp(-F(v)) invariant. Kernels are static: frozen dataclasses of plain numbers."""
 
     figures: ClassVar[tuple[str, ...]] = ()
-    """The names of the figures that a move gives."""
+    """The names of the figures that a move returns."""
 
     @abc.abstractmethod
     def unsupported_reason(self, energy: Energy) -> str | None:
@@ -44,12 +44,12 @@ class Kernel(abc.ABC):
 class Gibbs(Kernel):
     """One Gibbs sweep: the energy's own blocks (`Sweepable`) where it offers them, otherwise site after site.
 
-    Ising and Potts models and factor graphs are swept colour class by colour class. Sites of one block are drawn at once, so no two of
-    them may interact.
+    Ising and Potts models and factor graphs are swept by colour classes. Sites of one block are drawn in parallel, so no two of them may
+    interact.
 
     Attributes:
-        blocks: blocks of sites, in the flat numbering, in the order of the sweep; every site in one of them. By default colour classes
-            that the model finds itself. Pairwise models and factor graphs take them.
+        blocks: blocks of sites, in the flat numbering, in the order of the sweep; every site in one of them. By default the model's own
+            colour classes. Supported by pairwise models and factor graphs.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -67,14 +67,14 @@ class Gibbs(Kernel):
         if self.blocks is not None:
             blocks = tuple(tuple(np.asarray(block).tolist()) for block in self.blocks)
             if not all(isinstance(site, int) for block in blocks for site in block):
-                raise ValueError(f"blocks are lists of the numbers of sites, but got {self.blocks!r}")
+                raise ValueError(f"blocks must be lists of the numbers of sites, but got {self.blocks!r}")
             object.__setattr__(self, "blocks", blocks)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         if self.blocks is not None:
             sweepable = energy.offers(BlockSweepable)
             if sweepable is None:
-                return f"a {type(energy).__name__} does not say which sites interact: leave the blocks out"
+                return f"a {type(energy).__name__} does not define which sites interact: leave the blocks out"
             return block_problem(self.blocks, sweepable.interactions(), math.prod(observed_space(energy).shape))
         if energy.offers(Sweepable) is not None or isinstance(observed_space(energy), _SITES):
             return None
@@ -84,7 +84,7 @@ class Gibbs(Kernel):
         )
 
     def sweep(self, energy: Energy) -> Sweep | None:
-        """The sweep in a layout of its own, of energies that have one. Raises ValueError for blocks that do not fit."""
+        """The sweep in a layout of its own, for energies that have one. Raises ValueError for invalid blocks."""
         if self.blocks is not None:
             reason = self.unsupported_reason(energy)
             if reason is not None:
@@ -100,12 +100,12 @@ class Gibbs(Kernel):
         return (_single_site_sweep(energy, key, v) if sweepable is None else sweepable.gibbs(key, v)), {}
 
     def reversal(self, energy: Energy, key: PRNGKeyArray, v: State) -> State | None:
-        """One move of the sweep's reversal, all blocks in the opposite order; None for a `gibbs` of the energy's own, whose order is not known."""
+        """One move of the sweep's reversal, all blocks in the opposite order; None for an energy's own `gibbs`, whose order is unknown."""
         sweep = self.sweep(energy)
         if sweep is not None:
             return sweep.reversal().once(key, v)
         layers = energy.offers(TwoLayer)
-        if layers is not None:  # from v by way of h to v: its own reversal
+        if layers is not None:  # from v through h to v: its own reversal
             return layers.gibbs(key, v)
         return None if energy.offers(Sweepable) is not None else _single_site_sweep(energy, key, v, last_first=True)
 
@@ -171,13 +171,13 @@ def count_problem(name: str, n: Any) -> str | None:
 
 
 def default_kernel(energy: Energy) -> Kernel:
-    """Gibbs sweeps where the energy allows them, Langevin moves otherwise. Raises ValueError where neither serves."""
+    """Gibbs sweeps where the energy allows them, Langevin moves otherwise. Raises ValueError if neither supports it."""
     kernels = (Gibbs(), Langevin())
     reasons = [kernel.unsupported_reason(energy) for kernel in kernels]
     for kernel, reason in zip(kernels, reasons, strict=True):
         if reason is None:
             return kernel
-    raise ValueError("no kernel serves this energy: " + "; ".join(str(reason) for reason in reasons))
+    raise ValueError("no kernel supports this energy: " + "; ".join(str(reason) for reason in reasons))
 
 
 def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int) -> State:
@@ -198,7 +198,7 @@ def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, swee
 
 
 def require_energies(energy: Energy, v: State) -> None:
-    """Raise FloatingPointError where a state (n, *shape) has no finite energy and Python can see it; the message names the first."""
+    """Raise FloatingPointError if a state (n, *shape) has no finite energy, unless it is traced; the message names the first."""
     if any(is_traced(leaf) for leaf in (*jax.tree.leaves(v), *jax.tree.leaves(energy))):
         return
     found = np.asarray(_energies(energy, v))
@@ -207,7 +207,7 @@ def require_energies(energy: Energy, v: State) -> None:
         with np.printoptions(threshold=20):
             state = jax.tree.map(lambda x: np.asarray(x[int(bad[0])]), v)
             raise FloatingPointError(
-                f"chain {bad[0]} has come to energy {found[bad[0]]}, at the state {state!r}: a smaller step size, or a start where p > 0, may help"
+                f"chain {bad[0]} has reached energy {found[bad[0]]}, at the state {state!r}: try a smaller step size, or a start where p > 0"
             )
 
 
@@ -219,7 +219,7 @@ def _energies(energy: Energy, v: State) -> Array:
 def moved_chains(
     energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int
 ) -> tuple[State, dict[str, Array]]:
-    """What `run_chains` gives, and the means of the kernel's figures over the moves."""
+    """The states that `run_chains` returns, and the means of the kernel's figures over the moves."""
     key = fast_key(key)
     layers = energy.offers(TwoLayer) if isinstance(kernel, Gibbs) else None
     if layers is not None:
@@ -243,8 +243,8 @@ def moved_chains(
 def run_layers(energy: TwoLayer, key: PRNGKeyArray, h: Array, sweeps: int) -> tuple[Array, Array, Array]:
     """Block Gibbs from the hidden layer, `sweeps` times v ~ p(v|h) and h ~ p(h|v): v, h, and the share of h that the last sweep changed.
 
-    The first and the last half sweep stand outside the loop, and both layers are carried through it. So the last product v W is there to
-    be shared with the gradient at v, and both layers are stored as booleans: 17 % of a PCD-1 update, 7 % of PCD-10.
+    The first and the last half sweep are outside the loop, and both layers are carried through it. So the gradient at v can share the last
+    product v W, and both layers are stored as booleans: this saves 17 % of a PCD-1 update, 7 % of PCD-10.
     """
     keys = jax.random.split(key, (sweeps, 2))
 
@@ -260,6 +260,6 @@ def run_layers(energy: TwoLayer, key: PRNGKeyArray, h: Array, sweeps: int) -> tu
 
 
 def compact(energy: Energy, v: State) -> State:
-    """Chains in the dtype that moves fastest: booleans for binary states of an energy with Gibbs sweeps of its own, else as they are."""
+    """Chains in the fastest dtype: booleans for binary states of an energy with its own Gibbs sweeps, otherwise unchanged."""
     binary = isinstance(observed_space(energy), Binary) and energy.offers(Sweepable) is not None
     return v.astype(bool) if binary else v

@@ -1,3 +1,3 @@
-"""Random keys, as `lnz.kernels` shows them."""
+"""Random keys, as part of `lnz.kernels`."""
 
 from lnz._core.random import fast_key as fast_key

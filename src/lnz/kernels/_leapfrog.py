@@ -1,4 +1,4 @@
-"""Metropolis moves along leapfrog steps, on R^n or in a box, whose walls throw them back: Langevin moves are one step long."""
+"""Metropolis moves along leapfrog steps, on R^n or in a box with reflecting walls: Langevin moves are one step long."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def leapfrog_moves(
     moves: int = 1,
     leapfrogs: int = 1,
 ) -> tuple[Float[Array, " n *shape"], Float[Array, ""]]:
-    """So many moves of n chains that leave exp(-F) as it is, and their mean acceptance.
+    """Moves of n chains that leave exp(-F) invariant, and their mean acceptance.
 
-    A move draws a normal momentum p, takes `leapfrogs` steps of length δ = √(2ε) in time,
+    A move draws a normal momentum p, makes `leapfrogs` steps of length δ = √(2ε) in time,
 
         p ← p - δ/2 ∇F(v),   v ← v + δ p,   p ← p - δ/2 ∇F(v),
 
     and is accepted with chance min(1, exp(F + |p|²/2 before - the same after)). One step is the Metropolis-adjusted Langevin move
-    v' = v - ε ∇F(v) + √(2ε) ξ. Of several, every chain draws a share of δ, between a half and the whole, for every move: after half a period of
-    the model the energy is what it was, and trajectories of that one length do not mix (log Z of a normal law in 64 dimensions was 10 nats
-    too low).
+    v' = v - ε ∇F(v) + √(2ε) ξ. With several steps, every chain draws a fraction of δ, uniform between ½ and 1, for every move: after half a
+    period of the model the energy returns to its value, and trajectories of that one length do not mix (log Z of a normal distribution in 64
+    dimensions was 10 nats too low).
 
-    At the walls of a box v is reflected and p turned round, as a ball is. Such a flow keeps volumes and can be run back, so that the rule of
-    acceptance stays the same. Were a move over a wall refused, chains in n dimensions could take steps of 1/n of the box and hardly more.
+    At the walls of a box v is reflected and p changes sign. Such a flow preserves volume and is reversible, so that the acceptance rule stays
+    the same. If moves across a wall were rejected, chains in n dimensions could hardly make steps of more than 1/n of the box.
 
     Gradients are carried from one move to the next.
 
     Args:
         v: states (n, *shape) of a `Real` space or a `Box`.
-        step_size: ε, one for all chains or one each; it may be traced.
+        step_size: ε, one for all chains or one per chain; it may be traced.
 
     Returns:
-        The states, and the mean acceptance of chains at points that are possible: others (of weight zero, in annealing) say nothing about
+        The states, and the mean acceptance of chains at points that are possible: others (of weight zero, in annealing) are not evidence about
         the step size.
 
     Source: Roberts & Tweedie 1996; Neal 2011, "MCMC using Hamiltonian dynamics" (random lengths, walls).
@@ -92,10 +92,10 @@ def leapfrog_moves(
 
 
 def bounced(space: Space, x: Float[Array, " n *shape"], p: Float[Array, " n *shape"]) -> tuple[Array, Array]:
-    """Where points that went straight on would be had the walls of a box thrown them back, as often as they met one, and their momenta."""
+    """Points after a straight move, reflected at the walls of a box as often as they cross one, and their momenta."""
     if not isinstance(space, Box):
         return x, p
-    low, high = (jnp.asarray(limit, x.dtype)[None] for limit in space.limits)
+    low, high = (jnp.asarray(bound, x.dtype)[None] for bound in space.limits)
     both, above = jnp.isfinite(low) & jnp.isfinite(high), jnp.isfinite(low)
     wall = jnp.where(above, low, high)
     width = jnp.where(both, high - low, 1)

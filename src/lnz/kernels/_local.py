@@ -47,7 +47,7 @@ class LocallyInformed(Kernel):
         return self.problem() or gradient_refusal(energy)
 
     def problem(self) -> str | None:
-        """What is wrong with the kernel's own numbers, in words, or None."""
+        """What is wrong with the kernel's own options, in words, or None."""
         return None
 
     def step(self, energy: Energy, key: PRNGKeyArray, v: State) -> tuple[State, dict[str, Array]]:
@@ -70,7 +70,7 @@ class LocallyInformed(Kernel):
 class GibbsWithGradients(LocallyInformed):
     """Gibbs with gradients: one unit and its new value are proposed with probability ∝ exp(d_i(a) / 2).
 
-    A step changes one unit at most: where a sweep is meant, take as many steps as there are units.
+    A step changes at most one unit: for the equivalent of a sweep, use as many steps as there are units.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -99,7 +99,7 @@ class GibbsWithGradients(LocallyInformed):
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteLangevin(LocallyInformed):
-    """Discrete Langevin moves: all units at once, each to the value a with probability ∝ exp(d_i(a) / 2 - 1[a ≠ x_i] / 2α).
+    """Discrete Langevin moves: all units in parallel, each to the value a with probability ∝ exp(d_i(a) / 2 - 1[a ≠ x_i] / 2α).
 
     The paper has |φ(a) - φ(x_i)|² in place of the indicator: 1 for bits, 4 for spins and 2 for categories, so its α is that many times as large.
 
@@ -168,7 +168,7 @@ class PathAuxiliary(LocallyInformed):
             return each, jax.nn.logsumexp(each, axis=-1)
 
         def log_chance(order: Array, of_site: Array) -> Array:
-            """Of drawing the first units of the order, one after the other."""
+            """The log-probability of drawing the first units of the order, one after the other."""
             drawn = of_site[order]
             return jnp.sum(jnp.where(place < steps, drawn - jax.lax.cumlogsumexp(drawn, reverse=True), 0))
 
@@ -246,11 +246,11 @@ def gradient_refusal(energy: Energy) -> str | None:
             f"a {type(energy).__name__} of categories has no gradient in x, whose entries are integers: give it a `feature_energy` of "
             "their indicators (lnz.capabilities.Featured), or use Gibbs"
         )
-    # A gradient that hangs on nothing is the zero of rounding, comparing or indexing by x.
+    # A gradient that depends on nothing is the zero of rounding, comparing or indexing by x.
     slope = jax.grad(free_energy_of(energy))
     if hangs_on(slope, jnp.ones(space.shape, float_type(energy)), or_constants=True):
         return None
     return (
         f"the gradient of this {type(energy).__name__} in x is zero everywhere: it rounds, compares or indexes by x. Use Gibbs, which needs "
-        "none"
+        "no gradient"
     )

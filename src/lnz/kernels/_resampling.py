@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 def systematic(key: PRNGKeyArray, log_weights: Float[Array, "*R n"]) -> Int[Array, "*R n"]:
-    """Which of n particles are kept, in proportion to their weights, in each of R populations: each floor or ceiling of its share times n.
+    """The particles kept of n, in proportion to their weights, in each of R populations: floor or ceiling of n times the share of each.
 
     A particle of weight zero is never kept.
 

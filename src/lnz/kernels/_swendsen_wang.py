@@ -21,11 +21,11 @@ from lnz.kernels._kernels import Kernel
 
 @dataclasses.dataclass(frozen=True)
 class SwendsenWang(Kernel):
-    """Swendsen-Wang moves: bonds freeze at random, and every cluster of sites that hang together is drawn anew at once.
+    """Swendsen-Wang moves: bonds freeze at random, and every connected cluster of sites is drawn again as one.
 
-    Ising: a bond with J s s' > 0 freezes with probability 1 - exp(-2|J|), and each cluster is turned or not, with odds exp(2 Σ h s) against
-    turning. Couplings of either sign are allowed; in a frustrated model clusters are soon too large to help. Potts: a bond of two equal
-    states freezes with probability 1 - exp(-J), and a cluster takes the state a with probability ∝ exp(Σ h(a)); couplings must be at least 0.
+    Ising: a bond with J s s' > 0 freezes with probability 1 - exp(-2|J|), and each cluster is flipped or not, with odds exp(2 Σ h s) against
+    flipping. Couplings of either sign are allowed; in a frustrated model clusters soon become too large to help. Potts: a bond of two equal
+    states freezes with probability 1 - exp(-J), and a cluster gets the state a with probability ∝ exp(Σ h(a)); couplings must be at least 0.
 
     Raises:
         ValueError: by `run_chains`, for other models, coupling tables, and negative Potts couplings. Negative ones that are traced fail in
@@ -93,7 +93,7 @@ def components(
         label, _ = state
         least = jnp.where(present, jnp.minimum(label[first], label[second]), n)
         new = label.at[first].min(least).at[second].min(least)
-        # Where a site's label has found a smaller one, all sites with that label learn of it.
+        # If a site's label has a smaller one, all sites with that label get it.
         new = new.at[label].min(new)
         new = new[new]
         return new, jnp.any(new != label)
