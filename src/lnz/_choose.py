@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from lnz._core.energy import Energy, as_energy
+from lnz._core.energy import Energy, ModelLike, as_energy
 from lnz._core.frozen import is_traced, known_values
 from lnz._core.route import Choice, Route
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
@@ -29,7 +29,7 @@ class Budget:
     chains: int = 256
 
 
-def choose(energy: Any, budget: Budget | None = None) -> Choice:
+def choose(energy: ModelLike, budget: Budget | None = None) -> Choice:
     """The first route that supports the energy within the budget, and why: those of `ROUTES` in order, then annealed importance sampling.
 
     Inside one `jax.grad` outside `jit` and `vmap` the choice is that of the plain call. Where values cannot be seen, routes that depend on

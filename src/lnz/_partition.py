@@ -16,7 +16,7 @@ from jaxtyping import PRNGKeyArray
 
 from lnz._choose import chosen_route
 from lnz._core.capabilities import arrays_are_data
-from lnz._core.energy import Energy, as_energy
+from lnz._core.energy import Energy, ModelLike, as_energy
 from lnz._core.estimate import Estimate
 from lnz._core.frozen import Frozen, is_traced
 from lnz._core.route import Route
@@ -26,7 +26,7 @@ from lnz.routes._bounds.anytime_bounds import anytime_bounds
 
 
 def log_partition(
-    energy: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None, **deprecated: Any
+    energy: ModelLike, *, route: Route | None = None, key: PRNGKeyArray | None = None, **deprecated: Any
 ) -> Estimate:
     """log Z(θ) = log Σ_x exp(-E_θ(x)), or the integral, in nats, with its error and guarantee.
 
@@ -66,7 +66,7 @@ def log_partition(
 
 
 def log_partition_bounds(
-    energy: Any, *, within: float = 0.1, max_seconds: float = 60.0, max_memory: float | None = None, seed: int = 0
+    energy: ModelLike, *, within: float = 0.1, max_seconds: float = 60.0, max_memory: float | None = None, seed: int = 0
 ) -> Estimate:
     """Bounds on log Z, in nats, that always hold and tighten until they are close enough or time runs out; exact where that is affordable.
 
@@ -102,7 +102,7 @@ def log_partition_bounds(
 
 
 def log_partition_to_accuracy(
-    energy: Any,
+    energy: ModelLike,
     route: Route,
     key: PRNGKeyArray,
     *,
@@ -180,7 +180,7 @@ def _log_partition_of_version_0_1(
     return log_partition_to_accuracy(energy, route, **options)
 
 
-def expectation(energy: Any, f: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None) -> Estimate:
+def expectation(energy: ModelLike, f: Any, *, route: Route | None = None, key: PRNGKeyArray | None = None) -> Estimate:
     """E_{v ~ p_θ}[f(v)] over the observed states, with its error. f maps one state to a pytree of arrays.
 
     Arguments and errors are those of `log_partition`.

@@ -18,6 +18,8 @@ from lnz._core.frozen import Frozen
 from lnz._core.spaces import Box, Space, State
 
 Kind = TypeVar("Kind", bound="Energy")
+ModelLike = Any  # an Energy, or any callable with an attribute `space`: `as_energy` decides at run time
+Gradient = Any  # a pytree like an energy's floating-point arrays, with None elsewhere
 
 
 class Energy(eqx.Module):
@@ -67,8 +69,8 @@ class FunctionEnergy(Energy):
         1.5064
     """
 
-    parameters: Any
-    limits: Any
+    parameters: Any  # a pytree of any kind: the callable itself without its constants
+    limits: Any  # (low, high) of a box that moves, else None
     _constants: Frozen = eqx.field(static=True)
     _space: Space = eqx.field(static=True)
 

@@ -42,10 +42,10 @@ class Estimate(eqx.Module):
         quantity: what it estimates, in words.
     """
 
-    value: Any
-    standard_error: Any
-    lower: Any
-    upper: Any
+    value: Any  # this and the next three: an array, or for an expectation a pytree of arrays
+    standard_error: Any  # likewise
+    lower: Any  # likewise
+    upper: Any  # likewise
     guarantee: Guarantee = eqx.field(static=True)
     route: str = eqx.field(static=True)
     confidence: float = eqx.field(static=True, default=1.0)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import free_energy_of
-from lnz._core.energy import Energy
+from lnz._core.energy import Energy, Gradient
 from lnz._core.estimate import Estimate
 from lnz._core.spaces import State
 
@@ -28,18 +29,18 @@ class Route(abc.ABC):
         """The approximate number of energy evaluations of one `log_partition`."""
 
     @abc.abstractmethod
-    def log_partition(self, energy: Energy, key: Any) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None) -> Estimate:
         """log Z of the energy, in nats."""
 
     @abc.abstractmethod
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any) -> Estimate:
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: PRNGKeyArray | None) -> Estimate:
         """E_{v ~ p}[f(v)] over the observed states."""
 
-    def mean_gradient(self, energy: Energy, key: Any) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None) -> Gradient:
         """E_p[-∂_θ E_θ(x)], a pytree like the energy's float arrays. A route with a cheaper way overrides this."""
         return self.expectation(energy, lambda v: negative_gradient(energy, v), key).value
 
-    def log_partition_and_mean_gradient(self, energy: Energy, key: Any) -> tuple[Estimate, Any]:
+    def log_partition_and_mean_gradient(self, energy: Energy, key: PRNGKeyArray | None) -> tuple[Estimate, Any]:
         """log Z and its mean gradient, for the derivative of log Z. A route that computes them together overrides this."""
         return self.log_partition(energy, key), self.mean_gradient(energy, key)
 
@@ -53,7 +54,7 @@ class Route(abc.ABC):
         """Whether the route draws samples and so needs a key."""
         return False
 
-    def require(self, energy: Energy, key: Any) -> None:
+    def require(self, energy: Energy, key: PRNGKeyArray | None) -> None:
         """Raise ValueError where the route does not support the energy, or where its key is missing."""
         reason = self.unsupported_reason(energy)
         if reason is not None:

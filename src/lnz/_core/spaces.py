@@ -18,6 +18,8 @@ from lnz._core.given import given_array
 
 Shape = int | Sequence[int]
 State = Any  # an array, or for a product space a tuple of them
+Struct = Any  # a `jax.ShapeDtypeStruct`, or for a product space a tuple of them
+ArrayLike = Any  # what `np.asarray` takes: numbers, nested lists, NumPy and JAX arrays, data frames
 
 
 def _as_shape(shape: Any) -> tuple[int, ...]:
@@ -37,7 +39,7 @@ class Space(abc.ABC):
     """
 
     discrete: ClassVar[bool]
-    shape: Any
+    shape: Any  # a tuple of integers, or for a product space a tuple of such tuples
     moving = False
 
     @property
@@ -47,7 +49,7 @@ class Space(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def struct(self) -> Any:
+    def struct(self) -> Struct:
         """One state's shape and dtype, as `jax.ShapeDtypeStruct` (for a product: a tuple of them)."""
 
     @abc.abstractmethod
@@ -67,7 +69,7 @@ class Space(abc.ABC):
         """The number of states, as a Python int. Raises TypeError for a continuous space."""
         raise TypeError(f"{self} is continuous: its states cannot be counted")
 
-    def validate(self, x: Any, *, batch: bool = False) -> None:
+    def validate(self, x: ArrayLike, *, batch: bool = False) -> None:
         """Raise ValueError if x is not a state (or, with batch=True, not an array of states along axis 0).
 
         The shape is always checked, the values unless x is being traced.
@@ -130,7 +132,7 @@ class _Discrete(Space):
         return self.size * math.log(self.categories)
 
     @property
-    def struct(self) -> Any:
+    def struct(self) -> Struct:
         return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
 
     def _from_digits(self, digits: Array) -> Array:
@@ -202,7 +204,7 @@ class Categorical(_Discrete):
         return self.k
 
     @property
-    def struct(self) -> Any:
+    def struct(self) -> Struct:
         return jax.ShapeDtypeStruct(self.shape, jnp.dtype("int32"))
 
     def problem(self, x: np.ndarray) -> str | None:
@@ -245,7 +247,7 @@ class MixedCategorical(_Discrete):
         return sum(map(math.log, self.cardinalities))
 
     @property
-    def struct(self) -> Any:
+    def struct(self) -> Struct:
         return jax.ShapeDtypeStruct(self.shape, jnp.dtype("int32"))
 
     def decode(self, index: Array) -> Array:
@@ -285,7 +287,7 @@ class Real(Space):
         return math.inf if self.shape != (0,) else 0.0
 
     @property
-    def struct(self) -> Any:
+    def struct(self) -> Struct:
         return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
 
     @property
@@ -320,10 +322,10 @@ class Box(Space):
 
     shape: tuple[int, ...]
     low: Any  # a tuple of floats; a JAX array where the box moves
-    high: Any
+    high: Any  # likewise
     discrete: ClassVar[bool] = False
 
-    def __init__(self, low: Any, high: Any, shape: Shape | None = None):
+    def __init__(self, low: ArrayLike, high: ArrayLike, shape: Shape | None = None):
         shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if shape is None else _as_shape(shape)
         if any(np.broadcast_shapes(np.shape(bound), shape) != shape for bound in (low, high)):
             raise ValueError(
@@ -388,7 +390,7 @@ class Box(Space):
         return jnp.sum(jnp.log(high - low)) if self.moving else float(np.log(high - low).sum())
 
     @property
-    def struct(self) -> Any:
+    def struct(self) -> Struct:
         return jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
 
     def uniform(self, key: PRNGKeyArray, n: int) -> Array:
@@ -443,7 +445,7 @@ class Product(Space):
         return tuple(space.shape for space in self.spaces)
 
     @property
-    def struct(self) -> Any:
+    def struct(self) -> Struct:
         return tuple(space.struct for space in self.spaces)
 
     @property
@@ -474,7 +476,7 @@ class Product(Space):
     def problem(self, x: np.ndarray) -> str | None:
         raise NotImplementedError
 
-    def validate(self, x: Any, *, batch: bool = False) -> None:
+    def validate(self, x: ArrayLike, *, batch: bool = False) -> None:
         if not isinstance(x, tuple) or len(x) != len(self.spaces):
             raise ValueError(f"{self} needs a tuple of {len(self.spaces)} states, but got {type(x).__name__}")
         for space, part in zip(self.spaces, x, strict=True):

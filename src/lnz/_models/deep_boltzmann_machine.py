@@ -18,7 +18,7 @@ from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
 from lnz._core.given import given_array
 from lnz._core.numerics import softplus
-from lnz._core.spaces import Binary, Space
+from lnz._core.spaces import ArrayLike, Binary, Space
 from lnz._models import units
 from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Independent, as_float
@@ -108,7 +108,13 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
 
     @classmethod
     def from_data(
-        cls, data: Any, hidden: int | Sequence[int], *, key: PRNGKeyArray, scale: float = 0.01, dtype: Any = jnp.float32
+        cls,
+        data: ArrayLike,
+        hidden: int | Sequence[int],
+        *,
+        key: PRNGKeyArray,
+        scale: float = 0.01,
+        dtype: Any = jnp.float32,
     ) -> DeepBoltzmannMachine:
         """An initial machine for learning: small random weights, and the visible bias of independent units fitted to data (n, visible)."""
         data = given_array(data)

@@ -16,7 +16,7 @@ from lnz._core.energy import Energy, Kind
 from lnz._core.frozen import is_traced
 from lnz._core.given import given_array
 from lnz._core.numerics import softplus
-from lnz._core.spaces import Binary, Box, Categorical, Real, Space, Spin, State
+from lnz._core.spaces import ArrayLike, Binary, Box, Categorical, Real, Space, Spin, State
 from lnz._models import units
 
 
@@ -33,7 +33,7 @@ class Independent(Normalised, Featured):
     potentials: Array
     _space: Space = eqx.field(static=True)
 
-    def __init__(self, potentials: Any, space: Space):
+    def __init__(self, potentials: ArrayLike, space: Space):
         self.potentials = as_float(potentials)
         self._space = space
         if self.potentials.shape != units.feature_shape(space):
@@ -42,7 +42,7 @@ class Independent(Normalised, Featured):
             )
 
     @classmethod
-    def from_data(cls, data: Any, space: Space, *, smoothing: float = 1.0) -> Independent:
+    def from_data(cls, data: ArrayLike, space: Space, *, smoothing: float = 1.0) -> Independent:
         """The maximum-likelihood units for the data, each category counted `smoothing` extra times (Laplace)."""
         data = given_array(data)
         space.validate(data, batch=True)
@@ -98,7 +98,7 @@ class Gaussian(Normalised):
     mean: Float[Array, " n"]
     precision: Array
 
-    def __init__(self, mean: Any, precision: Any):
+    def __init__(self, mean: ArrayLike, precision: ArrayLike):
         self.mean, self.precision = as_float(mean), as_float(precision)
         n = self.mean.size
         if self.mean.ndim != 1 or self.precision.shape not in ((n,), (n, n)):
@@ -150,7 +150,7 @@ class Mixture(Normalised):
     log_weights: Float[Array, " K"]
     components: tuple[Energy, ...]
 
-    def __init__(self, log_weights: Any, components: Any):
+    def __init__(self, log_weights: ArrayLike, components: Any):
         self.log_weights, self.components = as_float(log_weights), tuple(components)
         if not self.components or self.log_weights.shape != (len(self.components),):
             raise ValueError(

@@ -15,7 +15,7 @@ from lnz._core.capabilities import Factored
 from lnz._core.energy import widen
 from lnz._core.frozen import is_traced
 from lnz._core.given import given_array
-from lnz._core.spaces import Categorical, State
+from lnz._core.spaces import ArrayLike, Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
 from lnz._models.log_potentials import booleans, check_labels, check_log_potentials, floats
 
@@ -88,18 +88,18 @@ class LinearChain(Factored):
 
     def __init__(
         self,
-        emissions: Any,
-        transitions: Any,
+        emissions: ArrayLike,
+        transitions: ArrayLike,
         lengths: Int[Array, ""] | int | None = None,
         *,
-        start: Any = None,
-        end: Any = None,
-        mask: Any = None,
+        start: ArrayLike = None,
+        end: ArrayLike = None,
+        mask: ArrayLike = None,
         holes: Holes = "link",
-        allowed: Any = None,
-        allowed_transitions: Any = None,
-        allowed_start: Any = None,
-        allowed_end: Any = None,
+        allowed: ArrayLike = None,
+        allowed_transitions: ArrayLike = None,
+        allowed_start: ArrayLike = None,
+        allowed_end: ArrayLike = None,
     ):
         emissions = floats(emissions)
         transitions = floats(transitions)
@@ -158,7 +158,7 @@ class LinearChain(Factored):
         masked = jnp.zeros((), bool) if self.mask is None else jnp.any(~self.mask & (jnp.asarray(x) != 0))
         return jnp.where(masked, jnp.inf, -jnp.sum(nodes) - jnp.sum(joints))
 
-    def scores(self, labels: Any) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
+    def scores(self, labels: ArrayLike) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
         """The log-potentials of a labelling: of every node, and of every pair, at the node where it ends. NaN for labels outside 0 … K-1.
 
         The labels of masked nodes are not used.
@@ -183,7 +183,7 @@ class LinearChain(Factored):
             pair = p.pairs[np.maximum(places - 1, 0), labels[before], labels]
         return here, jnp.where(p.joined, pair, zero)
 
-    def checked(self, labels: Any) -> Int[Array, " T"]:
+    def checked(self, labels: ArrayLike) -> Int[Array, " T"]:
         """The labels, if their shape is right and those of nodes that exist are in range (unless traced); otherwise ValueError."""
         labels = jnp.asarray(given_array(labels, "labels"))
         t, k = self.emissions.shape

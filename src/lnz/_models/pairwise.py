@@ -24,7 +24,7 @@ from lnz._core.capabilities import (
 )
 from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen, is_traced
-from lnz._core.spaces import Categorical, Space, Spin, State
+from lnz._core.spaces import ArrayLike, Categorical, Space, Spin, State
 from lnz._models import units
 from lnz._models.bipartite import SmallerSide, two_sides
 from lnz._models.checkerboard import checkerboard_sweep
@@ -434,19 +434,21 @@ class Ising(Pairwise, Marginal, Blockwise):
     couplings: Couplings
     fields: Array
 
-    def __init__(self, couplings: Any, fields: Any = 0.0):
+    def __init__(self, couplings: ArrayLike, fields: ArrayLike = 0.0):
         self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
         if isinstance(self.couplings, DenseCouplings | SparseCouplings) and self.couplings.strength.ndim > 2:
             raise ValueError("an Ising model has one coupling per pair; for tables J_ij(a, b) use lnz.Potts")
         self.fields = _fields(fields, self.couplings.sites, self.couplings)
 
     @classmethod
-    def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int) -> Ising:
+    def sparse(cls, edges: ArrayLike, couplings: ArrayLike, fields: ArrayLike = 0.0, *, n: int) -> Ising:
         """A model on a graph of n sites: edges (m, 2), each pair once; couplings (m,) or one number."""
         return cls(_sparse(edges, couplings, n), fields)
 
     @classmethod
-    def lattice(cls, shape: Any, couplings: Any, fields: Any = 0.0, *, periodic: bool | Sequence[bool]) -> Ising:
+    def lattice(
+        cls, shape: Any, couplings: ArrayLike, fields: ArrayLike = 0.0, *, periodic: bool | Sequence[bool]
+    ) -> Ising:
         """A model on a hypercubic lattice, periodic or not, or one boolean per axis: (False, True) is a cylinder.
 
         couplings broadcast to (axes, *shape): the strength towards the next site along each axis.
@@ -508,7 +510,7 @@ class Potts(Pairwise):
     couplings: Couplings
     fields: Array
 
-    def __init__(self, couplings: Any, fields: Any = 0.0, *, q: int):
+    def __init__(self, couplings: ArrayLike, fields: ArrayLike = 0.0, *, q: int):
         self.couplings = couplings if isinstance(couplings, Couplings) else _dense(couplings)
         if not isinstance(q, int | np.integer) or q < 1:
             raise ValueError(f"a Potts model needs an integer q of at least 1, the number of states, but got {q!r}")
@@ -523,13 +525,13 @@ class Potts(Pairwise):
         self.fields = _fields(fields, (*self.couplings.sites, int(q)), self.couplings)
 
     @classmethod
-    def sparse(cls, edges: Any, couplings: Any, fields: Any = 0.0, *, n: int, q: int) -> Potts:
+    def sparse(cls, edges: ArrayLike, couplings: ArrayLike, fields: ArrayLike = 0.0, *, n: int, q: int) -> Potts:
         """A model on a graph of n sites: edges (m, 2), each pair once; couplings (m,), tables (m, q, q), or one number."""
         return cls(_sparse(edges, couplings, n), fields, q=q)
 
     @classmethod
     def lattice(
-        cls, shape: Any, couplings: Any, fields: Any = 0.0, *, q: int, periodic: bool | Sequence[bool]
+        cls, shape: Any, couplings: ArrayLike, fields: ArrayLike = 0.0, *, q: int, periodic: bool | Sequence[bool]
     ) -> Potts:
         """A model on a hypercubic lattice, periodic or not, or one boolean per axis; couplings broadcast to (axes, *shape)."""
         return cls(_lattice(shape, couplings, periodic), fields, q=q)

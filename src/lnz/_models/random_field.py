@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from lnz._core.capabilities import Conditional, Factored, Sweepable
 from lnz._core.energy import widen
 from lnz._core.given import given_array
-from lnz._core.spaces import Categorical, State
+from lnz._core.spaces import ArrayLike, Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
 from lnz._models.linear_chain import ChainPotentials
 from lnz._models.log_potentials import booleans, check_labels, check_log_potentials, floats
@@ -72,13 +72,13 @@ class RandomField(Factored, Sweepable, Conditional):
     def __init__(
         self,
         structure: Structure,
-        unary: Any,
+        unary: ArrayLike,
         pairwise: Any = None,
         *,
         factors: Sequence[Any] = (),
-        mask: Any = None,
-        allowed: Any = None,
-        allowed_pairs: Any = None,
+        mask: ArrayLike = None,
+        allowed: ArrayLike = None,
+        allowed_pairs: ArrayLike = None,
     ):
         if not isinstance(structure, Structure):
             raise TypeError(f"structure must be an lnz.crf.Chain, Tree, Grid or Graph, but is {structure!r}")
@@ -236,7 +236,7 @@ class RandomField(Factored, Sweepable, Conditional):
         unary = field.unary - level.reshape(*field.structure.shape, 1)
         return eqx.tree_at(lambda f: f.unary, field, unary), forbidden
 
-    def checked(self, labels: Any) -> Int[Array, "*nodes"]:
+    def checked(self, labels: ArrayLike) -> Int[Array, "*nodes"]:
         """The labels as integers, with 0 at masked nodes. ValueError for a wrong shape, or a label out of range (unless traced)."""
         labels, k = jnp.asarray(given_array(labels, "labels")), self.unary.shape[-1]
         if labels.shape != self.structure.shape or not jnp.issubdtype(labels.dtype, jnp.integer):

@@ -16,7 +16,7 @@ from lnz._core.capabilities import Annealable, Blockwise, Conditional, Factored,
 from lnz._core.energy import Energy
 from lnz._core.given import given_array
 from lnz._core.numerics import check_whole_number, softplus
-from lnz._core.spaces import Binary, Categorical, Product, Real, Space, Spin, State
+from lnz._core.spaces import ArrayLike, Binary, Categorical, Product, Real, Space, Spin, State
 from lnz._models import units
 from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Gaussian, Independent, as_float
@@ -66,7 +66,9 @@ class RBM(BilinearLayers, Factored, Conditional):
         self.hidden_bias = jnp.zeros((hidden,), dtype)
 
     @classmethod
-    def from_parameters(cls, weights: Any, visible_bias: Any, hidden_bias: Any, *, visible: Space | None = None) -> RBM:
+    def from_parameters(
+        cls, weights: ArrayLike, visible_bias: ArrayLike, hidden_bias: ArrayLike, *, visible: Space | None = None
+    ) -> RBM:
         """The machine with these parameters: W (features, hidden), b (features,), c (hidden,)."""
         weights, visible_bias, hidden_bias = (as_float(p) for p in (weights, visible_bias, hidden_bias))
         if weights.ndim != 2 or visible_bias.shape != weights.shape[:1] or hidden_bias.shape != weights.shape[1:]:
@@ -87,7 +89,7 @@ class RBM(BilinearLayers, Factored, Conditional):
     @classmethod
     def from_data(
         cls,
-        data: Any,
+        data: ArrayLike,
         hidden: int,
         *,
         key: PRNGKeyArray,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lnz._core.capabilities import Annealable, Marginal, free_energy_of, observed_space
-from lnz._core.energy import Energy, as_energy
-from lnz._core.spaces import Space, State
+from lnz._core.energy import Energy, ModelLike, as_energy
+from lnz._core.spaces import ArrayLike, Space, State
 from lnz._models.independent import as_float, base_of
 
 
@@ -32,7 +30,7 @@ class SelfNormalised(Marginal, Annealable):
     energy: Energy
     log_z: Float[Array, ""]
 
-    def __init__(self, energy: Any, log_z: Any = 0.0):
+    def __init__(self, energy: ModelLike, log_z: ArrayLike = 0.0):
         number = jnp.asarray(log_z, jnp.result_type(float)) if isinstance(log_z, int | float) else as_float(log_z)
         self.energy, self.log_z = as_energy(energy), number
         if self.log_z.shape != ():

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from lnz._core.energy import Energy, widen
 from lnz._core.given import given_array
-from lnz._core.spaces import Categorical, State
+from lnz._core.spaces import ArrayLike, Categorical, State
 from lnz._models.linear_chain import existing
 from lnz._models.log_potentials import check_log_potentials, floats
 
@@ -69,12 +69,12 @@ class SemiMarkovChain(Energy):
 
     def __init__(
         self,
-        segments: Any,
-        transitions: Any,
+        segments: ArrayLike,
+        transitions: ArrayLike,
         lengths: Int[Array, ""] | int | None = None,
         *,
-        start: Any = None,
-        end: Any = None,
+        start: ArrayLike = None,
+        end: ArrayLike = None,
     ):
         segments = floats(segments)
         transitions = floats(transitions)

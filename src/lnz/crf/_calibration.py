@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from lnz._core.given import given_array
 from lnz._core.route import Route
+from lnz._core.spaces import ArrayLike
 from lnz._models.linear_chain import LinearChain
 from lnz._models.random_field import RandomField
 from lnz.crf._conditional_objectives import as_field, labelled
@@ -48,7 +49,7 @@ class Scales(NamedTuple):
 
 def calibrate(
     build: Callable[[Any], RandomField | LinearChain],
-    inputs: Any,
+    inputs: ArrayLike,
     labels: Int[Array, "data ..."],
     *,
     route: Route | None = None,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lnz._core.energy import as_energy
+from lnz._core.energy import ModelLike, as_energy
 from lnz._core.frozen import is_traced
 from lnz._core.route import Route
 from lnz._core.spaces import State
@@ -27,7 +27,7 @@ from lnz.routes._exact.forward_backward import chain_log_z
 from lnz.routes._exact.semi_markov import SemiMarkov
 
 
-def map_state(energy: Any, *, route: Elimination | BeliefPropagation | None = None) -> State:
+def map_state(energy: ModelLike, *, route: Elimination | BeliefPropagation | None = None) -> State:
     """The most probable state of a discrete model with factors: argmax_x p(x), latent variables included; exactly, unless the route is not.
 
     Args:
@@ -66,7 +66,7 @@ def map_state(energy: Any, *, route: Elimination | BeliefPropagation | None = No
     return labels
 
 
-def mpm_state(energy: Any, *, route: Route | None = None) -> Int[Array, "*nodes"]:
+def mpm_state(energy: ModelLike, *, route: Route | None = None) -> Int[Array, "*nodes"]:
     """The most probable label of every variable by itself (maximum posterior marginals): it errs on the fewest labels on average.
 
     The labels together may be improbable, or impossible. Integers in the shape of a labelling, 0 at masked nodes. The `route` is that of
@@ -93,7 +93,7 @@ class NBest(NamedTuple):
     log_weights: Any
 
 
-def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
+def n_best(energy: ModelLike, n: int, *, route: Elimination | None = None) -> NBest:
     """The n most probable states of a discrete model with factors, exactly, latent variables included, all of them different.
 
     Which of several states of one weight come first, and which are left out at the end, is arbitrary. Where fewer than n are possible, a chain
@@ -128,7 +128,7 @@ def n_best(energy: Any, n: int, *, route: Elimination | None = None) -> NBest:
     return NBest(labels, scores)
 
 
-def exact_samples(energy: Any, key: PRNGKeyArray, n: int, *, route: Elimination | None = None) -> State:
+def exact_samples(energy: ModelLike, key: PRNGKeyArray, n: int, *, route: Elimination | None = None) -> State:
     """n independent exact samples of a discrete model with factors, latent variables included: states of `energy.space` along axis 0.
 
     Args:

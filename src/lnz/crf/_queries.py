@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lnz._core.capabilities import free_energy_of, observed_space
-from lnz._core.energy import as_energy, widen
+from lnz._core.energy import ModelLike, as_energy, widen
 from lnz._core.estimate import Estimate
 from lnz._core.frozen import is_traced
 from lnz._core.given import given_array
 from lnz._core.route import Route
+from lnz._core.spaces import ArrayLike
 from lnz._models.linear_chain import ChainPotentials, LinearChain
 from lnz._models.log_potentials import booleans
 from lnz._models.random_field import RandomField
@@ -25,7 +26,7 @@ from lnz.routes._exact.elimination import Elimination
 from lnz.routes._exact.forward_backward import chain_sums
 
 
-def log_probability(energy: Any, labels: Any, *, route: Route | None = None) -> Float[Array, ""]:
+def log_probability(energy: ModelLike, labels: ArrayLike, *, route: Route | None = None) -> Float[Array, ""]:
     """log P(y|x) = -E(y) - log Z of one labelling, in nats; -inf where it is impossible. Batches go through `jax.vmap`.
 
     At most 0, unless the route is not exact: then it is as good as its log Z. Of chains and fields, what stands at masked nodes is
@@ -67,7 +68,7 @@ def _bounded(log_p: Array, log_z: Estimate) -> Array:
     return _at_most_zero(log_p) if log_z.guarantee == "exact" else log_p
 
 
-def negative_log_likelihood(energy: Any, labels: Any, *, route: Route | None = None) -> Float[Array, ""]:
+def negative_log_likelihood(energy: ModelLike, labels: ArrayLike, *, route: Route | None = None) -> Float[Array, ""]:
     """-log P(y|x) of one labelling, in nats: the loss whose gradient is marginals less indicators (T1). Batches go through `jax.vmap`.
 
     Arguments and errors are those of `log_probability`; a model that allows no labelling at all is an error, too.
@@ -128,7 +129,7 @@ def _nodes(model: LinearChain | RandomField) -> Array:
     return model.emissions if isinstance(model, LinearChain) else model.unary
 
 
-def partial_labels(labels: Any, k: int) -> Bool[Array, "*shape K"]:
+def partial_labels(labels: ArrayLike, k: int) -> Bool[Array, "*shape K"]:
     """Sets of labels from known ones: the label alone where it is known, every label where it is negative (unknown).
 
     Example:
@@ -142,7 +143,7 @@ def partial_labels(labels: Any, k: int) -> Bool[Array, "*shape K"]:
     return (labels[..., None] == jnp.arange(k, dtype=labels.dtype)) | (labels < 0)[..., None]
 
 
-def marginals(energy: Any, *, route: Route | None = None) -> Any:
+def marginals(energy: ModelLike, *, route: Route | None = None) -> Any:
     """P(y_i) of every variable of a discrete model with factors.
 
     Args:
@@ -189,7 +190,7 @@ def factor_marginals(energy: RandomField, *, route: Route | None = None) -> list
     return [found[f] for f in range(len(found))]
 
 
-def entropy(energy: Any, *, route: Route | None = None) -> Float[Array, ""] | float:
+def entropy(energy: ModelLike, *, route: Route | None = None) -> Float[Array, ""] | float:
     """H = -Σ_y P(y) log P(y) of a discrete model with factors, in nats: log Z - Σ_f E[φ_f]. Of a chain, differentiable.
 
     With a `route`, which only fields take, as exact as that is; exactly by default.

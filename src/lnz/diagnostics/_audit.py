@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import free_energy_of, observed_space
-from lnz._core.energy import Energy, FunctionEnergy
-from lnz._core.spaces import Space
+from lnz._core.energy import Energy, FunctionEnergy, ModelLike
+from lnz._core.spaces import ArrayLike, Space
 from lnz.diagnostics import _audit_derivative as audit_derivative
 from lnz.diagnostics import _audit_interface as audit_interface
 from lnz.diagnostics import _audit_states as audit_states
@@ -21,10 +21,10 @@ from lnz.diagnostics._audit_subject import float64, plain_promotion, subject
 
 
 def audit(
-    energy: Any,
+    energy: ModelLike,
     *,
     space: Space | None = None,
-    samples: Any = None,
+    samples: ArrayLike = None,
     base: Energy | None = None,
     key: PRNGKeyArray | None = None,
 ) -> AuditReport:

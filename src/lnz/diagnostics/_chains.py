@@ -10,6 +10,7 @@ import numpy as np
 from lnz._core.convergence import ess as ess
 from lnz._core.convergence import r_hat as r_hat
 from lnz._core.convergence import r_hat_threshold
+from lnz._core.spaces import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ _ONE = {"sweeps": "sweep", "seconds": "second", "energy_calls": "energy call"}
 
 
 def diagnose_chains(
-    samples: Any, *, sweeps: float | None = None, seconds: float | None = None, energy_calls: float | None = None
+    samples: ArrayLike, *, sweeps: float | None = None, seconds: float | None = None, energy_calls: float | None = None
 ) -> Diagnosis:
     """Rank-normalised split R̂ and bulk effective sample size of every entry of the states of several chains.
 

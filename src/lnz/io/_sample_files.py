@@ -5,13 +5,13 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lnz._core.files import WriteError as WriteError
 from lnz._core.files import write_atomic as write_atomic
 from lnz._core.packages import package
+from lnz._core.spaces import ArrayLike
 from lnz.io._data import DataError, numeric_problem
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".png")
@@ -22,7 +22,7 @@ _PIXELS = 50_000_000
 
 def save_samples(
     path: str | os.PathLike[str],
-    array: Any,
+    array: ArrayLike,
     image_shape: tuple[int, int] | None = None,
     *,
     force: bool = False,

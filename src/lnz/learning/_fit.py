@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.checkpoint import CheckpointError
-from lnz._core.energy import Energy, as_energy
+from lnz._core.energy import Energy, ModelLike, as_energy
 from lnz._core.objective import Objective
 from lnz._core.route import Route
-from lnz._core.spaces import State
+from lnz._core.spaces import ArrayLike, State
 from lnz.kernels._coupled import NotMet
 from lnz.learning._likelihood import LogLikelihood, log_likelihood
 from lnz.learning._loop import Diverged, Problem, compiled_loop, measure_key, orders, renamed, run
@@ -81,7 +81,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    energy: Any,
+    energy: ModelLike,
     data: State,
     *,
     negative_phase: NegativePhase | None = None,
@@ -91,7 +91,7 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     epochs: float = 10,
     batch_size: int = 100,
-    weights: Any = None,
+    weights: ArrayLike = None,
     validation: State | None = None,
     evaluate_every: float = 1,
     route: Route | None = None,

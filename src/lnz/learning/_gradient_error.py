@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import data_space
-from lnz._core.energy import as_energy
+from lnz._core.energy import ModelLike, as_energy
 from lnz._core.numerics import check_whole_number
 from lnz._core.packages import package
 from lnz._core.route import Route
@@ -80,7 +80,7 @@ class GradientError:
 
 
 def gradient_error(
-    energy: Any,
+    energy: ModelLike,
     data: State,
     negative_phase: NegativePhase,
     *,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import data_energy_of, data_space, free_energy_of, observed_space
-from lnz._core.energy import as_energy
+from lnz._core.energy import ModelLike, as_energy
 from lnz._core.estimate import Estimate, Guarantee, decimals
 from lnz._core.given import given_array
 from lnz._core.route import Route
@@ -75,7 +75,7 @@ class LogLikelihood(eqx.Module):
 
 
 def log_likelihood(
-    energy: Any,
+    energy: ModelLike,
     data: State,
     *,
     route: Route | None = None,

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.capabilities import data_space, observed_space
-from lnz._core.energy import Energy, as_energy
+from lnz._core.energy import Energy, Gradient, ModelLike, as_energy
 from lnz._core.route import Route
-from lnz._core.spaces import State
+from lnz._core.spaces import ArrayLike, State
 from lnz.kernels._coupled import NotMet
 from lnz.learning._gradients import as_arrays, as_weights, cast, data_mean_and_gradient, mean_and_gradient
 from lnz.learning._negative import NegativePhase
@@ -25,17 +25,17 @@ class Phases(NamedTuple):
     negative: Any
 
     @property
-    def gradient(self) -> Any:
+    def gradient(self) -> Gradient:
         """The log-likelihood gradient per datum, in nats: positive - negative."""
         return jax.tree.map(jnp.subtract, self.positive, self.negative)
 
 
 def phases(
-    energy: Any,
+    energy: ModelLike,
     data: State,
     negative: Route | NegativePhase | State,
     *,
-    weights: Any = None,
+    weights: ArrayLike = None,
     key: PRNGKeyArray | None = None,
 ) -> Phases:
     """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lnz._core.spaces import Binary, Space
+from lnz._core.spaces import ArrayLike, Binary, Space
 from lnz._models.deep_boltzmann_machine import DeepBoltzmannMachine
 from lnz._models.independent import Independent
 from lnz._models.layers import BilinearLayers
@@ -58,7 +58,7 @@ class TwinLayers(BilinearLayers):
 
 
 def pretrained(
-    data: Any,
+    data: ArrayLike,
     hidden: int | Sequence[int],
     *,
     epochs: float | Sequence[float] = 5,

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz._core.capabilities import data_space, observed_space
-from lnz._core.energy import Energy, as_energy, check_scalar
+from lnz._core.energy import Energy, ModelLike, as_energy, check_scalar
 from lnz._core.frozen import is_traced
 from lnz._core.objective import Objective
 from lnz._core.random import fast_key
-from lnz._core.spaces import State
+from lnz._core.spaces import ArrayLike, State
 from lnz.kernels._coupled import NotMet
 from lnz.learning._gradients import as_arrays, as_weights, cast, mean_and_gradient, weighted_mean
 from lnz.learning._negative import ExactPhase, NegativePhase, PersistentChains
@@ -132,7 +132,7 @@ class Trainer:
         """What the figures of updates say has failed so that learning must not go on, in words, or None."""
         return None if self.negative_phase is None else self.negative_phase.problem(figures)
 
-    def init(self, energy: Any, key: PRNGKeyArray, *, batch_size: int) -> TrainState:
+    def init(self, energy: ModelLike, key: PRNGKeyArray, *, batch_size: int) -> TrainState:
         """The state before the first update. `batch_size` sets the number of persistent chains where that is not given.
 
         Raises ValueError where the negative phase cannot serve the energy, or the energy has no parameters.
@@ -161,7 +161,7 @@ class Trainer:
         return TrainState(energy, self._optimizer().init(parameters), negative, jnp.zeros((), jnp.int32), run_key)
 
     def step(
-        self, state: TrainState, data: State, weights: Any = None, *, scale: Any = None
+        self, state: TrainState, data: State, weights: ArrayLike = None, *, scale: Any = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """One update on a batch of observed states (n, *shape), compiled.
 

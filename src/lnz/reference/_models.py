@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnz import reference
-from lnz._core.energy import Energy, FunctionEnergy
+from lnz._core.energy import Energy, FunctionEnergy, Gradient
 from lnz._core.spaces import Binary, Box, Categorical, Real
 from lnz._models.independent import Gaussian
 from lnz._models.pairwise import Ising, Potts
@@ -54,7 +54,7 @@ class ReferenceModel:
         """The energy."""
         return self.build()
 
-    def gradient(self) -> Any:
+    def gradient(self) -> Gradient:
         """∇_θ log Z = E_p[-∂_θ E], a pytree like the energy's float arrays, or None where it is not known."""
         if self.slopes is None:
             return None

@@ -31,7 +31,7 @@ from lnz._core.capabilities import (
     tempers_free_energy,
     visible_part,
 )
-from lnz._core.energy import Energy, as_energy
+from lnz._core.energy import Energy, ModelLike, as_energy
 from lnz._core.spaces import Categorical, Product
 from lnz._models.independent import base_of
 from lnz._partition import log_partition
@@ -54,7 +54,7 @@ from lnz.testing._sums import (
 DRAWS = 4096
 
 
-def check_energy(energy: Any, *, key: PRNGKeyArray | None = None) -> list[str]:
+def check_energy(energy: ModelLike, *, key: PRNGKeyArray | None = None) -> list[str]:
     """Check an energy of your own: its values, derivatives and everything that it offers to routes and kernels.
 
     A discrete energy of at most 2^14 states is compared with sums over the list of all of them: log Z, its gradient and curvature, free energies,

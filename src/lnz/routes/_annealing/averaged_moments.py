@@ -18,7 +18,7 @@ from lnz._core.frozen import is_traced
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
 from lnz._core.route import Route
-from lnz._core.spaces import State
+from lnz._core.spaces import ArrayLike, State
 from lnz._models.independent import Independent, base_of
 from lnz._models.pairwise import Ising, Potts
 from lnz._models.rbm import RBM
@@ -36,7 +36,7 @@ def moment_averaged_path(
     *,
     base: Energy | None = None,
     knots: int = 8,
-    samples: Any = None,
+    samples: ArrayLike = None,
     key: PRNGKeyArray | None = None,
     chains: int = 128,
     updates: int = 2000,

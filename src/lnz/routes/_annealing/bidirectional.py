@@ -17,6 +17,7 @@ from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import log_mean_exp
 from lnz._core.random import fast_key
+from lnz._core.spaces import ArrayLike
 from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.ais import annealed, planned
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
@@ -86,7 +87,7 @@ class BidirectionalAIS(AnnealingRoute):
             )
 
     @classmethod
-    def from_samples(cls, samples: Any, *, exact: bool, base: Energy | None = None, **options: Any) -> Self:
+    def from_samples(cls, samples: ArrayLike, *, exact: bool, base: Energy | None = None, **options: Any) -> Self:
         """The route with given samples of the model, observed states (n, *shape). `exact`: whether they are exact and independent."""
         return cls(samples=Frozen(samples), exact=exact, base=None if base is None else Frozen(base), **options)
 
@@ -116,7 +117,9 @@ class BidirectionalAIS(AnnealingRoute):
         sampler: Any = exact_sampler(energy)
         return self.between(energy, sampler.draw(sample_key, self.chains), key, exact=True, how=f"from {sampler.how}")
 
-    def between(self, energy: Energy, samples: Any, key: PRNGKeyArray, *, exact: bool, how: str = "given") -> Weighted:
+    def between(
+        self, energy: Energy, samples: ArrayLike, key: PRNGKeyArray, *, exact: bool, how: str = "given"
+    ) -> Weighted:
         """The run with reverse chains from these observed states (m, *shape), which may be traced."""
         path, tail = self.path(energy), (1 - self.confidence) / 2
         run_key, boot_key = jax.random.split(fast_key(key))

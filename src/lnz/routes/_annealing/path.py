@@ -31,7 +31,7 @@ from lnz._core.capabilities import (
 )
 from lnz._core.energy import Energy
 from lnz._core.given import given_array
-from lnz._core.spaces import Real, Space, State
+from lnz._core.spaces import ArrayLike, Real, Space, State
 from lnz._models.independent import Gaussian, Independent, base_of
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Gibbs, Kernel, Langevin, compact
@@ -147,7 +147,7 @@ class Path(eqx.Module):
         return jnp.where(cold == jnp.inf, -jnp.inf, warm - cold)
 
 
-def fitted_base(space: Space | Energy, data: Any) -> Energy:
+def fitted_base(space: Space | Energy, data: ArrayLike) -> Energy:
     """A base from data: independent units with the data's means (and, of real entries, their variances).
 
     Args:

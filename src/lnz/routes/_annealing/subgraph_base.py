@@ -11,6 +11,7 @@ import numpy as np
 
 from lnz._core.energy import Energy
 from lnz._core.frozen import is_traced
+from lnz._core.spaces import ArrayLike
 from lnz._models.pairwise import Ising, LatticeCouplings, Potts
 from lnz.routes._annealing.user_path import KnownDistribution
 from lnz.routes._exact.elimination import Elimination
@@ -34,7 +35,7 @@ class SubgraphBase(KnownDistribution):
         return self.sampler
 
 
-def subgraph_base(model: Ising | Potts, keep: Any = None) -> SubgraphBase:
+def subgraph_base(model: Ising | Potts, keep: ArrayLike = None) -> SubgraphBase:
     """A base for annealing that keeps bonds of the model: E_0 = E without the other bonds, with exact log Z_0 and samples by elimination.
 
     Kept bonds need not be annealed, so log weights spread less: on the critical 16 x 16 torus, a base of bars of four rows needs a fifth of the

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lnz._core.energy import Energy
+from lnz._core.energy import Energy, ModelLike
 from lnz._core.estimate import Estimate, Guarantee
 from lnz._graphs import messages
 from lnz._graphs.propagation import Schedule, propagated
@@ -78,7 +78,7 @@ class BeliefPropagation(LocalRoute):
         settings = {"damping": self.damping, "max_sweeps": self.max_sweeps, "tolerance": self.tolerance}
         return parallel_propagation.estimated(energy, **settings)
 
-    def beliefs(self, energy: Any) -> list[np.ndarray]:
+    def beliefs(self, energy: ModelLike) -> list[np.ndarray]:
         if self.schedule != "parallel":
             return super().beliefs(energy)
         means = self.log_partition_and_mean_gradient(energy)[1].unary

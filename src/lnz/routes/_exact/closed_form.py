@@ -9,10 +9,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.capabilities import Normalised, observed_space, require_normalised
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.route import Route
 from lnz._core.spaces import State
@@ -42,7 +42,7 @@ class ClosedForm(Route):
     def cost(self, energy: Energy) -> float:
         return 1.0
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         energy = widen(energy)
         value = _log_normaliser(energy)
         # The change by a relative rounding of every parameter (the terms of a formula may cancel), and of the value itself.
@@ -52,10 +52,10 @@ class ClosedForm(Route):
         rounding = jax.lax.stop_gradient(16 * jnp.finfo(value.dtype).eps * scale)
         return exact(value, rounding=rounding, route="a closed form")
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         return eqx.filter_grad(lambda e: _log_normaliser(widen(e)))(energy)
 
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: PRNGKeyArray | None = None) -> Estimate:
         route = Enumeration() if observed_space(energy).discrete else Quadrature()
         route.require(energy, key)
         return route.expectation(energy, f, key)

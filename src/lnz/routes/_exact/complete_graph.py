@@ -10,9 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import log_sum_exp
@@ -90,7 +90,7 @@ class CompleteGraph(Structured):
     def cost(self, energy: Energy) -> float:
         return 32.0
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         coupling, fields = _parameters(energy)
         n = len(fields)
         if isinstance(energy, Potts):
@@ -102,7 +102,7 @@ class CompleteGraph(Structured):
         rounding = (8 + math.sqrt(n)) * jnp.finfo(value.dtype).eps * size
         return exact(value, rounding=rounding, route=f"counting of {counts}")
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂E]: ½ E[s_i s_j], or ½ P(x_i = x_j), for every entry of the matrix, and E[φ(x_i)] for the fields."""
         means = _potts_means if isinstance(energy, Potts) else _ising_means
         pairs, sites = undifferentiated(lambda *p: means(*p), self)(*_parameters(energy))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import Factored, factors_of, least_width
-from lnz._core.energy import Energy, as_energy, widen
+from lnz._core.energy import Energy, Gradient, ModelLike, as_energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import check_whole_number
@@ -92,11 +92,11 @@ class Elimination(EliminationBudget, Route):
                 raise  # no search could change that
         return plan_within(self, model, every=False)
 
-    def plan(self, energy: Any) -> ContractionPlan:
+    def plan(self, energy: ModelLike) -> ContractionPlan:
         """The contraction tree that would be used, with its width, cost and memory, without running it."""
         return self.solver(energy).plan()
 
-    def solver(self, energy: Any) -> Solver:
+    def solver(self, energy: ModelLike) -> Solver:
         """A solver for the energy's tables. Raises ValueError where it has none."""
         energy = as_energy(energy)
         reason = _misfit(energy)
@@ -105,16 +105,16 @@ class Elimination(EliminationBudget, Route):
         graph = factors_of(widen(energy))
         return _solver(graph, np.asarray(graph.log_potentials), self)
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         graph = factors_of(widen(energy))
         figures, _ = self._on_host(graph, graph.log_potentials, means=False)
         return _estimate(graph, graph.log_potentials, figures)
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂E] from every factor's marginal."""
         return self.log_partition_and_mean_gradient(energy)[1]
 
-    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+    def log_partition_and_mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> tuple[Estimate, Any]:
         """log Z and every factor's marginal by one pass up the tree and one down, for a whole `vmap` at once where memory allows."""
         graph, flat, pull_back = tables_of(energy)
 
@@ -167,7 +167,7 @@ class Elimination(EliminationBudget, Route):
         host = functools.partial(on_host, route=self, batched=True, order=2)
         return symmetric(lambda t: host(run, shape, flat, t), t, lambda y: y * host(np.ones_like, shape, flat))
 
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: PRNGKeyArray | None = None) -> Estimate:
         """E[f] of any f is a sum over all states: by enumeration where they are few enough. For marginals see `marginals` and `joint`."""
         route = Enumeration()
         reason = route.unsupported_reason(energy)
@@ -178,15 +178,15 @@ class Elimination(EliminationBudget, Route):
             )
         return route.expectation(energy, f, key)
 
-    def marginals(self, energy: Any) -> list[np.ndarray]:
+    def marginals(self, energy: ModelLike) -> list[np.ndarray]:
         """P(x_i) of every variable, in the order of the space's entries: arrays (k_i,). All zero where Z is."""
         return self.solver(energy).marginals()
 
-    def factor_marginals(self, energy: Any) -> list[np.ndarray]:
+    def factor_marginals(self, energy: ModelLike) -> list[np.ndarray]:
         """P(x_scope) of every factor of the energy's `factors()`, with the shape of its table. All zero where Z is."""
         return self.solver(energy).factor_marginals()
 
-    def joint(self, energy: Any, variables: Sequence[int]) -> np.ndarray:
+    def joint(self, energy: ModelLike, variables: Sequence[int]) -> np.ndarray:
         """P(x_a, x_b, …) of any few variables, the axes in their order."""
         graph = factors_of(as_energy(energy))
         shape = tuple(graph.cardinalities[i] for i in variables)
@@ -201,11 +201,11 @@ class Elimination(EliminationBudget, Route):
         )
         return self.factor_marginals(wider)[-1]
 
-    def entropy(self, energy: Any) -> float:
+    def entropy(self, energy: ModelLike) -> float:
         """-Σ p log p over all variables (latent ones included), in nats: log Z - Σ_f E[φ_f]."""
         return self.solver(energy).entropy()
 
-    def sample(self, energy: Any, key: PRNGKeyArray, n: int) -> State:
+    def sample(self, energy: ModelLike, key: PRNGKeyArray, n: int) -> State:
         """n independent exact samples of all variables, latent ones included: states of `energy.space`."""
         bits = jax.random.bits(key, (4,), jnp.uint32)
 
@@ -214,11 +214,11 @@ class Elimination(EliminationBudget, Route):
 
         return states_of(as_energy(energy).space, self._labelled(energy, drawn, n, bits)[0])
 
-    def map_state(self, energy: Any) -> State:
+    def map_state(self, energy: ModelLike) -> State:
         """The most probable state of all variables (one of them if there are several): argmax p, a state of `energy.space`."""
         return jax.tree.map(lambda x: x[0], self.n_best(energy, 1)[0])
 
-    def n_best(self, energy: Any, n: int) -> tuple[State, Any]:
+    def n_best(self, energy: ModelLike, n: int) -> tuple[State, Any]:
         """The n most probable states of all variables, the best first, and their log-weights -E(x): see `lnz.crf.n_best`."""
         check_whole_number("n", n)
         labels, log_weights = self._labelled(energy, lambda solver: solver.n_best(int(n)), n)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.capabilities import Blockwise, FreeEnergy, collapsed, observed_space
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.numerics import log_sum_exp
 from lnz._core.route import Route
@@ -47,7 +47,7 @@ class Enumeration(Route):
     def cost(self, energy: Energy) -> float:
         return float(collapsed(energy).space.count)
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         energy = collapsed(widen(energy))
         log_z, largest, _ = self._fold(energy, lambda states, logits: (logits, ()))
         return exact(
@@ -56,7 +56,7 @@ class Enumeration(Route):
             route=f"enumeration of {energy.space.count:,} states of {energy.space}",
         )
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂E] in one pass: a block's weighted sum of gradients is one reverse pass over the block."""
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
@@ -74,7 +74,7 @@ class Enumeration(Route):
 
         return self._fold(rebuilt(parameters), block)[2]
 
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: PRNGKeyArray | None = None) -> Estimate:
         marginal = self._observed(energy, 2**32)
 
         def block(states: State, logits: Array) -> tuple[Array, Any]:

@@ -12,10 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.capabilities import Factored, factors_of, least_width
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.numerics import log_sum_exp
 from lnz.routes._exact.numpy_callback import structure
@@ -68,7 +68,7 @@ class Forest(Structured):
             raise ValueError(f"Forest does not support {type(energy).__name__}: {schedule}")
         return schedule
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         schedule, flat = self._schedule(energy), _potentials(energy)
         value = _log_z(schedule, flat)
         unary, pairs = (jnp.abs(jnp.where(jnp.isfinite(x), x, 0)) for x in schedule.tables(flat))
@@ -81,7 +81,7 @@ class Forest(Structured):
             route=f"sum-product on a forest of {schedule.nodes:,} variables in {steps:,} steps of {wide:,} messages",
         )
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         schedule = self._schedule(energy)
         return eqx.filter_grad(lambda e: _log_z(schedule, _potentials(e)))(energy)
 

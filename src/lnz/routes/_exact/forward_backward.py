@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from lnz._core.energy import Energy
+from lnz._core.energy import Energy, Gradient
 from lnz._core.estimate import Estimate, exact
 from lnz._core.numerics import log_sum_exp, peak_of, run_if_untrusted
 from lnz._core.route import Route
@@ -81,21 +81,21 @@ class ForwardBackward(Route):
     def cost(self, energy: Energy) -> float:
         return float(_chain(energy).space.categories)
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         p = _chain(energy).potentials()
         return _estimate(p, chain_log_z(p))
 
-    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+    def log_partition_and_mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> tuple[Estimate, Any]:
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
         p, pull_back = jax.vjp(lambda parameters: eqx.combine(parameters, constants).potentials()[:2], parameters)
         potentials = _chain(energy).potentials()._replace(nodes=p[0], pairs=p[1])
         sums = chain_sums(potentials, recompute=self.recompute)
         return _estimate(potentials, sums.log_z), pull_back((sums.nodes, sums.pairs))[0]
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         return self.log_partition_and_mean_gradient(energy)[1]
 
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: PRNGKeyArray | None = None) -> Estimate:
         """E[f] of any f is a sum over all labellings: by enumeration where they are few enough."""
         reason = Enumeration().unsupported_reason(energy)
         if reason is not None:

@@ -11,9 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import Frozen, is_traced
 from lnz._models.pairwise import DenseCouplings, Ising, LatticeCouplings
@@ -102,14 +102,14 @@ class KacWard(Structured):
             raise ValueError(f"KacWard does not support {type(energy).__name__}: {plane}")
         return plane
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         return self.log_partition_and_mean_gradient(energy)[0]
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂E] from E[s_i s_j] of every bond; the mean of every spin is zero."""
         return self.log_partition_and_mean_gradient(energy)[1]
 
-    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+    def log_partition_and_mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> tuple[Estimate, Any]:
         plane, dtype = self._plane(energy), jnp.result_type(float)
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
         (strength, fields), pull_back = jax.vjp(lambda p: _bonds(eqx.combine(p, constants)), parameters)

@@ -12,10 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.capabilities import FreeEnergy, observed_space
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate
 from lnz._core.numerics import log_sum_exp
 from lnz._core.route import Route
@@ -67,13 +67,13 @@ class Quadrature(Route):
     def _points(self, dimensions: int) -> int:
         return self.points or _POINTS.get(dimensions, 1)
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         return self._integrate(energy, lambda x: ())[0]
 
-    def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any = None) -> Estimate:
+    def expectation(self, energy: Energy, f: Callable[[State], Any], key: PRNGKeyArray | None = None) -> Estimate:
         return self._integrate(energy, f)[1]
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂_θ E], and where the bounds of a box are parameters the boundary term (T4): Σ p(face) ∂bound/∂θ, outwards."""
         mean = super().mean_gradient(energy, key)
         if not observed_space(energy).moving:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lnz._core.energy import Energy
+from lnz._core.energy import Energy, Gradient
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import log_sum_exp, peak_of
@@ -51,11 +51,11 @@ class SemiMarkov(Structured):
         durations, k = _chain(energy).segments.shape[1:]
         return float(durations + k)
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         p = _chain(energy).potentials()
         return _estimate(p, _log_z(p))
 
-    def log_partition_and_mean_gradient(self, energy: Energy, key: Any = None) -> tuple[Estimate, Any]:
+    def log_partition_and_mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> tuple[Estimate, Any]:
         parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
 
         def value(parameters: Any) -> tuple[Array, SegmentPotentials]:
@@ -65,7 +65,7 @@ class SemiMarkov(Structured):
         (log_z, p), gradient = jax.value_and_grad(value, has_aux=True)(parameters)
         return _estimate(p, log_z), gradient
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         return self.log_partition_and_mean_gradient(energy)[1]
 
     def map_state(self, energy: SemiMarkovChain) -> State:

@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._models.pairwise import Ising, LatticeCouplings
@@ -67,12 +67,12 @@ class Torus(Structured):
     def cost(self, energy: Energy) -> float:
         return 1.0
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         value = _log_z(energy)
         rounding = 64 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))
         return exact(value, rounding=jax.lax.stop_gradient(rounding), route="Kaufman's formula of the torus")
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         return eqx.filter_grad(_log_z)(energy)
 
 

@@ -11,9 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-from lnz._core.energy import Energy, widen
+from lnz._core.energy import Energy, Gradient, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._models.pairwise import Ising, LatticeCouplings, Potts
@@ -90,7 +90,7 @@ class TransferMatrix(Structured):
     def _cut(self, energy: Any) -> _Cut:
         return _cut(energy.couplings.shape, energy.couplings.closed, _states(energy))
 
-    def log_partition(self, energy: Energy, key: Any = None) -> Estimate:
+    def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         cut, energy = self._cut(energy), widen(energy)
         value = _log_z(cut, energy)
         layers = _layers(cut, energy)
@@ -102,7 +102,7 @@ class TransferMatrix(Structured):
             route=f"transfer matrices of {cut.length:,} {kind} of {cut.width} sites",
         )
 
-    def mean_gradient(self, energy: Energy, key: Any = None) -> Any:
+    def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         cut = self._cut(energy)
         return eqx.filter_grad(lambda e: _log_z(cut, widen(e)))(energy)
 
