@@ -55,10 +55,7 @@ ALLOWED = [
 
 # Parts that are not clean yet. Nothing is ever added here.
 NOT_YET = {
-    "lnz/apps",
-    "lnz/diagnostics",
     "lnz/io",
-    "lnz/learning",
 }
 
 

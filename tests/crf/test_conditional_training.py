@@ -144,7 +144,7 @@ def test_calibration_finds_the_scales_that_the_data_have():
         lnz.RandomField(lnz.crf.Chain(2), np.ones((2, 2)), allowed=np.array([True, False]))
     )
     np.testing.assert_array_equal(hard.unary, [[2, -np.inf]] * 2)
-    with pytest.raises(ValueError, match="as many inputs as labels"):
+    with pytest.raises(ValueError, match="as many labels as inputs"):
         lnz.crf.calibrate(lambda x: lnz.RandomField(structure, x, pairs, factors=[factor]), x, states[chosen][:-1])
 
 

@@ -93,7 +93,7 @@ class TestTheTable:
         )
         scaled = lnz.audit(model(lambda t, x: 2.5 * jnp.log1p(jnp.abs(x[0])) + t * jnp.abs(x[0]), 0.0, LINE))
         assert scaled[TAILS].status == "warning"
-        assert "no Gaussian error bar" in scaled[TAILS].remedy
+        assert "Gaussian error bars" in scaled[TAILS].remedy
 
     @pytest.mark.parametrize(
         ("function", "space"),

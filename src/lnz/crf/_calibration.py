@@ -1,4 +1,4 @@
-"""Calibration of conditional models: one scale a group of factors, fitted on data that were not trained on."""
+"""Calibration of conditional models: one scale per group of factors, fitted on held-out data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from lnz.crf._queries import negative_log_likelihood
 
 
 class Scales(NamedTuple):
-    """Scales of a model's log-potentials. Called with a field or a chain, they give the scaled field; what is impossible stays impossible.
+    """Scales of a model's log-potentials.
+
+    Calling them with a field or a chain returns the scaled field. Impossible labels (log-potential -inf) stay impossible.
 
     Attributes:
-        unary: of all unaries.
-        groups: of every group of edges, shape (G,).
-        factors: of the further factors of every arity, the smallest first.
+        unary: scale of all unaries.
+        groups: scales of the groups of edges, shape (G,).
+        factors: scales of the further factors, one per arity, the smallest arity first.
     """
 
     unary: Float[Array, ""]
@@ -55,20 +57,20 @@ def calibrate(
     route: Route | None = None,
     max_iterations: int = 100,
 ) -> Scales:
-    """The scales of unaries, of every group of edges, and of the factors of every arity that make held-out labels most likely.
+    """Fit the scales of unaries, groups of edges and factors of each arity that maximise the likelihood of held-out labels.
 
-    Minimises Σ -log P(y|x; scales) by L-BFGS. With an exact route the problem is convex. It corrects what an objective got wrong about how much
-    each kind of factor should count (evidence counted twice: scales below 1), not what it got wrong within them. Scales of 1 change nothing.
+    Minimises Σ -log P(y|x; scales) by L-BFGS. With an exact route the problem is convex. It corrects how much each kind of factor counts
+    (evidence counted twice gives scales below 1), not errors within a kind. Scales of 1 change nothing.
 
     Args:
-        build: from one input to its field or chain, as in training.
+        build: maps one input to its field or chain, as in training.
         inputs: held-out inputs, a pytree of arrays with the data along axis 0.
         labels: their labels.
-        route: how log Z is computed; by default `lnz.choose` picks one. Use the one that you decode with.
-        max_iterations: of L-BFGS.
+        route: how log Z is computed; by default `lnz.choose` picks one. Use the route that you decode with.
+        max_iterations: largest number of L-BFGS iterations.
 
     Raises:
-        ValueError: where labels and inputs are not equally many, there are none, or a labelling is impossible under its model.
+        ValueError: where the numbers of labels and inputs differ or are 0, or a labelling is impossible under its model.
 
     Source: Platt 1999; Guo, Pleiss, Sun, Weinberger 2017, "On calibration of modern neural networks" (one temperature).
 
@@ -89,7 +91,9 @@ def calibrate(
 
     labels, count = jnp.asarray(given_array(labels, "labels")), {len(leaf) for leaf in jax.tree.leaves(inputs)}
     if count != {len(labels)} or not len(labels):
-        raise ValueError(f"there must be as many inputs as labels, and some, but there are {count} and {len(labels)}")
+        raise ValueError(
+            f"calibration needs at least one input, and as many labels as inputs, but got {count} and {len(labels)}"
+        )
     fields, y = jax.jit(jax.vmap(lambda x, y: labelled(build(x), y)))(inputs, labels)
     structure = fields.structure
     sizes = (1, len(structure.groups), len(fields.higher))
@@ -107,7 +111,7 @@ def calibrate(
     value = float(loss(jnp.asarray(start))[0])
     if not np.isfinite(value):
         raise ValueError(
-            f"the loss at scales of 1 is {value}: a held-out labelling is impossible under its model, out of range, or a log-potential is NaN"
+            f"the loss at scales of 1 is {value}: a held-out labelling is impossible under its model or out of range, or a log-potential is NaN"
         )
     found = scipy.optimize.minimize(
         lambda v: tuple(np.asarray(part, float) for part in loss(jnp.asarray(v))),
@@ -120,7 +124,7 @@ def calibrate(
 
 
 def _times(tables: Array, scale: Array) -> Array:
-    """Tables times scales, one for all or one per table; -inf stays."""
+    """Tables times scales, one for all or one per table; -inf stays -inf."""
     possible = tables != -jnp.inf
     scale = scale.reshape(*scale.shape, *(1,) * (tables.ndim - scale.ndim)).astype(tables.dtype)
     return jnp.where(possible, jnp.where(possible, tables, 0) * scale, -jnp.inf)

@@ -25,10 +25,10 @@ from lnz.crf._queries import negative_log_likelihood, require_labels
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood(Objective):
-    """-log P(y|x) = log Z(x) + E(y, x), with log Z, and so μ, by any route.
+    """-log P(y|x) = log Z(x) + E(y, x), with log Z and therefore μ by any route.
 
     Exact by default. `Likelihood(lnz.routes.BeliefPropagation(...))` uses the Bethe log Z and beliefs, `Likelihood(lnz.routes.MeanField(...))`
-    the bound and the moments of mean field: what one trains with is then what one should decode with.
+    the bound and the moments of mean field. Decode with the route that the model was trained with.
 
     Attributes:
         route: how log Z is computed; by default `lnz.choose` picks one.
@@ -57,12 +57,12 @@ class Likelihood(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLikelihood(Objective):
-    """-Σ_i log P(x_i | x_-i): every unit given the true values of the others, in nats. No sum over states, and consistent: exact in the limit of
-    much data from a model of the family.
+    """-Σ_i log P(x_i | x_-i): every unit given the observed values of the others, in nats.
 
-    For any energy of bits, spins or categories (latent units are summed out), and for conditional models, where x are the labels of an input.
-    Energies that offer `conditionals` need about one evaluation per state; others one per unit and value. Of a conditional model with strong
-    pairwise terms it learns to copy the neighbours' true labels, which are not there when it predicts.
+    It needs no sum over states, and is consistent: exact in the limit of much data from a model of the family. It supports any energy of bits,
+    spins or categories (latent units are summed out), and conditional models, where x are the labels of an input. Energies that offer
+    `conditionals` need about one evaluation per state, others one per unit and value. A conditional model with strong pairwise terms learns to
+    copy the neighbours' true labels, which are not available for prediction.
 
     Source: Besag 1975, "Statistical analysis of non-lattice data".
 
@@ -92,15 +92,15 @@ class SampledLikelihood(Objective):
     """The gradient of -log P(y|x) with μ from sampled labellings: CD-k from the labels (T11), or persistent chains (T12), by block Gibbs sweeps.
 
     **The value is a surrogate**: the mean score of the samples less the score of the labels, in nats. Its gradient, at fixed samples, is the
-    estimate of <μ - onehot(y), ∂log-potentials>; the value itself says nothing of the likelihood, and may be negative.
+    estimate of <μ - onehot(y), ∂log-potentials>; the value itself does not measure the likelihood, and can be negative.
 
-    Without `chains`, chains start at the labels in every update: CD-k, which cannot see labellings far from the data. With persistent chains
-    the state is the caller's: `chains = objective.moved(field, chains, key)`, then `objective.loss(field, labels, chains=chains)`. The chains
-    belong to one input, so they suit data that come again, with chains kept for every example.
+    Without `chains`, chains start at the labels in every update (CD-k), and do not reach labellings far from the data. The caller keeps the
+    state of persistent chains: `chains = objective.moved(field, chains, key)`, then `objective.loss(field, labels, chains=chains)`. Chains
+    belong to one input, so persistent chains suit data that are visited repeatedly, with chains kept for every example.
 
     Attributes:
-        sweeps: k, the sweeps over all nodes.
-        samples: chains for every input, where they start at the labels.
+        sweeps: k, the number of sweeps over all nodes.
+        samples: the number of chains per input, where they start at the labels.
 
     Raises:
         ValueError: where neither a key nor chains are given.
@@ -126,7 +126,7 @@ class SampledLikelihood(Objective):
     def moved(
         self, field: RandomField | LinearChain, chains: Int[Array, "chains ..."], key: PRNGKeyArray
     ) -> Int[Array, "chains ..."]:
-        """The chains after so many sweeps under the model; 0 at masked nodes."""
+        """The chains after `sweeps` sweeps under the model; 0 at masked nodes."""
         model, order = as_field(jax.lax.stop_gradient(field))
         at = jnp.asarray(given_array(chains, "chains")).astype(jnp.int32)
         at = at if order is None else at[:, order]
@@ -146,7 +146,7 @@ class SampledLikelihood(Objective):
         y = require_labels(field, "an objective").checked(labels)
         if chains is None:
             if key is None:
-                raise ValueError("SampledLikelihood draws samples: give a random key, or chains that have moved")
+                raise ValueError("SampledLikelihood draws samples: pass a random key, or chains from `moved`")
             clean = jnp.clip(y, 0, field.space.categories - 1)
             chains = self.moved(field, jnp.broadcast_to(clean, (self.samples, *y.shape)), key)
         model, order = as_field(field)
@@ -159,10 +159,10 @@ class SampledLikelihood(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class UnrolledMeanField(Objective):
-    """-Σ_i log q_i(y_i), the cross-entropy of q after so many parallel updates of mean field from q = softmax(unary), differentiated through.
+    """-Σ_i log q_i(y_i), the cross-entropy of q after a fixed number of parallel mean-field updates from q = softmax(unary).
 
-    Apart from the others: it trains the procedure, not the model, so that what is learned is only good for the same decoding, argmax q after
-    as many updates.
+    It differentiates through the updates. Unlike the others it trains the procedure, not the model: the result is only good for the same
+    decoding, argmax q after as many updates.
 
     Attributes:
         steps: the number of updates of all nodes.
@@ -182,7 +182,7 @@ class UnrolledMeanField(Objective):
         check_whole_number("steps", self.steps)
 
     def logits(self, field: RandomField | LinearChain) -> Float[Array, "nodes K"]:
-        """log q up to a constant a node, after the updates. Their argmax is the decoding that this objective trains."""
+        """log q after the updates, up to one constant per node. Their argmax is the decoding that this objective trains."""
         model, order = as_field(field)
         rows = jax.lax.fori_loop(0, self.steps, lambda _, x: model.expected(_softmax(x)), model.rows)
         return rows if order is None else rows[jnp.argsort(order)]
@@ -195,7 +195,7 @@ class UnrolledMeanField(Objective):
 
 
 def labelled(field: RandomField | LinearChain, labels: Any) -> tuple[RandomField, Int[Array, "*nodes"]]:
-    """A chain or a field as a field in the widest float, with labels that fit it. Labels that are traced and wrong make the field NaN."""
+    """A chain or a field as a field in the widest float, with matching labels. Traced labels out of range make the field NaN."""
     y = require_labels(field, "an objective").checked(labels)
     model, order = as_field(field)
     y = y if order is None else y[order]
@@ -206,9 +206,9 @@ def labelled(field: RandomField | LinearChain, labels: Any) -> tuple[RandomField
 
 
 def as_field(field: RandomField | LinearChain) -> tuple[RandomField, Int[Array, " T"] | None]:
-    """A chain or a field as a field in the widest float; and of a chain with masked nodes the order in which its nodes stand in the field.
+    """A chain or a field as a field in the widest float; for a chain with masked nodes also the order of its nodes in the field.
 
-    Where holes link their neighbours, the nodes that exist move to the front, so that neighbours stand side by side whatever the mask.
+    Where holes link their neighbours, the nodes that exist move to the front, so that neighbours are adjacent whatever the mask.
     """
     field = require_labels(field, "an objective")
     if isinstance(field, RandomField):
@@ -228,7 +228,7 @@ def softmax_nats(logits: Float[Array, "n states"], chosen: Int[Array, " n"]) -> 
 
 
 def nats_of(logits: Float[Array, "n states"], scores: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The same for one logit of every row."""
+    """-log softmax(logits), given the logit of the chosen state of every row."""
     impossible = scores == -jnp.inf
     apart = log_sum_exp(logits - jnp.where(impossible, 0, scores)[:, None], axis=1)
     return jnp.where(impossible, jnp.inf, apart)

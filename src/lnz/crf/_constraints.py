@@ -1,4 +1,4 @@
-"""Hard constraints of label schemes: which label may follow which, and which may begin and end a sequence."""
+"""Hard constraints of label schemes: which labels can follow each other, and which can begin and end a sequence."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Constraints(NamedTuple):
     """Arguments of `lnz.LinearChain`: pass them as `**constraints._asdict()`.
 
     Attributes:
-        allowed_transitions: which label may follow which, `[from, to]`.
-        allowed_start: which labels a sequence may begin with.
-        allowed_end: which labels it may end with.
+        allowed_transitions: whether a label can follow another, `[from, to]`.
+        allowed_start: labels that can begin a sequence.
+        allowed_end: labels that can end a sequence.
     """
 
     allowed_transitions: Bool[np.ndarray, "K K"]
@@ -30,7 +30,7 @@ def bio_constraints(labels: Sequence[str]) -> Constraints:
         labels: their names in order: "O", or "B-" or "I-" and the kind of chunk; a bare "B" or "I" is a kind of its own.
 
     Raises:
-        ValueError: for a name that the scheme does not know, or one that stands twice.
+        ValueError: for a name that is not of the scheme, or a duplicate.
 
     Example:
         >>> import jax.numpy as jnp, lnz
@@ -58,9 +58,9 @@ def bioes_constraints(labels: Sequence[str]) -> Constraints:
 
 
 def _constraints(labels: Sequence[str], scheme: str, *, continues: str, unfinished: str) -> Constraints:
-    """Letters that continue a chunk follow B or I of their kind; after letters that leave a chunk unfinished nothing else comes."""
+    """Constraints where letters that continue a chunk follow B or I of their kind, and nothing else follows an unfinished chunk."""
     if len(set(labels)) != len(labels):
-        raise ValueError(f"the label {next(x for x in labels if list(labels).count(x) > 1)!r} stands twice")
+        raise ValueError(f"the label {next(x for x in labels if list(labels).count(x) > 1)!r} is duplicated")
     parts = [(label[:1], label[2:]) for label in labels]
     for label, (letter, kind) in zip(labels, parts, strict=True):
         known = label == "O" or (
@@ -68,7 +68,7 @@ def _constraints(labels: Sequence[str], scheme: str, *, continues: str, unfinish
         )
         if not known:
             raise ValueError(
-                f"the label {label!r} is none of the {scheme} scheme: O, or one of {', '.join(scheme.replace('O', ''))} and a kind"
+                f"the label {label!r} is not of the {scheme} scheme: expected O, or one of {', '.join(scheme.replace('O', ''))} and a kind"
             )
     follows = [
         [

@@ -28,16 +28,16 @@ from lnz.routes._exact.semi_markov import SemiMarkov
 
 
 def map_state(energy: ModelLike, *, route: Elimination | BeliefPropagation | None = None) -> State:
-    """The most probable state of a discrete model with factors: argmax_x p(x), latent variables included; exactly, unless the route is not.
+    """The most probable state of a discrete model with factors, argmax_x p(x), latent variables included; exact unless the route is not.
 
     Args:
         energy: a `LinearChain` or `SemiMarkovChain` (by Viterbi's algorithm), or any model with factors; under jit and vmap, too.
-        route: for models other than chains, how they are summed. Of a `RandomField` also `lnz.routes.BeliefPropagation(schedule="parallel", …)`:
-            max-product with its damping and sweeps, in JAX, exact on a forest if there are sweeps enough. Elsewhere its labels are approximate:
-            a labelling that no change of a single label improves.
+        route: for models other than chains, how they are summed. For a `RandomField` also `lnz.routes.BeliefPropagation(schedule="parallel", …)`:
+            max-product with its damping and sweeps, in JAX, exact on a forest with enough sweeps. Elsewhere its labels are approximate: a
+            labelling that no change of a single label improves.
 
     Returns:
-        A state of the energy's space (one of them, where several are equally probable): of a chain integers (T,), 0 at masked nodes.
+        A state of the energy's space (one of them, where several are equally probable); for a chain integers (T,), 0 at masked nodes.
 
     Raises:
         ValueError: where no state is possible, or the model has no factors or is too expensive: see `Elimination`.
@@ -52,11 +52,11 @@ def map_state(energy: ModelLike, *, route: Elimination | BeliefPropagation | Non
     if isinstance(route, BeliefPropagation):
         route.require(energy, None)
         if route.schedule != "parallel" or not isinstance(energy, RandomField):
-            raise ValueError('max-product takes a RandomField and lnz.routes.BeliefPropagation(schedule="parallel", …)')
+            raise ValueError('max-product needs a RandomField and lnz.routes.BeliefPropagation(schedule="parallel", …)')
         labels, weight = _by_max_product(energy, route)
         if not is_traced(weight) and weight == -jnp.inf:
             raise ValueError(
-                "max-product found no possible labelling: damp it more, or decode exactly by lnz.routes.Elimination()"
+                "max-product found no possible labelling: increase the damping, or decode exactly by lnz.routes.Elimination()"
             )
         return labels
     if not _is_chain(energy) or route is not None:
@@ -67,10 +67,10 @@ def map_state(energy: ModelLike, *, route: Elimination | BeliefPropagation | Non
 
 
 def mpm_state(energy: ModelLike, *, route: Route | None = None) -> Int[Array, "*nodes"]:
-    """The most probable label of every variable by itself (maximum posterior marginals): it errs on the fewest labels on average.
+    """The most probable label of every variable by itself (maximum posterior marginals), which has the fewest expected label errors.
 
-    The labels together may be improbable, or impossible. Integers in the shape of a labelling, 0 at masked nodes. The `route` is that of
-    `lnz.marginals`: one decodes best by the route that one trained with.
+    The labels together can be improbable, or impossible. Returns integers in the shape of a labelling, 0 at masked nodes. The `route` is that
+    of `lnz.marginals`: decode with the route that the model was trained with.
     """
     found = marginals(energy, route=route)
     return jnp.stack([jnp.argmax(p) for p in found]).astype(jnp.int32) if isinstance(found, list) else _argmax(found)
@@ -84,9 +84,9 @@ class NBest(NamedTuple):
     """The most probable states, the best first.
 
     Attributes:
-        states: of the energy's space, along axis 0; of a chain labels (n, T), 0 at masked nodes and in rows beyond the number of possible
-            labellings.
-        log_weights: (n,), -E(x) = log p(x) + log Z in nats; -inf in such rows.
+        states: states of the energy's space along axis 0; for a chain labels (n, T), 0 at masked nodes and in rows beyond the number of
+            possible labellings.
+        log_weights: (n,), -E(x) = log p(x) + log Z in nats; -inf in rows beyond the number of possible labellings.
     """
 
     states: State
@@ -96,16 +96,17 @@ class NBest(NamedTuple):
 def n_best(energy: ModelLike, n: int, *, route: Elimination | None = None) -> NBest:
     """The n most probable states of a discrete model with factors, exactly, latent variables included, all of them different.
 
-    Which of several states of one weight come first, and which are left out at the end, is arbitrary. Where fewer than n are possible, a chain
-    gives rows of weight -inf, and so does any model under jit (n being static) and vmap; otherwise there are fewer rows.
+    The order of states of equal weight, and which of them are left out at the end, is arbitrary. Where fewer than n states are possible, a
+    chain gives rows of weight -inf, and so does any model under jit (n being static) and vmap; otherwise there are fewer rows.
 
     Args:
         energy: a `LinearChain`, or any model with factors.
-        n: how many.
+        n: the number of states.
         route: for models other than chains, how they are summed.
 
     Raises:
-        ValueError: where no state is possible, n is not an integer of at least 1, or the model has no factors or is too expensive: see `Elimination`.
+        ValueError: where no state is possible, n is not an integer of at least 1, or the model has no factors or is too expensive: see
+            `Elimination`.
 
     Source: Seshadri, Sundberg 1994, "List Viterbi decoding algorithms with applications".
 

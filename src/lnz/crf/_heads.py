@@ -1,4 +1,4 @@
-"""Small networks from node features to log-potentials: one of nodes, one of ordered pairs. Any other network does as well."""
+"""Small networks from node features to log-potentials of nodes and of ordered pairs. Any other network can take their place."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lnz._models.structures import Structure
 
 
 class UnaryHead(eqx.Module):
-    """Log-potentials of the labels of every node, from its features x_i: W x_i + b, or with a hidden layer W relu(V x_i + c) + b.
+    """Log-potentials of the labels of every node from its features x_i: W x_i + b, or with a hidden layer W relu(V x_i + c) + b.
 
     Args:
         features: the number of features of a node.
         labels: K.
         hidden: the width of the hidden layer; 0 for none.
-        key: a random key. What makes the output starts at 0.
+        key: a random key. The output layer starts at 0.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -43,7 +43,7 @@ class UnaryHead(eqx.Module):
     def __call__(
         self, x: Float[Array, "*nodes F"], *, mask: Bool[Array, "*nodes"] | None = None
     ) -> Float[Array, "*nodes K"]:
-        """The unary log-potentials. Of masked nodes the features, which may be NaN, are ignored."""
+        """The unary log-potentials. Features of masked nodes, which can be NaN, are ignored."""
         rows = _rows(x, mask)
         if self.hidden is not None:
             weight, bias = self.hidden
@@ -52,11 +52,11 @@ class UnaryHead(eqx.Module):
 
 
 class PairwiseHead(eqx.Module):
-    """Log-potentials of ordered label pairs, from the features of the two ends of every edge, in the order [from, to]:
+    """Log-potentials of ordered label pairs [from, to] from the features of the two ends of every edge:
 
         table_ij = U relu(V x_i + W x_j + c) + b,
 
-    with weights of its own for every group of edges. V x_i and W x_j are computed once per node, and joined along the edges afterwards: features
+    with separate weights for every group of edges. V x_i and W x_j are computed once per node and added along the edges afterwards: features
     of nodes are never copied to edges.
 
     Args:
@@ -64,7 +64,7 @@ class PairwiseHead(eqx.Module):
         labels: K.
         hidden: the width of the hidden layer.
         groups: the structure's groups of edges, such as 2 for down and right of a grid.
-        key: a random key. U and b start at 0: at first no edge counts.
+        key: a random key. U and b start at 0, so that edges have no effect at first.
 
     Source: Lin, Shen, van den Hengel, Reid 2016, "Efficient piecewise training of deep structured models".
 
@@ -96,15 +96,15 @@ class PairwiseHead(eqx.Module):
     def __call__(
         self, x: Float[Array, "*nodes F"], structure: Structure, *, mask: Bool[Array, "*nodes"] | None = None
     ) -> Float[Array, "E K K"]:
-        """The tables of all edges, in the order of `structure.edges`. Of masked nodes the features, which may be NaN, are ignored.
+        """The tables of all edges, in the order of `structure.edges`. Features of masked nodes, which can be NaN, are ignored.
 
         Raises:
-            ValueError: where the structure has other groups or nodes than the head or the features.
+            ValueError: where the groups or nodes of the structure do not match the head or the features.
         """
         groups, hidden, k, _ = self.out.shape
         if len(structure.groups) != groups or x.shape[:-1] != structure.shape:
             raise ValueError(
-                f"this head is made for {groups} groups of edges, and features of shape {(*structure.shape, self.first.shape[1])}, but the "
+                f"this head needs {groups} groups of edges and features of shape {(*structure.shape, self.first.shape[1])}, but the "
                 f"structure has {len(structure.groups)} groups and the features have shape {x.shape}"
             )
         rows, tables = _rows(x, mask), []

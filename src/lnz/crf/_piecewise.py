@@ -1,4 +1,4 @@
-"""Piecewise training: every factor normalised by itself, what that bounds, and how loose the bound is."""
+"""Piecewise training, where every factor is normalised by itself, and the gap of its bound on log Z."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Unaries = Literal["apart", "inside", "shared"]
 
 @dataclasses.dataclass(frozen=True)
 class PieceObjective(Objective):
-    """A sum over pieces of the model, each with small normalisers of its own; `nats` says which."""
+    """A sum of losses over pieces of the model, each with small normalisers of its own, computed by `nats`."""
 
     unaries: Unaries = "apart"
 
@@ -32,7 +32,7 @@ class PieceObjective(Objective):
         _check(self.unaries)
 
     def nats(self, piece: Pieces, y: Int[Array, " nodes"]) -> Float[Array, " factors"]:
-        """What each factor of a piece costs at the labels y."""
+        """The loss of each factor of a piece at the labels y, in nats."""
         raise NotImplementedError
 
     def loss(
@@ -47,16 +47,17 @@ class PieceObjective(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class Piecewise(PieceObjective):
-    """-Σ_a log P_a(y_a|x): every piece a of the model is normalised by itself, as if the others were not there.
+    """-Σ_a log P_a(y_a|x): every piece a of the model is normalised by itself, independently of the others.
 
     Attributes:
-        unaries: what a piece is.
-            "apart", as published: every unary a softmax over K labels, every edge one over K² pairs, every factor its own. The loss is at
-            least -log P(y|x) (T2). Pieces that say the same count it twice, and the whole model, which predicts, is over-confident.
+        unaries: how unaries and other factors form pieces.
+            "apart", as published: every unary is a softmax over K labels, every edge one over K² pairs, every further factor one of its own.
+            The loss is at least -log P(y|x) (T2). Evidence in several pieces is counted several times, and the whole model is over-confident
+            when it predicts.
             "inside": every edge and factor with the full unaries of its nodes; nodes without any keep a piece of their own. An edge then only
-            learns what the unaries leave unsaid. No bound, as unaries stand in several pieces.
-            "shared": the same with each unary divided by the number of its pieces, so that the product of the pieces is the whole model, and
-            the bound holds again.
+            learns what the unaries do not explain. Not a bound, because unaries are in several pieces.
+            "shared": like "inside", with each unary divided by the number of its pieces, so that the product of the pieces is the whole
+            model, and the bound holds again.
 
     Source: Sutton, McCallum 2005, "Piecewise training for undirected models"; Lin, Shen, van den Hengel, Reid 2016, "Efficient piecewise
     training of deep structured models".
@@ -72,7 +73,7 @@ class Piecewise(PieceObjective):
     """
 
     def nats(self, piece: Pieces, y: Int[Array, " nodes"]) -> Float[Array, " factors"]:
-        # Not by one index, label times K plus label: XLA of JAX 0.7 folds that wrongly where the labels are constants of a compiled function.
+        # One index per axis: XLA of JAX 0.7 folds a flat index (label times K plus label) wrongly where labels are compile-time constants.
         scores = piece.tables[(np.arange(len(piece.scopes)), *y[piece.scopes].T)]
         return nats_of(_flat(piece.tables), scores)
 
@@ -82,7 +83,7 @@ class PiecewisePseudoLikelihood(PieceObjective):
     """-Σ_a Σ_{i in a} log P_a(y_i | the other labels of a, x): pseudo-likelihood within every piece. Linear in K, where a piece has K² states.
 
     Attributes:
-        unaries: what a piece is, as for `lnz.crf.Piecewise`: "apart", "inside" or "shared".
+        unaries: how pieces are formed, as for `lnz.crf.Piecewise`: "apart", "inside" or "shared".
 
     Source: Sutton, McCallum 2007, "Piecewise pseudolikelihood for efficient training of conditional random fields".
 
@@ -106,13 +107,13 @@ class PiecewisePseudoLikelihood(PieceObjective):
 def piecewise_gap(
     field: RandomField | LinearChain, *, unaries: Literal["apart", "shared"] = "apart", route: Route | None = None
 ) -> Float[Array, ""]:
-    """Σ_a log Z_a - log Z ≥ 0, in nats: how far the piecewise loss lies above -log P(y|x), whatever the labels (T2).
+    """Σ_a log Z_a - log Z ≥ 0, in nats: the excess of the piecewise loss over -log P(y|x), the same for all labels (T2).
 
-    0, up to rounding, where no two pieces share a node. With an exact route exact; otherwise as good as the route's log Z.
+    It is 0, up to rounding, where no two pieces share a node. It is exact with an exact route, otherwise as accurate as the route's log Z.
 
     Args:
         field: the log-potentials of one input.
-        unaries: what a piece is, "apart" or "shared" (see `lnz.crf.Piecewise`; "inside" bounds nothing).
+        unaries: how pieces are formed, "apart" or "shared" (see `lnz.crf.Piecewise`; "inside" gives no bound).
         route: how log Z is computed; by default `lnz.choose` picks one.
 
     Raises:
@@ -125,7 +126,7 @@ def piecewise_gap(
         (8.754, 4.36)
     """
     if unaries not in ("apart", "shared"):
-        raise ValueError(f'the gap is that of a bound: unaries must be "apart" or "shared", but is {unaries!r}')
+        raise ValueError(f'only "apart" and "shared" give a bound: unaries must be one of them, but is {unaries!r}')
     log_z = log_partition(field, route=route).value
     refuse_impossible(log_z)
     model, _ = as_field(field)
@@ -136,7 +137,7 @@ def piecewise_gap(
 
 
 class Pieces(NamedTuple):
-    """Pieces of one arity: their log-potentials (P, K, …, K), the nodes that they join (P, arity), and whether all of them exist (P,)."""
+    """Pieces of one arity: their log-potentials (P, K, …, K), their nodes (P, arity), and whether all of these exist (P,)."""
 
     tables: Array
     scopes: np.ndarray
@@ -144,7 +145,7 @@ class Pieces(NamedTuple):
 
 
 def _pieces(field: RandomField, unaries: Unaries) -> list[Pieces]:
-    """The pieces of a field: of nodes, of edges, and of the further factors of every arity."""
+    """The pieces of a field: nodes, edges, and further factors by arity."""
     structure, present = field.structure, field.present.reshape(-1)
     joint = [Pieces(field.edge_tables, structure.edges, field.edge_mask)]
     for scopes, tables in zip(structure.scopes_by_arity, field.higher, strict=True):

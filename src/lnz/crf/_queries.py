@@ -1,4 +1,4 @@
-"""Probabilities of labels, marginals, entropy and divergence: one name each, whatever the structure of the model."""
+"""Probabilities of labels, marginals, entropy and divergence of models of any structure."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from lnz.routes._exact.forward_backward import chain_sums
 def log_probability(energy: ModelLike, labels: ArrayLike, *, route: Route | None = None) -> Float[Array, ""]:
     """log P(y|x) = -E(y) - log Z of one labelling, in nats; -inf where it is impossible. Batches go through `jax.vmap`.
 
-    At most 0, unless the route is not exact: then it is as good as its log Z. Of chains and fields, what stands at masked nodes is
-    ignored, and the sum is computed relative to the labelling, so that many nodes keep their digits in float32.
+    At most 0 with an exact route; otherwise as accurate as the route's log Z. For chains and fields, labels at masked nodes are ignored, and the
+    sum is computed relative to the labelling, which keeps float32 accurate for many nodes.
 
     Args:
         energy: the model of the labels, such as `lnz.LinearChain` or `lnz.RandomField`.
@@ -38,7 +38,7 @@ def log_probability(energy: ModelLike, labels: ArrayLike, *, route: Route | None
         route: how log Z is computed; by default `lnz.choose` picks one.
 
     Raises:
-        ValueError: for labels of the wrong shape or out of range. Where they are traced, such labels give NaN.
+        ValueError: for labels of the wrong shape or out of range. Traced labels out of range give NaN.
 
     Example:
         >>> import jax.numpy as jnp, lnz
@@ -71,7 +71,7 @@ def _bounded(log_p: Array, log_z: Estimate) -> Array:
 def negative_log_likelihood(energy: ModelLike, labels: ArrayLike, *, route: Route | None = None) -> Float[Array, ""]:
     """-log P(y|x) of one labelling, in nats: the loss whose gradient is marginals less indicators (T1). Batches go through `jax.vmap`.
 
-    Arguments and errors are those of `log_probability`; a model that allows no labelling at all is an error, too.
+    Arguments and errors are those of `log_probability`; a model without any possible labelling is an error, too.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -91,12 +91,12 @@ def negative_log_likelihood(energy: ModelLike, labels: ArrayLike, *, route: Rout
 def partial_log_probability(
     energy: LinearChain | RandomField, allowed: Bool[Array, "*nodes K"], *, route: Route | None = None
 ) -> Float[Array, ""]:
-    """log P(y ∈ S | x) = log Z_S - log Z for a set S of labels at every node, in nats: the likelihood of partial labels, or a span's chance.
+    """log P(y ∈ S | x) = log Z_S - log Z for a set S of labels at every node, in nats: the likelihood of partial labels or of a span.
 
     Args:
         energy: a chain or a field.
-        allowed: S, booleans of shape (T, K), or (*structure.shape, K); masked nodes are ignored. `lnz.crf.partial_labels` makes it from
-            known labels.
+        allowed: S, booleans of shape (T, K), or (*structure.shape, K); masked nodes are ignored. `lnz.crf.partial_labels` builds it from
+            partial labels.
         route: how the two sums are computed; by default `lnz.choose` picks one.
 
     Raises:
@@ -130,7 +130,7 @@ def _nodes(model: LinearChain | RandomField) -> Array:
 
 
 def partial_labels(labels: ArrayLike, k: int) -> Bool[Array, "*shape K"]:
-    """Sets of labels from known ones: the label alone where it is known, every label where it is negative (unknown).
+    """Sets of allowed labels from partial labels: the label itself where it is known, every label where it is negative (unknown).
 
     Example:
         >>> import lnz
@@ -148,11 +148,11 @@ def marginals(energy: ModelLike, *, route: Route | None = None) -> Any:
 
     Args:
         energy: a `LinearChain`, a `RandomField`, or any model with factors.
-        route: how the model is summed; exactly by default. For a field any route: what it gives is the gradient of its log Z (T1), such as the
+        route: how the model is summed; exactly by default. For a field any route: the result is the gradient of its log Z (T1), such as the
             beliefs of `lnz.routes.BeliefPropagation`. For models other than chains and fields an `lnz.routes.Elimination`.
 
     Returns:
-        Of a chain an array (T, K), of a field (*structure.shape, K), 0 at masked nodes, which works under jit, vmap and grad; otherwise one
+        For a chain an array (T, K), for a field (*structure.shape, K), 0 at masked nodes, which works under jit, vmap and grad; otherwise one
         NumPy array (k_i,) per variable, in the order of the space's entries.
 
     Raises:
@@ -170,9 +170,9 @@ def marginals(energy: ModelLike, *, route: Route | None = None) -> Any:
 
 
 def edge_marginals(energy: LinearChain | RandomField, *, route: Route | None = None) -> Float[Array, "E K K"]:
-    """P(y_from = j, y_to = k) of every pair of joined nodes, 0 where a mask leaves none.
+    """P(y_from = j, y_to = k) of every edge, 0 where a node of it is masked.
 
-    Of a chain entry t - 1 is for the pair that ends at node t, of a field the entries are in the order of `structure.edges`.
+    For a chain, entry t - 1 is the pair that ends at node t; for a field the entries are in the order of `structure.edges`.
     """
     energy = _with_own_tables(require_labels(energy, "edge_marginals"))
     pairs = _possible(_summed(energy, route)).means[1]
@@ -191,9 +191,9 @@ def factor_marginals(energy: RandomField, *, route: Route | None = None) -> list
 
 
 def entropy(energy: ModelLike, *, route: Route | None = None) -> Float[Array, ""] | float:
-    """H = -Σ_y P(y) log P(y) of a discrete model with factors, in nats: log Z - Σ_f E[φ_f]. Of a chain, differentiable.
+    """H = -Σ_y P(y) log P(y) = log Z - Σ_f E[φ_f] of a discrete model with factors, in nats; differentiable for a chain.
 
-    With a `route`, which only fields take, as exact as that is; exactly by default.
+    Exact by default; with a `route`, which only fields support, as accurate as that route.
     """
     energy = as_energy(energy)
     if route is not None and not isinstance(energy, RandomField):
@@ -216,10 +216,10 @@ def kl_divergence(
 ) -> Float[Array, ""]:
     """KL(p || q) = Σ_y p(y) log [p(y) / q(y)] between two chains, or two fields, over the same labels and nodes, in nats.
 
-    +inf where q forbids what p allows. Of fields exactly by default, otherwise as exact as the route.
+    It is +inf where q forbids a labelling that p allows. For fields it is exact by default, otherwise as accurate as the route.
 
     Raises:
-        ValueError: where structures, lengths, labels or masks differ, or p allows nothing.
+        ValueError: where structures, lengths, labels or masks differ, or p has no possible labelling.
     """
     p, q = require_labels(p, "kl_divergence"), require_labels(q, "kl_divergence")
     if type(p) is not type(q):
@@ -243,7 +243,7 @@ def _divergence(p: _Summed, q: tuple[Array, ...], log_z_of_q: Array) -> Array:
 
 
 def _same_nodes(p: LinearChain | RandomField, q: LinearChain | RandomField) -> bool:
-    """Whether two chains, or two fields, have the same nodes, edges and labels, as far as Python can see."""
+    """Whether two chains, or two fields, have the same nodes, edges and labels, as far as is known outside of jit."""
     if isinstance(p, RandomField) and isinstance(q, RandomField):
         known = not (is_traced(p.mask) or is_traced(q.mask)) and p.mask is not q.mask
         alike = p.structure == q.structure and p.unary.shape == q.unary.shape
@@ -260,12 +260,12 @@ def _same_nodes(p: LinearChain | RandomField, q: LinearChain | RandomField) -> b
 
 
 class _Summed(NamedTuple):
-    """A chain or a field, summed.
+    """log Z and marginals of a chain or a field.
 
     Attributes:
         log_z: in nats.
-        tables: its log-potentials: of nodes, of pairs, of the further factors of every arity.
-        means: the marginals in their places, those of shared tables added up: the gradient of log Z (T1).
+        tables: its log-potentials: of nodes, of pairs, and of the further factors by arity.
+        means: the marginals in the same layout, summed where tables are shared: the gradient of log Z (T1).
     """
 
     log_z: Array
@@ -273,13 +273,13 @@ class _Summed(NamedTuple):
     means: tuple[Array, ...]
 
     def mean_of(self, tables: tuple[Array, ...]) -> Array:
-        """E[Σ φ] of log-potentials in these places."""
+        """E[Σ φ] of log-potentials in this layout."""
         return functools.reduce(jnp.add, map(_weighted, self.means, tables))
 
 
 @eqx.filter_jit
 def _summed(energy: LinearChain | RandomField, route: Route | None) -> _Summed:
-    """A chain by forward-backward, a field by the route."""
+    """The sums of a chain by forward-backward, of a field by the route."""
     if isinstance(energy, LinearChain):
         p = _levelled(energy)
         sums = chain_sums(p)
@@ -304,7 +304,7 @@ def _tables(energy: LinearChain | RandomField) -> tuple[Array, ...]:
 
 
 def _with_own_tables(energy: LinearChain | RandomField) -> LinearChain | RandomField:
-    """The same model with a table of its own for every pair."""
+    """The same model with a separate table for every pair."""
     if isinstance(energy, RandomField):
         return energy.expanded()
     t, k = energy.emissions.shape
@@ -313,13 +313,13 @@ def _with_own_tables(energy: LinearChain | RandomField) -> LinearChain | RandomF
 
 
 def _weighted(p: Array, x: Array) -> Array:
-    """Σ p · x, where what has probability zero is left out, be it -inf."""
+    """Σ p · x without the terms of probability zero, whose x can be -inf."""
     possible = x > -jnp.inf
     return jnp.sum(jnp.where((p > 0) & possible, p * jnp.where(possible, x, 0), 0))
 
 
 def _levels(nodes: Array) -> Array:
-    """The largest finite log-potential of every node, as a constant: subtracting it leaves P as it is, and saves digits."""
+    """The largest finite log-potential of every node, as a constant: subtracting it does not change P, and reduces rounding errors."""
     top = jnp.max(nodes, axis=-1, keepdims=True)
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
 
@@ -332,18 +332,20 @@ def _levelled(chain: LinearChain) -> ChainPotentials:
 def require_labels(energy: Any, what: str) -> LinearChain | RandomField:
     """The energy, if it is a chain or a field; ValueError otherwise."""
     if not isinstance(energy, LinearChain | RandomField):
-        raise ValueError(f"{what} is known for lnz.LinearChain and lnz.RandomField, but got {type(energy).__name__}")
+        raise ValueError(f"{what} supports lnz.LinearChain and lnz.RandomField, but got {type(energy).__name__}")
     return energy
 
 
 def refuse_impossible(log_z: Array) -> None:
-    """Raise ValueError where Python can see that Z = 0."""
+    """Raise ValueError where Z = 0 is known outside of jit."""
     if not is_traced(log_z) and log_z == -jnp.inf:
-        raise ValueError("no labelling is possible: Z = 0. Check the allowed labels and pairs against each other")
+        raise ValueError(
+            "no labelling is possible: Z = 0. Check that the allowed labels and the allowed pairs do not contradict each other"
+        )
 
 
 def _at_most_zero(x: Array) -> Array:
-    """x, whose true value is at most 0: an excess by rounding is removed, and the derivative is left as it is."""
+    """x, whose true value is at most 0, with a positive excess by rounding removed and the derivative unchanged."""
     return x - jax.lax.stop_gradient(jnp.where(x > 0, x, 0))
 
 

@@ -1,4 +1,4 @@
-"""Structures and log-potentials of conditional models, as `lnz.crf` shows them."""
+"""Structures and log-potentials of conditional models, under the names of this room."""
 
 from lnz._core.spaces import MixedCategorical as MixedCategorical
 from lnz._models.pairwise_tables import gaussian_tables as gaussian_tables

@@ -1,4 +1,4 @@
-"""`lnz.audit`: every check on one energy, in order, each guarded so that one that cannot run does not hide the others."""
+"""`lnz.audit`: all checks of one energy, in order; a check that cannot run does not prevent the others."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def audit(
     base: Energy | None = None,
     key: PRNGKeyArray | None = None,
 ) -> AuditReport:
-    """Check whether ∇_θ log Z = E_{x~p_θ}[-∂_θ E_θ(x)] holds for this energy, and what it rests on (THEORY T3, T4, T7, T10).
+    """Check ∇_θ log Z = E_{x~p_θ}[-∂_θ E_θ(x)] and its assumptions for this energy (THEORY T3, T4, T7, T10).
 
     The identity needs p̃ integrable near θ, differentiable in θ for almost every x, and an integrable bound of |∂p̃| (Leibniz); its
-    estimates need a gradient with a mean and a variance, and states that are drawn from p_θ. Each is looked for where it fails:
+    estimates need a gradient with a mean and a variance, and states that are drawn from p_θ. The audit searches for failures of each:
 
     1. the derivative by the identity against differences of log Z itself, central and one-sided, in random and coordinate directions, by
        enumeration or quadrature, otherwise by bridge sampling on common random numbers;
@@ -45,21 +45,21 @@ def audit(
     9. given samples against p, and chains against each other;
     10. the curvature of log Z, and whether the model is an exponential family.
 
-    Everything is computed in float64, whatever the caller's setting. A check that fails by statistics does so beyond 6 standard errors.
+    Everything is computed in float64, whatever the caller's setting. A statistical check fails beyond 6 standard errors.
 
     Args:
         energy: an `Energy`, a callable with a `space`, or any callable together with `space`.
         space: where x lives, for a plain callable.
-        samples: draws believed to be of p_θ: (n, *shape), or (chains, n, *shape).
+        samples: draws that should be from p_θ: (n, *shape), or (chains, n, *shape).
         base: an energy with exact samples that covers the space, for broad states where the default does not.
         key: a random key; by default a fixed one.
 
     Returns:
-        An `AuditReport`: `print(report)` is a checklist, `report.passed` says whether no check failed.
+        An `AuditReport`: `print(report)` is a checklist, `report.passed` is True if no check failed.
 
     Raises:
         ValueError: where the energy cannot be called on a state of its space, or is not finite anywhere.
-        TypeError: where there is no space, or the energy is nothing that can be called.
+        TypeError: where there is no space, or the energy is not callable.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -99,7 +99,7 @@ def _model(energy: Energy, given: Any, base: Energy | None, key: PRNGKeyArray, n
         found.states is not None
         and not np.isfinite(np.asarray(audit_derivative.energies(found.energy, found.states))).any()
     ):
-        raise ValueError("E is NaN or infinite at every state drawn: check the parameters at the start, and the space")
+        raise ValueError("E is NaN or infinite at every state drawn: check the parameters and the space")
     jobs: list[tuple[str, Callable[[], Any]]] = [
         ("finite Z", lambda: audit_states.finite_z(found, numbers)),
         (audit_derivative.GRADIENT, lambda: audit_derivative.derivative(found, numbers)),

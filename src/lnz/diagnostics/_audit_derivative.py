@@ -1,4 +1,4 @@
-"""The derivative of log Z against differences of log Z itself, and the reasons why they may part."""
+"""Checks of the derivative of log Z against differences of log Z itself, and of the causes of a discrepancy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from lnz.diagnostics._audit_subject import (
     short_annealing,
 )
 
-Z = 6.0  # standard errors that make a failure
+Z = 6.0  # standard errors beyond which a check fails
 GRADIENT = "gradient against difference"
 ONE_SIDED = "one-sided derivatives"
 CURVATURE = "curvature"
 
 
 def derivative(subject: Subject, numbers: dict[str, Any]) -> list[Check]:
-    """Kinds 1, 6 and 10: u·E[-∂E] against central and one-sided differences of log Z, and the curvature of log Z."""
+    """Checks 1, 6 and 10: u·E[-∂E] against central and one-sided differences of log Z, and the curvature of log Z."""
     if not subject.names:
         reason = "the energy has no parameters"
         return [Check(name, "untested", reason) for name in (GRADIENT, ONE_SIDED, CURVATURE)]
@@ -83,7 +83,7 @@ def _compare(subject: Subject, found: dict[str, np.ndarray], numbers: dict[str, 
     elif not known.any():
         gradient = Check(GRADIENT, "untested", "log Z is not finite on both sides of θ; see the one-sided derivatives")
     elif z[worst] > Z:
-        gradient = Check(GRADIENT, "failed", f"{words}: {gap[worst]:.3g} is missing, by {how}",
+        gradient = Check(GRADIENT, "failed", f"{words}: they differ by {gap[worst]:.3g}, by {how}",
                          "do not train on the identity: see the checks below for the reason", float(z[worst]))  # fmt: skip
     else:
         gradient = Check(
@@ -91,21 +91,21 @@ def _compare(subject: Subject, found: dict[str, np.ndarray], numbers: dict[str, 
         )
     sides = _sides(subject, forward, backward, slope, slope_error)
     if "failed" in (gradient.status, sides.status):
-        return [gradient, sides, Check(CURVATURE, "untested", "the first derivative is wrong already")]
+        return [gradient, sides, Check(CURVATURE, "untested", "the first derivative is already wrong")]
     return [gradient, sides, _curvature(subject, found, steps)]
 
 
 def _best(quotient: np.ndarray, noise: np.ndarray, scale: np.ndarray, *, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Richardson's extrapolation at the step where its error estimate is smallest: values and errors (d,); NaN where none is finite.
 
-    `quotient` and `noise` are (d, steps), steps halving; the quotient's own error falls as step^order. A millionth of the size of what is
-    measured, and of `scale` (d,), is no failure.
+    `quotient` and `noise` are (d, steps) for halving steps; the quotient's own error falls as step^order. The error includes a millionth of
+    the result and of `scale` (d,), so that a smaller discrepancy is never a failure.
     """
     gain = 2**order
     better = (gain * quotient[:, 1:] - quotient[:, :-1]) / (gain - 1)
     spread = (gain * noise[:, 1:] + noise[:, :-1]) / (gain - 1)
     change = np.nan_to_num(np.abs(np.diff(better, axis=1, prepend=np.inf)), nan=np.inf, posinf=np.inf)
-    # A step whose change happens to be small is no better than its neighbours: each counts with the share that it should have.
+    # A change can be small by chance, so the error of a step is at least what the changes of its two neighbours predict for it.
     coarser = np.concatenate([change[:, :1] * np.inf, change[:, :-1]], axis=1) / gain**2
     finer = np.concatenate([change[:, 1:], change[:, -1:]], axis=1) / 2
     error = np.where(
@@ -132,7 +132,7 @@ def _sides(subject: Subject, forward: Any, backward: Any, slope: np.ndarray, slo
     label = subject.labels[worst]
     words = f"along {label}: forward {forward[0][worst]:.6g}, backward {backward[0][worst]:.6g}, identity {slope[worst]:.6g}"
     if z[side, worst] <= Z:
-        return Check(ONE_SIDED, "passed", f"nothing beyond their errors; worst {words}", z=float(z[side, worst]))
+        return Check(ONE_SIDED, "passed", f"no discrepancy beyond the errors; worst {words}", z=float(z[side, worst]))
     if np.isfinite(forward[0][worst]) != np.isfinite(backward[0][worst]) or side != 2:
         cause = "mass escapes to infinity or enters from there as θ moves, or the support moves: no integrable bound of |∂p̃| exists"
     else:
@@ -141,7 +141,7 @@ def _sides(subject: Subject, forward: Any, backward: Any, slope: np.ndarray, slo
         ONE_SIDED,
         "failed",
         f"{words}; {cause}",
-        "take θ away from this point, or a parametrisation that keeps the mass",
+        "move θ away from this point, or use a parametrisation that keeps the mass",
         float(z[side, worst]),
     )
 
@@ -162,9 +162,9 @@ def _curvature(subject: Subject, found: dict[str, np.ndarray], steps: np.ndarray
     kind = (
         "E is affine in θ along them: an exponential family, whose log Z is convex"
         if family
-        else "E is not affine in θ: no exponential family, and log Z need not be convex"
+        else "E is not affine in θ: not an exponential family, and log Z need not be convex"
     )
-    words = f"Cov(∂E) - E[∂²E] is {truth[worst]:.6g} and log Z bends by {bend[worst]:.6g} along {subject.labels[worst]}"
+    words = f"Cov(∂E) - E[∂²E] is {truth[worst]:.6g} and the second difference of log Z is {bend[worst]:.6g} along {subject.labels[worst]}"
     if z[worst] > Z:
         remedy = "E has kinks in θ that ∂²E misses (as ReLU networks do): use first derivatives, not Newton steps or Fisher information by ∂²E"
         return Check(CURVATURE, "warning", f"{words}; {kind}", remedy, float(z[worst]))
@@ -172,18 +172,18 @@ def _curvature(subject: Subject, found: dict[str, np.ndarray], steps: np.ndarray
 
 
 def sampled(subject: Subject, numbers: dict[str, Any]) -> Check:
-    """Kind 1 where log Z has to be sampled: the bridge (BAR) between θ + hu and θ - hu on common random numbers, jackknifed.
+    """Check 1 where log Z has to be sampled: the bridge (BAR) between θ + hu and θ - hu on common random numbers, jackknifed.
 
-    Its gap to the mean of both ends' identities falls as h²; two steps extrapolate it to h = 0.
+    Its gap to the mean of the identities at both ends falls as h²; two steps extrapolate it to h = 0.
     """
     route = short_annealing(subject.energy, None)
     if isinstance(route, str):
-        return Check(GRADIENT, "untested", f"log Z has no route here: {route}")
+        return Check(GRADIENT, "untested", f"no route computes log Z here: {route}")
     rows: dict[str, list[Any]] = {"labels": [], "identity": [], "difference": [], "error": []}
     scores: list[float] = []
     for i, label in list(enumerate(subject.labels))[:3]:
         wide, narrow = (_bridged(subject, route, subject.directions[i], h * subject.scales[i]) for h in (0.04, 0.02))
-        parts = (4 * narrow - wide) / 3  # blocks left out one by one; the last leaves out none
+        parts = (4 * narrow - wide) / 3  # leaving out one block each; the last row leaves out none
         gaps = parts[:, 0] - parts[:, 1]
         n = len(gaps) - 1
         error = math.sqrt((n - 1) / n * float(((gaps[:-1] - gaps[:-1].mean()) ** 2).sum()))
@@ -193,10 +193,10 @@ def sampled(subject: Subject, numbers: dict[str, Any]) -> Check:
             rows[name].append(item)
     numbers["derivatives"] = rows
     if not np.isfinite(scores).all():
-        return Check(GRADIENT, "untested", "annealing gave figures that are not finite")
+        return Check(GRADIENT, "untested", "annealing gave values that are not finite")
     i = int(np.argmax(scores))
     words = f"along {rows['labels'][i]} the identity gives {rows['identity'][i]:.5g}, the bridge between θ ± hu {rows['difference'][i]:.5g}, "
-    words += f"their gap known to {rows['error'][i]:.2g}, by annealing"
+    words += f"with a standard error of their gap of {rows['error'][i]:.2g}, by annealing"
     if scores[i] > Z:
         remedy = "do not train on the identity: see the checks below for the reason"
         return Check(GRADIENT, "failed", words, remedy, scores[i])
@@ -241,7 +241,7 @@ def _bridge(w: list[np.ndarray], work: list[np.ndarray]) -> float:
 
 
 def support(subject: Subject, numbers: dict[str, Any]) -> Check:
-    """Kind 2: states that are possible at θ + hu and impossible at θ - hu, and the boundary term that is then missing (T4)."""
+    """Check 2: states that are possible at θ + hu and impossible at θ - hu, and the boundary term that is then missing (T4)."""
     name = "support that moves with θ"
     if not subject.names:
         return Check(name, "passed", "the energy has no parameters")
@@ -249,12 +249,12 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
         return Check(
             name,
             "warning",
-            "the limits of the box are parameters",
-            "log_partition adds the boundary term by Quadrature; chains and phases cannot",
+            "the bounds of the box are parameters",
+            "log_partition by Quadrature adds the boundary term; chains and phases do not",
         )
     states = joined(subject.states, subject.broad)
     if states is None:
-        return Check(name, "untested", "no states are at hand")
+        return Check(name, "untested", "no states are available")
     for u, label in zip(subject.directions, subject.labels, strict=True):
         up, down = (np.asarray(energies(moved(subject.energy, subject.theta + s * 0.05 * u), states)) for s in (1, -1))
         lost = (np.isfinite(up) & (down == np.inf)) | (np.isfinite(down) & (up == np.inf))
@@ -269,7 +269,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
             more = f"; the boundary term of d log Z along it is {term:.6g}" if term is not None else ""
             numbers["boundary"] = term
             remedy = (
-                "add the boundary term: put x on a lnz.Box whose limits are parameters, or rescale x to a fixed box"
+                "add the boundary term: put x on a lnz.Box whose bounds are parameters, or rescale x to a fixed box"
             )
             words = f"{lost.sum()} of {lost.size} states, such as {example}, are possible on one side of θ along {label} only{more}"
             return Check(name, "failed", words, remedy, math.inf)
@@ -308,11 +308,13 @@ def _boundary(subject: Subject, route: Route, u: np.ndarray) -> float | None:
 
 
 def dead_steps(subject: Subject) -> Check:
-    """Kind 5: parameters whose derivative is zero almost everywhere, and that move the energy all the same."""
+    """Check 5: parameters that change the energy although its derivative by them is zero almost everywhere."""
     name = "dead steps"
     states = joined(subject.states, subject.broad)
     if not subject.names or states is None:
-        return Check(name, "untested", "the energy has no parameters" if not subject.names else "no states are at hand")
+        return Check(
+            name, "untested", "the energy has no parameters" if not subject.names else "no states are available"
+        )
     some = jax.tree.map(lambda x: x[:: max(1, x.shape[0] // 2048)], states)
     parameters = eqx.filter(subject.energy, eqx.is_inexact_array)
     start, dead, idle = 0, [], []
@@ -330,7 +332,7 @@ def dead_steps(subject: Subject) -> Check:
         for row, steepest in zip(rows, flat_slopes, strict=True):
             away = moved(subject.energy, subject.theta + 0.2 * row)
             if steepest > 0 or float(np.nanmax(np.abs(np.asarray(along(away, jnp.asarray(row)[None], some))))) > 0:
-                continue  # it has a derivative, here or near by
+                continue  # it has a derivative, here or nearby
             changed = False
             for sign in (0.2, -0.2, 1, -1):
                 after = np.asarray(energies(moved(subject.energy, subject.theta + sign * row), some))
@@ -339,13 +341,13 @@ def dead_steps(subject: Subject) -> Check:
             where = label + (f"[{int(np.flatnonzero(row)[0]) - start + leaf.size}]" if leaf.ndim else "")
             (dead if changed else idle).append(where)
     if dead:
-        words = f"∂E/∂θ is 0 at every state for {', '.join(dead[:4])}, and yet E changes when it moves"
+        words = f"∂E/∂θ is 0 at every state for {', '.join(dead[:4])}, but E changes when it changes"
         remedy = (
             "replace the hard threshold, rounding or argmax by a smooth one, or estimate its derivative by differences"
         )
         return Check(name, "failed", words, remedy, math.inf)
-    note = f"; {', '.join(idle[:4])} changed nothing at these states" if idle else ""
-    return Check(name, "passed", f"every parameter that moves E has a derivative{note}")
+    note = f"; {', '.join(idle[:4])} had no effect at these states" if idle else ""
+    return Check(name, "passed", f"every parameter that changes E has a derivative{note}")
 
 
 def joined(states: Any, broad: Any) -> Any:

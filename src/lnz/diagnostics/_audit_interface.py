@@ -1,4 +1,4 @@
-"""Kind 8, before anything else: is it one real number for one state, the same every time, whoever else is in the batch?"""
+"""Check 8, which runs first: the energy is one real number per state, the same at every call, whatever the batch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ CALLS = 32
 
 
 def interface(function: Callable[..., Any], space: Space, key: Any) -> list[Check]:
-    """The three checks, on the callable as the user wrote it. Raises ValueError where it cannot be called at all."""
+    """The three checks, on the user's own callable. Raises ValueError where it cannot be called on any state."""
     states = _states(space, key)
     if states is None:
-        return [Check(n, "untested", f"{space} has no law to draw states from") for n in (SCALAR, ALONE, SAME)]
+        return [Check(n, "untested", f"{space} has no distribution to draw states from") for n in (SCALAR, ALONE, SAME)]
     one = jax.tree.map(lambda x: x[0], states)
     alone, single_error = _call(function, one)
     batch, _ = _call(function, states)
     n = jax.tree.leaves(states)[0].shape[0]
-    wrap = "write E of one state, and let jax.vmap make the batch"
+    wrap = "write E of one state, and use jax.vmap for batches"
     if alone is None and batch is None:
         raise ValueError(f"the energy cannot be called on a state of {space}: {_line(single_error)}")
     if alone is not None and np.shape(alone) == () and np.issubdtype(alone.dtype, np.floating):
@@ -38,7 +38,7 @@ def interface(function: Callable[..., Any], space: Space, key: Any) -> list[Chec
     seen = (
         f"one state gives shape {np.shape(alone)}, dtype {np.asarray(alone).dtype}"
         if alone is not None
-        else f"one state is refused ({_line(single_error)})"
+        else f"one state raises an error ({_line(single_error)})"
     )
     if batch is not None and np.shape(batch) == (n,):
         checks = [
@@ -67,7 +67,7 @@ def _states(space: Space, key: Any) -> Any:
     if isinstance(space, Real):
         return jax.random.normal(key, (6, *space.shape))
     if isinstance(space, Box) and not space.bounded:
-        low, high = (np.asarray(limit) for limit in space.limits)
+        low, high = (np.asarray(bound) for bound in space.limits)
         x = jnp.abs(jax.random.normal(key, (6, *space.shape)))
         return jnp.where(
             np.isfinite(low)[None],
@@ -98,7 +98,7 @@ def _line(error: Exception | None) -> str:
 
 
 def _rows(function: Callable[..., Any], space: Space, states: Any) -> Check:
-    """A state whose first axis is really a batch: E is then a sum of one function over its rows."""
+    """Check whether the first axis of a state is a batch: E is then a sum of one function over its rows."""
     shape = None if isinstance(space, Product) else space.shape
     if shape is None or len(shape) < 2 or shape[0] < 3:
         return Check(ALONE, "passed", "it is given one state at a time")
@@ -116,25 +116,25 @@ def _rows(function: Callable[..., Any], space: Space, states: Any) -> Check:
     scale = 1e-9 * (1 + abs(e(x)))
     if abs(swapped - e(x)) <= scale and abs(both - parts[0] - parts[1]) <= 1e3 * scale and max(map(abs, parts)) > scale:
         return Check(ALONE, "warning", f"E is a sum of one function over the {shape[0]} rows of a state, as if the first axis were a batch",
-                     "if it is one, take it out of the space: E of one state, and jax.vmap for the batch")  # fmt: skip
+                     "if it is one, remove it from the space: write E of one state, and use jax.vmap for batches")  # fmt: skip
     return Check(ALONE, "passed", "it is given one state at a time")
 
 
 def _company(function: Callable[..., Any], states: Any, batch: np.ndarray) -> Check:
-    """Of an energy that takes batches: does the first state's energy change with the others?"""
+    """Check whether the energy of a state depends on the others in its batch, for an energy of batches."""
     others = jax.tree.map(lambda x: x[jnp.asarray([0, 1, 1, 1, 1, 1])], states)
     changed, _ = _call(function, others)
     if changed is None:
         return Check(ALONE, "untested", "the batch cannot be changed")
     gap = float(np.max(np.abs(changed[:2] - batch[:2])))
     if gap > 1e-9 * (1 + float(np.max(np.abs(batch)))):
-        return Check(ALONE, "failed", f"the energy of a state moves by {gap:.3g} when the others in its batch change",
-                     "take batch normalisation out, or use its running averages: p(x) must not depend on the batch", math.inf)  # fmt: skip
-    return Check(ALONE, "passed", "the others in the batch change nothing")
+        return Check(ALONE, "failed", f"the energy of a state changes by {gap:.3g} when the others in its batch change",
+                     "remove batch normalisation, or use its running averages: p(x) must not depend on the batch", math.inf)  # fmt: skip
+    return Check(ALONE, "passed", "the others in the batch have no effect")
 
 
 def _again(function: Callable[..., Any], x: Any) -> Check:
-    """A mask of few entries often falls twice alike: only many calls show that it is drawn."""
+    """Check that E is deterministic, by many calls, because a random mask of few entries is often the same twice."""
     first = np.asarray(_call(function, x)[0]).astype(complex)
     for call in range(2, CALLS + 1):
         value = np.asarray(_call(function, x)[0]).astype(complex)
@@ -144,7 +144,7 @@ def _again(function: Callable[..., Any], x: Any) -> Check:
                 SAME,
                 "failed",
                 f"calls 1 and {call} on one state differ by {gap:.3g}",
-                "take the randomness (dropout, noise) out of E",
+                "remove the randomness (dropout, noise) from E",
                 math.inf,
             )
     return Check(SAME, "passed", f"{CALLS} calls on one state agree to the last bit")

@@ -1,4 +1,4 @@
-"""What an audit found: a checklist with evidence and remedies, in words, as JSON, and with the numbers behind its pictures."""
+"""The report of an audit: checks with evidence and remedies, as text and JSON, and the numbers of its figures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 from typing import Any, Literal
 
 Status = Literal["passed", "failed", "warning", "untested"]
-"""How a check ended.
+"""The result of a check.
 
-- ``passed``: looked for, and not found.
-- ``failed``: the identity, or what it rests on, does not hold; learning on this energy would go wrong.
-- ``warning``: the identity holds, and something near it needs care.
-- ``untested``: could not be looked for, with the reason.
+- ``passed``: the check found no problem.
+- ``failed``: the identity, or one of its assumptions, does not hold; learning with this energy would go wrong.
+- ``warning``: the identity holds, but something related needs care.
+- ``untested``: the check could not run; the evidence is the reason.
 """
 
 _MARKS = {"passed": "passed ", "failed": "FAILED ", "warning": "warning", "untested": "not run"}
@@ -23,11 +23,11 @@ class Check:
     """One line of an audit.
 
     Attributes:
-        name: what was checked.
-        status: how it ended.
-        evidence: what was seen, in words.
-        remedy: what to do about it; empty where nothing needs doing.
-        z: the evidence in standard errors, where it has any.
+        name: the property that was checked.
+        status: the result.
+        evidence: the observations, as a sentence.
+        remedy: what to do about it; empty where nothing is needed.
+        z: the evidence in standard errors, for statistical checks.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class AuditReport:
-    """What `lnz.audit` found. Prints as a checklist.
+    """The result of `lnz.audit`. Prints as a checklist.
 
     Attributes:
-        energy: the energy's name and where it lives.
-        checks: one a line.
-        seconds: how long the audit took.
-        numbers: what the pictures of its page are drawn from, by name.
+        energy: the energy's name and its space.
+        checks: the checks, in order.
+        seconds: duration of the audit.
+        numbers: data of the figures of its page, by name.
     """
 
     energy: str
@@ -69,7 +69,7 @@ class AuditReport:
         for check in self.checks:
             if check.name == name:
                 return check
-        raise KeyError(f"no check is named {name!r}: there are {', '.join(check.name for check in self.checks)}")
+        raise KeyError(f"no check is named {name!r}: the checks are {', '.join(check.name for check in self.checks)}")
 
     def __str__(self) -> str:
         count = {status: sum(check.status == status for check in self.checks) for status in _MARKS}

@@ -1,4 +1,4 @@
-"""Checks on states: finite Z along rays, tails of the gradient, hard constraints and precision, and samples against the law."""
+"""Checks on states: finite Z along rays, tails of the gradient, hard constraints and precision, and samples against p."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lnz._core.energy import Energy
 from lnz._core.spaces import Categorical, Spin, limits_of
 from lnz.diagnostics._audit_derivative import Z, joined
 from lnz.diagnostics._audit_report import Check
-from lnz.diagnostics._audit_subject import Subject, along, energies, grid_law, norms
+from lnz.diagnostics._audit_subject import Subject, along, energies, grid_states, norms
 from lnz.routes._exact.quadrature import Quadrature
 
 _RADII = 2.0 ** np.arange(-4, 41)
@@ -25,19 +25,19 @@ _RAYS = 64
 
 
 def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
-    """Kind 3: E along random, coordinate and adversarial rays, and the integral over a growing range."""
+    """Check 3: E along random, coordinate and adversarial rays, and the integral over a growing range."""
     name = "finite Z"
     space = observed_space(subject.energy)
     if space.discrete:
         bad = subject.broad is not None and bool((np.asarray(energies(subject.energy, subject.broad)) == -np.inf).any())
         if bad:
             return Check(name, "failed", "E is -inf for some state", "bound the energy from below", math.inf)
-        return Check(name, "passed", "a finite sum, and no state with E = -inf was seen")
+        return Check(name, "passed", "a finite sum, and no state with E = -inf was found")
     if not subject.unbounded:
         low = np.asarray(energies(subject.energy, subject.broad)).min() if subject.broad is not None else 0.0
         if low == -np.inf:
             return Check(name, "failed", "E is -inf somewhere in the box", "bound the energy from below", math.inf)
-        return Check(name, "passed", f"a bounded box; the lowest energy seen is {low:.4g}")
+        return Check(name, "passed", f"a bounded box; the lowest energy found is {low:.4g}")
     rays, kinds = _rays(subject)
     table = np.asarray(_along_rays(subject.energy, jnp.asarray(rays), jnp.asarray(_RADII)))
     numbers["rays"] = {
@@ -48,7 +48,7 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
     }
     with np.errstate(all="ignore"):
         slope = (table[:, -1] - table[:, -5]) / (np.log(_RADII[-1]) - np.log(_RADII[-5]))
-    over = np.isnan(slope) | np.isinf(slope)  # beyond what floats hold: the last finite stretch decides
+    over = np.isnan(slope) | np.isinf(slope)  # overflow of floats: the last finite values decide
     for i in np.flatnonzero(over):
         finite = np.flatnonzero(np.isfinite(table[i]))
         if np.isposinf(table[i, -1]) or (len(finite) > 8 and table[i, finite[-1]] > table[i, finite[-5]]):
@@ -65,12 +65,12 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
     slow = random & (slope < subject.size * (1 - 1e-6))
     sign = " (is it a log-density rather than an energy?)" if falls.mean() > 0.5 else ""
     if falls.any():
-        return Check(name, "failed", f"E falls without end along {falls.sum()} of {len(rays)} rays, one of them {kinds[int(np.argmax(falls))]}{sign}",
+        return Check(name, "failed", f"E falls without bound along {falls.sum()} of {len(rays)} rays, one of them {kinds[int(np.argmax(falls))]}{sign}",
                      "add a term that grows in every direction, such as ‖x‖², or bound the space", math.inf)  # fmt: skip
     open_ended = _valleys(subject, rays[slope < 1 - 1e-6])
     remedy = "add a term that grows in every direction, such as ‖x‖², or bound the space"
     if open_ended:
-        words = f"along {open_ended} rays E grows by less than 1 per factor e of the radius, and the valley around them stays as wide"
+        words = f"along {open_ended} rays E grows by less than 1 per factor e of the radius, and the valley around them does not narrow"
         return Check(name, "failed", words, remedy, math.inf)
     if slow.any():
         words = f"along {slow.sum()} of {random.sum()} random rays E grows by {float(np.min(slope[slow])):.3g} per factor e of the radius"
@@ -96,7 +96,7 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
 
 
 def _valleys(subject: Subject, rays: np.ndarray) -> int:
-    """Of these rays, how many run along a valley that does not close: E a step aside is no higher far out than near by."""
+    """The number of rays along a valley that does not narrow: a step aside raises E no more far out than nearby."""
     if not len(rays) or subject.size == 1:
         return 0
     low, high = (np.asarray(limit).ravel() for limit in limits_of(observed_space(subject.energy)))
@@ -126,7 +126,7 @@ def _along_rays(energy: Energy, rays: Array, radii: Array) -> Array:
 
 @eqx.filter_jit
 def _lowest(energy: Energy, rays: Array, radius: Array) -> Array:
-    """Directions of low energy on a sphere, by descent from the given ones."""
+    """Directions of low energy on a sphere, by descent from given directions."""
     shape = observed_space(energy).shape
 
     def descend(u: Array) -> Array:
@@ -144,7 +144,7 @@ def _lowest(energy: Energy, rays: Array, radius: Array) -> Array:
 
 
 def _rays(subject: Subject) -> tuple[np.ndarray, list[str]]:
-    """Unit vectors into the space, and what each is."""
+    """Unit vectors into the space, and the kind of each."""
     d = subject.size
     source = np.random.default_rng(3)
     random = source.normal(size=(_RAYS, d))
@@ -167,7 +167,7 @@ def _rays(subject: Subject) -> tuple[np.ndarray, list[str]]:
 
 
 def pareto_shape(values: np.ndarray) -> float:
-    """The shape k of a generalised Pareto law fitted to the largest values: moments of order 1/k and above do not exist.
+    """The shape k of a generalised Pareto distribution fitted to the largest values: moments of order 1/k and above do not exist.
 
     Source: Zhang & Stephens 2009; Vehtari et al. 2024 (the weak prior towards 0.5).
     """
@@ -191,12 +191,12 @@ def pareto_shape(values: np.ndarray) -> float:
 
 
 def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
-    """Kind 4: does |∂E| have a mean under p_θ, and a variance?"""
+    """Check 4: the mean and the variance of |∂E| under p_θ exist."""
     name = "mean and variance of ∂E"
     if not subject.names:
         return Check(name, "passed", "the energy has no parameters")
     if subject.states is None:
-        return Check(name, "untested", f"no states of p are at hand: {subject.origin}")
+        return Check(name, "untested", f"no states of p are available: {subject.origin}")
     found = np.asarray(norms(subject.energy, subject.states))
     if not np.isfinite(found).all():
         bad = int((~np.isfinite(found)).any(axis=1).sum())
@@ -204,16 +204,16 @@ def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
             name,
             "failed",
             f"∂E is not finite at {bad} of {len(found)} states of p",
-            "find what is not differentiable there",
+            "find the operation that is not differentiable there",
             math.inf,
         )
     if observed_space(subject.energy).discrete:
         return Check(
-            name, "passed", f"finitely many states, so every moment exists; the largest ‖∂E‖ seen is {found.max():.4g}"
+            name, "passed", f"finitely many states, so every moment exists; the largest ‖∂E‖ found is {found.max():.4g}"
         )
     numbers["tails"] = {"sizes": np.sort(found.max(axis=1))[::-1][:2000].tolist()}
-    if isinstance(subject.route, Quadrature):  # the law itself is at hand, without the noise of draws
-        states, log_p = grid_law(subject.energy)
+    if isinstance(subject.route, Quadrature):  # p itself is known on a grid, without sampling noise
+        states, log_p = grid_states(subject.energy)
         k, noise = _grid_shape(np.asarray(norms(subject.energy, states)), np.asarray(log_p)), 0.05
         words = f"tail exponent k = {k:.2f} of ‖∂E‖ over a grid of {log_p.size:,} states"
     else:
@@ -228,14 +228,14 @@ def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
             name,
             "failed",
             f"{words}: E[∂E] has no mean",
-            "the gradient does not exist as an expectation: lighten the tails, or fix this parameter",
+            "the gradient does not exist as an expectation: make the tails lighter, or hold this parameter constant",
         )
     if k - noise > 0.5:
         return Check(
             name,
             "warning",
             f"{words}: no finite variance",
-            "quote no Gaussian error bar on gradient averages; lighten the tails",
+            "do not quote Gaussian error bars of gradient averages; make the tails lighter",
         )
     return Check(name, "passed", words)
 
@@ -253,11 +253,11 @@ def _grid_shape(sizes: np.ndarray, log_p: np.ndarray) -> float:
 
 
 def precision(subject: Subject) -> list[Check]:
-    """Kind 7: NaN in gradients, at possible and impossible states, and float32 against float64."""
+    """Check 7: NaN in gradients, at possible and impossible states, and float32 against float64."""
     constraints, floats = "hard constraints", "precision"
     states = joined(subject.states, subject.broad)
     if states is None:
-        return [Check(n, "untested", "no states are at hand") for n in (constraints, floats)]
+        return [Check(n, "untested", "no states are available") for n in (constraints, floats)]
     states = jax.tree.map(lambda x: x[:: max(1, x.shape[0] // 4096)], states)
     e = np.asarray(energies(subject.energy, states))
     if np.isnan(e).any():
@@ -273,10 +273,10 @@ def precision(subject: Subject) -> list[Check]:
         bad, possible = ~np.isfinite(slopes), np.isfinite(e)
         if (bad & possible).any():
             first = Check(constraints, "failed", f"∂E is not finite at {int((bad & possible).sum())} of {int(possible.sum())} possible states",
-                          "the branch that `where` does not take is still differentiated: make its argument safe too", math.inf)  # fmt: skip
+                          "the branch that `where` does not select is still differentiated: make its argument safe too", math.inf)  # fmt: skip
         elif bad.any():
             first = Check(constraints, "warning", f"∂E is NaN at {int(bad.sum())} impossible states (E = +inf), and 0 · NaN is NaN",
-                          "lnz leaves such states out; averages written by hand do not: make the argument of the untaken branch safe")  # fmt: skip
+                          "lnz leaves such states out, but averages of your own do not: make the argument of the branch not selected safe")  # fmt: skip
         else:
             impossible = int((e == np.inf).sum())
             first = Check(
@@ -285,7 +285,7 @@ def precision(subject: Subject) -> list[Check]:
                 f"energies and gradients are finite at {int(possible.sum()):,} states; {impossible:,} are impossible",
             )
     else:
-        first = Check(constraints, "passed", f"energies of {e.size:,} states are no NaN")
+        first = Check(constraints, "passed", f"no energy of {e.size:,} states is NaN")
     own = np.isfinite(e) if subject.states is None else np.isfinite(e) & (np.arange(e.size) < 4096)
     try:
         narrow = np.asarray(energies(_narrow(subject.energy), jax.tree.map(_narrow_array, states)), np.float64)
@@ -307,7 +307,7 @@ def precision(subject: Subject) -> list[Check]:
             Check(
                 floats,
                 "warning",
-                f"{words}: log p in float32 can pass 0 by that much",
+                f"{words}: log p in float32 can exceed 0 by that much",
                 "compute likelihoods in float64",
             ),
         ]
@@ -323,22 +323,22 @@ def _narrow(energy: Energy) -> Energy:
 
 
 def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check]:
-    """Kinds 8 and 9 on samples of the user's: the sign of E, Stein's identity or single-site conditionals (T10), and split R̂."""
-    sign, law, mixing = "sign of E", "samples against p", "chains"
+    """Checks 8 and 9 on the user's samples: the sign of E, Stein's identity or single-site conditionals (T10), and split R̂."""
+    sign, agreement, mixing = "sign of E", "samples against p", "chains"
     if given is None:
         reason = "no samples were given"
-        return [Check(n, "untested", reason) for n in (sign, law, mixing)]
+        return [Check(n, "untested", reason) for n in (sign, agreement, mixing)]
     states = subject.states
     found = [_sign(subject, states, sign)]
     if isinstance(given, tuple):
-        return [*found, *(Check(name, "untested", "product spaces are not looked at") for name in (law, mixing))]
+        return [*found, *(Check(name, "untested", "product spaces are not supported") for name in (agreement, mixing))]
     chains = np.asarray(given)
     several = chains.ndim == len(observed_space(subject.energy).shape) + 2
     n, m = (chains.shape[0], chains.shape[1]) if several else (1, chains.shape[0])
-    # Batch means: each chain is cut into enough pieces that their spread is known.
+    # Batch means: each chain is cut into enough pieces to estimate their spread.
     groups = n * max(1, min(-(-32 // n), m // 20))
     if groups < 2:
-        return [*found, *(Check(name, "untested", f"{m} samples are too few") for name in (law, mixing))]
+        return [*found, *(Check(name, "untested", f"{m} samples are too few") for name in (agreement, mixing))]
     try:
         residual = (
             np.asarray(_stein(subject.energy, states))
@@ -346,7 +346,7 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
             else np.asarray(_conditional(subject.energy, states))
         )
     except (TypeError, NotImplementedError, AttributeError) as error:
-        found.append(Check(law, "untested", f"no identity serves this space: {error}"))
+        found.append(Check(agreement, "untested", f"no identity supports this space: {error}"))
     else:
         pieces = groups // n
         residual = residual.reshape(n, m, -1)[:, : m // pieces * pieces].reshape(groups, -1, residual.shape[-1])
@@ -354,13 +354,13 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
         error = means.std(axis=0, ddof=1) / math.sqrt(groups) + 1e-12
         t = np.abs(means.mean(axis=0)) / error
         worst = float(np.max(t))
-        limit = _student_limit(groups, residual.shape[-1])
+        threshold = _student_threshold(groups, residual.shape[-1])
         kind = "conditional" if observed_space(subject.energy).discrete else "Stein"
         words = f"the largest of {residual.shape[-1]} {kind} residuals is {worst:.1f} standard errors from 0"
-        if worst > limit:
+        if worst > threshold:
             found.append(
                 Check(
-                    law,
+                    agreement,
                     "failed",
                     words,
                     "the samples are not of this p: run the chains longer, or check the kernel, the temperature and the energy",
@@ -368,7 +368,7 @@ def samples(subject: Subject, given: Any, numbers: dict[str, Any]) -> list[Check
                 )
             )
         else:
-            found.append(Check(law, "passed", words, z=worst))
+            found.append(Check(agreement, "passed", words, z=worst))
     if not several:
         found.append(Check(mixing, "untested", "one chain was given", "give samples as (chains, draws, *shape) for R̂"))
         return found
@@ -386,13 +386,13 @@ def _mixing(name: str, chains: np.ndarray, energy: np.ndarray) -> Check:
     found = np.concatenate([r_hat(chains), r_hat(energy)])
     worst = float(np.nanmax(found, initial=0))  # NaN of an entry that never changes
     if worst > r_hat_threshold(n, m, entries + 1):
-        return Check(name, "failed", f"split R̂ is {worst:.3g} over {n} chains: they sit in different modes, or have not settled",
-                     "run longer, start apart, or temper", worst)  # fmt: skip
+        return Check(name, "failed", f"split R̂ is {worst:.3g} over {n} chains: they are in different modes, or have not converged",
+                     "run longer, start far apart, or use tempering", worst)  # fmt: skip
     return Check(name, "passed", f"split R̂ is {worst:.4g} over {n} chains")
 
 
 def _sign(subject: Subject, states: Any, name: str) -> Check:
-    """E_q[E - E_q] - E_p[E - E_q] is a sum of two divergences for samples of p, and so above 0; an energy upside down turns it round."""
+    """The sign of E: E_q[E - E_q] - E_p[E - E_q] is a sum of two divergences, above 0 for samples of p, and negative for -E."""
     space = observed_space(subject.energy)
     finite_base = space.discrete or not subject.unbounded
     e = np.asarray(energies(subject.energy, states))
@@ -401,7 +401,7 @@ def _sign(subject: Subject, states: Any, name: str) -> Check:
             name,
             "failed",
             f"{int((~np.isfinite(e)).sum())} of the samples are impossible under E",
-            "E is +inf or NaN where the data are",
+            "check E, which is +inf or NaN where the data are",
             math.inf,
         )
     if finite_base:
@@ -412,10 +412,10 @@ def _sign(subject: Subject, states: Any, name: str) -> Check:
         flat = np.asarray(states).reshape(e.size, -1)
         noise = flat + np.random.default_rng(0).normal(size=flat.shape) * (flat.std(axis=0) + 1e-9)
         other = np.asarray(energies(subject.energy, jnp.asarray(noise).reshape(e.size, *space.shape)))
-        other, against = other[np.isfinite(other)], "the samples with noise of their own size added"
+        other, against = other[np.isfinite(other)], "the samples with added noise of the same spread"
     if other.size < 100:
-        return Check(name, "untested", "too few states with a finite energy to compare with")
-    # Medians: an energy may be very large far from the data.
+        return Check(name, "untested", "too few states of finite energy for a comparison")
+    # Medians, because an energy can be very large far from the data.
     gap = float(np.median(other) - np.median(e))
     error = (
         math.sqrt(
@@ -458,7 +458,7 @@ def _stein(energy: Energy, states: Array) -> Array:
 
 @eqx.filter_jit
 def _conditional(energy: Energy, states: Array) -> Array:
-    """x_i - E[x_i | the rest] of every site, by the energy's own conditionals: (n, sites), whose means under p are 0."""
+    """x_i - E[x_i | the rest] of every site, by conditionals computed from E: (n, sites), whose means under p are 0."""
     space: Any = observed_space(energy)
     if not isinstance(states, jax.Array) or isinstance(space, tuple):
         raise TypeError("product spaces have no single sites")
@@ -481,8 +481,8 @@ def _conditional(energy: Energy, states: Array) -> Array:
     return jax.lax.map(one, flat, batch_size=256)
 
 
-def _student_limit(groups: int, tests: int) -> float:
-    """The limit that a largest of `tests` Student t values passes once in a million."""
+def _student_threshold(groups: int, tests: int) -> float:
+    """The threshold that the largest of `tests` Student t values exceeds with a probability of one in a million."""
     from scipy import stats
 
     return float(stats.t.isf(0.5e-6 / tests, groups - 1))

@@ -1,4 +1,4 @@
-"""What the checks look at: the energy in float64, states of it, directions in its parameters, and log Z around them."""
+"""The subject of the checks: the energy in float64, states of it, directions in its parameters, and log Z around them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.quadrature import Quadrature, grids_of, locate
 
-STATES = 2**17  # of a discrete space that is listed
-POINTS = {1: 16385, 2: 257, 3: 41}  # of quadrature, a dimension
-GRID = {1: 2**16 + 1, 2: 513, 3: 65}  # that states of few real dimensions are drawn from
-REACH = 1e4  # of that grid, beyond quadrature's
+STATES = 2**17  # largest number of states of a discrete space that is enumerated
+POINTS = {1: 16385, 2: 257, 3: 41}  # of quadrature, per dimension
+GRID = {1: 2**16 + 1, 2: 513, 3: 65}  # points per dimension of the grid that draws states of few real dimensions
+REACH = 1e4  # range of that grid, beyond quadrature's
 SAMPLES = 20_000
 STEPS = 0.2 * 2.0 ** -np.arange(10)  # of the difference quotients
 _DIRECTIONS = 3
@@ -46,7 +46,7 @@ def float64() -> Any:
 
 @contextlib.contextmanager
 def plain_promotion() -> Any:
-    """JAX's default promotion, whatever the caller has set: a user's energy is run as it is."""
+    """A context with JAX's default promotion, whatever the caller's setting, because the user's energy can rely on it."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -61,11 +61,11 @@ class Subject:
         theta: all parameters in one vector (p,).
         names: the path of every parameter in the pytree.
         directions: u, (d, p), the last of them coordinates.
-        scales: the length that each is moved by at a step of 1: (d,).
-        labels: what each direction is.
-        states: draws of p_θ where those are at hand, else None.
-        origin: where they come from, in words.
-        broad: states from all over the space.
+        scales: the length of a step of 1 along each direction, (d,).
+        labels: descriptions of the directions.
+        states: draws of p_θ where available, else None.
+        origin: how the states were drawn, or why there are none.
+        broad: states spread over the whole space.
     """
 
     energy: Energy
@@ -92,25 +92,25 @@ class Subject:
 
     @property
     def steps(self) -> np.ndarray:
-        """The lengths of the difference quotients, halving: (d, k)."""
+        """The step lengths of the difference quotients, halving: (d, k)."""
         few = observed_space(self.energy).discrete or self.size == 1
         return self.scales[:, None] * (STEPS if few else STEPS[::2])[None]
 
     @functools.cached_property
     def log_z(self) -> dict[str, np.ndarray]:
-        """log Z and its error by the route at θ, and at θ ± step · u: (d, k, 2). One program, for whoever asks first."""
+        """log Z and its error by the route at θ, and at θ ± step · u: (d, k, 2). Computed once, at the first use."""
         steps = self.steps
         shifts = steps[:, :, None, None] * np.asarray([1.0, -1.0])[:, None] * self.directions[:, None, None]
         theta = np.asarray(self.theta)
         places = np.concatenate([theta[None], theta + shifts.reshape(2 * steps.size, theta.size)])
-        assert self.route is not None, "log Z is asked for where a route serves"
+        assert self.route is not None, "log Z is available only with a route"
         value, error = (np.asarray(x) for x in log_partitions(self.route, self.energy, jnp.asarray(places)))
         around = {"value": value[1:].reshape(*steps.shape, 2), "error": error[1:].reshape(*steps.shape, 2)}
         return {"centre": value[0], "centre_error": error[0]} | around
 
 
 def subject(energy: Energy, *, states: Any, base: Energy | None, key: PRNGKeyArray) -> Subject:
-    """Gather what the checks need. `states` are the user's own draws, if any."""
+    """The subject of an audit; `states` are the user's own draws, if any."""
     energy = widen(energy)
     theta, names = flat(energy)
     route = exact_route(energy)
@@ -149,7 +149,7 @@ def flat(energy: Energy) -> tuple[Array, list[str]]:
 
 
 def path_name(path: Any) -> str:
-    """A parameter's path in the pytree, in the user's words: `parameters` and the insides of a `Partial` are lnz's own."""
+    """A parameter's path in the pytree as the user knows it, without the internals of `FunctionEnergy` and `Partial`."""
     name = jax.tree_util.keystr(path)
     name = re.sub(r"^\.parameters\[<flat index 0>\]\[(\d+)\]", lambda found: f"argument {int(found[1]) + 1}", name)
     return re.sub(r"^\.parameters", "", name).lstrip(".") or "θ"
@@ -162,7 +162,7 @@ def moved(energy: Energy, theta: Array) -> Energy:
 
 
 def exact_route(energy: Energy) -> Route | None:
-    """A route without sampling that is affordable many times over, or None."""
+    """A route without sampling that is cheap enough for many calls, or None."""
     space = observed_space(energy)
     if space.discrete:
         smallest = collapsed(energy).space
@@ -172,13 +172,13 @@ def exact_route(energy: Energy) -> Route | None:
 
 
 def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyArray) -> tuple[Any, str]:
-    """Draws of p_θ: exact from a list, or from a fine and wide grid of few dimensions, else from annealed chains."""
+    """Draws of p_θ: exact by enumeration, or from a fine and wide grid of few dimensions, or from annealed chains."""
     space = observed_space(energy)
     if space.discrete and space.count <= STATES:
         every = space.decode(jnp.arange(space.count))
         return _drawn(every, -energies(energy, every), SAMPLES, key), "exact draws"
     if isinstance(route, Quadrature):
-        return _drawn(*grid_law(energy), SAMPLES, key), "draws from a fine grid"
+        return _drawn(*grid_states(energy), SAMPLES, key), "draws from a fine grid"
     annealing = short_annealing(energy, base)
     if isinstance(annealing, str):
         return None, annealing
@@ -192,7 +192,7 @@ def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyA
 
 
 def _drawn(states: Any, log_p: Any, n: int, key: PRNGKeyArray) -> Any:
-    """n of these states, each with its (unnormalised) probability; one whose energy is NaN is drawn, so that it is seen. NumPy compiles nothing."""
+    """n draws of these states by their (unnormalised) probabilities, in NumPy; states with NaN energies are drawn, so that checks detect them."""
     p = np.exp(np.asarray(log_p) - np.nanmax(log_p))
     p = np.where(np.isnan(p), 1, p)
     cumulative = np.cumsum(p)
@@ -226,7 +226,7 @@ def anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray)
 
 
 @eqx.filter_jit
-def grid_law(energy: Energy) -> tuple[Array, Array]:
+def grid_states(energy: Energy) -> tuple[Array, Array]:
     """States on a fine and wide grid, and their log probabilities (unnormalised)."""
     energy, size = FreeEnergy(energy), math.prod(observed_space(energy).shape)
     centre, scale = locate(energy, POINTS[size])
@@ -239,7 +239,7 @@ def grid_law(energy: Energy) -> tuple[Array, Array]:
 
 
 def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
-    """Some 2,000 states from all over the space: of its uniform law, or of heavy-tailed ones of several widths."""
+    """About 2,000 states from the whole space, by its uniform distribution or by heavy-tailed distributions of several widths."""
     space = observed_space(energy)
     known = None if base is None else base.offers(Normalised)
     if known is not None:
@@ -249,7 +249,7 @@ def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
     if isinstance(space, Real | Box):
         wide = np.repeat(10.0 ** np.arange(-2, 2), 512)
         x = numpy_source(key).standard_t(2.0, (2048, *space.shape)) * wide.reshape(-1, *(1,) * len(space.shape))
-        low, high = (np.asarray(limit) for limit in space.limits)
+        low, high = (np.asarray(bound) for bound in space.limits)
         x = np.where(x < low, 2 * np.where(np.isfinite(low), low, 0) - x, x)
         return jnp.asarray(np.where(x > high, 2 * np.where(np.isfinite(high), high, 0) - x, x))
     return None
@@ -258,7 +258,7 @@ def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
 def _directions(
     theta: np.ndarray, names: list[str], key: PRNGKeyArray, *, quick: bool
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Random directions in which every parameter moves by about its share, and some coordinates."""
+    """Random directions in which every parameter moves in proportion to its size, and some coordinates."""
     p, few = len(names), _COORDINATES if quick else 2
     if p == 0:
         return np.zeros((0, 0)), np.zeros(0), []
@@ -310,7 +310,7 @@ def norms(energy: Energy, states: Any) -> Array:
 
 @eqx.filter_jit
 def log_partitions(route: Route, energy: Energy, places: Array) -> tuple[Array, Array]:
-    """log Z and its error at some parameters (n, p): (n,) each."""
+    """log Z and its error at n parameter vectors (n, p): (n,) each."""
 
     def log_z(at: Array) -> tuple[Array, Array]:
         estimate = route.log_partition(moved(energy, at), None)

@@ -18,11 +18,11 @@ class Diagnosis:
     """R-hat and effective sample size of every entry of the states of several chains. Prints as a sentence.
 
     Attributes:
-        r_hat: of every entry, as `lnz.diagnostics.r_hat` has it; NaN where all states are the same.
-        effective_sample_size: of every entry, as `lnz.diagnostics.ess` has it; NaN where all states are the same.
-        chains: how many.
-        draws: how many from each.
-        cost: what all draws together took: `sweeps`, `seconds`, `energy_calls`, where they were given.
+        r_hat: R̂ of every entry by `lnz.diagnostics.r_hat`; NaN where all states are the same.
+        effective_sample_size: effective sample size of every entry by `lnz.diagnostics.ess`; NaN where all states are the same.
+        chains: number of chains.
+        draws: number of draws per chain.
+        cost: cost of all draws together: `sweeps`, `seconds`, `energy_calls`, where they were given.
     """
 
     r_hat: np.ndarray
@@ -33,22 +33,22 @@ class Diagnosis:
 
     @property
     def least(self) -> float:
-        """The smallest effective sample size of an entry; NaN where nothing moved."""
+        """The smallest effective sample size of an entry; NaN where all entries are constant."""
         return _worst(np.nanmin, self.effective_sample_size)
 
     @property
     def worst(self) -> float:
-        """The largest R̂ of an entry; NaN where nothing moved."""
+        """The largest R̂ of an entry; NaN where all entries are constant."""
         return _worst(np.nanmax, self.r_hat)
 
     @property
     def unmixed(self) -> bool:
-        """Whether the chains disagree at an entry, by the threshold that all of lnz has (`r_hat_threshold`)."""
+        """Whether the chains disagree at an entry, by the threshold of all of lnz (`r_hat_threshold`)."""
         return self.worst > r_hat_threshold(self.chains, self.draws, self.r_hat.size)
 
     @property
     def efficiency(self) -> dict[str, float]:
-        """The smallest effective sample size per sweep, per second and per energy call, of what was given."""
+        """The smallest effective sample size per sweep, per second and per energy call, for the costs that were given."""
         return {name: self.least / spent for name, spent in self.cost.items()}
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Diagnosis:
             text += f"; {still} of {self.r_hat.size} entries never changed"
         if self.unmixed:
             where = tuple(map(int, np.unravel_index(np.nanargmax(self.r_hat), self.r_hat.shape)))
-            text += f". The chains disagree at entry {where}: run them longer, or let them mix faster before their states are used"
+            text += f". The chains disagree at entry {where}: run them longer, or use a kernel that mixes faster"
         return text
 
 
@@ -71,13 +71,14 @@ def diagnose_chains(
 ) -> Diagnosis:
     """Rank-normalised split R̂ and bulk effective sample size of every entry of the states of several chains.
 
-    They are called unmixed above R̂ = 1.05; chains so short that independent draws often come to that, above what these exceed once in a thousand.
+    Chains are unmixed above R̂ = 1.05; for chains so short that independent draws often exceed it, above the value that these exceed once in a
+    thousand.
 
     Args:
-        samples: (chains, draws, *shape), numbers; at least 4 draws. Let the chains start far apart: R̂ sees no mode that none has found.
-        sweeps: what all draws together cost, for the effective sample size per sweep.
-        seconds: likewise.
-        energy_calls: likewise.
+        samples: (chains, draws, *shape), numbers; at least 4 draws. Start the chains far apart: R̂ cannot detect a mode that no chain has found.
+        sweeps: number of sweeps for all draws together, for the effective sample size per sweep.
+        seconds: time for all draws together, likewise.
+        energy_calls: energy evaluations for all draws together, likewise.
 
     Raises:
         ValueError: for other shapes, NaN or infinite numbers, or a cost that is not above 0.
@@ -94,9 +95,9 @@ def diagnose_chains(
     """
     x = np.asarray(samples)
     if x.ndim < 2 or x.shape[0] < 1 or x.shape[1] < 4:
-        raise ValueError(f"samples need shape (chains, draws, *shape) with at least 4 draws, but have {x.shape}")
+        raise ValueError(f"samples must have shape (chains, draws, *shape) with at least 4 draws, but have {x.shape}")
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool) or not np.isfinite(x).all():
-        raise ValueError("samples must be finite numbers, but some are NaN, infinite or no numbers")
+        raise ValueError("samples must be finite numbers, but some are NaN, infinite or not numeric")
     given = {"sweeps": sweeps, "seconds": seconds, "energy_calls": energy_calls}
     cost = {name: float(spent) for name, spent in given.items() if spent is not None}
     for name, spent in cost.items():

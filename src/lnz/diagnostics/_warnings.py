@@ -1,3 +1,3 @@
-"""The warnings of an estimate, which the core defines, under the name of this room."""
+"""`EstimateWarning`, defined in the core, under the name of this room."""
 
 from lnz._core.estimate_warning import EstimateWarning as EstimateWarning

@@ -98,7 +98,7 @@ def test_labels_follow_the_edge():
         ({"colour_width": 0.0}, "colour_width must be a number above 0"),
         ({"position_weight": -1.0}, "position_weight must be a number at least 0"),
         ({"colour_weight": np.nan}, "colour_weight must be"),
-        ({"iterations": 1.5}, "iterations must be a whole number"),
+        ({"iterations": 1.5}, "iterations must be an integer"),
         ({"iterations": 0}, "iterations must be a number above 0"),
     ],
 )
@@ -124,7 +124,7 @@ def test_confusion():
     assert score.pixel_accuracy == pytest.approx(4 / 5)
     np.testing.assert_allclose(score.iou, [1, 2 / 3, 1 / 2, np.nan])
     assert score.mean_iou == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
         lnz.apps.confusion([0, 2], [0, 1], 2)
     with pytest.raises(ValueError, match="compared"):
         lnz.apps.confusion([0, 1], [0], 2)

@@ -249,9 +249,9 @@ def test_apply_prints_tags_with_their_probabilities(folder, tmp_path):
     [
         (
             "the e\n",
-            "has 2 columns, and 3 are needed: those of the training file, the label last. Give a file with labels",
+            "has 2 columns, but 3 are needed: those of the training file, the label last. Give a file with labels",
         ),
-        ("the e O\ndog g B-ZZ\n", "line 2: the tag 'B-ZZ' was not seen in training, which had "),
+        ("the e O\ndog g B-ZZ\n", "line 2: the tag 'B-ZZ' does not occur in training, which had "),
         ("the e O\ndog g\n", "line 2: 'dog g' has 2 columns"),
         ("", "the file is empty"),
         ("\n", "holds no tokens"),
@@ -271,16 +271,16 @@ def test_training_that_is_refused_leaves_everything_as_it_was(folder, tmp_path):
         ((train, "--out", run, "--force", "--learning-rate", "nan"), "--learning-rate: nan is not above 0"),
         (
             (train, "--out", run, "--force", "--template", "wurd[0]"),
-            "'wurd[0]' in the template 'wurd[0]' is no attribute",
+            "'wurd[0]' in the template 'wurd[0]' is not an attribute",
         ),
-        ((train, "--out", run, "--force", "--template", "column7[0]"), "the features ask for column7, and there are 1"),
+        ((train, "--out", run, "--force", "--template", "column7[0]"), "the features need column7, but there are 1"),
         ((train, "--out", folder, "--force"), "is a folder that holds no run, so it is never replaced"),
         ((tmp_path / "words.txt", "--out", run, "--force"), "has one column, so there are no labels. Give a file"),
         (
             (tmp_path / "many.txt", "--out", run, "--force"),
             "its last column has 1,200 different values, so it does not hold",
         ),
-        ((train, "--out", run, "--force", "--validation", tmp_path / "odd.txt"), "line 3: the tag 'X' was not seen"),
+        ((train, "--out", run, "--force", "--validation", tmp_path / "odd.txt"), "line 3: the tag 'X' does not occur"),
         ((tmp_path / "none.txt", "--out", run, "--force"), "there is no such file"),
     ]:
         (tmp_path / "words.txt").write_text("the\ndog\n")
@@ -363,13 +363,13 @@ def test_a_saved_tagger_is_the_same(random_tagger, tmp_path):
     np.testing.assert_array_equal(again.transitions, tagger.transitions)
     np.testing.assert_array_equal(again.emissions(data), tagger.emissions(data))
     lnz.save(tmp_path / "y", lnz.Gaussian([0.0], [1.0]))
-    with pytest.raises(CheckpointError, match="holds no tagger"):
+    with pytest.raises(CheckpointError, match="does not hold a tagger"):
         lnz.apps.Tagger.load(tmp_path / "y")
     with pytest.raises(ValueError, match="finite"):
         lnz.apps.Tagger(tagger.features, tagger.labels, np.full_like(tagger.weights, np.nan), tagger.transitions)
     with pytest.raises(ValueError, match="have shapes"):
         lnz.apps.Tagger(tagger.features, tagger.labels, tagger.weights[1:], tagger.transitions)
-    with pytest.raises(DataError, match="has 1 column, and 2 are needed"):
+    with pytest.raises(DataError, match="has 1 column, but 2 are needed"):
         tagger.gold(data.first_columns(1))
 
 

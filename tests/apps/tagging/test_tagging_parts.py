@@ -110,7 +110,7 @@ def test_templates_that_cannot_be_read(template):
 
 
 def test_columns_that_are_not_there():
-    with pytest.raises(DataError, match="the features ask for column3, and there are 2 columns between"):
+    with pytest.raises(DataError, match="the features need column3, but there are 2 columns between"):
         FeatureMap.fit(TEXT, ["column3[0]"])
     with pytest.raises(DataError, match="its sentences have 1 of the 3 columns that the features need"):
         FeatureMap.fit(TEXT, ["word[0]"]).ids(TEXT.first_columns(1))

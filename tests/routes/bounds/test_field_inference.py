@@ -289,7 +289,7 @@ def test_max_product_is_exact_on_trees_with_ties_and_no_single_label_betters_it_
         (lambda: lnz.routes.mean_field_steps(lnz.RandomField(TREE, np.zeros((6, K))), -1), "steps must be"),
         (
             lambda: lnz.map_state(lnz.Ising.lattice((3,), 1.0, periodic=False), route=lnz.routes.BeliefPropagation()),
-            "max-product takes",
+            "max-product needs",
         ),
         (
             lambda: lnz.map_state(lnz.RandomField(GRID, np.zeros((2, 3, K))), route=lnz.routes.BeliefPropagation()),

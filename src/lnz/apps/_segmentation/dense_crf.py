@@ -1,4 +1,4 @@
-"""A conditional random field in which every pixel sees every other: labels are made to follow position and colour."""
+"""A fully connected conditional random field over pixels, which refines labels by position and colour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from lnz._core.given import given_array
 from lnz.apps._segmentation.filters import PermutohedralLattice
 
-_LEAST = 1e-8  # of a probability, so that its logarithm is finite
+_LEAST = 1e-8  # smallest probability, so that its logarithm is finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class DenseCRF:
 
         E(y) = -Σ_i log p_i(y_i) + Σ_(i,j) [y_i ≠ y_j] (a · exp(-|s_i - s_j|² / 2θ_a²) + b · exp(-|s_i - s_j|² / 2θ_b² - |c_i - c_j|² / 2θ_c²)),
 
-    s being the place of a pixel and c its colour, both kernels normalised symmetrically, D^-½ K D^-½ with D = K·1. The first kernel is summed
-    exactly (it is separable), the second by a `PermutohedralLattice`. All updates are parallel.
+    where s is the position of a pixel and c its colour, with both kernels normalised symmetrically, D^-½ K D^-½ with D = K·1. The first kernel
+    is summed exactly (it is separable), the second by a `PermutohedralLattice`. All updates are parallel.
 
     Args:
         position_weight: a, in nats.
@@ -31,7 +31,7 @@ class DenseCRF:
         colour_weight: b, in nats.
         colour_position_width: θ_b, in pixels.
         colour_width: θ_c, in grey levels of 0 … 255.
-        iterations: of mean field.
+        iterations: number of mean-field updates.
 
     Raises:
         ValueError: for a negative weight, a width that is not positive, or fewer than one iteration.
@@ -61,7 +61,7 @@ class DenseCRF:
             if not np.isfinite(value) or value < 0 or (value == 0 and not name.endswith("weight")):
                 raise ValueError(f"{name} must be a number {least}, but is {value}")
         if self.iterations != int(self.iterations):
-            raise ValueError(f"iterations must be a whole number, but is {self.iterations}")
+            raise ValueError(f"iterations must be an integer, but is {self.iterations}")
 
     def __call__(
         self, images: UInt8[Any, "n height width 3"], probabilities: Float[Any, "n height width K"]
@@ -104,10 +104,10 @@ class DenseCRF:
         shares: tuple[float, ...] = (0.1, 0.35),
         colour_widths: tuple[float, ...] = (5.0, 10.0, 20.0),
     ) -> DenseCRF:
-        """The weights and widths that label held-out images best: the highest mean of pixel accuracy and mean IoU.
+        """Choose the weights and widths with the highest mean of pixel accuracy and mean IoU on held-out images.
 
         The colour kernel is chosen first, by itself, and then the position kernel with the weights of both. Negative labels are not scored. The
-        weights (0, 0), no refinement at all, are among the candidates unless left out.
+        weights (0, 0), which mean no refinement, are among the candidates by default.
 
         Args:
             images, probabilities: as for a call.
@@ -208,8 +208,8 @@ def _checked(images: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
     p = np.asarray(given_array(probabilities, "probabilities"), np.float32)
     if images.ndim != 4 or images.shape[-1] != 3 or p.ndim != 4 or p.shape[:3] != images.shape[:3]:
         raise ValueError(
-            f"images have shape (n, height, width, 3) and probabilities (n, height, width, K), but got {images.shape} and {p.shape}"
+            f"images must have shape (n, height, width, 3) and probabilities (n, height, width, K), but got {images.shape} and {p.shape}"
         )
     if not (p >= 0).all():
-        raise ValueError("probabilities are numbers of at least 0, but some are negative or NaN")
+        raise ValueError("probabilities must be at least 0, but some are negative or NaN")
     return images, p

@@ -1,4 +1,4 @@
-"""Sums of many points weighted by Gaussians of their distances, in time that grows with the number of points alone."""
+"""Gaussian sums over many points, in time linear in the number of points."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-_CODES = 2**62  # lattice points are told apart by whole numbers below this
+_CODES = 2**62  # lattice points are encoded as integers below this
 
 
 class PermutohedralLattice:
     """A Gaussian filter on points of a few dimensions: it maps values v to approximately Σ_j exp(-|f_i - f_j|² / 2) v_j.
 
     Every point lies in a simplex of a lattice; its value is spread over the d + 1 corners, the corners are blurred along the lattice's d + 1
-    directions, and read where the points are. Work: O(n d²) to build, O((n + m) d) a value to use, for m corners. The error of a sum over points
-    in one patch is some percent; it is much the same everywhere, so that normalised filters have less.
+    directions, and interpolated at the points. Work: O(n d²) to build, O((n + m) d) per value to use, for m corners. The error of a sum over
+    points in one patch is a few percent; it is nearly the same everywhere, so that normalised filters have smaller errors.
 
     Args:
         features: the points in units of the Gaussian's standard deviation, real numbers of shape (n, d).
-        group: whole numbers (n,); points of different groups do not see each other. By default all are one group.
+        group: integers (n,); points of different groups do not interact. By default all are one group.
 
     Raises:
-        ValueError: where features are no finite numbers of shape (n, d), or spread over too many standard deviations to be told apart.
+        ValueError: where features are not finite numbers of shape (n, d), or spread over more standard deviations than the lattice can encode.
 
     Source: Adams, Baek, Davis 2010, "Fast high-dimensional filtering using the permutohedral lattice".
 
@@ -40,7 +40,9 @@ class PermutohedralLattice:
 
         features = np.asarray(features, float)
         if features.ndim != 2 or not features.size or not np.isfinite(features).all():
-            raise ValueError(f"features are finite numbers of shape (n, d), but got an array of shape {features.shape}")
+            raise ValueError(
+                f"features must be finite numbers of shape (n, d), but got an array of shape {features.shape}"
+            )
         n, d = features.shape
         keys, weights = _corners(features)
         low, high = keys.min((0, 1)) - d - 1, keys.max((0, 1)) + d + 1
@@ -51,8 +53,8 @@ class PermutohedralLattice:
             places[i + 1] = places[i] * spans[i]
         if places[d] * (int(groups.max()) + 1) >= _CODES:
             raise ValueError(
-                f"the features spread over {np.ptp(features, axis=0).max():.3g} standard deviations in {d} dimensions, more than can be "
-                "told apart: use a wider Gaussian"
+                f"the features spread over {np.ptp(features, axis=0).max():.3g} standard deviations in {d} dimensions, more than the lattice "
+                "can encode: use a wider Gaussian"
             )
         units = places.astype(np.int64)
         codes, corner = np.unique(((keys - low) @ units[:d] + groups[:, None] * units[d]).ravel(), return_inverse=True)
@@ -85,7 +87,7 @@ class PermutohedralLattice:
 
 
 def _corners(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of every point's simplex, whole numbers (n, d + 1, d), and the weights of the corners (n, d + 1)."""
+    """The corners of every point's simplex, integers (n, d + 1, d), and the weights of the corners (n, d + 1)."""
     n, d = features.shape
     scaled = features * np.sqrt(2 / 3) * (d + 1) / np.sqrt(np.arange(1, d + 1) * np.arange(2, d + 2))
     later = np.cumsum(scaled[:, ::-1], axis=1)[:, ::-1]  # the sum of a coordinate and all after it

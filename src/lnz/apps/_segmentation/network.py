@@ -1,4 +1,4 @@
-"""A small FeatMap-Net: images at several scales, convolutions, sliding pyramids; and the relations of the nodes of its map."""
+"""A small FeatMap-Net (images at several scales, convolutions, sliding pyramids), and the relations between nodes of its map."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Convolution(eqx.Module):
 
 
 class Block(eqx.Module):
-    """A convolution, normalised over groups of channels of an image, and rectified."""
+    """A convolution with group normalisation and a rectifier."""
 
     convolution: Convolution
     gain: Float[Array, " outputs"]
@@ -59,7 +59,7 @@ class Block(eqx.Module):
 
 
 class Hourglass(eqx.Module):
-    """From fine to coarse and back: halved several times, and joined again with what was seen on the way down.
+    """A U-Net: halves its map several times, and doubles it again, joined with the maps on the way down.
 
     Source: Ronneberger, Fischer, Brox 2015, "U-Net: convolutional networks for biomedical image segmentation".
     """
@@ -87,7 +87,7 @@ class Hourglass(eqx.Module):
 
 
 class Trunk(eqx.Module):
-    """Images to a feature vector for every node of the coarse map: one node for stride x stride pixels."""
+    """Maps images to a feature vector for every node of the coarse map, one node per stride x stride pixels."""
 
     stem: tuple[Block, ...]
     hourglass: Hourglass
@@ -135,7 +135,7 @@ class Trunk(eqx.Module):
 
 
 class Relation(Grid):
-    """The pairs of nodes of one relation on a map: all offsets are one group of edges, so that one net serves them."""
+    """The pairs of nodes of one relation on a map. All offsets are one group of edges, for which one net computes the potentials."""
 
     @property
     def group_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -146,10 +146,10 @@ class Relation(Grid):
 
 
 def relation_offsets(shape: tuple[int, int], reach: float, neighbours: int) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """The offsets (down, right) that every relation joins on a map: for *surrounding*, then for *above/below*.
+    """The offsets (down, right) of the pairs of every relation on a map: for *surrounding*, then for *above/below*.
 
     Both boxes have sides of `reach` times the shorter side of the map: one is centred on the node, the other lies below it, so that its pairs are
-    (above, below). Of each, `neighbours` rows and columns are kept, evenly spaced; an offset belongs to the first relation that has it.
+    (above, below). In each, `neighbours` evenly spaced rows and columns are kept; an offset belongs to the first relation that has it.
 
     Raises:
         ValueError: where a box reaches beyond the map, or no node has a neighbour in it.
@@ -172,7 +172,7 @@ def relation_offsets(shape: tuple[int, int], reach: float, neighbours: int) -> t
 
 
 def resized(x: Float[Array, "n a b c"], rows: int, columns: int) -> Float[Array, "n rows columns c"]:
-    """Bilinear interpolation; the mean of what a pixel covers where the map becomes smaller."""
+    """Bilinear interpolation; where the map becomes smaller, the mean over the area of a pixel."""
     if x.shape[1:3] == (rows, columns):
         return x
     return jax.image.resize(x, (x.shape[0], rows, columns, x.shape[3]), "linear")
@@ -187,7 +187,7 @@ def sliding_maximum(x: Float[Array, "n a b c"]) -> Float[Array, "n a b c"]:
 
 
 def _larger(a: Array, b: Array) -> Array:
-    """max(a, b), with the whole gradient to the first of two equal numbers: half the work of sharing it."""
+    """max(a, b), where the whole gradient of equal numbers goes to the first: half the work of splitting it."""
     return jnp.where(a >= b, a, b)
 
 
@@ -207,17 +207,17 @@ def _halved(x: Array) -> Array:
 
 
 def _doubled(x: Array) -> Array:
-    """Every node becomes 2 x 2 nodes."""
+    """Repeat every node as 2 x 2 nodes."""
     return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
 
 
 def _folded(x: Array) -> Array:
-    """Two rows and two columns of nodes become the channels of one node."""
+    """Merge 2 x 2 nodes into the channels of one node."""
     n, a, b, c = x.shape
     return x.reshape(n, a // 2, 2, b // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, a // 2, b // 2, 4 * c)
 
 
 def _spaced(first: int, last: int, n: int) -> list[int]:
-    """At most n whole numbers from first to last, evenly spaced."""
+    """At most n evenly spaced integers from first to last."""
     n = min(n, last - first + 1)
     return sorted({round(first + i * (last - first) / max(n - 1, 1)) for i in range(n)})

@@ -1,4 +1,4 @@
-"""The potentials of a segmentation: what they are made of, and the field that they give for an image."""
+"""Neural potentials of a segmentation: their architecture, and the field of an image."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _NODES = 20  # along the shorter side of a map, where the stride is chosen by th
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """What can be chosen of the networks, whatever the images.
+    """Settings of the networks that do not depend on the images.
 
     Attributes:
-        stride: pixels a node of the coarse map, along each axis: 1, 2 or 4; 0 for the largest that leaves 20 nodes along the shorter side.
-        channels: of the first convolution.
-        depth: how often the trunk halves its map, on the way down.
-        features: of a node.
-        hidden: of the nets of nodes and pairs.
-        scales: of the image, for the trunk.
-        reach: side of the range boxes, in shorter sides of the map.
+        stride: pixels per node of the coarse map, along each axis: 1, 2 or 4; 0 for the largest that leaves 20 nodes along the shorter side.
+        channels: channels of the first convolution.
+        depth: number of times that the trunk halves its map.
+        features: features per node.
+        hidden: width of the hidden layers of the nets of nodes and pairs.
+        scales: image scales that the trunk processes.
+        reach: side of the range boxes, as a multiple of the shorter side of the map.
         neighbours: rows and columns that are kept of a range box.
     """
 
@@ -45,13 +45,13 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         if self.stride not in (0, 1, 2, 4):
-            raise ValueError(f"the stride is 1, 2 or 4, but is {self.stride}")
+            raise ValueError(f"stride must be 1, 2 or 4, but is {self.stride}")
         if not 0 < self.reach < 2 or self.neighbours < 2:
             raise ValueError(
-                f"the range is a number above 0 and the neighbours are at least 2, but got {self.reach} and {self.neighbours}"
+                f"reach must be above 0 and neighbours at least 2, but got {self.reach} and {self.neighbours}"
             )
         if not self.scales or not all(0 < scale <= 2 for scale in self.scales):
-            raise ValueError(f"the scales of the image are numbers above 0 and at most 2, but are {self.scales}")
+            raise ValueError(f"scales of the image must be above 0 and at most 2, but are {self.scales}")
         for name, least in (("channels", 1), ("depth", 0), ("features", 1), ("hidden", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, but is {getattr(self, name)}")
@@ -59,12 +59,12 @@ class NetworkSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture(NetworkSettings):
-    """What a segmenter is made of: plain numbers, saved with it.
+    """The architecture of a segmenter: plain numbers, saved with it.
 
     Attributes:
         classes: K.
-        height, width: of the images.
-        centre, spread: mean and standard deviation of every colour, of 0 … 255.
+        height, width: size of the images.
+        centre, spread: mean and standard deviation of every colour, in units of 0 … 255.
     """
 
     classes: int
@@ -111,7 +111,7 @@ class Potentials(eqx.Module):
     Attributes:
         trunk, unary, pairs: the networks.
         scales: s_r, shape (relations,).
-        architecture: what it is made of.
+        architecture: sizes of the networks and images.
 
     Source: Lin, Shen, van den Hengel, Reid 2016, "Efficient piecewise training of deep structured models for semantic segmentation".
     """
@@ -136,7 +136,7 @@ class Potentials(eqx.Module):
 
     @property
     def structure(self) -> Grid:
-        """The grid of the coarse map; the offsets of one relation stand together."""
+        """The grid of the coarse map, with the offsets of each relation next to each other."""
         a = self.architecture
         return Grid(a.map_shape, [offset for offsets in a.offsets for offset in offsets])
 
@@ -146,7 +146,7 @@ class Potentials(eqx.Module):
         images = jnp.asarray(images)
         if images.shape[1:] != (a.height, a.width, 3):
             raise DataError(
-                f"this segmenter takes images of {a.width} x {a.height} pixels in 3 colours, but got an array of shape {images.shape}"
+                f"this segmenter needs images of {a.width} x {a.height} pixels in 3 colours, but got an array of shape {images.shape}"
             )
         colours = images.astype(jnp.float32) - jnp.asarray(a.centre, jnp.float32)[None, None, None]
         return self.trunk(colours / jnp.asarray(a.spread, jnp.float32)[None, None, None])

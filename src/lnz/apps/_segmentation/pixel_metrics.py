@@ -1,4 +1,4 @@
-"""How well pixels are labelled: pixel accuracy and the intersection over union of every class."""
+"""Metrics of pixel labels: pixel accuracy and the intersection over union of every class."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from lnz._core.given import given_array
 
 
 class Confusion(NamedTuple):
-    """Counts of pixels by true and by found class.
+    """Counts of pixels by true and predicted class.
 
     Attributes:
-        counts: whole numbers (K, K), rows the true classes and columns the found ones.
+        counts: integers (K, K), with true classes as rows and predicted classes as columns.
     """
 
     counts: Int[Any, "K K"]
 
     @property
     def pixel_accuracy(self) -> float:
-        """The share of pixels whose class was found; NaN without any pixel."""
+        """The share of correctly classified pixels; NaN without any pixel."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float("nan")
 
     @property
     def iou(self) -> np.ndarray:
-        """|true ∩ found| / |true ∪ found| of every class, NaN for a class that is neither there nor found."""
+        """|true ∩ predicted| / |true ∪ predicted| of every class, NaN for a class that is neither true nor predicted for any pixel."""
         hit = np.diag(self.counts).astype(float)
         union = self.counts.sum(0) + self.counts.sum(1) - hit
         return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
 
     @property
     def mean_iou(self) -> float:
-        """The mean of `iou` over the classes that are there or found."""
+        """The mean of `iou` over the classes that are true or predicted for some pixel."""
         found = self.iou
         return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
 def confusion(truth: Int[Any, "*shape"], found: Int[Any, "*shape"], classes: int) -> Confusion:
-    """Count pixels by their true and their found class. Pixels whose true class is negative are left out.
+    """Count pixels by true and predicted class. Pixels whose true class is negative are left out.
 
     Raises:
         ValueError: where the shapes differ, or a class is `classes` or more.
@@ -57,5 +57,5 @@ def confusion(truth: Int[Any, "*shape"], found: Int[Any, "*shape"], classes: int
     scored = truth >= 0
     pairs = truth[scored].astype(np.int64), found[scored].astype(np.int64)
     if any(len(y) and not (y.min() >= 0 and y.max() < classes) for y in pairs):
-        raise ValueError(f"labels of {classes} classes lie between 0 and {classes - 1}, but some do not")
+        raise ValueError(f"labels of {classes} classes must be in [0, {classes - 1}], but some are not")
     return Confusion(np.bincount(pairs[0] * classes + pairs[1], minlength=classes**2).reshape(classes, classes))

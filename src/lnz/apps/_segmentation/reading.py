@@ -1,4 +1,4 @@
-"""Labelled images: a folder of PNG images and masks, or arrays. Everything that cannot be trained on is refused here."""
+"""Reading labelled images from a folder of PNG images and masks, or from arrays, with all checks of the data."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MOST = 256  # classes that a mask of 8 bits can tell apart
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LabelledImages:
-    """Images of one size, and the class of every pixel where that is known.
+    """Images of one size, with the class of every pixel where it is known.
 
     Attributes:
         images: colours, 0 … 255, shape (n, height, width, 3).
         labels: classes 0 … classes - 1, and -1 where a pixel is not scored; None for images without labels.
-        classes: their number; 0 without labels.
-        names: of the images.
-        source: where they came from, in words.
+        classes: number of classes; 0 without labels.
+        names: names of the images.
+        source: description of their origin, for messages.
     """
 
     images: UInt8[np.ndarray, "n height width 3"]
@@ -39,7 +39,7 @@ class LabelledImages:
         images, labels = self.images, self.labels
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
             raise DataError(
-                f"{self.source}: images are bytes of shape (n, height, width, 3), but these are {images.dtype} of shape {images.shape}"
+                f"{self.source}: images must be uint8 of shape (n, height, width, 3), but are {images.dtype} of shape {images.shape}"
             )
         if labels is None:
             return
@@ -52,8 +52,8 @@ class LabelledImages:
             wrong = int(labels.max()) if labels.max() >= self.classes else int(labels.min())
             at = int(np.argmax((labels == wrong).any((1, 2))))
             raise DataError(
-                f"{self.source}: the mask of {self.names[at]} holds {wrong}, but the classes are 0 … {self.classes - 1}. Mend it, or say which "
-                "value is void and how many classes there are"
+                f"{self.source}: the mask of {self.names[at]} holds {wrong}, but the classes are 0 … {self.classes - 1}. Fix it, or give "
+                "the void value and the number of classes"
             )
 
     def __len__(self) -> int:
@@ -80,30 +80,30 @@ def read_segmentation(
 ) -> LabelledImages:
     """Read images and the classes of their pixels.
 
-    | path | what is read |
+    | path | content |
     |---|---|
-    | a folder | `images/NAME.png` and `masks/NAME.png` (or `labels/`), one mask an image. Without `labelled` also a folder of images alone |
+    | a folder | `images/NAME.png` and `masks/NAME.png` (or `labels/`), one mask per image. Without `labelled` also a folder of images alone |
     | an image | that image, without labels |
     | `….npz` | the arrays `images` (n, height, width, 3) and `labels` or `masks`, the latter also as packed bits |
     | `…_labels.npz` | `labels`, with all images stacked vertically in `…_images.png` beside it |
 
-    A mask holds the number of every pixel's class, as grey values or as a palette's numbers. Masks of 0 and 255 alone are two classes.
+    A mask holds the number of every pixel's class, as grey values or as palette indices. Masks of 0 and 255 alone are two classes.
 
     Args:
         path: see above.
         labelled: whether masks are needed; otherwise they are read where there are any.
-        classes: their number; by default one more than the largest label.
+        classes: number of classes; by default one more than the largest label.
         void: the value of pixels that are not scored.
 
     Raises:
-        DataError: where images and masks differ in number, names or size, a file is damaged, a label lies outside the classes, or there are no
-            masks though they are needed.
+        DataError: where images and masks differ in number, names or size, a file is damaged, a label lies outside the classes, or masks are
+            needed but missing.
     """
     path = Path(path)
     if path.is_dir():
         images, masks, names = _read_folder(path, labelled)
     elif not path.is_file():
-        raise DataError(f"{path}: there is no such file or folder. Check the spelling and the folder you are in")
+        raise DataError(f"{path}: there is no such file or folder. Check the spelling and the current folder")
     elif path.suffix.lower() == ".npz":
         images, masks = _read_arrays(path)
         names = tuple(str(i) for i in range(len(images)))
@@ -119,18 +119,22 @@ def read_segmentation(
     if classes is None:
         classes = int(labels.max(initial=VOID)) + 1
         if classes > _MOST:
-            raise DataError(f"{path}: the masks hold labels up to {classes - 1}, too many for classes. Check them")
+            raise DataError(
+                f"{path}: the masks hold labels up to {classes - 1}, but there can be at most {_MOST} classes. Check the masks"
+            )
     return LabelledImages(images, labels, classes, names, str(path))
 
 
 def check_for_training(data: LabelledImages) -> None:
-    """Raise DataError for data that nothing can be learned from: no labels, or a single class."""
+    """Raise DataError for data without labels, or with a single class."""
     if data.labels is None:
         raise DataError(f"{data.source}: holds no masks, so there is nothing to learn. Add masks")
     there = np.unique(data.labels[data.labels != VOID])
     if len(there) < 2:
         what = f"all are of class {there[0]}" if len(there) else "all are void"
-        raise DataError(f"{data.source}: a segmentation needs two classes of pixels, but {what}. Check the masks")
+        raise DataError(
+            f"{data.source}: a segmentation needs at least two classes of pixels, but {what}. Check the masks"
+        )
 
 
 def _read_folder(folder: Path, labelled: bool) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -168,7 +172,7 @@ def _read_masks(folder: Path, images: list[Path], size: tuple[int, ...]) -> np.n
         mask = read_image(paths[stem], (image, size), mode=None)
         if mask.ndim != 2:
             raise DataError(
-                f"{paths[stem]}: is in colour, and a mask holds the numbers of classes. Save it in grey or with a palette"
+                f"{paths[stem]}: is in colour, but a mask must hold class numbers. Save it in grey or with a palette"
             )
         masks.append(mask.astype(np.int32))
     return np.stack(masks)
@@ -197,21 +201,23 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = read_image(stack, mode="RGB")
         if pixels.shape[:2] != (len(labels) * labels.shape[1], labels.shape[2]):
             raise DataError(
-                f"{stack}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, but {len(labels)} images of {labels.shape[2]} x {labels.shape[1]} are "
-                "needed, one below the other. Give the images of these labels"
+                f"{stack}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, but must hold {len(labels)} images of {labels.shape[2]} x "
+                f"{labels.shape[1]}, stacked vertically. Give the images of these labels"
             )
         images = pixels.reshape(*labels.shape, 3)
     else:
-        raise DataError(f"{path}: holds no array `images` of shape (n, height, width, 3). Name it so")
+        raise DataError(
+            f"{path}: holds no array `images` of shape (n, height, width, 3). Save the images under this name"
+        )
     if images.ndim != 4 or images.shape[-1] != 3:
-        raise DataError(f"{path}: `images` have shape (n, height, width, 3), but this is {images.shape}")
+        raise DataError(f"{path}: `images` must have shape (n, height, width, 3), but has shape {images.shape}")
     if labels is not None and labels.ndim == 2 and labels.dtype == np.uint8 and len(labels) == len(images):
         height, width = images.shape[1:3]
         if labels.shape[1] != -(-height * width // 8):
             raise DataError(f"{path}: masks of {labels.shape[1]} bytes do not fit images of {width} x {height} pixels")
         labels = np.unpackbits(labels, axis=1)[:, : height * width].reshape(-1, height, width)
     if labels is not None and labels.dtype.kind not in "iub":
-        raise DataError(f"{path}: labels are whole numbers, but these are {labels.dtype}")
+        raise DataError(f"{path}: labels must be integers, but are {labels.dtype}")
     return images, None if labels is None else labels.astype(np.int32)
 
 

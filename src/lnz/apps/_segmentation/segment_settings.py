@@ -1,4 +1,4 @@
-"""What a training run depends on, apart from the data."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ OBJECTIVES: dict[str, Objective] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(NetworkSettings):
-    """All that a training run depends on, apart from the data: plain numbers and words; those of `NetworkSettings` too.
+    """Settings of a training run, plain numbers and words, with those of `NetworkSettings`.
 
     Attributes:
         objective: one of `piecewise` (as published: every potential with a softmax of its own), `piecewise-inside` (pairs with their nodes'
             potentials), `pseudo-likelihood`, `bethe` (the log Z of belief propagation), `mean-field` (three updates, differentiated through) and
             `exact` (where the map is narrow enough).
-        epochs: of the unary net and the trunk.
-        context_epochs: of the nets of nodes and pairs, on the trunk that was found; 0 for no context.
-        batch_size: images an update.
-        learning_rate: of Adam, at its highest in each stage; it rises for a tenth of the updates and falls to 0 along a half cosine.
-        weight_decay: λ: weights are drawn to zero by λ times the learning rate (AdamW).
-        validation: the share of the images that is held out: the best epoch of each stage is kept, and what is fitted after training is fitted
-            there. 0 for none.
+        epochs: epochs of the unary net and the trunk.
+        context_epochs: epochs of the nets of nodes and pairs, on the trained trunk; 0 for no context.
+        batch_size: images per update.
+        learning_rate: largest learning rate of Adam in each stage; it rises for a tenth of the updates and falls to 0 along a half cosine.
+        weight_decay: λ of AdamW, which decays weights by λ times the learning rate per update.
+        validation: the share of held-out images, which select the best epoch of each stage and the parameters fitted after training. 0 for
+            none.
         patience: epochs without a better validation loss after which a stage ends.
-        vary: whether training images are mirrored, moved, scaled, turned, and varied in brightness and contrast, at random.
-        seed: of the first weights, the order of the images and the split.
+        vary: whether training images are mirrored, shifted, scaled, rotated, and varied in brightness and contrast, at random.
+        seed: seed of the initial weights, the order of the images and the split.
     """
 
     objective: str = "piecewise"
@@ -59,7 +59,7 @@ class Settings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.objective not in OBJECTIVES:
-            raise ValueError(f"the objective is one of {', '.join(OBJECTIVES)}, but is {self.objective!r}")
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, but is {self.objective!r}")
         for name, least in (("epochs", 1), ("context_epochs", 0), ("batch_size", 1), ("patience", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, but is {getattr(self, name)}")
@@ -68,10 +68,10 @@ class Settings(NetworkSettings):
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be a number of at least 0, but is {self.weight_decay}")
         if not 0 <= self.validation < 1:
-            raise ValueError(f"validation is a share of at least 0 and below 1, but is {self.validation}")
+            raise ValueError(f"validation must be a share of at least 0 and below 1, but is {self.validation}")
 
     def architecture(self, data: LabelledImages) -> Architecture:
-        """The architecture for some images. DataError where they are too small for it."""
+        """The architecture for these images. DataError where they are too small for it."""
         colours = data.images.reshape(-1, 3)
         spread = np.maximum(colours.std(0, dtype=float), 1.0)
         return Architecture(

@@ -1,4 +1,4 @@
-"""Training a segmenter: the unary net first, then its context by any objective. A run is the same however it was cut and resumed."""
+"""Training a segmenter: first the unary net, then its context by any objective. An interrupted and resumed run gives the same result."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _WARM = 0.1  # of a stage's updates, in which the learning rate rises
 
 
 class SegmenterEvaluation(NamedTuple):
-    """What is known after an epoch.
+    """The evaluation of a segmenter after an epoch.
 
     Attributes:
         stage: "unary" or "context".
-        epoch: of the stage, from 1.
+        epoch: the epoch within the stage, from 1.
         loss: the mean objective of the epoch, in nats per node.
-        validation: the same on the images held out, or None.
+        validation: the mean objective on the held-out images, or None.
         step: epochs of both stages so far.
     """
 
@@ -52,7 +52,7 @@ class SegmenterEvaluation(NamedTuple):
 
 
 class _State(eqx.Module):
-    """The arrays that change."""
+    """The arrays of a training state."""
 
     model: Potentials
     optimizer: Any
@@ -65,7 +65,7 @@ class _State(eqx.Module):
 
 
 class _Progress(NamedTuple):
-    """How far training has come: the arrays, the mean objective of an epoch that is not evaluated yet, and the evaluations."""
+    """Progress of training: the arrays, the mean objective of an epoch that is not evaluated yet, and the evaluations."""
 
     state: _State
     loss: float | None = None
@@ -73,15 +73,15 @@ class _Progress(NamedTuple):
 
 
 class Training(Problem[_Progress, SegmenterEvaluation]):
-    """A training run; a step is an epoch.
+    """A training run whose steps are epochs.
 
     Args:
         data: labelled images.
-        settings: everything else.
+        settings: all other settings.
 
     Raises:
         DataError: for data that cannot be learned from: see `lnz.apps.read_segmentation`, `check_for_training` and `Architecture`.
-        ValueError: where the objective refuses the field, such as exact sums on a wide map.
+        ValueError: where the objective does not support the field, such as exact sums on a wide map.
     """
 
     def __init__(self, data: LabelledImages, settings: Settings):
@@ -89,8 +89,8 @@ class Training(Problem[_Progress, SegmenterEvaluation]):
         held = round(settings.validation * len(data))
         if settings.validation > 0 and not 1 <= held < len(data):
             raise DataError(
-                f"{data.source}: {len(data)} images leave none to hold out, or none to train on, at a share of {settings.validation:g}. Give more "
-                "images, or another share"
+                f"{data.source}: with a validation share of {settings.validation:g}, {len(data)} images leave none to hold out, or none to train "
+                "on. Give more images, or another share"
             )
         self.settings, self.architecture = settings, settings.architecture(data)
         self.key, self._optimizer = jax.random.key(settings.seed), _adam(settings.weight_decay)
@@ -102,7 +102,7 @@ class Training(Problem[_Progress, SegmenterEvaluation]):
             for name, part in (("train", self.train), ("held_out", self.held_out))
             if part is not None and part.labels is not None
         }
-        self._refuse()
+        self._check_objective()
 
     def init(self) -> _Progress:
         """The state before the first epoch."""
@@ -161,7 +161,7 @@ class Training(Problem[_Progress, SegmenterEvaluation]):
         return SegmenterEvaluation(STAGES[stage], int(state.state.epoch), state.loss, held, self.number(state))
 
     def close(self, state: _Progress, evaluation: SegmenterEvaluation) -> _Progress:
-        """Keep the best model, and begin the next stage from it where that is due."""
+        """Keep the best model, and begin the next stage from it if this stage is finished."""
         old, held = state.state, evaluation.validation
         better = held is None or held < float(old.best_loss)
         new = _State(
@@ -191,12 +191,12 @@ class Training(Problem[_Progress, SegmenterEvaluation]):
         return _Progress(tree, about["loss"], evaluations)
 
     def keeper(self, checkpoint: str | Path | None) -> Keeper:
-        """The checkpoint of this run, with what must be the same for it to resume."""
+        """The checkpoint of this run, with the settings that must agree for a resumption."""
         settings = dataclasses.asdict(self.settings) | {"scales": list(self.settings.scales)}
         return Keeper(checkpoint, settings | {"data": digest(self._parts)})
 
     def validation_loss(self, model: Potentials, stage: int) -> float:
-        """The objective of a stage on the images held out, in nats per node."""
+        """The objective of a stage on the held-out images, in nats per node."""
         images, labels = self._parts["held_out"]
         sums, nodes = 0.0, 0.0
         for start in range(0, len(images), self.batch):
@@ -215,14 +215,14 @@ class Training(Problem[_Progress, SegmenterEvaluation]):
         return jnp.asarray(self.settings.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share)), jnp.float32)
 
     def _begun(self, model: Potentials, stage: int) -> _State:
-        """The state at the start of a stage. All weights are one vector to the optimiser, which compiles much faster than a leaf at a time."""
+        """The state at the start of a stage. The optimiser works on one vector of all weights, which compiles much faster than many leaves."""
         moments = self._optimizer.init(ravel_pytree(eqx.filter(model, eqx.is_inexact_array))[0])
         zero = jnp.zeros((), jnp.int32)
         infinite = jnp.asarray(jnp.inf, jnp.float32)
         return _State(model, moments, model, infinite, jnp.asarray(stage, jnp.int32), zero, zero, zero)
 
-    def _refuse(self) -> None:
-        """Raise where log Z cannot be taken on this map."""
+    def _check_objective(self) -> None:
+        """Raise ValueError where the objective cannot compute log Z on this map."""
         objective, a = OBJECTIVES[self.settings.objective], self.architecture
         if not self.settings.context_epochs or not isinstance(objective, Likelihood):
             return
@@ -237,7 +237,7 @@ class FittedSegmenter(NamedTuple):
     Attributes:
         segmenter: the best one.
         evaluations: one per epoch.
-        training: the run, with its data divided.
+        training: the run, with its training and held-out images.
     """
 
     segmenter: Segmenter
@@ -260,8 +260,8 @@ def fit_segmenter(
 ) -> FittedSegmenter:
     """Train a segmenter on labelled images: trunk and unary net by cross-entropy, then nodes and pairs by the objective.
 
-    What is chosen on held-out images comes last: the scale of each relation, then weights and widths of the dense field; without such images
-    they stay at 1 and at their defaults.
+    The scale of each relation, and then the weights and widths of the dense field, are chosen last, on held-out images; without such images
+    they keep the value 1 and their defaults.
 
     Args:
         data: labelled images, see `lnz.apps.read_segmentation`.
@@ -272,7 +272,7 @@ def fit_segmenter(
 
     Raises:
         DataError: for data that cannot be learned from.
-        ValueError: for settings that cannot serve.
+        ValueError: for invalid settings.
         CheckpointError: where the checkpoint is damaged or of another run.
         Diverged: where the objective becomes NaN or infinite.
         Interrupted: on Ctrl-C, after saving the state.
@@ -323,7 +323,7 @@ def coarse_labels(labels: Int[Array, "n height width"], stride: int, classes: in
 
 
 def _sum(model: Any, images: Array, labels: Array, here: Array, stage: int, objective: str) -> tuple[Array, Array]:
-    """The objective of a stage summed over the images that are here, and the number of their nodes."""
+    """The objective of a stage summed over the images that are present, and the number of their nodes."""
     features = model.features(images)
     if stage == 1:
         features = jax.lax.stop_gradient(features)
@@ -359,7 +359,7 @@ def _update(
     rate: Array,
     stage: int,
 ) -> tuple[Potentials, Any, Array]:
-    """One step of Adam on a batch. The scales of relations are never trained; the trunk only in the first stage, the pairs in the second."""
+    """One step of Adam on a batch. The scales of relations are never trained, the trunk only in the first stage, the pairs only in the second."""
     x, y = images[rows], labels[rows]
     x = x.astype(jnp.float32)
     if vary:
@@ -373,7 +373,10 @@ def _update(
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)
     weights, restored = ravel_pytree(arrays)
     trained, _ = ravel_pytree(_trained(arrays, stage))
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # which optax counts on
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):  # optax relies on JAX's default promotion
         change, after = optimizer.update(ravel_pytree(gradient)[0], moments, weights)
     moments = jax.tree.map(lambda new, old: new.astype(old.dtype), after, moments)
     weights = weights - (rate * trained * change).astype(weights.dtype)

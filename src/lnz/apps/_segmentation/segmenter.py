@@ -1,4 +1,4 @@
-"""A segmenter: potentials and a refinement, and predictions from both."""
+"""A segmenter: neural potentials, a refinement by a dense field, and predictions from both."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Prediction(NamedTuple):
     """Probabilities of the classes of every pixel after each stage of a prediction, arrays (n, height, width, K).
 
     Attributes:
-        unary: of the unary net alone.
-        context: after mean field on the coarse map.
-        refined: after the dense field.
+        unary: probabilities by the unary net alone.
+        context: probabilities after mean field on the coarse map.
+        refined: probabilities after the dense field.
     """
 
     unary: Float[np.ndarray, "n height width K"]
@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A trained segmentation: potentials on a coarse map, decoded by mean field, and a dense field that refines the result.
+    """A trained segmenter: potentials on a coarse map, decoded by mean field, and a dense field that refines the result.
 
     Attributes:
         potentials: the networks.
@@ -67,11 +67,11 @@ class Segmenter:
     def predict(self, images: UInt8[Any, "n height width 3"], *, steps: int = 3) -> Prediction:
         """The probabilities of every pixel's class: by the unary net, by mean field on the coarse map, and refined by the dense field.
 
-        The coarse ones are interpolated bilinearly to pixels.
+        Probabilities on the coarse map are interpolated bilinearly to pixels.
 
         Args:
             images: colours, 0 … 255, of the size of the training images.
-            steps: parallel updates of mean field.
+            steps: number of parallel mean-field updates.
         """
         unary, context = self.coarse(images, steps=steps)
         parts = (slice(i, i + _BATCH) for i in range(0, len(images), _BATCH))
@@ -100,10 +100,10 @@ class Segmenter:
 
     @classmethod
     def load(cls, path: str | Path) -> Segmenter:
-        """Read what `save` wrote. CheckpointError where the file is damaged or holds no segmenter."""
+        """Read a segmenter written by `save`. CheckpointError where the file is damaged or does not hold a segmenter."""
         about = load_arrays(path)[1].get("segmenter")
         if about is None:
-            raise CheckpointError(f"{path}: holds no segmenter. Give a file that `Segmenter.save` wrote")
+            raise CheckpointError(f"{path}: does not hold a segmenter. Give a file written by `Segmenter.save`")
         values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in about["architecture"].items()}
         arrays, rest = eqx.partition(Potentials(Architecture(**values), jax.random.key(0)), eqx.is_array)
         return cls(eqx.combine(load_tree(path, arrays), rest), DenseCRF(**about["dense"]))

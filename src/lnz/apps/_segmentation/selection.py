@@ -1,4 +1,4 @@
-"""What is chosen on held-out images after training: how much each relation counts, and the dense field."""
+"""Choices on held-out images after training: the scale of each relation, and the dense field."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _SCALES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 def scores(prediction: Prediction, data: LabelledImages) -> dict[str, Confusion]:
-    """The confusion of every stage of a prediction."""
+    """The confusion matrix of every stage of a prediction."""
     assert data.labels is not None
     classes = prediction.unary.shape[-1]
     return {stage: confusion(data.labels, p.argmax(-1), classes) for stage, p in prediction._asdict().items()}
 
 
 def fitted_scales(segmenter: Segmenter, data: LabelledImages, *, scales: tuple[float, ...] = _SCALES) -> Segmenter:
-    """The segmenter with the scale of every relation that labels held-out images best, after mean field: pixel accuracy plus mean IoU.
+    """The segmenter whose scales of relations give the highest pixel accuracy plus mean IoU on held-out images, after mean field.
 
-    Pieces are trained as if the others were not there, so that what they agree on is counted once a piece; scales below 1 take that back.
+    Pieces are trained independently, so that evidence on which they agree is counted once per piece; scales below 1 correct for that.
     """
     assert data.labels is not None
     best, chosen = -1.0, segmenter

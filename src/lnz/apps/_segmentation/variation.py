@@ -1,4 +1,4 @@
-"""Images and their labels, varied at random, so that a network sees more than there are."""
+"""Random variations of images and their labels, for data augmentation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz.apps._segmentation.neural_potentials import Architecture
 from lnz.apps._segmentation.reading import VOID
 
-# How far images are varied at random: brightness and contrast, as a share of a colour's spread; size, as a logarithm; angle; place, as a share of
-# the shorter side.
+# Sizes of the random variations: brightness and contrast, as a share of a colour's spread; size, as a logarithm; angle; position, as a share
+# of the shorter side.
 _JITTER, _SIZES, _TURN, _MOVE = 0.1, 0.25, 0.15, 0.1
 
 
 def varied(x: Array, y: Array, key: PRNGKeyArray, a: Architecture) -> tuple[Array, Array]:
-    """Images mirrored, moved, scaled and turned at random, with their labels (void beyond the edge), and in other light."""
+    """Images mirrored, shifted, scaled, rotated and varied in brightness and contrast at random, with their labels (void beyond the edge)."""
     where, bright, contrast = jax.random.split(key, 3)
     x, y = jax.vmap(_moved)(x, y, jax.random.split(where, len(x)))
     spread = jnp.asarray(a.spread, jnp.float32)[None, None, None]

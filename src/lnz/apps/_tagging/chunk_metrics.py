@@ -1,4 +1,4 @@
-"""How good tags are: chunks found, tokens right."""
+"""Metrics of tags: chunks, and their precision, recall and F1."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Chunks(NamedTuple):
     """Chunks of many sentences, in order.
 
     Attributes:
-        starts: the first token of each, counted over all sentences, int64 (chunks,).
-        ends: the last token of each.
-        types: which type each has, an index into `names`.
-        names: the types, such as NP; "_" where a tag has none.
+        starts: the first token of each chunk, counted over all sentences, int64 (chunks,).
+        ends: the last token of each chunk.
+        types: the type of each chunk, an index into `names`.
+        names: the types, such as NP; "_" for tags without a type.
     """
 
     starts: Int[np.ndarray, " chunks"]
@@ -26,7 +26,7 @@ class Chunks(NamedTuple):
 
 
 class ChunkScore(NamedTuple):
-    """Precision, recall and F1 of chunks, as fractions (0 where nothing was found or is there), and the counts behind them."""
+    """Precision, recall and F1 of chunks, as fractions (0 where there are no predicted or no true chunks), and the counts behind them."""
 
     precision: float
     recall: float
@@ -48,7 +48,7 @@ def is_chunking(labels: Sequence[str]) -> bool:
 
 
 def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[np.ndarray, " sentences+1"]) -> Chunks:
-    """The chunks of tags, by seqeval's rule, which is that of conlleval: lenient, so that an I which follows nothing of its type begins one.
+    """The chunks of tags by the lenient rule of seqeval and conlleval, where an I without a chunk of its type before it begins one.
 
     A chunk begins at B or S, at I or E after O, E or S, and wherever the type changes. It ends before B, S or O, after E or S, and
     wherever the type changes; and with its sentence. The last (L) and unit (U) of BILOU are E and S, as in seqeval's scheme of that name: its
@@ -80,14 +80,14 @@ def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[
 
 
 def continues(labels: Sequence[str]) -> Bool[np.ndarray, "labels labels"]:
-    """Whether a tag `[, j]` that follows a tag `[i, ]` goes on with its chunk."""
+    """Whether a tag `[, j]` that follows a tag `[i, ]` continues its chunk."""
     rules = _rules(labels)
     inside = rules.types >= 0
     return (~rules.ends & ~rules.begins & inside[:, None] & inside)[:-1, :-1]
 
 
 class _Rules(NamedTuple):
-    """Of all pairs of a tag and the next one, O being the last: whether a chunk ends between them, and whether one begins at the second."""
+    """For all pairs of a tag and the next one (O is the last index): whether a chunk ends between them, and whether one begins at the second."""
 
     ends: Bool[np.ndarray, "labels+1 labels+1"]
     begins: Bool[np.ndarray, "labels+1 labels+1"]
@@ -116,11 +116,11 @@ def chunk_score(
     labels: Sequence[str],
     starts: Int[np.ndarray, " sentences+1"],
 ) -> ChunkScore:
-    """F1 of the chunks found, over all types and sentences: a chunk is right where its first token, its last and its type are.
+    """F1 of predicted chunks over all types and sentences; a chunk is right where its first token, last token and type are.
 
         F1 = 2 P R / (P + R), P = right / found, R = right / there.
 
-    Args as those of `chunks`.
+    The arguments are those of `chunks`.
 
     Example:
         >>> import numpy as np

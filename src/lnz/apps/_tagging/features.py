@@ -1,4 +1,4 @@
-"""Sparse features of a window of tokens, as feature ids: what an embedding bag sums."""
+"""Sparse features of a window of tokens, as feature ids for an embedding bag."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jaxtyping import Int
 from lnz.io._conll import Column, Sentences
 from lnz.io._data import DataError
 
-NONE, BOUNDARY, _FIRST = 0, 1, 2  # symbols: not known or not there; beyond the sentence; the first that has been seen
-_DENSE = 1 << 22  # entries of a table from all keys to feature ids; beyond, the keys are searched
+NONE, BOUNDARY, _FIRST = 0, 1, 2  # symbols: unknown or missing; beyond the sentence; the first observed value
+_DENSE = 1 << 22  # largest size of a table from keys to feature ids; larger sets of keys are searched
 _PART = re.compile(r"(word|lower|shape|kind|prefix([1-9])|suffix([1-9])|column([1-9]\d?))\[([+-]?\d)\]")
 
 
@@ -40,7 +40,7 @@ def parse(template: str) -> tuple[Part, ...]:
         found = _PART.fullmatch(text)
         if found is None:
             raise ValueError(
-                f"{text!r} in the template {template!r} is no attribute with an offset. Write, for example, word[-1], suffix3[0] or column1[+1]"
+                f"{text!r} in the template {template!r} is not an attribute with an offset. Write, for example, word[-1], suffix3[0] or column1[+1]"
             )
         parts.append(Part(found[1], int(found[5])))
     if not 1 <= len(parts) <= 3:
@@ -65,7 +65,7 @@ def default_templates(columns: int) -> list[str]:
 
 
 def shape(word: str, *, runs: bool = True) -> str:
-    """X for capitals, x for small letters, 9 for digits, other characters as they are; runs of one kind once.
+    """The shape of a word: X for capitals, x for small letters, 9 for digits, other characters unchanged, runs of one kind once.
 
     Example:
         >>> shape("McDonald's"), shape("1,024"), shape("1,024", runs=False)
@@ -76,7 +76,7 @@ def shape(word: str, *, runs: bool = True) -> str:
 
 
 def _attribute(name: str) -> tuple[int, Callable[[str], str | None]]:
-    """The column that an attribute reads, and its value for a value of the column; None where it has none."""
+    """The column of an attribute, and the function from a value of the column to the attribute's value, or to None where it has none."""
     if name.startswith("column"):
         return int(name.removeprefix("column")), str
     n = int(name[-1]) if name[-1].isdigit() else 0
@@ -88,16 +88,16 @@ def _attribute(name: str) -> tuple[int, Callable[[str], str | None]]:
 
 
 class FeatureMap:
-    """From sentences to feature ids: for every template, which of its combinations of values were seen in training.
+    """The map from sentences to feature ids: for every template, the combinations of values that occurred in training.
 
     Attributes:
-        templates: such as "word[-1] word[0]"; see `parse`.
-        columns: how many columns the sentences have, the label not counted.
-        symbols: of each attribute, the values that were seen; their symbols count from 2.
-        keys: of each template, the combinations of symbols that are features, sorted, int64.
-        boundary: whether a place beyond the sentence is a symbol of its own in templates of several parts; in those of one part it always is.
+        templates: templates such as "word[-1] word[0]"; see `parse`.
+        columns: number of columns of the sentences, the label not counted.
+        symbols: the observed values of each attribute; their symbols count from 2.
+        keys: the combinations of symbols of each template that are features, sorted, int64.
+        boundary: whether a position beyond the sentence is a symbol in templates of several parts; in those of one part it always is.
 
-    The features of a template have consecutive ids, in the order of its keys; the id `count` stands for no feature.
+    The features of a template have consecutive ids, in the order of its keys; the id `count` means no feature.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class FeatureMap:
     def fit(
         cls, sentences: Sentences, templates: Sequence[str] | None = None, *, min_count: int = 1, boundary: bool = True
     ) -> FeatureMap:
-        """The features that come at least `min_count` times in sentences without labels.
+        """The features with at least `min_count` occurrences in sentences without labels.
 
         Raises:
-            DataError: a template that names a column which is not there.
-            ValueError: a template that cannot be read, or no template.
+            DataError: a template that names a missing column.
+            ValueError: a template that cannot be parsed, or no template.
         """
         width = len(sentences.columns)
         templates = default_templates(width) if templates is None else list(templates)
@@ -141,7 +141,7 @@ class FeatureMap:
             column, value = _attribute(name)
             if column >= width:
                 raise DataError(
-                    f"{sentences.source}: the features ask for {name}, and there are {width - 1} columns between the word and the label. "
+                    f"{sentences.source}: the features need {name}, but there are {width - 1} columns between the word and the label. "
                     "Leave such features out"
                 )
             found = dict.fromkeys(map(value, sentences.columns[column].values))
@@ -159,15 +159,15 @@ class FeatureMap:
         return self._offsets[-1]
 
     def ids(self, sentences: Sentences) -> Int[np.ndarray, "tokens slots"]:
-        """The features of every token: one slot a template, `count` where a token has none of it. int32.
+        """The features of every token, int32: one slot per template, `count` where a token has no feature of it.
 
         Raises:
-            DataError: where the sentences have fewer columns than those the features were made from.
+            DataError: where the sentences have fewer columns than the training sentences.
         """
         if len(sentences.columns) < self.columns:
             raise DataError(
                 f"{sentences.source}: its sentences have {len(sentences.columns)} of the {self.columns} columns that the features need. Add "
-                "the others, in the order of the training file"
+                "the missing columns, in the order of the training file"
             )
         ids = np.empty((sentences.tokens, len(self.templates)), np.int32)
         for slot, (key, lookup) in enumerate(zip(self._keys(sentences), self._lookups, strict=True)):
@@ -175,7 +175,7 @@ class FeatureMap:
         return ids
 
     def words(self, feature: int) -> str:
-        """A feature in words, such as "word[-1]=the word[0]=dog"."""
+        """The text of a feature, such as "word[-1]=the word[0]=dog"."""
         template = int(np.searchsorted(self._offsets, feature, side="right")) - 1
         key, texts = int(self.keys[template][feature - self._offsets[template]]), []
         for part in reversed(self._parts[template]):
@@ -189,7 +189,7 @@ class FeatureMap:
         return [len(self.symbols[part.attribute]) + _FIRST for part in self._parts[template]]
 
     def _keys(self, sentences: Sentences) -> Any:
-        """Of each template, the key of every token: its symbols as the digits of one number; -1 where one is missing."""
+        """The key of every token for each template: its symbols as the digits of one number; -1 where one is missing."""
         symbols = {name: self._symbols(name, sentences.columns) for name in self.symbols}
         where = np.arange(sentences.tokens)
         first = np.repeat(sentences.starts[:-1], sentences.lengths)
@@ -213,7 +213,7 @@ class FeatureMap:
             yield key
 
     def _symbols(self, name: str, columns: Sequence[Column]) -> Int[np.ndarray, " tokens"]:
-        """The symbol of an attribute for every token: found once for each different value of the column."""
+        """The symbol of an attribute for every token, computed once for each different value of the column."""
         column, value = _attribute(name)
         numbers = self._numbers[name]
         codes, values = columns[column]
@@ -221,7 +221,7 @@ class FeatureMap:
         return table[codes]
 
     def _lookup(self, template: int) -> Callable[[np.ndarray], np.ndarray]:
-        """From keys to ids. A key of -1 is the last entry of a table, which no key has."""
+        """The ids of keys. A key of -1 indexes the last entry of a table, which belongs to no key."""
         keys, start, none = self.keys[template], self._offsets[template], self.count
         size = 1
         for factor in self._sizes(template):

@@ -1,4 +1,4 @@
-"""L-BFGS with its state in the caller's hands, so that a run can be saved between any two iterations and go on bit for bit."""
+"""L-BFGS with an explicit state, so that a run can be saved between any two iterations and resume bit for bit."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jaxtyping import Float, Int
 
 Objective = Callable[[Float[np.ndarray, " n"]], tuple[float, Float[np.ndarray, " n"]]]
 
-_PAIRS = 6  # of steps and changes of the gradient that stand for the curvature
-_EVALUATIONS = 10  # in a line search
+_PAIRS = 6  # of steps and changes of the gradient that approximate the curvature
+_EVALUATIONS = 10  # at most, in a line search
 _DECREASE, _CURVATURE = 1e-3, 0.9  # of the strong Wolfe conditions
 _NARROW = 0.1  # a bracket of this relative width ends a line search
-_LEAST_GRADIENT = 1e-6  # where its largest entry is smaller, there is nothing to gain
+_LEAST_GRADIENT = 1e-6  # the minimisation has converged where the largest entry is smaller
 
 
 class LBFGSState(NamedTuple):
-    """Where the minimisation stands.
+    """The state of a minimisation.
 
     Attributes:
         x, value, gradient: the point, and the objective there.
         steps, changes: the last differences of points and of gradients, the newest in the last row.
-        pairs: how many rows are in use.
+        pairs: the number of rows in use.
         iteration: the number of iterations made.
-        converged: whether there is nothing left to gain.
+        converged: whether no further decrease is possible.
     """
 
     x: Float[np.ndarray, " n"]
@@ -40,7 +40,7 @@ class LBFGSState(NamedTuple):
 
     @classmethod
     def start(cls, objective: Objective, x: Float[np.ndarray, " n"]) -> LBFGSState:
-        """The state at a first point."""
+        """The state at an initial point."""
         value, gradient = objective(x)
         none = np.zeros((_PAIRS, len(x)))
         return cls(
@@ -51,7 +51,7 @@ class LBFGSState(NamedTuple):
 def lbfgs_iteration(objective: Objective, state: LBFGSState) -> LBFGSState:
     """One iteration: the direction by the two-loop recursion, then a line search for the strong Wolfe conditions.
 
-    Where the search fails, it starts again along the gradient; where that fails as well, the state has converged.
+    Where the search fails, it restarts along the gradient; where that fails as well, the state has converged.
 
     Source: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization"; with the first step, the conditions and the
     restarts of Zhu, Byrd, Lu, Nocedal 1997, "Algorithm 778: L-BFGS-B".
@@ -90,7 +90,7 @@ def _flat(gradient: np.ndarray) -> bool:
 
 
 def _inverse_hessian_times(state: LBFGSState, pairs: int) -> np.ndarray:
-    """The direction of quasi-Newton's step, by the two-loop recursion."""
+    """The quasi-Newton direction, by the two-loop recursion."""
     found, shares = state.gradient, []
     rows = [(s, y, float(s @ y)) for s, y in zip(state.steps, state.changes, strict=True)][_PAIRS - pairs :]
     for s, y, curvature in reversed(rows):
@@ -105,7 +105,7 @@ def _inverse_hessian_times(state: LBFGSState, pairs: int) -> np.ndarray:
 
 
 class _Point(NamedTuple):
-    """A length of the step with the value and the slope there."""
+    """A step length with the value and the slope there."""
 
     at: float
     value: float
@@ -115,7 +115,7 @@ class _Point(NamedTuple):
 def _line_search(
     objective: Objective, state: LBFGSState, direction: np.ndarray, slope: float, length: float
 ) -> tuple[float, float, np.ndarray] | None:
-    """A length with value and gradient there, by the search of Moré & Thuente 1994; None where ten evaluations find none."""
+    """A step length with value and gradient, by the search of Moré & Thuente 1994; None where ten evaluations find none."""
     start = float(state.value)
     best = other = _Point(0.0, start, slope)
     bracketed, lifted = False, True  # lifted: it minimises the value above the line of sufficient decrease
@@ -150,7 +150,7 @@ def _line_search(
 def _trial(
     best: _Point, other: _Point, point: _Point, bracketed: bool, low: float, high: float
 ) -> tuple[_Point, _Point, bool, float]:
-    """The bracket with a new point in it, and the next length to try."""
+    """The bracket updated by a new point, and the next step length to try."""
     to, back = point.at, best.at - point.at
     if point.value > best.value:  # a minimum lies between them
         cubic = _cubic_minimum(best, point)
@@ -174,7 +174,7 @@ def _trial(
 
 
 def _cubic_minimum(a: _Point, b: _Point) -> float:
-    """Where the cubic with the values and slopes of two points is least."""
+    """The minimiser of the cubic with the values and slopes of two points."""
     third = 3 * (a.value - b.value) / (b.at - a.at) + a.slope + b.slope
     scale = max(abs(third), abs(a.slope), abs(b.slope))
     root = scale * math.sqrt(max(0.0, (third / scale) ** 2 - a.slope / scale * (b.slope / scale)))

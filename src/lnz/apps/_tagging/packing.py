@@ -1,4 +1,4 @@
-"""Sentences side by side in rows of one length, so that one compiled program sums them all."""
+"""Packing of sentences into rows of one length, so that one compiled program processes them all."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _FEWEST = 8  # of a batch, where rows are short
 
 
 class Packed(NamedTuple):
-    """Where tokens lie in a grid of batches of rows, with at least one empty place between two sentences of a row.
+    """Positions of tokens in a grid of batches of rows, with at least one empty position between two sentences of a row.
 
     Attributes:
-        place: of every token its place in the flattened grid, int64 (tokens,).
-        mask: which places hold a token, booleans (batches, rows, length).
+        place: the position of every token in the flattened grid, int64 (tokens,).
+        mask: which positions hold a token, booleans (batches, rows, length).
     """
 
     place: Int[np.ndarray, " tokens"]
     mask: Bool[np.ndarray, "batches rows length"]
 
     def spread(self, values: Float[np.ndarray, "tokens ..."]) -> Float[np.ndarray, "batches rows length ..."]:
-        """Values of tokens as batches; 0 where no token lies."""
+        """Values of tokens as batches; 0 at empty positions."""
         grid = np.zeros((self.mask.size, *values.shape[1:]), values.dtype)
         grid[self.place] = values
         return grid.reshape(*self.mask.shape, *values.shape[1:])
@@ -37,8 +37,8 @@ class Packed(NamedTuple):
 def pack(starts: Int[np.ndarray, " sentences+1"], *, rows: int | None = None, length: int = LENGTH) -> Packed:
     """Put each sentence, the longest first, into the fullest row that has room.
 
-    Shapes come from few: a row is `length` long, or the next power of two that holds the longest sentence; a batch has `rows` rows, or the
-    power of two that holds a smaller set. Where rows are longer, batches have fewer of them.
+    There are few different shapes: a row is `length` long, or the next power of two that holds the longest sentence; a batch has `rows` rows,
+    or the power of two that holds a smaller set. Where rows are longer, batches have fewer of them.
     """
     lengths = np.diff(starts)
     rows = ROWS if rows is None else rows
@@ -46,8 +46,8 @@ def pack(starts: Int[np.ndarray, " sentences+1"], *, rows: int | None = None, le
     while length < longest:
         length, rows = 2 * length, max(1, rows // 2)
     row, begin = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    with_room: list[list[int]] = [[] for _ in range(length + 1)]  # the rows that have so many places left
-    there = 0  # bit n: whether some row has n places left
+    with_room: list[list[int]] = [[] for _ in range(length + 1)]  # index n: the rows with n positions left
+    there = 0  # bit n: whether some row has n positions left
     count = 0
     for i in np.argsort(-lengths, kind="stable").tolist():
         need = int(lengths[i]) + 1

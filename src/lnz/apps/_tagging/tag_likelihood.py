@@ -14,14 +14,14 @@ from lnz.io._conll import Sentences
 
 
 class TaggingProblem(NamedTuple):
-    """Tagged sentences, ready for training: θ is one weight for each feature and label seen together, then the transitions.
+    """Tagged sentences, ready for training: θ is one weight for each feature and label that occur together, then the transitions.
 
     Attributes:
-        features: from windows to feature ids.
+        features: the map from windows to feature ids.
         labels: the tags.
         bag: the features of every token, a sparse matrix.
-        tags: of every token, an index into the labels.
-        packed: where the tokens lie.
+        tags: the label index of every token.
+        packed: the positions of the tokens.
         at, label: the feature and the label of every weight; their order is that of the weights' table.
     """
 
@@ -35,7 +35,7 @@ class TaggingProblem(NamedTuple):
 
     @classmethod
     def of(cls, sentences: Sentences, features: FeatureMap) -> TaggingProblem:
-        """The problem of sentences whose last column are the labels."""
+        """The training problem of sentences whose last column holds the labels."""
         from scipy.sparse import csr_matrix
 
         tags, labels = sentences.columns[features.columns]
@@ -64,7 +64,7 @@ class TaggingProblem(NamedTuple):
 
 
 class Likelihood:
-    """-Σ log P(y|x) of a problem's sentences, in nats, and its gradient by T1: X^T (μ - onehot(y)), with the expected pairs less those seen.
+    """-Σ log P(y|x) of a problem's sentences, in nats, and its gradient by T1: X^T (μ - onehot(y)), and expected less observed pairs.
 
     Emissions and their gradient are two products with the sparse matrix X of the features; μ comes from forward-backward.
     """
@@ -74,7 +74,7 @@ class Likelihood:
         self._bag, self._back = (
             problem.bag,
             problem.bag.T.tocsr(),
-        )  # rows of the transpose: the product writes each once
+        )  # CSR rows of the transpose, each of which the product writes once
         self._seen = seen_pairs(problem.tags, problem.packed.place, len(problem.labels))
 
     def __call__(self, theta: Float[np.ndarray, " size"]) -> tuple[float, Float[np.ndarray, " size"]]:
@@ -96,7 +96,7 @@ class Likelihood:
 
 
 def seen_pairs(tags: Int[np.ndarray, " tokens"], place: Int[np.ndarray, " tokens"], k: int) -> Float[np.ndarray, "k k"]:
-    """How often each label follows each in the sentences, whose tokens lie side by side."""
+    """The number of times that each label follows each other label within sentences, whose tokens are adjacent."""
     joined = np.flatnonzero(np.diff(place) == 1)
     counts = np.bincount(tags[joined].astype(np.int64) * k + tags[joined + 1], minlength=k * k)
     return counts.reshape(k, k).astype(np.float64)

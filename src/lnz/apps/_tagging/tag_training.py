@@ -1,4 +1,4 @@
-"""Training of taggers: exact likelihood with L2, by L-BFGS or by Adam on batches."""
+"""Training of taggers: exact likelihood with an L2 penalty, by L-BFGS or by Adam on batches."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _MOST_LABELS = 1000
 
 
 class TaggerEvaluation(NamedTuple):
-    """What is known at a moment of training.
+    """An evaluation of a tagger in training.
 
     Attributes:
         step: iterations of L-BFGS, or epochs of Adam.
-        objective: -Σ log P(y|x) + l2 ‖θ‖² on the training sentences, in nats; of Adam the mean over an epoch of batches.
+        objective: -Σ log P(y|x) + l2 ‖θ‖² on the training sentences, in nats; for Adam the mean over an epoch of batches.
         validation: nats per sentence of the validation sentences; None where there are none.
         tagger: the best on the validation sentences so far, or the last where there are none.
     """
@@ -48,9 +48,9 @@ class FittedTagger(NamedTuple):
 
     Attributes:
         tagger: the best on the validation sentences, or the last where there are none.
-        step: the iteration or epoch it comes from.
-        evaluations: of every one the step, the objective and the validation's nats per sentence.
-        finished: whether training ended by itself, and not by the limit on iterations or epochs.
+        step: the iteration or epoch of that tagger.
+        evaluations: the step, the objective and the validation's nats per sentence of every evaluation.
+        finished: whether training converged or stopped early, before the largest number of iterations or epochs.
     """
 
     tagger: Tagger
@@ -72,33 +72,33 @@ def fit_tagger(
     on_look: Callable[[TaggerEvaluation], Any] | None = None,
     **options: Unpack[Options],
 ) -> FittedTagger:
-    """Train a tagger on sentences whose last column are the tags: minimise -Σ log P(y|x) + l2 ‖θ‖², in nats.
+    """Train a tagger on sentences whose last column holds the tags: minimise -Σ log P(y|x) + l2 ‖θ‖², in nats.
 
-    θ has a weight for each feature and label that come together in training, and one for every pair of labels. L-BFGS takes the whole
-    gradient, and is done when ten iterations lower the objective by less than a hundred-thousandth. Adam takes it from batches of sentences,
-    at a rate that falls to 0 along a cosine. With validation sentences training stops early, when `patience` evaluations in a row (each
-    ten iterations, or each epoch) have not lowered their nats per sentence, and the best tagger is kept.
+    θ has a weight for each feature and label that occur together in training, and one for every pair of labels. L-BFGS uses the whole
+    gradient, and has converged when ten iterations lower the objective by less than a hundred-thousandth. Adam uses gradients of batches of
+    sentences, with a learning rate that falls to 0 along a cosine. With validation sentences training stops early when `patience` evaluations
+    in a row (every ten iterations, or every epoch) have not lowered their nats per sentence, and the best tagger is kept.
 
     Args:
         sentences: tagged sentences, as `lnz.io.read_conll` reads them.
         templates: features such as "word[-1] word[0]", of `word`, `lower`, `shape`, `kind`, `prefixN`, `suffixN` and `columnN`; by default
             those of the CoNLL-2000 chunkers with prefixes, suffixes and shapes.
-        boundary: whether a place beyond the sentence counts as a value in templates of several parts.
-        min_count: features that come less often are left out.
-        l2: c2 of crfsuite.
+        boundary: whether a position beyond the sentence counts as a value in templates of several parts.
+        min_count: features with fewer occurrences are left out.
+        l2: strength of the L2 penalty, crfsuite's c2.
         optimizer: "lbfgs" or "adam".
-        iterations: of L-BFGS, at most.
-        epochs, learning_rate, batch_tokens, seed: of Adam; the seed is that of the batches.
-        validation: sentences to stop by.
-        patience: evaluations.
+        iterations: largest number of L-BFGS iterations.
+        epochs, learning_rate, batch_tokens, seed: options of Adam; the seed is that of the batches.
+        validation: sentences for early stopping.
+        patience: evaluations in a row without improvement after which training stops.
         checkpoint: a file that is written at every evaluation and at an interruption, and resumed from if it exists: to the same tagger, bit
             for bit.
         on_evaluation: called with every `TaggerEvaluation`, before the checkpoint that follows it.
         on_look: its name in version 0.1.
 
     Raises:
-        DataError: sentences without a label column, tags of the validation sentences that training has not, too many labels.
-        ValueError: options that cannot serve.
+        DataError: sentences without a label column, tags of the validation sentences that are not in training, too many labels.
+        ValueError: invalid options.
         CheckpointError: a checkpoint that is damaged, or of another run.
         Diverged: where the objective becomes NaN or infinite.
         Interrupted: on Ctrl-C, after saving the state.
@@ -130,13 +130,13 @@ class Options(TypedDict, total=False):
 
 
 class _Progress(NamedTuple):
-    """How far training has come.
+    """Progress of training.
 
     Attributes:
         solver: the solver's state, an `LBFGSState` or an `_AdamState`.
         best: θ of the best tagger so far, float32.
-        objectives: of the last steps.
-        evaluations: of every one the step, the objective and the validation's nats per sentence.
+        objectives: objectives of the last steps.
+        evaluations: the step, the objective and the validation's nats per sentence of every evaluation.
     """
 
     solver: Any
@@ -156,7 +156,7 @@ class _Progress(NamedTuple):
 
 
 class Training(Problem[_Progress, TaggerEvaluation]):
-    """What `fit_tagger` does in two steps: everything that can be refused is refused here, and `run` does the work."""
+    """The training run of `fit_tagger`: the constructor checks all arguments, and `run` trains."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class Training(Problem[_Progress, TaggerEvaluation]):
         return bool(state.evaluations) and state.evaluations[-1][0] == state.step
 
     def _enough(self, state: _Progress) -> bool:
-        """Whether training came to an end by itself: nothing is left to gain, or the validation sentences gain no more."""
+        """Whether the solver has converged, or the validation sentences have stopped improving."""
         stale = len(state.evaluations) - 1 - state.best_evaluation if state.evaluations else 0
         return self._solver.converged(state) or stale >= self._patience
 
@@ -286,7 +286,7 @@ def _fingerprint(sentences: Sentences) -> str:
 
 
 def check_labels(sentences: Sentences) -> None:
-    """Raise DataError where sentences have no column of labels, or one that is none."""
+    """Raise DataError where sentences have no column of labels, or one with too many values."""
     if len(sentences.columns) < 2:
         raise DataError(
             f"{sentences.source}: has one column, so there are no labels. Give a file with the word first and the label last"
@@ -299,7 +299,7 @@ def check_labels(sentences: Sentences) -> None:
 
 
 class _LBFGS:
-    """Steps with the whole gradient. They have converged when ten of them gain too little, or rounding leaves nothing to gain."""
+    """L-BFGS with the whole gradient. It has converged when ten iterations gain too little, or rounding prevents any gain."""
 
     def __init__(self, problem: TaggingProblem, l2: float):
         self._likelihood = Likelihood(problem)
@@ -323,7 +323,7 @@ class _LBFGS:
 
 
 class _AdamState(NamedTuple):
-    """θ, the objective over the last epoch, the moments, and the epochs made."""
+    """θ, the objective over the last epoch, the moments, and the number of epochs."""
 
     x: Any
     value: np.ndarray
@@ -332,7 +332,7 @@ class _AdamState(NamedTuple):
 
 
 class _Adam:
-    """Epochs of batches of packed rows, in a new order each."""
+    """Adam on batches of packed rows, in a new order in each epoch."""
 
     def __init__(
         self, problem: TaggingProblem, l2: float, epochs: int, rate: float, rows: int, sentences: int, seed: int
@@ -348,8 +348,10 @@ class _Adam:
 
         @jax.jit
         def update(theta: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
-            gradient = count / sentences * gradient + 2 * l2 / sentences * theta  # over an epoch that of the objective
-            with jax.numpy_dtype_promotion("standard"):  # which optax counts on
+            gradient = (
+                count / sentences * gradient + 2 * l2 / sentences * theta
+            )  # over an epoch, the gradient of the objective
+            with jax.numpy_dtype_promotion("standard"):  # optax relies on JAX's default promotion
                 changes, state = self._optimizer.update(gradient, state, theta)
             return optax.apply_updates(theta, changes), state
 
@@ -386,10 +388,10 @@ class Batches:
         self._size = min(rows, len(self._rows))
         self._ranges = np.searchsorted(problem.at, np.arange(problem.features.count + 1))
         self.count = -(-len(self._rows) // self._size)
-        self._drawn: tuple[int, int, np.random.Generator] | None = None  # seed and epoch that the generator is at
+        self._drawn: tuple[int, int, np.random.Generator] | None = None  # seed and epoch of the generator's position
 
     def shuffled(self, seed: int, epoch: int) -> list[np.ndarray]:
-        """The rows of every batch of an epoch: those of the same seed are drawn one after another."""
+        """The rows of every batch of an epoch; epochs of one seed are drawn in sequence from one generator."""
         if self._drawn is None or self._drawn[:2] != (seed, epoch):
             generator = np.random.default_rng(seed)
             for _ in range(epoch):
@@ -401,7 +403,7 @@ class Batches:
         return [order[i : i + self._size] for i in range(0, len(order), self._size)]
 
     def likelihood(self, rows: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """-Σ log P of the rows, and its gradient: over an epoch they add up to the whole."""
+        """-Σ log P of the rows, and its gradient; over an epoch both sum to those of all sentences."""
         problem, k = self._problem, len(self._problem.labels)
         which = np.concatenate([self._order[self._ends[r] - self._filled[r] : self._ends[r]] for r in rows])
         mask = np.zeros((1, self._size, self._length), bool)

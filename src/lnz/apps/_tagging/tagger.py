@@ -1,4 +1,4 @@
-"""A chain CRF over sparse features: emissions by an embedding bag, one table of transitions."""
+"""A chain CRF over sparse features, with emissions by an embedding bag and one table of transitions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from lnz.routes._exact.forward_backward import chain_sums
 
 
 class Tagged(NamedTuple):
-    """The most probable tags of sentences, and how sure the model is of them.
+    """The most probable tags of sentences, and their probabilities.
 
     Attributes:
-        tags: of every token an index into the tagger's labels, int32 (tokens,).
+        tags: the label index of every token, int32 (tokens,).
         confidence: P(y_t = tag | x) of every token.
-        chunks: the chunks that the tags make.
-        chunk_confidence: of every chunk the probability that its tokens have these tags and that it ends where it does.
+        chunks: the chunks of these tags.
+        chunk_confidence: the probability of every chunk that its tokens have these tags and that it ends there.
     """
 
     tags: Int[np.ndarray, " tokens"]
@@ -44,11 +44,11 @@ class Tagger:
 
         log P(y|x) = Σ_t Σ_{f at t} W[f, y_t] + Σ_t A[y_{t-1}, y_t] - log Z(x), in nats.
 
-    `lnz.apps.fit_tagger` trains one. Sentences are those of `lnz.io.read_conll`; columns behind those of training (the labels) are not
-    looked at.
+    `lnz.apps.fit_tagger` trains one. Sentences are those of `lnz.io.read_conll`; columns after those of training (the labels) are
+    ignored.
 
     Attributes:
-        features: from windows to feature ids.
+        features: the map from windows to feature ids.
         labels: the tags, in the order of the columns of W.
         weights: W, shape (features, labels), float32.
         transitions: A[from, to], shape (labels, labels), float32.
@@ -70,14 +70,14 @@ class Tagger:
         k = len(self.labels)
         if self.weights.shape != (features.count, k) or self.transitions.shape != (k, k):
             raise ValueError(
-                f"weights and transitions of {features.count} features and {k} labels have shapes ({features.count}, {k}) and ({k}, {k}), but "
+                f"weights and transitions of {features.count} features and {k} labels must have shapes ({features.count}, {k}) and ({k}, {k}), but "
                 f"got {self.weights.shape} and {self.transitions.shape}"
             )
         if not (np.isfinite(self.weights).all() and np.isfinite(self.transitions).all()):
             raise ValueError("weights and transitions must be finite numbers. Train again, with a larger l2")
 
     def emissions(self, sentences: Sentences) -> Float[np.ndarray, "tokens labels"]:
-        """The log-potentials of every label at every token, in nats: what `lnz.LinearChain` takes, with `transitions`. DataError as `tag`."""
+        """The log-potentials of every label at every token, in nats: arguments of `lnz.LinearChain`, with `transitions`. DataError as `tag`."""
         return bag(self.features.ids(sentences), self.features.count) @ self.weights
 
     def tag(self, sentences: Sentences) -> Int[np.ndarray, " tokens"]:
@@ -114,12 +114,12 @@ class Tagger:
         """The tags that sentences have in their last column, as indices into `labels`.
 
         Raises:
-            DataError: where there is no such column, or it holds a tag that was not seen in training: with the line.
+            DataError: where there is no such column, or it holds a tag that did not occur in training, with the line.
         """
         width = self.features.columns + 1
         if len(sentences.columns) != width:
             raise DataError(
-                f"{sentences.source}: has {counted(len(sentences.columns))}, and {width} are needed: those of the training file, the label last. "
+                f"{sentences.source}: has {counted(len(sentences.columns))}, but {width} are needed: those of the training file, the label last. "
                 "Give a file with labels"
             )
         codes, values = sentences.columns[-1]
@@ -128,7 +128,7 @@ class Tagger:
         found = table[codes]
         if len(unseen := np.flatnonzero(found < 0)):
             raise DataError(
-                f"{sentences.place(int(unseen[0]))}: the tag {quoted(values[codes[unseen[0]]])} was not seen in training, which had "
+                f"{sentences.place(int(unseen[0]))}: the tag {quoted(values[codes[unseen[0]]])} does not occur in training, which had "
                 f"{listed(self.labels)}. Correct it, or train with it"
             )
         return found
@@ -158,11 +158,11 @@ class Tagger:
         """Read a tagger written by `save`.
 
         Raises:
-            CheckpointError: if the file is missing, cut short, damaged, or holds no tagger.
+            CheckpointError: if the file is missing, truncated or damaged, or does not hold a tagger.
         """
         found, metadata = load_arrays(str(path))
         if "tagger" not in metadata:
-            raise CheckpointError(f"{path} holds no tagger. Name a file written by Tagger.save.")
+            raise CheckpointError(f"{path} does not hold a tagger. Give a file written by Tagger.save.")
         about, arrays = metadata["tagger"], {name[2:-2]: array for name, array in found.items()}
         symbols = {name[8:]: _strings(array) for name, array in arrays.items() if name.startswith("symbols.")}
         keys = np.split(arrays["keys"], np.cumsum(about["features"])[:-1])
@@ -193,7 +193,7 @@ def bag(ids: Int[np.ndarray, "tokens slots"], count: int) -> Any:
 
 
 class Sums(NamedTuple):
-    """Σ log Z of the sentences of a batch, in nats; P(y_t = k) of every place; and the expected number of every pair of labels."""
+    """Σ log Z of the sentences of a batch, in nats; P(y_t = k) at every position; and the expected number of every pair of labels."""
 
     log_z: Float[Array, ""]
     nodes: Float[Array, "rows length labels"]
@@ -207,21 +207,21 @@ def summed(
     transitions: Float[np.ndarray, "labels labels"],
     mask: Bool[np.ndarray, "rows length"],
 ) -> Sums:
-    """The sums of a batch of packed sentences, with `level` taken from every emission: that of gold tags leaves -log P instead of log Z."""
+    """The sums of a batch of packed sentences, with `level` subtracted from every emission; that of gold tags gives -log P instead of log Z."""
     relative = emissions - level[..., None]
     found = jax.vmap(lambda e, m: chain_sums(_chain(e, transitions, m).potentials()))(relative, mask)
     return Sums(jnp.sum(found.log_z), found.nodes, jnp.sum(found.pairs, axis=0))
 
 
 def gold_scores(packed: Packed, emissions: np.ndarray, transitions: np.ndarray, tags: np.ndarray) -> np.ndarray:
-    """The log-potential that its tag gives every token, the transition to it included. The tokens of a sentence lie side by side."""
+    """The log-potential of every token's gold tag, the transition to it included. The tokens of a sentence are adjacent."""
     joined = np.append(False, np.diff(packed.place) == 1)
     before = np.append(tags[:1], tags[:-1])
     return emissions[np.arange(len(tags)), tags] + np.where(joined, transitions[before, tags], np.float32(0))
 
 
 def _chain(emissions: Any, transitions: Any, mask: Any) -> LinearChain:
-    """A row of sentences: at an empty place one ends, and the next begins."""
+    """A row of sentences as a chain, cut at empty positions."""
     return LinearChain(emissions, transitions, mask=mask, holes="cut")
 
 
@@ -232,9 +232,9 @@ def _best_tags(emissions: Any, transitions: Any, mask: Any) -> tuple[Array]:
 
 @jax.jit
 def _best_tags_and_odds(emissions: Any, transitions: Any, mask: Any, goes_on: Any) -> tuple[Array, ...]:
-    """Of every place: its tag, P(tag), P(tag and the next one's), and P(tag and a next one that goes on with its chunk).
+    """For every position: its tag, P(tag), P(tag and the next tag), and P(tag and a next tag that continues its chunk).
 
-    At the end of a sentence the third is P(tag) itself, and the last 0.
+    At the end of a sentence the third is P(tag) itself, and the last is 0.
     """
 
     def row(e: Array, m: Array) -> tuple[Array, ...]:
@@ -251,7 +251,7 @@ def _best_tags_and_odds(emissions: Any, transitions: Any, mask: Any, goes_on: An
 
 
 def joined_text(values: Sequence[str]) -> np.ndarray:
-    """Words as the bytes of lines, as arrays of a file hold them."""
+    """Words as an array of bytes, one line per word."""
     return np.frombuffer("\n".join(values).encode(), np.uint8)
 
 
