@@ -173,6 +173,7 @@ def test_a_deep_machine(bits, tmp_path):
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert (settings["model"], settings["hidden"], settings["positive_phase"]) == ("dbm", [4, 3], "chains")
     found = json.loads((run / "results.json").read_text())["splits"]["validation"]
+    assert found["is_bound"]
     assert found["is_limit"]
     assert found["upper"] is None
     said = call("evaluate", run).out

@@ -201,8 +201,8 @@ class TestData:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"data": np.zeros((1, 5))}, "at least two data, but got 1"),
-            ({"data": np.zeros((0, 5))}, "at least two data, but got 0"),
+            ({"data": np.zeros((1, 5))}, "at least two examples, but got 1"),
+            ({"data": np.zeros((0, 5))}, "at least two examples, but got 0"),
             ({"data": np.zeros((9, 4))}, r"states of shape \(n, 5\), but got \(9, 4\)"),
             ({"data": np.zeros(5)}, r"shape \(n, 5\)"),
             ({"data": np.full((9, 5), np.nan)}, "nan.* is not in Binary.*: expected 0 or 1"),

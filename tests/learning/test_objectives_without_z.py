@@ -402,7 +402,7 @@ REAL = lnz.Gaussian(np.zeros(2), np.ones(2))
         (lnz.learning.SlicedScoreMatching(), lnz.FunctionEnergy(PARTIAL(relu, jnp.ones(2)), lnz.Real(2)), "second derivative .* is zero everywhere"),
         (lnz.learning.DenoisingScoreMatching(0.1), lnz.FunctionEnergy(PARTIAL(rounded, jnp.ones(())), lnz.Real(2)), "it rounds"),
         (lnz.learning.NoiseContrastive(WIDE), REAL, "wrap the energy as lnz.SelfNormalised"),
-        (lnz.learning.NoiseContrastive(WIDE), lnz.SelfNormalised(bits(jnp.zeros(5))), "the noise lives in Real"),
+        (lnz.learning.NoiseContrastive(WIDE), lnz.SelfNormalised(bits(jnp.zeros(5))), "the noise is on Real"),
         (lnz.learning.EnergyDiscrepancy(0.1), lnz.FunctionEnergy(PARTIAL(relu, jnp.ones(2)), lnz.Box(0.0, 1.0, shape=(2,))), "not Box"),
         (lnz.learning.EnergyDiscrepancy(1.0), bits(jnp.zeros(5)), "below 1"),
     ],
@@ -413,7 +413,7 @@ def test_wrong_spaces_and_energies_are_refused_before_any_work(objective, energy
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="give one of the two"):
+    with pytest.raises(ValueError, match="give either an objective or phases"):
         lnz.Trainer(negative_phase=lnz.learning.ExactPhase(), objective=lnz.learning.ScoreMatching())
     with pytest.raises(TypeError, match="objective must be one such as"):
         lnz.Trainer(objective="score-matching")  # pyright: ignore[reportArgumentType]
@@ -429,7 +429,7 @@ def test_bad_options_are_refused():
         ),
         (lambda: lnz.learning.NoiseContrastive(WIDE, samples=0), "samples must be"),
         (lambda: lnz.SelfNormalised(REAL, log_z=np.zeros(2)), "log_z must be one number"),
-        (lambda: lnz.learning.SlicedScoreMatching().loss(REAL, jnp.zeros(2)), "give a random key"),
+        (lambda: lnz.learning.SlicedScoreMatching().loss(REAL, jnp.zeros(2)), "pass a random key"),
     ]:
         with pytest.raises(ValueError, match=reason):
             make()

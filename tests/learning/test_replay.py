@@ -125,8 +125,8 @@ class TestReplayBuffer:
     @pytest.mark.parametrize(
         ("make", "reason"),
         [
-            (lambda: lnz.learning.ReplayBuffer(size=10, chains=20), "a buffer of 10 states cannot give 20"),
-            (lambda: lnz.learning.ReplayBuffer(size=10).init(pulled([0.0, 0.0]), KEY, 20), "cannot give 20"),
+            (lambda: lnz.learning.ReplayBuffer(size=10, chains=20), "a buffer of 10 states is too small for 20"),
+            (lambda: lnz.learning.ReplayBuffer(size=10).init(pulled([0.0, 0.0]), KEY, 20), "too small for 20"),
             (lambda: lnz.learning.ReplayBuffer(restart=0.0), "restart must be above 0"),
             (lambda: lnz.learning.ReplayBuffer(restart=1.5), "restart must be above 0 and at most 1"),
             (lambda: lnz.learning.ReplayBuffer(sweeps=0), "sweeps must be"),

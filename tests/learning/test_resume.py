@@ -322,7 +322,7 @@ class TestRefusals:
             (lambda: {"batch_size": 12, "negative_phase": lnz.learning.PersistentChains(chains=10)}, "batch size is 10, but this run's is 12"),
             (lambda: {"data": bits((37, 5), 1)}, "its data is fingerprint"),
             (lambda: {"weights": np.arange(37) + 1}, "its data is fingerprint"),
-            (lambda: {"key": jax.random.key(0)}, "its key is another"),
+            (lambda: {"key": jax.random.key(0)}, "its key is different"),
         ],
     )  # fmt: skip
     def test_other_settings(self, run_of_one, changes, words):
@@ -340,11 +340,11 @@ class TestRefusals:
         assert same(fit(run_of_one, epochs=0.1, energy=start).energy, fit(run_of_one, epochs=0.1).energy)
 
     def test_a_state_and_a_checkpoint(self, run_of_one, tmp_path, whole):
-        with pytest.raises(ValueError, match="both a state and an existing checkpoint"):
+        with pytest.raises(ValueError, match="a state was passed, but the checkpoint"):
             fit(run_of_one, state=whole.state)
         on = fit(tmp_path / "new", state=whole.state, epochs=4)
         assert same(on.state, fit(None, epochs=4).state)
-        with pytest.raises(CheckpointError, match="its key is another"):
+        with pytest.raises(CheckpointError, match="its key is different"):
             fit(tmp_path / "new", epochs=4, key=jax.random.key(5))
 
     def test_other_files(self, tmp_path):
@@ -364,7 +364,7 @@ class TestRefusals:
 
     def test_a_tree_that_is_no_run(self, tmp_path, whole):
         save_tree(tmp_path / "run", whole.state, {"step": 3})
-        with pytest.raises(CheckpointError, match="no checkpoint of a training run"):
+        with pytest.raises(CheckpointError, match="not a checkpoint of a training run"):
             fit(tmp_path / "run")
 
     def test_a_run_cut_short(self, run_of_one, tmp_path):

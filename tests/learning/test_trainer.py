@@ -217,7 +217,7 @@ class TestPhases:
     @pytest.mark.parametrize(
         ("weights", "words"),
         [
-            (np.ones(3), "one a datum"),
+            (np.ones(3), "one per example"),
             (np.zeros(4), "not all zero"),
             ([1, 1, -1, 1], "not negative"),
             ([1, 1, np.nan, 1], "finite"),
@@ -244,7 +244,7 @@ class TestPhases:
         trainer = lnz.Trainer(SGD)
         state = trainer.init(energy, KEY, batch_size=4)
         for wrong in (data[:4, :3], data[0], data[:0], spins((4, 6))):
-            with pytest.raises(ValueError, match="one or more states of shape"):
+            with pytest.raises(ValueError, match="at least one state of shape"):
                 trainer.step(state, wrong)
 
 
@@ -273,9 +273,9 @@ class TestRefusals:
         energy, data = model("rbm")
         couplings = np.triu(np.random.default_rng(0).normal(size=(64, 64)), 1)
         big = lnz.Ising(couplings + couplings.T)
-        with pytest.raises(ValueError, match=r"ExactPhase cannot serve Ising.*not exact"):
+        with pytest.raises(ValueError, match=r"ExactPhase does not support Ising.*not exact"):
             lnz.fit(big, spins((4, 64)), negative_phase=lnz.learning.ExactPhase(), key=KEY)
-        with pytest.raises(ValueError, match="ContrastiveDivergence cannot serve RBM: Langevin moves need"):
+        with pytest.raises(ValueError, match="ContrastiveDivergence does not support RBM: Langevin moves need"):
             lnz.fit(
                 energy, data, negative_phase=lnz.learning.ContrastiveDivergence(kernel=lnz.kernels.Langevin()), key=KEY
             )

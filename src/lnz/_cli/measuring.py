@@ -77,7 +77,8 @@ def likelihood_json(found: lnz.learning.LogLikelihood, *, split: str | None) -> 
         "standard_error": found.standard_error,
         "lower": found.lower,
         "upper": found.upper,
-        "is_limit": found.is_limit,
+        "is_bound": found.is_bound,
+        "is_limit": found.is_bound,  # its name in version 0.1
         "known": found.guarantee,
         "guarantee": found.guarantee,
         "route": log_z["route"],

@@ -244,7 +244,8 @@ def _record_json(record: Record, earlier: float, log_volume: float) -> dict[str,
             "log_z": float(look.log_z.value),
             "known": look.guarantee,
             "guarantee": look.guarantee,
-            "is_limit": look.is_limit,
+            "is_bound": look.is_bound,
+            "is_limit": look.is_bound,  # its name in version 0.1
             "n": look.n,
         },
     }

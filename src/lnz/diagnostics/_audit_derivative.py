@@ -279,7 +279,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
 
 
 def _boundary(subject: Subject, route: Route, u: np.ndarray) -> float | None:
-    """Σ p(b) db/dθ n over the ends b of the support on a line (1 dimension), each found by bisection."""
+    """The boundary term Σ p(b) db/dθ n over the ends b of a support in one dimension, each found by bisection."""
     energy, h = subject.energy, 1e-4
     shape = observed_space(energy).shape
     xs = np.sort(np.asarray(joined(subject.states, subject.broad)).ravel())

@@ -65,7 +65,7 @@ def finite_z(subject: Subject, numbers: dict[str, Any]) -> Check:
     slow = random & (slope < subject.size * (1 - 1e-6))
     sign = " (is it a log-density rather than an energy?)" if falls.mean() > 0.5 else ""
     if falls.any():
-        return Check(name, "failed", f"E falls without bound along {falls.sum()} of {len(rays)} rays, one of them {kinds[int(np.argmax(falls))]}{sign}",
+        return Check(name, "failed", f"E falls without bound along {falls.sum()} of {len(rays)} rays, such as {kinds[int(np.argmax(falls))]}{sign}",
                      "add a term that grows in every direction, such as ‖x‖², or bound the space", math.inf)  # fmt: skip
     open_ended = _valleys(subject, rays[slope < 1 - 1e-6])
     remedy = "add a term that grows in every direction, such as ‖x‖², or bound the space"
@@ -99,7 +99,7 @@ def _valleys(subject: Subject, rays: np.ndarray) -> int:
     """The number of rays along a valley that does not narrow: a step aside raises E no more far out than nearby."""
     if not len(rays) or subject.size == 1:
         return 0
-    low, high = (np.asarray(limit).ravel() for limit in limits_of(observed_space(subject.energy)))
+    low, high = (np.asarray(bound).ravel() for bound in limits_of(observed_space(subject.energy)))
     origin = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0))
     aside = np.random.default_rng(5).normal(size=(16, subject.size)) / math.sqrt(subject.size)
 
@@ -116,7 +116,7 @@ def _valleys(subject: Subject, rays: np.ndarray) -> int:
 
 @eqx.filter_jit
 def _along_rays(energy: Energy, rays: Array, radii: Array) -> Array:
-    low, high = (jnp.asarray(limit) for limit in limits_of(observed_space(energy)))
+    low, high = (jnp.asarray(bound) for bound in limits_of(observed_space(energy)))
     origin = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 0))
     shape = observed_space(energy).shape
     return jax.lax.map(
@@ -150,7 +150,7 @@ def _rays(subject: Subject) -> tuple[np.ndarray, list[str]]:
     random = source.normal(size=(_RAYS, d))
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     axes = np.eye(d)[: min(d, 16)]
-    low, high = (np.asarray(limit).ravel() for limit in limits_of(observed_space(subject.energy)))
+    low, high = (np.asarray(bound).ravel() for bound in limits_of(observed_space(subject.energy)))
     adversarial = (
         np.asarray(_lowest(subject.energy, jnp.asarray(random), jnp.asarray(1e3)))
         if np.isinf(low).all() and np.isinf(high).all()
@@ -276,7 +276,7 @@ def precision(subject: Subject) -> list[Check]:
                           "the branch that `where` does not select is still differentiated: make its argument safe too", math.inf)  # fmt: skip
         elif bad.any():
             first = Check(constraints, "warning", f"∂E is NaN at {int(bad.sum())} impossible states (E = +inf), and 0 · NaN is NaN",
-                          "lnz leaves such states out, but averages of your own do not: make the argument of the branch not selected safe")  # fmt: skip
+                          "lnz leaves such states out, but averages of your own do not: make the unselected branch's argument safe")  # fmt: skip
         else:
             impossible = int((e == np.inf).sum())
             first = Check(

@@ -338,7 +338,7 @@ def identity(route: Route, energy: Energy, directions: Array, moments_too: bool)
         def at(t: Array, u: Array) -> Array:
             return -free_energy_of(moved(energy, theta + t * u))(v)
 
-        backward = directions @ -jax.grad(lambda t: free_energy_of(moved(energy, t))(v))(theta)  # as training takes it
+        backward = directions @ -jax.grad(lambda t: free_energy_of(moved(energy, t))(v))(theta)  # as in training
         slope, bend = jax.vmap(lambda u: _derivatives(lambda t: at(t, u)))(directions)
         return backward, slope, slope**2, bend
 

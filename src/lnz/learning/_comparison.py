@@ -1,4 +1,4 @@
-"""Which of two models explains the data better, and how sure that is."""
+"""Comparison of two models by the log-likelihood of data, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Comparison(eqx.Module):
 
     Attributes:
         value: above 0 where the data are more probable under a.
-        standard_error: of both log Z together, shared by all examples.
+        standard_error: standard error from both log Z together, shared by all examples.
         lower: lower bound, from the bounds on both log Z.
         upper: upper bound, likewise.
-        confidence: with which these bounds hold: 1 - δ_a - δ_b.
-        data_standard_error: of the mean over the data as a sample, by paired differences, apart from log Z.
+        confidence: confidence of these bounds, 1 - δ_a - δ_b.
+        data_standard_error: standard error of the mean over the data as a sample, by paired differences, without the error of log Z.
         a: the log-likelihood under a.
-        b: that under b.
+        b: the log-likelihood under b.
     """
 
     value: float
@@ -57,8 +57,8 @@ class Comparison(eqx.Module):
             text += f", between {self.lower:+.{digits}f} and {self.upper:+.{digits}f} from the errors of log Z{sure}"
         text += f" ({self.guarantee}; data's own standard error {self.data_standard_error:.2g}). "
         if self.lower > 0 or self.upper < 0:
-            return text + f"As far as log Z goes, {'a' if self.lower > 0 else 'b'} is better on these data"
-        return text + "Which is better on these data is open: log Z is not known well enough"
+            return text + f"Given the errors of log Z, {'a' if self.lower > 0 else 'b'} is better on these data"
+        return text + "The errors of log Z are too large to decide which is better on these data"
 
 
 def compare(
@@ -70,23 +70,23 @@ def compare(
     routes: tuple[Route | None, Route | None] | None = None,
     key: jax.Array | None = None,
 ) -> Comparison:
-    """mean_i [log p_a(v_i) - log p_b(v_i)], in nats per example, with the errors of both log Z and that of the data apart.
+    """mean_i [log p_a(v_i) - log p_b(v_i)], in nats per example, with separate errors of log Z and of the data.
 
-    Where a model's likelihood is known from below alone (a deep Boltzmann machine's), so is its side of the difference.
+    Where only a lower bound on a model's likelihood is known (a deep Boltzmann machine's), the difference has only a bound on that side.
 
-    The data's own error is that of the paired differences: what makes both models better or worse on an example cancels.
+    The error of the data is that of the paired differences: effects of an example on both models cancel.
 
     Args:
         a: an `Energy`, or any callable with a `space`.
         b: another, on the same observed space.
         data: observed states (n, *shape).
         route: for log Z of both; by default `lnz.choose` picks one for each.
-        routes: instead, one for each.
-        key: for routes that draw samples; both models get random numbers of their own.
+        routes: instead of `route`, one for each model.
+        key: for routes that draw samples; the models get different random numbers.
 
     Raises:
-        ValueError: for models of different observed spaces, an example that is impossible under both, and what `log_likelihood` refuses,
-            impossible likelihoods among it.
+        ValueError: for models of different observed spaces, an example that is impossible under both, and the errors of `log_likelihood`, such
+            as impossible likelihoods.
 
     Example:
         >>> import numpy as np, lnz
@@ -101,7 +101,7 @@ def compare(
             f"log-likelihoods on {data_space(a)} and on {data_space(b)} cannot be compared: give two models of the same data"
         )
     if route is not None and routes is not None:
-        raise ValueError("route is for both models, routes one for each: give one of them")
+        raise ValueError("route is for both models, routes is one per model: give one of them")
     first, second = (route, route) if routes is None else routes
     keys = (None, None) if key is None else jax.random.split(key)
     found_a = log_likelihood(a, data, route=first, key=keys[0])
@@ -116,8 +116,8 @@ def compare(
     return Comparison(
         value=mean - float(z_a.value) + float(z_b.value),
         standard_error=math.hypot(float(z_a.standard_error), float(z_b.standard_error)),
-        lower=-math.inf if found_b.is_limit else mean - float(z_a.upper) + float(z_b.lower),
-        upper=math.inf if found_a.is_limit else mean - float(z_a.lower) + float(z_b.upper),
+        lower=-math.inf if found_b.is_bound else mean - float(z_a.upper) + float(z_b.lower),
+        upper=math.inf if found_a.is_bound else mean - float(z_a.lower) + float(z_b.upper),
         confidence=z_a.confidence + z_b.confidence - 1,
         data_standard_error=float(gain.std(ddof=1) / math.sqrt(n)) if n > 1 and math.isfinite(mean) else math.inf,
         a=found_a,

@@ -1,4 +1,4 @@
-"""`fit`: a whole training run, with its likelihood measured as it goes, checkpoints, and a clear end when something breaks."""
+"""`fit`: a whole training run with evaluations of the likelihood, checkpoints, and clear errors."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from lnz.learning._trainer import Trainer, TrainState
 if TYPE_CHECKING:
     import optax
 
-_STRETCH_ROWS = 2**16  # of data, in the epochs that one call of the compiled loop may run through
-_CHUNK_SECONDS = 0.5  # how long the compiled loop runs between two looks at the clock
+_STRETCH_ROWS = 2**16  # largest number of rows of data in the epochs of one call of the compiled loop
+_CHUNK_SECONDS = 0.5  # duration of one call of the compiled loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Record:
     """One evaluation of a run.
 
     Attributes:
-        step: updates made.
-        epoch: passes over the data made.
-        seconds: since this call of `fit` began.
+        step: number of updates.
+        epoch: number of passes over the data.
+        seconds: time since this call of `fit` began.
         figures: means over the updates since the last record: see `Trainer.step`.
         validation: log-likelihood of the validation data, where there are any.
     """
@@ -60,11 +60,11 @@ class Fitted(NamedTuple):
 
     Attributes:
         energy: the model after the last update.
-        state: the whole training state, chains included; pass it to `fit(..., state=...)` or `Trainer.step` to go on.
-        history: one `Record` an evaluation.
+        state: the whole training state, chains included; pass it to `fit(..., state=...)` or `Trainer.step` to continue.
+        history: one `Record` per evaluation.
         best: the model with the best validation likelihood, or `energy` where there are no validation data.
-        best_step: the update after which that was.
-        reports: what the monitor saw, where there is one.
+        best_step: the number of updates of `best`.
+        reports: the reports of the monitor, if there is one.
     """
 
     energy: Energy
@@ -104,46 +104,47 @@ def fit(
     on_report: Callable[[MonitorReport], None] | None = None,
     on_look: Callable[[MonitorReport], None] | None = None,
 ) -> Fitted:
-    """Fit an energy to data by maximum likelihood, θ moving along E_data[-∂F] - E_{p_θ}[-∂F], or by an objective without Z.
+    """Fit an energy to data by maximum likelihood, with θ along E_data[-∂F] - E_{p_θ}[-∂F], or by an objective without Z.
 
-    Every epoch visits the data once in a random order of its own. Update number t depends only on the state, the data, the options and t,
-    so that a run that is killed and resumed is bit for bit the run that was never killed.
+    Every epoch visits the data once, in a new random order. Update number t depends only on the state, the data, the options and t, so that a
+    run that is killed and resumed equals an uninterrupted run bit for bit.
 
     Args:
-        energy: an `Energy`, or any callable with a `space`; its float arrays are where learning starts.
-        data: observed states (n, *shape), n ≥ 2, of any numeric dtype; batches are cast to the parameters' as they are used.
-        negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
-        positive_phase: how the data's is, where they leave units open that have no closed sum (deep Boltzmann machines): by default
-            `MeanFieldPhase()`.
-        objective: instead of that, an objective such as `lnz.crf.PseudoLikelihood()` or `lnz.learning.ScoreMatching()`.
-        regularisers: known departures from the textbook, for neural energies, such as `lnz.learning.Regularisers(data_noise=0.02)`; by default none.
+        energy: an `Energy`, or any callable with a `space`; its float arrays are the initial parameters.
+        data: observed states (n, *shape), n ≥ 2, of any numeric dtype; batches are cast to the parameters' dtype.
+        negative_phase: how the model's expectation is estimated; by default `PersistentChains(sweeps=1)`.
+        positive_phase: how the data's expectation is estimated, where the hidden units have no closed sum (deep Boltzmann machines); by
+            default `MeanFieldPhase()`.
+        objective: instead of the phases, an objective such as `lnz.crf.PseudoLikelihood()` or `lnz.learning.ScoreMatching()`.
+        regularisers: departures from maximum likelihood for neural energies, such as `lnz.learning.Regularisers(data_noise=0.02)`; by default
+            none.
         optimizer: any optax gradient transformation; by default `optax.sgd(0.01)`.
-        epochs: passes over the data in all, those of a resumed state included; a fraction is rounded up to whole updates.
-        batch_size: data an update; the last batch of an epoch may be smaller, and no bias comes from it.
-        weights: of the data, shape (n,), not negative; a datum of weight k counts as k equal data, one of weight zero is left out.
-        validation: observed states whose log-likelihood is measured as learning goes.
+        epochs: total passes over the data, those of a resumed state included; a fraction is rounded up to whole updates.
+        batch_size: examples per update; the last batch of an epoch can be smaller, without bias.
+        weights: weights of the data, shape (n,), not negative; an example of weight k counts as k equal examples, one of weight zero is left
+            out.
+        validation: observed states whose log-likelihood is measured during learning.
         evaluate_every: epochs between two records; the last update always has one.
-        route: for log Z in that measurement; by default `lnz.choose(energy)`.
-        monitor: what is watched as learning goes, such as `lnz.learning.Monitor()`: mixing, lag and blind spots of the chains, with alarms. It
-            does not change the run.
+        route: for log Z of the validation likelihood; by default `lnz.choose(energy)`.
+        monitor: a monitor of the chains (mixing, lag, blind spots) with alarms, such as `lnz.learning.Monitor()`. It does not change the run.
         key: random key of the whole run.
         checkpoint: a file. The state is written there, atomically, before the first update, at every record and at the end; if the file
-            exists, the run resumes from it (`<name>.best` beside it holds the best model so far). A file of another model, key, batch
-            size, negative phase, objective, regularisers or other data is refused; the optimiser's numbers are not seen.
-        state: a state to go on from, instead of `energy` and `key`.
-        on_progress: called with (updates made, updates in all) about twice a second.
-        on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record may come twice, but never not
-            at all.
+            exists, the run resumes from it (`<name>.best` beside it holds the best model so far). A file of another model, key, batch size,
+            negative phase, objective or regularisers, or of other data, is an error; the optimiser's settings are not compared.
+        state: a state to continue from, instead of `energy` and `key`.
+        on_progress: called with (number of updates, total number of updates) about twice a second.
+        on_record: called with every `Record`, before the checkpoint that follows it: after a kill a record can be repeated, but is never
+            lost.
         on_report: called with every `MonitorReport` of the monitor, alarms included.
-        on_look: its name in version 0.1.
+        on_look: the name of `on_report` in version 0.1.
 
     Raises:
-        ValueError: for data, weights or options that cannot serve, before any work; for validation data that are impossible under the
-            estimated log Z (see `log_likelihood`).
+        ValueError: for invalid data, weights or options, before any work; for validation data that are impossible under the estimated log Z
+            (see `log_likelihood`).
         CheckpointError: for a checkpoint that is damaged, or of another run.
         WriteError: where a checkpoint cannot be written (a full disk, no such folder).
         Diverged: on a NaN or infinite energy, gradient or parameter, with the step and the last good checkpoint.
-        NotMet: where coupled chains have not met in the moves that they were given.
+        NotMet: where coupled chains have not met within the maximum number of moves.
         Interrupted: on Ctrl-C, after saving the state.
 
     Example:
@@ -161,7 +162,9 @@ def fit(
     plan = plan_updates(n, batch_size, epochs, evaluate_every)
     keeper = Keeper(checkpoint)
     if keeper.exists() and state is not None:
-        raise ValueError(f"both a state and an existing checkpoint, {checkpoint}, say where to start: pass one of them")
+        raise ValueError(
+            f"a state was passed, but the checkpoint {checkpoint} exists as well, and a run can start from only one: pass one of them"
+        )
     if checkpoint is not None:
         keeper.settings = {
             "model": describe(energy),
@@ -211,7 +214,7 @@ class _FitProblem(Problem[Progress, Record]):
         self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
         self.validation, self.route = validation, route
         self.loop = compiled_loop(trainer, plan.batch, plan.n)
-        # Many small epochs make one stretch: a call of the compiled loop costs as much as some updates of a small model.
+        # Small epochs share one call of the compiled loop, because a call costs as much as several updates of a small model.
         self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
         self.order = None
         self.order_block = -1
@@ -226,7 +229,7 @@ class _FitProblem(Problem[Progress, Record]):
         return state.step >= self.plan.total
 
     def step(self, state: Progress) -> Progress:
-        """Updates for about `_CHUNK_SECONDS`, up to the end of the epochs whose order is at hand or the next record."""
+        """Updates for about `_CHUNK_SECONDS`, up to the next record or the end of the epochs whose order is known."""
         plan, progress = self.plan, state
         if self.monitor is not None and self.watch is None:
             self.watch = Watch(self.monitor, self.trainer, progress.state.energy, self.data, plan.batch, progress.step)
@@ -258,7 +261,7 @@ class _FitProblem(Problem[Progress, Record]):
         return dataclasses.replace(progress, state=after, sums=sums, since=progress.since + stop - first)
 
     def report(self, progress: Progress) -> MonitorReport | None:
-        """What the monitor sees, if it wants to see the step reached."""
+        """The report of the monitor after this step, if one is due."""
         return None if self.watch is None else self.watch.see(progress.state, progress.step)
 
     def evaluate(self, state: Progress) -> Record | None:
@@ -290,8 +293,8 @@ class _FitProblem(Problem[Progress, Record]):
     def unpack(self, tree: TrainState, about: dict[str, Any]) -> Progress:
         if not bool(jnp.all(_key_data(tree.key) == _key_data(self.key))):
             raise CheckpointError(
-                f"{self.keeper.path} is a checkpoint of another run: its key is another. Use the settings and "
-                "data it was made with, or another checkpoint file."
+                f"{self.keeper.path} is a checkpoint of another run: its key is different. Use the settings and "
+                "data of that run, or another checkpoint file."
             )
         best = Best(tree.energy, int(tree.step), -math.inf)
         if about["best_step"] is not None:

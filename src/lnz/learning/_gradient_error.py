@@ -1,4 +1,4 @@
-"""How far a negative phase's gradient is from the exact one, where that is known."""
+"""The error of a negative phase's gradient against the exact gradient, where that is affordable."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from lnz.learning._negative import ExactPhase, NegativePhase
 
 @dataclasses.dataclass(frozen=True)
 class GradientError:
-    """The error of a negative phase's gradient, with parameters held still. Prints as a sentence; `plot` draws it.
+    """The error of a negative phase's gradient at constant parameters. Prints as a sentence; `plot` draws it.
 
     Attributes:
         exact: the exact gradient of the mean log-likelihood, all parameters in one row (p,).
-        mean: the phase's, a mean over `repeats` independent chains of updates, after 1, 2, … draws: shape (draws, p).
-        variance: of one draw over the repeats, summed over the parameters: shape (draws,).
+        mean: the mean gradient of the phase over `repeats` independent repetitions, after 1, 2, … draws: shape (draws, p).
+        variance: the variance of one draw over the repetitions, summed over the parameters: shape (draws,).
         repeats: the number of independent repetitions.
-        phase: its name.
+        phase: the name of the phase.
     """
 
     exact: np.ndarray
@@ -42,13 +42,13 @@ class GradientError:
 
     @property
     def bias(self) -> np.ndarray:
-        """‖mean - exact‖ after each draw, (draws,), less what chance adds to it: √max(0, ‖mean - exact‖² - variance / repeats)."""
+        """‖mean - exact‖ after each draw, (draws,), corrected for its variance: √max(0, ‖mean - exact‖² - variance / repeats)."""
         squares = ((self.mean - self.exact) ** 2).sum(axis=1) - self.variance / self.repeats
         return np.sqrt(np.maximum(squares, 0))
 
     @property
     def cosine(self) -> np.ndarray:
-        """Of the angle between the mean and the exact gradient, after each draw: (draws,). At 0 and below, learning goes nowhere or back."""
+        """The cosine of the angle between the mean and the exact gradient after each draw: (draws,). At 0 or below, learning does not progress."""
         norms = np.linalg.norm(self.mean, axis=1) * np.linalg.norm(self.exact)
         return np.where(norms > 0, self.mean @ self.exact / np.where(norms > 0, norms, 1), np.nan)
 
@@ -74,7 +74,7 @@ class GradientError:
             axes.axhline(
                 float(np.linalg.norm(self.exact)), linestyle=":", color="#7a8794", label="norm of the exact gradient"
             )
-            axes.set(xlabel="draws with parameters held still", ylabel="nats", title=self.phase, ylim=(0, None))
+            axes.set(xlabel="draws at constant parameters", ylabel="nats", title=self.phase, ylim=(0, None))
             axes.legend()
             figure.savefig(path, format="png", dpi=150)
 
@@ -90,23 +90,23 @@ def gradient_error(
     route: Route | None = None,
     key: PRNGKeyArray,
 ) -> GradientError:
-    """Bias and variance of a negative phase's gradient against ∇ mean log p_θ(data), with the parameters held still.
+    """Bias and variance of a negative phase's gradient against ∇ mean log p_θ(data), at constant parameters.
 
-    Each repeat begins with a fresh state of the phase and draws again and again under the same θ: persistent chains start at the energy's base
-    and their bias shows how fast they come near p_θ; that of contrastive divergence stays.
+    Each repetition begins with a fresh state of the phase and draws repeatedly under the same θ: persistent chains start at the energy's base,
+    and their bias shows how fast they approach p_θ; that of contrastive divergence remains.
 
     Args:
         energy: an `Energy`, or any callable with a `space`, whose log Z is affordable exactly.
         data: observed states (n, *shape), the batch.
         negative_phase: any but `ExactPhase`.
-        draws: in a repeat.
-        repeats: independent ones.
-        batch_size: sets the number of chains where the phase leaves it open; by default n.
+        draws: draws per repetition.
+        repeats: number of independent repetitions.
+        batch_size: sets the number of chains where the phase does not set it; by default n.
         route: an exact route; by default `lnz.choose(energy)`.
         key: random key.
 
     Raises:
-        ValueError: if the phase cannot serve the energy, no exact route can, or the numbers are not whole and at least 1 (repeats: 2).
+        ValueError: if the phase or every exact route does not support the energy, or the numbers are not integers of at least 1 (repeats: 2).
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -121,12 +121,12 @@ def gradient_error(
     if repeats < 2:
         raise ValueError("a variance needs at least 2 repeats")
     if isinstance(negative_phase, ExactPhase):
-        raise ValueError("the exact negative phase has no error. Pass one that draws states")
+        raise ValueError("the exact negative phase has no error. Pass a phase that draws states")
     truth = ExactPhase(route)
     for phase in (truth, negative_phase):
         reason = phase.unsupported_reason(energy)
         if reason is not None:
-            raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
+            raise ValueError(f"{type(phase).__name__} does not support {type(energy).__name__}: {reason}")
     data = as_arrays(energy, data)
     data_space(energy).validate(data, batch=True)
     data = cast(energy, data)
@@ -144,7 +144,7 @@ def gradient_error(
 def _gradients(
     energy: Any, data: State, route: Route, phase: NegativePhase, size: int, draws: int, keys: PRNGKeyArray
 ) -> Any:
-    """The exact gradient (p,), and the phase's in every repeat after every draw (repeats, draws, p)."""
+    """The exact gradient (p,), and those of the phase after every draw of every repetition (repeats, draws, p)."""
     positive = data_mean_and_gradient(energy, data, None)[1]
 
     def row(negative: Any) -> Any:

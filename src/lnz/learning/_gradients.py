@@ -1,4 +1,4 @@
-"""Means of energies over batches of states, weighted, and their gradients: what both phases are made of."""
+"""Weighted means of energies over batches of states, and their gradients, which both phases use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mean_and_gradient(
 ) -> tuple[Array, Any]:
     """Mean F_θ(v) of a batch of observed states in nats, and the mean of -∂_θ (F_θ(v) + penalty F_θ(v)²), by one reverse pass.
 
-    `term` names what takes the place of F: it maps an energy to a function of one state.
+    `term`, which maps an energy to a function of one state, can take the place of F.
     """
 
     def mean(energy: Energy) -> tuple[Array, Array]:
@@ -45,7 +45,7 @@ def mean_and_gradient(
 
 
 def data_mean_and_gradient(energy: Energy, v: State, weights: Array | None) -> tuple[Array, Any]:
-    """The same of a batch of data, which may show a part of the observed state alone, by the energy's `data_energy`."""
+    """`mean_and_gradient` of a batch of data, which can be a part of the observed state, by the energy's `data_energy`."""
     return mean_and_gradient(energy, v, weights, term=data_energy_of)
 
 
@@ -55,7 +55,7 @@ def mean_free_energy(energy: Energy, v: State, weights: Array | None, *, term: T
 
 
 def weighted_mean(of_batch: Callable[[State], Array], v: State, weights: Array | None) -> Array:
-    """Σ_i w_i f_i / Σ_i w_i of the numbers f (n,) that a function makes of a batch; without weights, their mean."""
+    """Σ_i w_i f_i / Σ_i w_i of the values f (n,) of a function of a batch; without weights, their mean."""
     if weights is None:
         return jnp.mean(of_batch(v))
     total = weighted_sum(of_batch, v, weights)
@@ -63,8 +63,8 @@ def weighted_mean(of_batch: Callable[[State], Array], v: State, weights: Array |
 
 
 def weighted_sum(of_batch: Callable[[State], Array], v: State, weights: Array) -> Array:
-    """Σ_i w_i f_i for weights of either sign. A weight of zero leaves a state out altogether, even where its f is infinite."""
-    # A state that is left out is replaced by one that is not, so that 0 · ∞ cannot arise in the gradient.
+    """Σ_i w_i f_i for weights of either sign. A weight of zero leaves a state out, even where its f is infinite."""
+    # A state of weight zero is replaced by one of nonzero weight, so that 0 · ∞ cannot arise in the gradient.
     kept, first = weights != 0, jnp.argmax(weights != 0)
 
     def shown(leaf: Any) -> Array:
@@ -81,10 +81,10 @@ def as_arrays(energy: Energy, v: State) -> State:
 
 
 def as_weights(weights: Any, n: int) -> Array:
-    """The weights of n data as an array. Raises ValueError unless they are finite, not negative and not all zero (where Python can see)."""
+    """The weights of n data as an array. Raises ValueError unless they are finite, not negative and not all zero (if not traced)."""
     weights = given_array(weights, "weights")
     if np.shape(weights) != (n,):
-        raise ValueError(f"weights need shape ({n},), one a datum, but got {np.shape(weights)}")
+        raise ValueError(f"weights must have shape ({n},), one per example, but got {np.shape(weights)}")
     if is_traced(weights):
         return weights
     seen = np.asarray(weights, jnp.result_type(float))
@@ -94,7 +94,7 @@ def as_weights(weights: Any, n: int) -> Array:
 
 
 def cast(energy: Energy, v: State) -> State:
-    """Observed states in the dtype of the energy's parameters (int32 for categories), whatever dtype they are stored in."""
+    """Observed states of any dtype, cast to the dtype of the energy's parameters (int32 for categories)."""
     dtype = parameter_dtype(energy)
 
     def one(struct: jax.ShapeDtypeStruct, leaf: Array) -> Array:

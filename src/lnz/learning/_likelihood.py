@@ -1,4 +1,4 @@
-"""The log-likelihood of data under a model, with the error of log Z and that of the data apart."""
+"""The log-likelihood of data under a model, with separate errors of log Z and of the data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from lnz._core.route import Route
 from lnz._core.spaces import Binary, Product, Space, Spin, State
 from lnz._partition import log_partition
 from lnz.learning._gradients import as_arrays, cast
-from lnz.learning._positive import posterior_energy, posterior_refusal
+from lnz.learning._loop import renamed
+from lnz.learning._positive import posterior_energy, posterior_unsupported
 
 _HIDDEN = 0x68696464  # folded into the key for the hidden units
 
@@ -30,14 +31,14 @@ class LogLikelihood(eqx.Module):
 
     Attributes:
         value: mean_i [-F(v_i)] - log Ẑ.
-        standard_error: of log Z, shared by all examples.
+        standard_error: standard error from log Z, shared by all examples.
         lower: lower bound, from the upper bound on log Z.
         upper: upper bound, from the lower bound on log Z.
-        data_standard_error: of the mean over the data as a sample, apart from the error of log Z.
+        data_standard_error: standard error of the mean over the data as a sample, without the error of log Z.
         log_z: the estimate of log Z.
         n: the number of examples.
-        is_limit: whether the value used for every example's -F is a lower bound on it (a deep Boltzmann machine's, by mean field or annealing). Then
-            so is `value`, up to the error of log Z, and `upper` is infinite.
+        is_bound: whether the value used for every example's -F is a lower bound on it (a deep Boltzmann machine's, by mean field or annealing).
+            Then `value` is a lower bound, too, up to the error of log Z, and `upper` is infinite.
     """
 
     value: float
@@ -47,23 +48,28 @@ class LogLikelihood(eqx.Module):
     data_standard_error: float
     log_z: Estimate
     n: int
-    is_limit: bool = False
+    is_bound: bool = False
 
     @property
     def guarantee(self) -> Guarantee:
-        """That of log Z."""
+        """The guarantee of log Z."""
         return self.log_z.guarantee
+
+    @property
+    def is_limit(self) -> bool:
+        """The name of `is_bound` in version 0.1."""
+        return renamed("LogLikelihood.is_limit", self.is_bound, "LogLikelihood.is_bound", None)
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error)) if self.standard_error > 0 else 4
-        relation = "at least" if self.is_limit else "="
+        relation = "at least" if self.is_bound else "="
         text = (
             f"log-likelihood {relation} {self.value:.{digits}f} nats per example over {self.n:,} examples "
             f"(data's own standard error {self.data_standard_error:.2g})"
         )
         if self.guarantee == "exact":
-            return f"{text}, {'with exact log Z' if self.is_limit else 'exact'}, by {self.log_z.route}"
-        if self.is_limit:
+            return f"{text}, {'with exact log Z' if self.is_bound else 'exact'}, by {self.log_z.route}"
+        if self.is_bound:
             return (
                 f"{text}; at least {self.lower:.{digits}f} with the error of log Z ({self.log_z.confidence * 100:g} % confidence, {self.guarantee}), "
                 f"by {self.log_z.route}"
@@ -83,7 +89,7 @@ def log_likelihood(
     log_z: Estimate | None = None,
     hidden: Route | None = None,
 ) -> LogLikelihood:
-    """Mean_i log p_θ(v_i) = mean_i [-F_θ(v_i)] - log Z(θ), in nats per example, with the error of log Z and of the data apart.
+    """Mean_i log p_θ(v_i) = mean_i [-F_θ(v_i)] - log Z(θ), in nats per example, with separate errors of log Z and of the data.
 
     Args:
         energy: an `Energy`, or any callable with a `space`.
@@ -91,13 +97,13 @@ def log_likelihood(
         route: for log Z; by default `lnz.choose(energy)` picks one.
         key: for a route that draws samples.
         log_z: a known estimate of log Z, instead of a route.
-        hidden: for a deep Boltzmann machine of two hidden layers and more: how the hidden units are summed out for every example. By default mean
-            field, a variational bound; `Enumeration()` is exact, and annealing is unbiased for exp(-F), so that its logarithm is low on
-            average.
+        hidden: for a deep Boltzmann machine with at least two hidden layers: how the hidden units are summed out for every example. By default
+            mean field, a variational bound; `Enumeration()` is exact, and annealing is unbiased for exp(-F), so that its logarithm is low
+            on average.
 
     Raises:
-        ValueError: for data outside the observed space, or if the likelihood is impossible: Σ over distinct data of p > 1 for discrete
-            data, a proof that log Ẑ is too small.
+        ValueError: for data outside the observed space, or if the likelihood is impossible: Σ p > 1 over distinct discrete data, a proof
+            that log Ẑ is too small.
     """
     energy = as_energy(energy)
     data = as_arrays(energy, data)
@@ -106,7 +112,7 @@ def log_likelihood(
     if n == 0:
         raise ValueError("the likelihood of no data is not defined: the data have no rows")
     if hidden is not None:
-        _refuse_hidden(energy, hidden, key)
+        _check_hidden(energy, hidden, key)
     log_z = log_partition(energy, route=route, key=key) if log_z is None else log_z
     negative = -data_energies(energy, data, hidden=hidden, key=key)
     bad = np.isnan(negative) | (negative == math.inf)
@@ -115,18 +121,18 @@ def log_likelihood(
     if not math.isfinite(log_z.value):
         raise ValueError(f"log Z is {float(log_z.value)}: no likelihood can be measured with it. Check the parameters.")
     if data_space(energy).discrete:
-        _refuse_impossible(data_space(energy), data, negative, log_z)
+        _check_possible(data_space(energy), data, negative, log_z)
     mean = float(negative.mean())
-    is_limit = data_space(energy) != observed_space(energy) and (hidden is None or hidden.random)
+    is_bound = data_space(energy) != observed_space(energy) and (hidden is None or hidden.random)
     return LogLikelihood(
         value=mean - float(log_z.value),
         standard_error=float(log_z.standard_error),
         lower=mean - float(log_z.upper),
-        upper=math.inf if is_limit else mean - float(log_z.lower),
+        upper=math.inf if is_bound else mean - float(log_z.lower),
         data_standard_error=float(negative.std(ddof=1) / math.sqrt(n)) if n > 1 and math.isfinite(mean) else math.inf,
         log_z=log_z,
         n=n,
-        is_limit=is_limit,
+        is_bound=is_bound,
     )
 
 
@@ -138,7 +144,7 @@ def free_energies(energy: Any, data: State, *, block: int = 4096) -> np.ndarray:
 def data_energies(
     energy: Any, data: State, *, hidden: Route | None = None, key: PRNGKeyArray | None = None, block: int | None = None
 ) -> np.ndarray:
-    """-log Σ exp(-E) over all that an example does not show, in nats, in blocks: float64, shape (n,). See `hidden` of `log_likelihood`."""
+    """-log Σ exp(-E) over all variables outside the data, in nats, in blocks: float64, shape (n,). See `hidden` of `log_likelihood`."""
     if data_space(energy) == observed_space(energy):
         return free_energies(energy, data, block=block or 4096)
     if hidden is None:
@@ -182,20 +188,20 @@ def _hidden_energies(energy: Any, route: Route, batch: Any, key: PRNGKeyArray | 
     return jax.vmap(lambda row, key: posterior_energy(energy, row, route, key))(v, keys)
 
 
-def _refuse_hidden(energy: Any, hidden: Route, key: PRNGKeyArray | None) -> None:
+def _check_hidden(energy: Any, hidden: Route, key: PRNGKeyArray | None) -> None:
     """Raise for a route that does not support the hidden units, or where there are none to sum out."""
     if not isinstance(hidden, Route):
         raise TypeError(f"hidden must be a route such as lnz.routes.Enumeration(), but is {hidden!r}")
     if data_space(energy) == observed_space(energy):
         raise ValueError(f"the hidden units of this {type(energy).__name__} have a closed sum: leave out hidden")
-    reason = posterior_refusal(energy, hidden)
+    reason = posterior_unsupported(energy, hidden)
     if reason is not None:
         raise ValueError(f"{type(hidden).__name__} cannot sum out the hidden units: {reason}")
     if hidden.random and key is None:
         raise ValueError(f"{type(hidden).__name__} draws samples: pass key=jax.random.key(…)")
 
 
-def _refuse_impossible(space: Space, data: State, negative: np.ndarray, log_z: Estimate) -> None:
+def _check_possible(space: Space, data: State, negative: np.ndarray, log_z: Estimate) -> None:
     """Raise ValueError if the distinct data have a total probability above 1, beyond rounding and the error of log Z."""
     _, first = np.unique(_packed(space, data, len(negative)), axis=0, return_index=True)
     top, error = negative[first].max(), float(log_z.standard_error)

@@ -1,4 +1,4 @@
-"""The loop of training: `run` drives any training problem, and `compiled_loop` makes the updates of `fit`."""
+"""The training loop: `run` drives any training problem, and `compiled_loop` computes the updates of `fit`."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Interrupted(RuntimeError):
 
 
 class Problem(abc.ABC, Generic[S, E]):
-    """Training cut into steps, for `run`. A state is replaced, never changed, so that an interruption always finds a whole one."""
+    """Training as a sequence of steps, for `run`. States are immutable, so that an interruption always finds a complete one."""
 
     @abc.abstractmethod
     def number(self, state: S) -> int:
-        """How many updates, iterations or epochs were made."""
+        """The number of updates, iterations or epochs so far."""
 
     @abc.abstractmethod
     def finished(self, state: S) -> bool:
@@ -44,7 +44,7 @@ class Problem(abc.ABC, Generic[S, E]):
 
     @abc.abstractmethod
     def step(self, state: S) -> S:
-        """The state after some more work, which may end anywhere."""
+        """The state after some more work, which can end anywhere."""
 
     @abc.abstractmethod
     def evaluate(self, state: S) -> E | None:
@@ -52,11 +52,11 @@ class Problem(abc.ABC, Generic[S, E]):
 
     @abc.abstractmethod
     def close(self, state: S, evaluation: E) -> S:
-        """The state once everybody has seen its evaluation."""
+        """The state after its evaluation has been reported."""
 
     @abc.abstractmethod
     def pack(self, state: S) -> tuple[Any, dict[str, Any]]:
-        """A state as a pytree of arrays, and what else JSON can hold."""
+        """A state as a pytree of arrays, and further values for JSON."""
 
     @abc.abstractmethod
     def unpack(self, tree: Any, about: dict[str, Any]) -> S:
@@ -74,7 +74,7 @@ def run(
     """Train to the end from a state, or from the checkpoint if there is one: the last state, and the evaluations made.
 
     The checkpoint is written before the first step, after every evaluation, and at an interruption. `on_evaluation` is called before the
-    checkpoint that follows it: after a kill an evaluation may come twice, but never not at all.
+    checkpoint that follows it: after a kill an evaluation can be repeated, but is never lost.
 
     Raises Interrupted on Ctrl-C, after saving the state.
     """
@@ -103,14 +103,14 @@ def run(
                 on_step(state)
     except KeyboardInterrupt:
         save()
-        where = "nothing was saved, as no checkpoint was asked for. Pass checkpoint=…, a file, to be able to resume."
+        where = "nothing was saved, because there is no checkpoint. Pass checkpoint=…, a file, to be able to resume."
         if keeper.path is not None:
             where = f"the state is saved in {keeper.path}. The same call resumes from there."
         raise Interrupted(f"interrupted at step {problem.number(state)}: {where}") from None
 
 
 def renamed(old: str, value: Any, new: str, instead: Any) -> Any:
-    """The argument that was given, by its name of version 0.1, with a warning, or by its name."""
+    """The argument given by its name of version 0.1, with a warning, otherwise the one given by its new name."""
     if value is None:
         return instead
     warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
@@ -118,7 +118,7 @@ def renamed(old: str, value: Any, new: str, instead: Any) -> Any:
 
 
 def orders(key: PRNGKeyArray, first: int, count: int, n: int, batch: int) -> Int[Array, " padded"]:
-    """The rows of the data in the order of `count` epochs of the run with this key, each padded with row 0 to whole batches."""
+    """The order of the rows of the data in `count` epochs of the run with this key, each padded with row 0 to whole batches."""
     return _orders(key, jnp.asarray(first, jnp.int32), count, n, batch)
 
 
@@ -138,10 +138,10 @@ def measure_key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
 
 @functools.lru_cache(maxsize=16)
 def compiled_loop(trainer: Trainer, batch: int, n: int) -> Callable[..., Any]:
-    """A compiled loop over the batches first … stop - 1 of some epochs over n data, one after another, for any first and stop.
+    """A compiled loop over the batches first … stop - 1 of some epochs over n data, for any first and stop.
 
     It maps (state, sums, data, weights, order, first, stop) to the new state, the sums with every update's figures added in order, and
-    the first batch whose update met a NaN or an infinity in the energies, the gradient or the new parameters (-1: none did).
+    the first batch whose update gave a NaN or infinite energy, gradient or parameter (-1: none).
 
     A short last batch is padded with rows of weight zero. `weights` have mean 1 over the data; a batch's gradient is scaled by its
     mean weight, so that its expectation over orders is the gradient of all data.

@@ -1,4 +1,4 @@
-"""What is looked at while learning goes on, and the alarms: what was seen, and what to do."""
+"""The monitor of a training run: reports of figures, and alarms with remedies."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from lnz.learning._negative.negative_phase import NegativePhase, between
 from lnz.learning._trainer import Trainer, TrainState
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
 
-WATCHED = ("unmet", "acceptance", "energy_gap")  # the figures of updates that a look has the mean of
-_SNAPSHOTS = 8  # at equal distances between two looks
-_CHAINS = 128  # of which snapshots are kept
-_REFUSED = 0.05  # an acceptance below it: nearly every move is refused
+WATCHED = ("unmet", "acceptance", "energy_gap")  # figures of updates whose means are in a report
+_SNAPSHOTS = 8  # at equal distances between two reports
+_CHAINS = 128  # largest number of chains in a snapshot
+_REJECTED = 0.05  # an acceptance below it: nearly every move is rejected
 _FAR = 10  # times √n nats between data and chains: n independent entries, or a log-concave density, spread by at most about √n
 _SLOW = 50  # updates that a chain needs to mix once; above, half a nat of lag is too much
-_ROWS = 256  # of the data that a look reads
-_FIXED = 0.05  # seconds that a look takes whatever the model
-# Seconds of a state's move for every parameter (two operations), entry and transcendental function; of an update besides.
+_ROWS = 256  # rows of the data that a report uses
+_FIXED = 0.05  # seconds of a report that do not depend on the model
+# Seconds of a state's move per parameter (two operations), entry and transcendental function; fixed seconds per update.
 _PER_WEIGHT, _PER_BIT, _PER_EXP, _PER_UPDATE = 2e-11, 4e-9, 1e-9, 5e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """Something is wrong with the chains or the model: `step` says when, `name` which alarm, `seen` what was seen, `remedy` what to do."""
+    """A problem of the chains or the model: the update (`step`), the alarm's `name`, the evidence (`seen`), and the `remedy`."""
 
     step: int
     name: str
@@ -50,7 +50,7 @@ class Alarm:
 
 
 class Seen(dict[str, Any]):
-    """Figures by name, NaN where there is none: NaN sets off no alarm."""
+    """Figures by name, NaN for missing ones, which never set off an alarm."""
 
     def __missing__(self, name: str) -> float:
         return math.nan
@@ -58,7 +58,7 @@ class Seen(dict[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class AlarmKind:
-    """An alarm: its name, whether some figures set it off, the message (a format string over these figures), and what to do."""
+    """A kind of alarm: its name, the condition on the figures, the message (a format string over the figures), and the remedy."""
 
     name: str
     when: Callable[[Seen], bool]
@@ -70,7 +70,7 @@ def _lags(seen: Seen) -> bool:
     return seen["lag"] > 1 or (seen["lag"] > 0.5 and seen["tau"] > _SLOW)
 
 
-# The figures are those of a look (see `Monitor`), with `_error` behind their names for the standard errors of three of them.
+# The figures are those of a report (see `Monitor`), with `_error` appended to their names for the standard errors of three of them.
 ALARMS = (
     AlarmKind(
         "runaway",
@@ -120,7 +120,7 @@ ALARMS = (
     ),
     AlarmKind(
         "refused",
-        lambda seen: seen["acceptance"] < _REFUSED,
+        lambda seen: seen["acceptance"] < _REJECTED,
         "only {acceptance:.2%} of the chains' moves are accepted: the chains are stuck, so updates raise the energy at their current states and "
         "lower it elsewhere",
         "Go back to an earlier model, and use a smaller step size or a lower learning rate",
@@ -143,7 +143,7 @@ def alarms(step: int, figures: dict[str, Any]) -> list[Alarm]:
 
 @dataclasses.dataclass(frozen=True)
 class MonitorReport:
-    """One look at a run: the update, the figures by name (see `Monitor`), and the alarms that went off."""
+    """A report on a run: the update, the figures by name (see `Monitor`), and the alarms that went off."""
 
     step: int
     figures: dict[str, float]
@@ -152,41 +152,41 @@ class MonitorReport:
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:
-    """What `fit` watches while it learns, for about `share` of the time. It never changes what is learned.
+    """A monitor of `fit`, which uses about `share` of the time and never changes the result.
 
-    At every look, fresh chains are annealed from the energy's base to the model, by AIS. They owe nothing to the data or to the chains of the
-    negative phase, and so see what those cannot. Between looks, snapshots of chains that go on from update to update tell how fast they mix.
-    The figures of a look:
+    For every report, fresh chains are annealed from the energy's base to the model, by AIS. They are independent of the data and of the chains
+    of the negative phase, and therefore detect what those miss. Between reports, snapshots of persistent chains show how fast they mix. The
+    figures of a report:
 
     - `log_z`, by AIS, with `effective`, the effective number of its chains; `log_likelihood`, -E_data[F] - log Ẑ of the training data;
     - `energy_data`, `energy_chains`, `energy_fresh`: mean F of the data, of the negative phase's states, of the fresh chains;
-    - `unseen` (discrete states): how much more of the fresh chains' mass than of the phase's states lies farther from the nearest datum than
-      some distance, at the distance where that is most (a one-sided Kolmogorov-Smirnov distance): what CD does not see (T11);
+    - `unseen` (discrete states): the excess of the fresh chains' mass over that of the phase's states beyond some distance from the nearest
+      example, at the distance where it is largest (a one-sided Kolmogorov-Smirnov distance): the blind spot of CD (T11);
     - `r_hat` of the chains' energy, and `tau`, the autocorrelation time of their states in updates;
     - `lag`, the nats by which the log-probabilities of the chains' states change while they mix once: the standard deviation of
-      F_θ(t) - F_θ(t-τ) over the chains. It is step size × |∇| × τ (T12), in units that do not depend on the model; above 1 the chains stand
-      for a model of the past;
-    - `unmet`, of coupled chains that may be cut: the share of pairs that had not met, in all updates since the last look;
-    - `acceptance`, of kernels that accept or refuse: its mean over all updates since the last look;
-    - `energy_gap`, mean F of the data less that of the chains, over all updates since the last look. The states of a law of n entries differ by
-      about √n nats. Where the chains lie ten times as far above the data, the energy runs away, and an alarm says so already at a snapshot, in a
-      look without other figures;
-    - `dead`, the share of hidden units that are the same for every datum.
+      F_θ(t) - F_θ(t-τ) over the chains. It is step size × |∇| × τ (T12), in units that do not depend on the model; above 1 the chains
+      represent a past model;
+    - `unmet`, for coupled chains that can be cut: the share of pairs that had not met, in all updates since the last report;
+    - `acceptance`, for kernels that accept or reject: its mean over all updates since the last report;
+    - `energy_gap`, mean F of the data less that of the chains, over all updates since the last report. The energies of states of a
+      distribution over n entries differ by about √n nats. Where the chains lie ten times as far above the data, the energy runs away, and an
+      alarm goes off at the next snapshot, in a report without other figures;
+    - `dead`, the share of hidden units that are the same for every example.
 
-    Looks come at fixed updates, set by a prediction of what they and the updates cost, and by nothing else: a run and its repetition look
-    alike. After a resumption, the first look lacks the figures of a whole stretch of snapshots.
+    Reports come at fixed updates, which depend only on a prediction of the cost of reports and updates, so that repetitions of a run have the
+    same reports. After a resumption, the first report lacks the figures that need a complete series of snapshots.
 
     Attributes:
-        share: of the run's time that looks may take, in (0, 0.5].
-        chains: of the annealing.
-        temperatures: of the annealing.
+        share: the share of the run's time for reports, in (0, 0.5].
+        chains: number of annealed chains.
+        temperatures: number of annealing temperatures.
 
     Example:
         >>> import jax, lnz
         >>> data = lnz.Binary(6).uniform(jax.random.key(0), 200)
         >>> rbm = lnz.RBM(visible=6, hidden=3, key=jax.random.key(1))
         >>> fitted = lnz.fit(rbm, data, epochs=2000, key=jax.random.key(2), monitor=lnz.learning.Monitor(share=0.3))
-        >>> [alarm.name for look in fitted.reports for alarm in look.alarms]
+        >>> [alarm.name for report in fitted.reports for alarm in report.alarms]
         []
     """
 
@@ -200,16 +200,16 @@ class Monitor:
             raise ValueError(f"a monitor needs at least 8 chains, but got {self.chains}")
 
     def every(self, energy: Energy, phase: NegativePhase | None, batch: int) -> int:
-        """The updates between two looks: as many as make the looks' predicted time the share asked for, a multiple of 8."""
+        """The updates between two reports, a multiple of 8, so that their predicted time is the given share."""
         move = _move_seconds(energy)
         moves = 0 if phase is None else phase.moves(energy, batch)
         update = _PER_UPDATE + move * (2 * batch + moves)
-        look = _FIXED + move * (2.5 * self.chains * self.temperatures + moves)
-        return _SNAPSHOTS * math.ceil(look / update / self.share / _SNAPSHOTS)
+        report = _FIXED + move * (2.5 * self.chains * self.temperatures + moves)
+        return _SNAPSHOTS * math.ceil(report / update / self.share / _SNAPSHOTS)
 
 
 def _move_seconds(energy: Energy) -> float:
-    """A prediction of what the move of one state takes: a Gibbs sweep by the parameters, a gradient by the operations that it compiles to, since a
+    """The predicted seconds of a move of one state: of a Gibbs sweep by the parameters, of a gradient by its compiled operations, since a
     convolution uses every weight many times."""
     bits = sum(math.prod(struct.shape) for struct in jax.tree.leaves(observed_space(energy).struct))
     if observed_space(energy).discrete:
@@ -222,7 +222,7 @@ def _move_seconds(energy: Energy) -> float:
 
 
 class Watch:
-    """A monitor at work on one run: it says after which updates it wants to see the state, and keeps what it saw."""
+    """The state of a monitor on one run: the updates at which it needs the training state, snapshots, and sums of figures."""
 
     def __init__(self, monitor: Monitor, trainer: Trainer, energy: Energy, data: State, batch: int, step: int):
         self.monitor, self.trainer = monitor, trainer
@@ -242,21 +242,21 @@ class Watch:
         self.since, self.gap_before = step, 0.0  # the last snapshot at equal distances, and the sum of gaps there
 
     def next_stop(self, step: int) -> int:
-        """The next update, after this one, whose state `see` wants."""
+        """The next update after this one for which `see` needs the state."""
         end = (step // self.every + 1) * self.every
         return min(stop for stop in self._stops(end) if stop > step)
 
     def _stops(self, end: int) -> list[int]:
-        """Snapshots at equal distances up to a look, and closer ones just before it."""
+        """The updates of snapshots: at equal distances up to a report, and closer ones just before it."""
         fine = {end - 2**k for k in range(20) if 2**k < self.gap}
         return sorted({end - self.gap * k for k in range(_SNAPSHOTS)} | fine)
 
     def note(self, sums: dict[str, float]) -> None:
-        """Take in the sums of figures over the updates since the last call."""
+        """Add the sums of figures over the updates since the last call."""
         self.sums = {name: self.sums.get(name, 0.0) + total for name, total in sums.items()}
 
     def see(self, state: TrainState, step: int) -> MonitorReport | None:
-        """Take a snapshot after this update, and have a look if one is due."""
+        """Take a snapshot after this update if one is due, and report if a report is due or a new alarm goes off."""
         end = -(-step // self.every) * self.every
         if step not in self._stops(end):
             return None
@@ -272,12 +272,12 @@ class Watch:
             found = tuple(alarm for alarm in self._judged(step, gap) if alarm.name not in self.active)
             self.active |= {alarm.name for alarm in found}
             return MonitorReport(step, {}, found) if found else None
-        look = self._look(state, step, gap)
+        report = self._report(state, step, gap)
         self.models, self.snapshots = {step: state.energy}, []
-        return look
+        return report
 
     def _gap(self, step: int) -> dict[str, float]:
-        """What the alarm *runaway* judges, of all updates since the last snapshot at equal distances."""
+        """The figures of the alarm *runaway* over all updates since the last snapshot at equal distances."""
         total = self.sums.get("energy_gap", 0.0)
         gap = (self.gap_before - total) / max(step - self.since, 1)
         self.since, self.gap_before = step, total
@@ -288,7 +288,7 @@ class Watch:
         names = {"phase": type(self.trainer.negative_phase).__name__, "entries": self.entries, "best": self.best}
         return alarms(step, {**figures, **names})
 
-    def _look(self, state: TrainState, step: int, gap: dict[str, float]) -> MonitorReport:
+    def _report(self, state: TrainState, step: int, gap: dict[str, float]) -> MonitorReport:
         figures, errors = self._measured(state, step)
         mixing, threshold = self._mixing(state.energy, step)
         figures |= mixing
@@ -343,7 +343,7 @@ class Watch:
         return figures, errors
 
     def _mixing(self, energy: Energy, step: int) -> tuple[dict[str, float], float]:
-        """Figures of the snapshots of a whole stretch, and the R-hat above which their chains are called unmixed."""
+        """Figures of a complete series of snapshots, and the R-hat above which their chains are unmixed."""
         uniform = [v for at, v in self.snapshots if (step - at) % self.gap == 0]
         if len(uniform) < _SNAPSHOTS or len(jax.tree.leaves(uniform[0])[0]) < 4:
             return {}, math.inf
@@ -357,7 +357,7 @@ class Watch:
         moved = {
             step - at: float(np.std(now - np.asarray(_free_energies(model, last)))) for at, model in self.models.items()
         }
-        # R-hat cuts chains in halves. Every second snapshot comes first, so that both have alike what learning changes for all chains.
+        # R-hat splits chains in halves. Even snapshots come first, then odd ones, so that the drift by learning is the same in both halves.
         disagreement = float(r_hat(np.concatenate([energies[::2], energies[1::2]]).T))
         figures = {"r_hat": 1.0 if math.isnan(disagreement) else disagreement, "tau": tau, "lag": _at_lag(moved, tau)}
         return figures, r_hat_threshold(n, _SNAPSHOTS)
@@ -372,8 +372,8 @@ def _probe(
     batch: State,
     key: Any,
 ) -> Any:
-    """Mean F of the data; the phase's states with their weights' shares and F; the annealed chains with log weights and F; and the least and
-    greatest mean activity of every hidden unit over the data."""
+    """Mean F of the data; the phase's states with normalised weights and F; the annealed chains with log weights and F; and the smallest and
+    largest mean activity of every hidden unit over the data."""
     energy, phase = state.energy, trainer.negative_phase
     rows, batch = cast(energy, rows), cast(energy, batch)
     data_energy = jnp.mean(jax.vmap(data_energy_of(energy))(rows))
@@ -400,7 +400,7 @@ def _free_energies(energy: Energy, v: State) -> Any:
 
 
 def _entries(space: Space, v: State) -> np.ndarray:
-    """States as rows of numbers whose products say how alike two states are: indicators for categories."""
+    """States as rows of numbers whose products measure similarity: indicators for categories."""
     if isinstance(space, Product):
         return np.concatenate([_entries(s, part) for s, part in zip(space.spaces, v, strict=True)], axis=1)
     flat = np.asarray(v).reshape(len(v), -1)
@@ -416,7 +416,7 @@ def nearest_distances(states: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 def _at_lag(moved: dict[int, float], tau: float) -> float:
-    """The change over τ updates, between those over the lags at hand by a power law, and beyond the longest as a random walk."""
+    """The change over τ updates, interpolated between the known lags by a power law, and extrapolated beyond the longest as a random walk."""
     lags = sorted(moved)
     if tau >= lags[-1]:
         return moved[lags[-1]] * math.sqrt(tau / lags[-1])

@@ -19,14 +19,14 @@ from lnz.learning._negative import NegativePhase
 
 
 class Phases(NamedTuple):
-    """The two halves of ∇_θ log p_θ(data) per datum = positive - negative, each a pytree like the energy's float arrays."""
+    """The two terms of ∇_θ log p_θ(data) = positive - negative per example, each a pytree like the energy's float arrays."""
 
     positive: Any
     negative: Any
 
     @property
     def gradient(self) -> Gradient:
-        """The log-likelihood gradient per datum, in nats: positive - negative."""
+        """The log-likelihood gradient per example, in nats: positive - negative."""
         return jax.tree.map(jnp.subtract, self.positive, self.negative)
 
 
@@ -38,22 +38,22 @@ def phases(
     weights: ArrayLike = None,
     key: PRNGKeyArray | None = None,
 ) -> Phases:
-    """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, apart.
+    """The positive phase E_data[-∂_θ F_θ(v)] and the negative phase E_{v ~ p_θ}[-∂_θ F_θ(v)] = ∇_θ log Z, separately.
 
-    Where data show a part of the observed state (a deep Boltzmann machine), the positive phase is that of its `data_energy`, by mean field.
+    Where data are a part of the observed state (a deep Boltzmann machine), the positive phase is that of its `data_energy`, by mean field.
 
     Args:
         energy: an `Energy`, or any callable with a `space`. Latent variables are summed out in closed form (T6).
         data: observed states (n, *shape).
-        negative: a route, such as `lnz.routes.Enumeration()`, states of chains (m, *shape) that stand for the model, or a negative phase, such as
-            `lnz.learning.CoupledChains()`, of which one update is drawn from a fresh start.
-        weights: of the data, shape (n,), not negative; by default all equal.
+        negative: a route, such as `lnz.routes.Enumeration()`, states of chains (m, *shape) that represent the model, or a negative phase, such
+            as `lnz.learning.CoupledChains()`, of which one update is drawn from a fresh start.
+        weights: weights of the data, shape (n,), not negative; by default all equal.
         key: for a route that draws samples, and for a negative phase.
 
     Raises:
         NotMet: where coupled chains have not met.
         ValueError: if the data or the chains are outside the energy's observed space, the weights are not finite, negative or all zero, or the
-            route or the negative phase cannot serve the energy or lacks a key.
+            route or the negative phase does not support the energy or lacks a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -64,7 +64,7 @@ def phases(
     """
     energy = as_energy(energy)
     if observed_space(energy).moving:
-        raise ValueError("the limits of this energy's box are parameters: the two phases miss the boundary term (T4)")
+        raise ValueError("the bounds of this energy's box are parameters: the two phases lack the boundary term (T4)")
     data = as_arrays(energy, data)
     data_space(energy).validate(data, batch=True)
     weights = None if weights is None else as_weights(weights, jax.tree.leaves(data)[0].shape[0])
@@ -100,7 +100,7 @@ def _phase_gradient(phase: NegativePhase, energy: Energy, data: State, weights: 
         raise ValueError(f"{type(phase).__name__} draws samples: pass key=jax.random.key(0), or any other")
     reason = phase.unsupported_reason(energy)
     if reason is not None:
-        raise ValueError(f"{type(phase).__name__} cannot serve {type(energy).__name__}: {reason}")
+        raise ValueError(f"{type(phase).__name__} does not support {type(energy).__name__}: {reason}")
     gradient, figures = _drawn_gradient(phase, energy, data, weights, key)
     problem = phase.problem(figures)
     if problem is not None:

@@ -1,4 +1,4 @@
-"""Positive phases: how learning takes E_data[-∂F] where the data leave units open that have no closed sum (deep Boltzmann machines)."""
+"""Positive phases: estimates of E_data[-∂F] where hidden units have no closed sum (deep Boltzmann machines)."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ from lnz.learning._gradients import data_mean_and_gradient, mean_and_gradient, w
 
 
 class PositivePhase(abc.ABC):
-    """How learning takes the data's expectation E[-∂E] over all that the data do not show. Static: a frozen dataclass."""
+    """An estimate of the data's expectation E[-∂E] over the hidden units; a frozen dataclass without arrays."""
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        """Why this positive phase cannot serve the energy, in words, or None."""
+        """Why this positive phase does not support the energy, as a sentence, or None."""
         if isinstance(energy, DeepBoltzmannMachine) and data_space(energy) != observed_space(energy):
             return None
-        return f"what data do not show of this {type(energy).__name__} has a closed sum, so that it is exact: leave positive_phase out"
+        return f"the hidden units of this {type(energy).__name__} have a closed sum, which is exact: leave positive_phase out"
 
     @abc.abstractmethod
     def mean_and_gradient(
         self, energy: Any, v: State, weights: Array | None, key: PRNGKeyArray | None
     ) -> tuple[Array, Any]:
-        """The mean over data (n, *shape) of -log Σ exp(-E), or of an upper limit of it, in nats, and the mean of E[-∂E]."""
+        """The mean over data (n, *shape) of -log Σ exp(-E), or of an upper bound on it, in nats, and the mean of E[-∂E]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanFieldPhase(PositivePhase):
-    """The hidden units by mean field: updates of odd and even layers in turns, undamped, to a fixed point. Learning climbs a lower limit of log p.
+    """Hidden units by mean field: undamped alternating updates of odd and even layers to a fixed point.
+
+    Learning then increases a lower bound on log p.
 
     Attributes:
-        iterations: at most, of every update of the parameters.
-        tolerance: the change of a mean at which they end.
+        iterations: largest number of iterations per update of the parameters.
+        tolerance: the iterations end where no mean changes by more.
 
-    Source: Salakhutdinov & Hinton 2009, "Deep Boltzmann machines" (there 25 iterations or so).
+    Source: Salakhutdinov & Hinton 2009, "Deep Boltzmann machines" (there about 25 iterations).
 
     Example:
         >>> import lnz
@@ -72,14 +74,14 @@ class MeanFieldPhase(PositivePhase):
 
 @dataclasses.dataclass(frozen=True)
 class ClampedChains(PositivePhase):
-    """The hidden units by block Gibbs with the data held, from a draw of mean field: one chain a datum and update.
+    """Hidden units by block Gibbs with clamped data, from a draw of mean field: one chain per example and update.
 
-    The gradient sums out the odd layers, given the even ones of the chain. Its mean comes near that of the exact posterior as the sweeps grow,
-    where mean field keeps its bias. The energy that it reports is the variational limit.
+    The gradient sums out the odd layers, given the even ones of the chain. Its mean approaches that of the exact posterior as the number of
+    sweeps grows, while mean field keeps its bias. The energy that it reports is the variational bound.
 
     Attributes:
-        sweeps: over all hidden layers.
-        iterations: at most, of the mean field that the chains start from.
+        sweeps: number of sweeps over all hidden layers.
+        iterations: largest number of iterations of the mean field that the chains start from.
 
     Example:
         >>> import jax, jax.numpy as jnp, lnz
@@ -112,16 +114,16 @@ class ClampedChains(PositivePhase):
 
 @dataclasses.dataclass(frozen=True)
 class ExactPosterior(PositivePhase):
-    """The hidden units by an exact sum at every datum: for small machines, and to test the others by.
+    """Hidden units by an exact sum for every example, for small machines and tests of the other phases.
 
     Attributes:
-        route: of the sum; by default the exact one that `lnz.choose` finds.
+        route: the route of the sum; by default the exact one that `lnz.choose` finds.
     """
 
     route: Route | None = None
 
     def unsupported_reason(self, energy: Any) -> str | None:
-        return super().unsupported_reason(energy) or posterior_refusal(energy, self.route, exact=True)
+        return super().unsupported_reason(energy) or posterior_unsupported(energy, self.route, exact=True)
 
     def mean_and_gradient(
         self, energy: DeepBoltzmannMachine, v: State, weights: Array | None, key: PRNGKeyArray | None
@@ -132,7 +134,7 @@ class ExactPosterior(PositivePhase):
 
 
 class ClosedSum(PositivePhase):
-    """All that the data do not show, by the energy's `data_energy`: exact where the latent variables have a closed sum."""
+    """Hidden units by the energy's `data_energy`, which is exact where they have a closed sum."""
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         return None
@@ -144,18 +146,18 @@ class ClosedSum(PositivePhase):
 
 
 def default_positive_phase(energy: Energy) -> PositivePhase:
-    """The closed sum, or mean field where there is none."""
+    """The positive phase of an energy: its closed sum, or mean field where there is none."""
     return ClosedSum() if data_space(energy) == observed_space(energy) else MeanFieldPhase()
 
 
 def posterior_energy(energy: DeepBoltzmannMachine, v: Array, route: Route | None, key: PRNGKeyArray | None) -> Array:
-    """-log Σ_h exp(-E(v, h)) of one datum, in nats, its hidden units summed out by a route (None: the one that `choose` finds)."""
+    """-log Σ_h exp(-E(v, h)) of one example, in nats, with its hidden units summed out by a route (None: the one that `choose` finds)."""
     total = log_partition(energy.given(v), route=route, key=key).value
     return (-total - jnp.dot(energy.layer_biases[0], v.astype(energy.dtype)).astype(total.dtype)).astype(energy.dtype)
 
 
-def posterior_refusal(energy: DeepBoltzmannMachine, route: Route | None, *, exact: bool = False) -> str | None:
-    """Why a route (None: the one that `choose` finds) cannot sum out the hidden units of a datum, in words, or None."""
+def posterior_unsupported(energy: DeepBoltzmannMachine, route: Route | None, *, exact: bool = False) -> str | None:
+    """Why a route (None: the one that `choose` finds) cannot sum out the hidden units of an example, as a sentence, or None."""
     law = energy.given(jnp.zeros((energy.sizes[0],), energy.dtype))
     route = choose(law).route if route is None else route
     if exact and route.random:

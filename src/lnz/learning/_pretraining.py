@@ -1,4 +1,4 @@
-"""Where a deep Boltzmann machine starts from: a stack of machines of two layers, learned one after another from below."""
+"""Greedy pretraining of a deep Boltzmann machine as a stack of two-layer machines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lnz.learning._negative import ContrastiveDivergence, NegativePhase
 if TYPE_CHECKING:
     import optax
 
-_ROWS = 4096  # that go up a layer at once
+_ROWS = 4096  # rows that are propagated to the next layer at once
 
 
 class TwinLayers(BilinearLayers):
-    """Two layers of bits, each there once or twice, with the same weights between all copies: what a layer sees of a deep machine.
+    """Two layers of bits, each with one or two copies and shared weights between all copies, for pretraining one pair of layers.
 
-    With the visible layer twice, its pull on the hidden units is doubled, as the layer above the hidden one will double it in the stack.
+    Two copies of the visible layer double its input to the hidden units, which stands for the input from the layer above in the stack.
     """
 
     weights: Float[Array, "visible hidden"]
@@ -69,28 +69,28 @@ def pretrained(
     dtype: Any = jnp.float32,
     key: PRNGKeyArray,
 ) -> DeepBoltzmannMachine:
-    """A deep Boltzmann machine to start learning from: its layers learned greedily from below, each as a machine of two layers.
+    """A pretrained deep Boltzmann machine, whose layers are learned greedily from below, each as a two-layer machine.
 
-    In the stack a unit between two layers hears from both; alone, it hears from one, which is therefore there twice: the lower layer of every
-    pair but the highest, the upper layer of every pair but the lowest. Pair by pair, states drawn from the layer below are the data of the next.
-    The biases of a layer between two are the mean of those learned from below and from above.
+    In the stack a unit between two layers receives input from both; in a pair alone it receives input from one, which therefore has two
+    copies: the lower layer of every pair but the highest, and the upper layer of every pair but the lowest. States drawn from one pair are the
+    data of the next. The biases of a layer between two others are the mean of those learned from below and from above.
 
-    The stack's own law lies some way from the data, and its chains mix slowly. Go on with several sweeps an update, such as
-    `PersistentChains(sweeps=10)`: with one, the likelihood first falls far below the stack's.
+    The distribution of the stack is some distance from the data, and its chains mix slowly. Continue training with several sweeps per update,
+    such as `PersistentChains(sweeps=10)`: with one, the likelihood first falls far below the stack's.
 
     Args:
         data: bits (n, visible).
         hidden: the numbers of units of the hidden layers, from below.
-        epochs: of every layer; one number, or one each.
+        epochs: epochs of every layer; one number for all, or one per layer.
         optimizer: any optax gradient transformation; by default `optax.sgd(0.05)`.
-        negative_phase: by default `ContrastiveDivergence()`, which does for a start.
-        batch_size: data an update.
-        scale: standard deviation of the first weights.
-        dtype: of the parameters.
+        negative_phase: by default `ContrastiveDivergence()`, which is sufficient for pretraining.
+        batch_size: examples per update.
+        scale: standard deviation of the initial weights.
+        dtype: dtype of the parameters.
         key: random key.
 
     Raises:
-        ValueError: for data or layers that cannot serve.
+        ValueError: for invalid data or layers.
 
     Source: Salakhutdinov & Hinton 2009, "Deep Boltzmann machines", section 3.1.
 
@@ -108,7 +108,9 @@ def pretrained(
     depth = len(machine.weights)
     lengths = [epochs] * depth if isinstance(epochs, int | float) else list(epochs)
     if len(lengths) != depth:
-        raise ValueError(f"epochs must be one number, or one for each of {depth} hidden layers, but are {epochs!r}")
+        raise ValueError(
+            f"epochs must be one number, or one per layer of the {depth} hidden layers, but are {epochs!r}"
+        )
     optimizer = optax.sgd(0.05) if optimizer is None else optimizer
     phase = ContrastiveDivergence() if negative_phase is None else negative_phase
     rows, learned = data, []
@@ -139,7 +141,7 @@ def pretrained(
 
 
 def _drawn(layers: Any, rows: np.ndarray, key: PRNGKeyArray) -> np.ndarray:
-    """Hidden units (n, hidden) drawn given every row, one copy of them."""
+    """One copy of the hidden units (n, hidden), drawn given every row."""
     draw = eqx.filter_jit(lambda layers, key, v: layers.sample_hidden(key, v))
     parts = [
         np.asarray(

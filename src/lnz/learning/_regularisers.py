@@ -1,4 +1,4 @@
-"""Departures from the textbook that keep the learning of neural energies together. Each is off by default, and named where it is on."""
+"""Departures from maximum likelihood that stabilise the learning of neural energies, each off by default."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from lnz._core.spaces import Real, State
 
 @dataclasses.dataclass(frozen=True)
 class Regularisers:
-    """What is added to maximum likelihood so that a neural energy does not run away. None of it by default.
+    """Regularisers of maximum likelihood that prevent the runaway of a neural energy; by default none.
 
-    They change what is learned, or how. Others stand elsewhere: fresh restarts in `ReplayBuffer`, colder noise in `UnadjustedLangevin`, weight
-    decay and schedules in the optimiser.
+    They change the result or the updates of learning. Others are elsewhere: fresh restarts in `ReplayBuffer`, colder noise in
+    `UnadjustedLangevin`, weight decay and schedules in the optimiser.
 
     Attributes:
-        energy_penalty: α of α (E_data[F²] + E_chains[F²]), which keeps energies near 0. (Their level has no other meaning, so this is mild.)
-        data_noise: the standard deviation of normal noise on every datum at every use, in the units of x: the model becomes that of noisy data.
-            `Real` states alone.
-        clip: the largest norm of an update's gradient; longer ones are shortened to it.
+        energy_penalty: α of α (E_data[F²] + E_chains[F²]), which keeps energies near 0. (A constant in the energy is arbitrary, so this is mild.)
+        data_noise: the standard deviation of normal noise on every example at every use, in the units of x: the model becomes that of noisy
+            data. For `Real` states only.
+        clip: the largest norm of an update's gradient; longer gradients are scaled to it.
 
     Raises:
         ValueError: for numbers that are negative or NaN, or a `clip` of 0.
@@ -54,7 +54,7 @@ class Regularisers:
             raise ValueError("clip = 0 would leave no gradient: leave it out, or give a number above 0")
 
     def unsupported_reason(self, energy: Energy) -> str | None:
-        """Why they cannot serve the energy, in words, or None."""
+        """Why the regularisers do not support the energy, as a sentence, or None."""
         if self.data_noise and not isinstance(observed_space(energy), Real):
             return f"data_noise needs a Real space, not {observed_space(energy)}"
         if self.energy_penalty and data_space(energy) != observed_space(energy):
@@ -62,13 +62,13 @@ class Regularisers:
         return None
 
     def noisy(self, data: State, key: PRNGKeyArray) -> State:
-        """The data with noise, where there is any."""
+        """The data, with noise if `data_noise` is not 0."""
         if not self.data_noise:
             return data
         return data + self.data_noise * jax.random.normal(key, data.shape, data.dtype)
 
     def clipped(self, gradient: Any, norm: Array) -> Any:
-        """A gradient of this norm, shortened where it is too long."""
+        """A gradient of this norm, scaled to `clip` where it is longer."""
         if self.clip == math.inf:
             return gradient
         factor = jnp.minimum(1, self.clip / jnp.where(norm > 0, norm, 1))

@@ -1,4 +1,4 @@
-"""What a run keeps on disk: its progress in one file, the best model so far in another beside it."""
+"""The files of a run: its progress in a checkpoint, and the best model so far in another file beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lnz.learning._trainer import TrainState
 
 
 class Best(NamedTuple):
-    """The model with the best validation likelihood so far, the update after which it was, and that likelihood in nats per datum."""
+    """The model with the best validation likelihood so far, its number of updates, and that likelihood in nats per example."""
 
     energy: Energy
     step: int
@@ -27,13 +27,13 @@ class Best(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         state: the training state.
         sums: figures summed over the updates since the last record (float32).
         since: the number of those updates.
-        recorded: the update after which the last record was made, or where the run began.
+        recorded: the number of updates at the last record, or at the start of the run.
         best: the best model so far; its value is -inf before the first record.
     """
 
@@ -45,17 +45,17 @@ class Progress:
 
     @property
     def step(self) -> int:
-        """The number of updates made."""
+        """The number of updates so far."""
         return int(self.state.step)
 
 
 class Keeper:
-    """Writes and reads the checkpoint of a run, if there is a path. Prints as the place of the last good one.
+    """Writes and reads the checkpoint of a run, if there is a path. Prints as the location of the last good checkpoint.
 
     Attributes:
         path: the checkpoint, or None.
-        settings: what must be the same for a run to resume from it: named numbers and words.
-        saved: the step whose state it holds.
+        settings: named numbers and words that must agree for a run to resume from it.
+        saved: the step of the saved state.
     """
 
     def __init__(self, path: str | Path | None, settings: dict[str, Any] | None = None):
@@ -79,25 +79,25 @@ class Keeper:
             self.saved = step
 
     def load(self, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state in the file, a pytree of the same shape, and what was written about it.
+        """The state in the file, a pytree of the same shape, and the further values saved with it.
 
         Raises CheckpointError if it is damaged, or of another model or other settings.
         """
         assert self.path is not None
         tree, about = load_tree(self.path, like, with_metadata=True)
         if not {"settings", "step"} <= about.keys():
-            raise CheckpointError(f"{self.path} is no checkpoint of a training run. Name another file.")
+            raise CheckpointError(f"{self.path} is not a checkpoint of a training run. Give another file.")
         for name, value in self.settings.items():
             if (found := about["settings"].get(name)) != value:
                 raise CheckpointError(
                     f"{self.path} is a checkpoint of another run: its {name} is {found}, but this run's is {value}. "
-                    "Use the settings and data it was made with, or another checkpoint file."
+                    "Use the settings and data of that run, or another checkpoint file."
                 )
         self.saved = about["step"]
         return tree, about
 
     def save_best(self, best: Best) -> None:
-        """Write the best model, atomically. A checkpoint written earlier knows nothing of it and finds it again when it resumes."""
+        """Write the best model, atomically. A run that resumes from an earlier checkpoint finds it again."""
         if self.path is not None:
             save_tree(best_path(self.path), best.energy, {"step": best.step, "value": best.value})
 
@@ -109,12 +109,12 @@ class Keeper:
 
 
 def best_path(checkpoint: Path) -> Path:
-    """Where `fit` keeps the best model beside a checkpoint."""
+    """The file of the best model beside a checkpoint of `fit`."""
     return checkpoint.with_name(checkpoint.name + ".best")
 
 
 def digest(tree: Any) -> str:
-    """A short fingerprint of the arrays of a pytree: of their values, shapes and dtypes."""
+    """A short fingerprint of the values, shapes and dtypes of the arrays of a pytree."""
     sha = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf, order="C")
@@ -124,6 +124,6 @@ def digest(tree: Any) -> str:
 
 
 def describe(energy: Energy) -> str:
-    """An energy's class and space in words, the same in every process."""
+    """A description of an energy's class, space and arrays, the same in every process."""
     arrays = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(energy) if eqx.is_array(leaf)]
     return f"{type(energy).__name__} on {energy.space} with {', '.join(arrays)}"

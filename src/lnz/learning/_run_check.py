@@ -1,4 +1,4 @@
-"""What `fit` checks before any work."""
+"""Checks of the arguments of `fit` before any work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lnz.learning._gradients import as_arrays, as_weights
 
 
 class Plan(NamedTuple):
-    """How many data a batch, batches an epoch, updates in all, and updates between two records."""
+    """The numbers of examples per batch, batches per epoch, updates in total, and updates between two records."""
 
     n: int
     batch: int
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
 
 def plan_updates(n: int, batch_size: int, epochs: float, evaluate_every: float) -> Plan:
-    """The plan of a run. Raises ValueError for numbers that cannot serve."""
+    """The plan of a run. Raises ValueError for invalid numbers."""
     check_whole_number("batch_size", batch_size)
     if not (math.isfinite(epochs) and epochs > 0 and math.isfinite(evaluate_every) and evaluate_every > 0):
         raise ValueError(f"epochs and evaluate_every must be above 0, but are {epochs} and {evaluate_every}")
@@ -56,7 +56,7 @@ def checked_data(energy: Energy, data: State, weights: Any) -> tuple[State, Arra
         weights = jnp.asarray(scaled)
     if n < 2:
         raise ValueError(
-            f"learning needs at least two data{'' if weights is None else ' of weight above 0'}, but got {n}"
+            f"learning needs at least two examples{'' if weights is None else ' of weight above 0'}, but got {n}"
         )
     return data, weights, n
 
@@ -64,13 +64,13 @@ def checked_data(energy: Energy, data: State, weights: Any) -> tuple[State, Arra
 def checked_validation(
     energy: Energy, validation: State | None, route: Route | None, key: PRNGKeyArray
 ) -> tuple[State | None, Route | None]:
-    """The validation data as arrays, and the route for log Z. Raises ValueError where they cannot serve."""
+    """The validation data as arrays, and the route for log Z. Raises ValueError where they are invalid."""
     if validation is None:
         return None, None
     validation = as_arrays(energy, validation)
     data_space(energy).validate(validation, batch=True)
     if jax.tree.leaves(validation)[0].shape[0] == 0:
-        raise ValueError("the validation data have no rows: pass some, or leave validation out")
+        raise ValueError("the validation data have no rows: pass at least one example, or leave validation out")
     route = choose(energy).route if route is None else route
     route.require(energy, key)
     return validation, route

@@ -1,4 +1,4 @@
-"""Learning one update at a time: `init` and `step`, with the state in the user's hands."""
+"""Training one update at a time by `init` and `step`, with an explicit state."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _NOISE, _POSITIVE = 0x6E6F6973, 0x706F7369
 
 
 class TrainState(eqx.Module):
-    """All that a training run is: restored from these leaves, it goes on bit for bit.
+    """The complete state of a training run, from which it can be resumed bit for bit.
 
     Attributes:
         energy: the model with its parameters.
         optimizer: the optimiser's state.
         negative: the negative phase's state, such as the persistent chains.
-        step: the number of updates made.
+        step: the number of updates so far.
         key: the run's random key; update number t uses `fold_in(key, t)`.
     """
 
@@ -50,16 +50,16 @@ class TrainState(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Maximum likelihood by the two phases, θ moving along E_data[-∂F] - E_{p_θ}[-∂F]; or an objective without Z, moving against E_data[∂loss].
+    """Maximum likelihood by the two phases, θ along E_data[-∂F] - E_{p_θ}[-∂F], or an objective without Z, θ along -E_data[∂loss].
 
     Attributes:
-        optimizer: any optax gradient transformation that needs gradients and parameters alone; by default plain gradient ascent,
+        optimizer: any optax gradient transformation that needs only gradients and parameters; by default plain gradient ascent,
             `optax.sgd(0.01)`.
-        negative_phase: how the model's expectation is taken; by default `PersistentChains(sweeps=1)`.
-        positive_phase: how the data's expectation is taken where they leave units open that have no closed sum (deep Boltzmann machines);
-            by default the closed sum, or else `MeanFieldPhase()`.
+        negative_phase: how the model's expectation is estimated; by default `PersistentChains(sweeps=1)`.
+        positive_phase: how the data's expectation is estimated, where the hidden units have no closed sum (deep Boltzmann machines); by
+            default the closed sum, or else `MeanFieldPhase()`.
         objective: instead of phases, an objective such as `lnz.learning.ScoreMatching()`.
-        regularisers: known departures from the textbook, for neural energies; by default none.
+        regularisers: departures from maximum likelihood for neural energies; by default none.
 
     Raises:
         TypeError: where these are something else, such as a name.
@@ -82,7 +82,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         if self.objective is not None and (self.negative_phase is not None or self.positive_phase is not None):
-            raise ValueError("an objective without Z has no phases: give one of the two")
+            raise ValueError("an objective without Z has no phases: give either an objective or phases")
         if self.objective is None and self.negative_phase is None:
             object.__setattr__(self, "negative_phase", PersistentChains())
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
@@ -95,7 +95,7 @@ class Trainer:
             raise TypeError(f"regularisers must be lnz.learning.Regularisers(…), but is {self.regularisers!r}")
         if self.regularisers.energy_penalty and (self.negative_phase is None or not self.negative_phase.by_states):
             raise ValueError(
-                "energy_penalty is on the energies of data and chains: it needs a negative phase that draws states"
+                "energy_penalty applies to the energies of data and chains: it needs a negative phase that draws states"
             )
         if self.objective is None and not isinstance(self.negative_phase, NegativePhase):
             raise TypeError(
@@ -116,11 +116,11 @@ class Trainer:
 
     @property
     def draws(self) -> bool:
-        """Whether updates draw states that stand for the model."""
+        """Whether updates draw states that represent the model."""
         return self.negative_phase is not None and not isinstance(self.negative_phase, ExactPhase)
 
     def figures(self, energy: Energy) -> tuple[str, ...]:
-        """The names of the figures that an update of this energy gives: see `step`."""
+        """The names of the figures of an update of this energy: see `step`."""
         if self.negative_phase is None:
             return ("objective", "gradient_norm")
         gap = ("energy_gap",) if self.draws and data_space(energy) == observed_space(energy) else ()
@@ -129,13 +129,13 @@ class Trainer:
         return ("energy", *gap, *seen, *likelihood, "gradient_norm", "disagreement")
 
     def problem(self, figures: Mapping[str, Array]) -> str | None:
-        """What the figures of updates say has failed so that learning must not go on, in words, or None."""
+        """The failure, according to the figures of updates, that must stop learning, as a sentence, or None."""
         return None if self.negative_phase is None else self.negative_phase.problem(figures)
 
     def init(self, energy: ModelLike, key: PRNGKeyArray, *, batch_size: int) -> TrainState:
         """The state before the first update. `batch_size` sets the number of persistent chains where that is not given.
 
-        Raises ValueError where the negative phase cannot serve the energy, or the energy has no parameters.
+        Raises ValueError where the negative phase does not support the energy, or the energy has no parameters.
         """
         energy = as_energy(energy)
         parameters = eqx.filter(energy, eqx.is_inexact_array)
@@ -143,18 +143,18 @@ class Trainer:
             raise ValueError(f"{type(energy).__name__} has no floating-point parameters to learn")
         if observed_space(energy).moving:
             raise ValueError(
-                "the limits of this energy's box are parameters: the two phases miss the boundary term (T4). Give the box constant limits, or "
-                "climb lnz.log_partition's own derivative"
+                "the bounds of this energy's box are parameters: the two phases lack the boundary term (T4). Give the box constant bounds, or "
+                "use the derivative of lnz.log_partition itself"
             )
         check_scalar(energy)
         positive = None if self.objective is not None else self._positive_phase(energy)
         for part in (self.negative_phase, positive, self.objective, self.regularisers):
             reason = None if part is None else part.unsupported_reason(energy)
             if reason is not None:
-                raise ValueError(f"{type(part).__name__} cannot serve {type(energy).__name__}: {reason}")
+                raise ValueError(f"{type(part).__name__} does not support {type(energy).__name__}: {reason}")
         if self.objective is not None and data_space(energy) != observed_space(energy):
             raise ValueError(
-                f"{type(self.objective).__name__} cannot serve {type(energy).__name__}: its data leave units open. Learn by phases."
+                f"{type(self.objective).__name__} does not support {type(energy).__name__}: its data leave units unobserved. Learn by phases."
             )
         run_key, start_key = jax.random.split(key)
         negative = () if self.negative_phase is None else self.negative_phase.init(energy, start_key, batch_size)
@@ -166,21 +166,21 @@ class Trainer:
         """One update on a batch of observed states (n, *shape), compiled.
 
         Args:
-            state: from `init` or the step before.
-            data: the batch, of any numeric dtype (its values are not checked here). Any size: each phase is a mean over its own number
-                of states.
-            weights: of the data, shape (n,), not negative; a weight of zero leaves a row out.
+            state: from `init` or the previous step.
+            data: the batch, of any numeric dtype (its values are not checked here) and any size, since each phase is a mean over its own
+                states.
+            weights: weights of the data, shape (n,), not negative; a weight of zero leaves a row out.
             scale: a factor of the gradient. Batches of weighted data differ in total weight: with the batch's mean weight over the mean
                 weight of all data, the updates' expectation is the gradient of all data, as in `fit`.
 
         Returns:
-            The new state and figures: `energy`, mean F of the data, in nats (or its limit, see `positive_phase`); `energy_gap`, that less the
-            mean F of the model's states (absent in the exact phase, and where data show a part of a state alone: the two are not alike); of
-            persistent chains of two layers `flips`, the share of hidden units that the last sweep changed (near 0: the chains are stuck);
-            of Langevin moves `acceptance`; those that the negative phase lists under its name;
-            where it gives `log_z`, the running `log_likelihood` of the batch, -`energy` - `log_z`, in nats per datum;
-            `gradient_norm`, ‖positive - negative‖ before any clipping; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the
-            phases cancel) to 1. With an objective in place of the phases: `objective`, its mean over the batch, and `gradient_norm`.
+            The new state and figures: `energy`, mean F of the data, in nats (or a bound on it, see `positive_phase`); `energy_gap`, `energy`
+            less the mean F of the model's states (absent in the exact phase, and where data are only a part of a state, since the two are not
+            comparable); for persistent chains of two layers `flips`, the share of hidden units that the last sweep changed (near 0: the
+            chains are stuck); for Langevin moves `acceptance`; the figures documented by the negative phase; where it gives `log_z`, the
+            running `log_likelihood` of the batch, -`energy` - `log_z`, in nats per example; `gradient_norm`, ‖positive - negative‖ before
+            any clipping; `disagreement`, that norm over ‖positive‖ + ‖negative‖, from 0 (the phases cancel) to 1. With an objective in
+            place of the phases: `objective`, its mean over the batch, and `gradient_norm`.
 
         Raises:
             ValueError: for data of another shape, or weights that are not finite, negative or all zero.
@@ -192,7 +192,7 @@ class Trainer:
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
         if found != wanted or len(sizes) > 1 or sizes & {(), (0,)}:
             raise ValueError(
-                f"a batch needs one or more states of shape {wanted} along axis 0, but got "
+                f"a batch must hold at least one state of shape {wanted} along axis 0, but got "
                 f"{jax.tree.map(lambda leaf: leaf.shape, data)}"
             )
         weights = None if weights is None else as_weights(weights, sizes.pop()[0])
@@ -234,8 +234,8 @@ class Trainer:
                 if "required keyword-only argument" not in str(error):
                     raise
                 raise TypeError(
-                    f"the optimiser wants more than gradients and parameters ({error}): line searches need an objective, which "
-                    "learning by phases has not. Use one such as optax.adam(1e-3)."
+                    f"the optimiser needs more than gradients and parameters ({error}): line searches need an objective, which "
+                    "learning by phases does not have. Use one such as optax.adam(1e-3)."
                 ) from None
         energy = eqx.apply_updates(energy, _like(updates, parameters))
         return TrainState(energy, _like(optimizer, state.optimizer), chains, state.step + 1, state.key), figures
@@ -243,7 +243,7 @@ class Trainer:
     def _phases(
         self, energy: Energy, chains: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[Any, Any, dict[str, Array]]:
-        """Negative less positive phase, the state of the negative phase for the next update, and figures."""
+        """The negative minus the positive phase, the state of the negative phase for the next update, and figures."""
         phase, penalty = self.negative_phase, self.regularisers.energy_penalty
         assert phase is not None
         if penalty:
@@ -267,7 +267,7 @@ class Trainer:
 def _objective_gradient(
     objective: Objective, energy: Energy, data: State, weights: Array | None, key: PRNGKeyArray
 ) -> tuple[Array, Any]:
-    """The objective's weighted mean over a batch, and its gradient; every row has a key of its own."""
+    """The objective's weighted mean over a batch, and its gradient; every row has its own key."""
     n = jax.tree.leaves(data)[0].shape[0]
     keys = jax.random.split(fast_key(key), n)
 
@@ -283,7 +283,7 @@ def _is_struct(x: Any) -> bool:
 
 
 def _like(tree: Any, old: Any) -> Any:
-    """The tree with the dtypes of the old one: an optimiser may compute in a wider one, but nothing widens from step to step."""
+    """The tree with the dtypes of the old one, since an optimiser can compute in wider ones, which the state must not keep."""
     return jax.tree.map(
         lambda new, old: new.astype(old.dtype) if eqx.is_array(old) and new.dtype != old.dtype else new, tree, old
     )

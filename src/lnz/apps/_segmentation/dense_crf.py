@@ -69,7 +69,7 @@ class DenseCRF:
         """Refined probabilities of a batch of images, whose grey levels are from 0 to 255, float32.
 
         Raises:
-            ValueError: where shapes do not fit, a grey level is outside 0 … 255, all are floats from 0 to 1, or a probability is NaN or negative.
+            ValueError: where shapes do not match, a grey level is outside 0 … 255, all are floats from 0 to 1, or a probability is NaN or negative.
         """
         images, p = _checked(images, probabilities)
         return self._mean_field(np.log(np.maximum(p, _LEAST)), self.kernels(images))

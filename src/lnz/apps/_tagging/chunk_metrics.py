@@ -40,7 +40,7 @@ _SAME = {"L": "E", "U": "S"}  # the letters of BILOU, and those of IOBES that me
 
 
 def is_chunking(labels: Sequence[str]) -> bool:
-    """Whether labels are chunk tags: O, or B, I, E, S, L or U alone or before a type, and not O alone."""
+    """Whether labels are chunk tags: O, or B, I, E, S, L or U alone or before a type, but not only O."""
     begins = [label for label in labels if label != "O"]
     return bool(begins) and all(
         label[:1] in ("B", "I", *_SAME.values(), *_SAME) and label[1:2] in ("", "-") for label in begins
@@ -51,8 +51,8 @@ def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[
     """The chunks of tags by the lenient rule of seqeval and conlleval, where an I without a chunk of its type before it begins one.
 
     A chunk begins at B or S, at I or E after O, E or S, and wherever the type changes. It ends before B, S or O, after E or S, and
-    wherever the type changes; and with its sentence. The last (L) and unit (U) of BILOU are E and S, as in seqeval's scheme of that name: its
-    lenient rule does not know them, and would join two units side by side into one chunk.
+    wherever the type changes, and with its sentence. The last (L) and unit (U) of BILOU count as E and S, as in seqeval's scheme of that name; its
+    lenient rule does not know them, and would join two adjacent units into one chunk.
 
     Args:
         tags: the label of every token, as an index into `labels`.

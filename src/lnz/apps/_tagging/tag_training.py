@@ -150,7 +150,7 @@ class _Progress(NamedTuple):
 
     @property
     def best_evaluation(self) -> int:
-        """The position of the best evaluation: the first with the least score, or the last where there are none."""
+        """The index of the best evaluation: the first with the lowest score, or the last where there are no scores."""
         scores = [score for _, _, score in self.evaluations if score is not None]
         return len(self.evaluations) - 1 if len(scores) < len(self.evaluations) else scores.index(min(scores))
 

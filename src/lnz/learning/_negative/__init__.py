@@ -1,4 +1,4 @@
-"""Negative phases: how learning draws from p_θ. `NEGATIVE_PHASES` is the list that the command line and the tests read."""
+"""Negative phases: estimates of expectations under p_θ. `NEGATIVE_PHASES` is the list that the command line and the tests use."""
 
 from lnz.learning._negative.contrastive import ContrastiveDivergence
 from lnz.learning._negative.coupled_annealing import CoupledAnnealing

@@ -19,12 +19,12 @@ from lnz.learning._negative.negative_phase import NegativePhase, kernel_refusal
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveDivergence(NegativePhase):
-    """CD-k: chains start at the data of every update and take k steps (T11). What data leave open is drawn first, by the energy's `complete`.
+    """CD-k: chains start at the data of every update and make k steps (T11). Hidden units are drawn first, by the energy's `complete`.
 
-    It cannot see, and so cannot raise the energy of, modes far from the data.
+    The chains do not reach modes far from the data, so learning cannot raise the energy there.
 
     Attributes:
-        steps: k.
+        steps: k, the number of steps.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
 
     Source: Hinton 2002, "Training products of experts by minimizing contrastive divergence".

@@ -21,7 +21,7 @@ from lnz.routes._annealing.ais import AnnealedImportanceSampling
 
 
 class Population(NamedTuple):
-    """Annealed chains: log Ẑ, the effective share of their weights, and f, their weighted mean of F and of -∂F."""
+    """A population of annealed chains: log Ẑ, the effective share of their weights, and f, their weighted means of F and of -∂F."""
 
     log_z: Float[Array, ""]
     effective: Float[Array, ""]
@@ -30,24 +30,24 @@ class Population(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CoupledAnnealing(NegativePhase):
-    """Coupled chains of annealed populations: every update's gradient has the exact one as its mean, also where no chain leaves its mode.
+    """Coupled chains of annealed populations, whose gradient is unbiased even where no chain leaves its mode.
 
     A proposal U is a population of chains annealed from the energy's base (AIS), with Ẑ(U) and f(U), the weighted mean of -∂F. A chain X that
-    takes it with probability min(1, Ẑ(U) / Ẑ(X)) has E[f(X)] = E_p[-∂F] in the end. Its twin Y is one move behind and meets the same
-    proposals, and meets X as soon as X takes one, at τ; until then X stands at its first population U_0. With Y_0 = U_1,
+    accepts it with probability min(1, Ẑ(U) / Ẑ(X)) has E[f(X)] = E_p[-∂F] in the limit. Its twin Y is one move behind with the same
+    proposals, and meets X as soon as X accepts one, at τ; until then X remains at its first population U_0. With Y_0 = U_1,
 
         H = ½ [f(X_0) + f(X_1)] + Σ_{t=1}^{τ-1} min(t/2, 1) [f(U_0) - f(Y_{t-1})],   E[H] = E_p[-∂F].
 
-    Where annealing does well, most updates are two populations and nothing else: f(U_0) and f(U_1), whose small bias the rest pays back.
+    Where annealing is accurate, most updates consist of two populations alone: f(U_0) and f(U_1), whose small bias the other terms correct.
 
-    Its figures: `meeting`, τ; `effective_share`, the effective sample size of a population over its chains: where it falls, meetings become
-    rare and payments large, and more temperatures help; `log_z`, log of the mean Ẑ of two populations in nats, whose exponential is
-    unbiased; `unmet`, 1 where X had taken no proposal after `max_moves`, which is an error.
+    Its figures: `meeting`, τ; `effective_share`, the effective sample size of a population over its number of chains: where it falls,
+    meetings become rare and corrections large, and more temperatures help; `log_z`, log of the mean Ẑ of two populations in nats, whose
+    exponential is unbiased; `unmet`, 1 where X had accepted no proposal after `max_moves`, which is an error.
 
     Attributes:
-        chains: of a population; by default one for every datum of a batch.
-        temperatures: of the annealing.
-        max_moves: the most proposals of an update.
+        chains: number of chains per population; by default one per example of a batch.
+        temperatures: number of annealing temperatures.
+        max_moves: largest number of proposals per update.
 
     Raises:
         NotMet: by `fit`, `Trainer.step` and `phases`, where an update has not ended after `max_moves`.
@@ -82,7 +82,7 @@ class CoupledAnnealing(NegativePhase):
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
-        """One population and its weights, whose mean is a little biased: what is unbiased is `gradient`."""
+        """One population and its weights, whose mean is slightly biased; `gradient` is unbiased."""
         log_weights, v = self._annealed(energy, data, fast_key(key))
         return (
             v,
@@ -107,7 +107,7 @@ class CoupledAnnealing(NegativePhase):
 
         took = takes(first, second, jax.random.fold_in(key, 0))
         half = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, first.f, second.f)
-        # Where X stays: ½ [f(U_0) + f(U_0)] + ½ [f(U_0) - f(U_1)].
+        # If X does not move: ½ [f(U_0) + f(U_0)] + ½ [f(U_0) - f(U_1)].
         stayed = weighed(weighed(jax.tree.map(jnp.zeros_like, first.f), 1.5, first.f), -0.5, second.f)
         total = jax.tree.map(lambda a, b: jnp.where(took, a, b), half, stayed)
 
@@ -116,7 +116,7 @@ class CoupledAnnealing(NegativePhase):
             return ~took & (t < self.max_moves)
 
         def move(carry: Any) -> Any:
-            """From X_t = U_0 and Y_{t-1} to X_{t+1} and Y_t, and the payment at t + 1 if X stays."""
+            """The move from X_t = U_0 and Y_{t-1} to X_{t+1} and Y_t, with the correction at t + 1 if X does not move."""
             t, _, y, total = carry
             draw_key, take_key = jax.random.split(jax.random.fold_in(key, t))
             new = self._population(energy, data, draw_key)
@@ -140,7 +140,7 @@ class CoupledAnnealing(NegativePhase):
         w = jax.nn.softmax(log_weights)
         possible = jnp.max(log_weights) > -jnp.inf
         f = mean_and_gradient(energy, v, jnp.where(possible, w, 1))
-        # A population without weight is never in p's support: whatever f is there, the mean in the end is the same.
+        # A population without weight is outside the support of p, so the value of f there does not change the mean in the limit.
         f = jax.tree.map(lambda leaf: jnp.where(possible, leaf, 0), f)
         effective = jnp.where(possible, 1 / (jnp.sum(w**2) * w.size), 0)
         return Population(log_mean_exp(log_weights), effective.astype(jnp.float32), f)
@@ -154,7 +154,7 @@ class CoupledAnnealing(NegativePhase):
         return AnnealedImportanceSampling(temperatures=self.temperatures, chains=chains)
 
     def moves(self, energy: Energy, batch_size: int) -> float:
-        """At least: of two populations."""
+        """The least cost, that of two populations."""
         return 2.0 * self.temperatures * (self.chains or batch_size)
 
     def figures(self, energy: Energy) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Unbiased contrastive divergence: coupled chains that pay back what a finite run leaves out."""
+"""Unbiased contrastive divergence by coupled chains, which correct the bias of finite runs."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from lnz.learning._negative.negative_phase import NegativePhase, base_samples
 
 @dataclasses.dataclass(frozen=True)
 class CoupledChains(NegativePhase):
-    """Unbiased contrastive divergence: every update's gradient has the exact one as its mean, however short its chains.
+    """Unbiased contrastive divergence by coupled chains: the mean of every update's gradient is exact, however short the chains.
 
     Each chain X has a twin Y, which begins at the same state, follows `lag` moves behind with the same random numbers, and so meets X after τ
-    moves. The states of X from `burn_in` on give the gradient of CD, and the differences of X and Y until they meet give the rest of the way to
-    p: `lnz.kernels._coupled.run_coupled` has the formula. What bias was becomes variance: where chains leave a mode once in a thousand moves,
-    the gradient is nearly that of CD, but once in a thousand times it has a part a thousand times as large. More chains and a lower
-    learning rate help; so does a kernel that mixes.
+    moves. The states of X from `burn_in` on give the gradient of CD, and the differences of X and Y until they meet correct its bias:
+    `lnz.kernels._coupled.run_coupled` has the formula. Bias becomes variance: where chains leave a mode once in a thousand moves, the
+    gradient is nearly that of CD, but once in a thousand times it has a term a thousand times as large. More chains, a lower learning rate
+    and a kernel that mixes well help.
 
-    An update lasts until its slowest pair has met. Its figures: `meeting`, the mean of τ; `longest`, the moves of the update; `unmet`, the share of
-    pairs that had not met after `max_moves`. One such pair is an error, unless `cut`.
+    An update lasts until its slowest pair has met. Its figures: `meeting`, the mean of τ; `longest`, the moves of the update; `unmet`, the share
+    of pairs that had not met after `max_moves`. One such pair is an error, unless `cut`.
 
     Attributes:
         burn_in: k, at least 0; 1 is the counterpart of CD-1.
-        length: the states of X that are averaged, from the k-th on. More of them make payments smaller.
-        lag: L.
-        start: where pairs begin: "data", at the batch, as in CD (what data leave open is drawn by the energy's `complete`); or "chains", where the
-            last update's X ended.
-        chains: pairs, with start="chains"; by default one for every datum of a batch. They first start at samples of the energy's base.
-        max_moves: the most moves of an update.
-        cut: whether pairs that have not met by then are cut off there, which makes a bias, with the alarm *unmet*, instead of an error.
+        length: number of states of X that are averaged, from the k-th on. A larger number makes corrections smaller.
+        lag: L, the number of moves by which Y is behind X.
+        start: where pairs begin: "data", at the batch, as in CD (hidden units are drawn by the energy's `complete`); or "chains", at the last
+            X of the previous update.
+        chains: number of pairs, with start="chains"; by default one per example of a batch. They first start at samples of the energy's base.
+        max_moves: largest number of moves per update.
+        cut: whether pairs that have not met by then are stopped, which causes a bias, with the alarm *unmet*, instead of an error.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states. See `coupled_step` for those that can be
             coupled.
 
@@ -81,7 +81,7 @@ class CoupledChains(NegativePhase):
         if self.chains is not None:
             check_whole_number("chains", self.chains)
             if self.start == "data":
-                raise ValueError('one pair starts at every datum of a batch: leave chains out, or take start="chains"')
+                raise ValueError('one pair starts at every example of a batch: leave chains out, or use start="chains"')
         least = max(self.burn_in + self.length - 1, self.lag)
         if self.max_moves < least:
             raise ValueError(
@@ -100,7 +100,7 @@ class CoupledChains(NegativePhase):
     def draw(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[State, Array | None, Any, dict[str, Array]]:
-        """The states of X after the last move, which follow p only in the limit of many moves: what is unbiased is `gradient`."""
+        """The states of X after the last move, which follow p only in the limit of many moves; `gradient` is unbiased."""
         _, run, state, weights, figures = self._run(energy, state, data, weights, key)
         return cast(energy, run.last), weights, state, figures
 
@@ -113,7 +113,7 @@ class CoupledChains(NegativePhase):
     def _run(
         self, energy: Energy, state: Any, data: State, weights: Array | None, key: PRNGKeyArray
     ) -> tuple[Any, Run, Any, Array | None, dict[str, Array]]:
-        """Mean F and mean ∂F without bias, the run, the state for the next update, the pairs' weights, and the figures."""
+        """Unbiased means of F and ∂F, the run, the state for the next update, the pairs' weights, and the figures."""
         of_data = self.start == "data"
         begin = complete(energy, jax.random.fold_in(key, 1), data) if of_data else state
         n = jax.tree.leaves(begin)[0].shape[0]
@@ -136,7 +136,7 @@ class CoupledChains(NegativePhase):
             energy, self.kernel or default_kernel(energy), fast_key(key), start, start, burn_in=self.burn_in, length=self.length,
             lag=self.lag, max_moves=self.max_moves, total=nothing, add=add,
         )  # fmt: skip
-        # A datum of weight zero (of a batch that is not full) has a pair, but no say.
+        # Examples with zero weight (in a batch that is not full) have a pair, but do not contribute.
         counted = share > 0
         figures = {
             "meeting": jnp.mean(run.times.astype(jnp.float32), where=counted),
@@ -147,7 +147,7 @@ class CoupledChains(NegativePhase):
         return run.total, run, after, weights, figures
 
     def moves(self, energy: Energy, batch_size: int) -> float:
-        """At least: until a pair has met, which is not known beforehand."""
+        """The least cost; the number of moves until a pair has met is not known beforehand."""
         return 2.0 * (self.burn_in + self.length + self.lag) * (self.chains or batch_size)
 
     def figures(self, energy: Energy) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ class CoupledChains(NegativePhase):
     def problem(self, figures: Mapping[str, Array]) -> str | None:
         if self.cut or not float(figures["unmet"]) > 0:
             return None
-        return f"{not_met(self.max_moves)}, use TemperedChains, or let them be cut there, with a bias (cut=True)"
+        return f"{not_met(self.max_moves)}, use TemperedChains, or accept a bias by stopping them there (cut=True)"
 
     def positions(self, energy: Energy, state: Any) -> State | None:
         return None if self.start == "data" else state

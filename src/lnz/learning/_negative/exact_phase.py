@@ -33,7 +33,7 @@ class ExactPhase(NegativePhase):
         return route.unsupported_reason(energy)
 
     def chosen(self, energy: Energy) -> Route:
-        """The route that serves this energy."""
+        """The route for this energy."""
         return self.route or choose(energy).route
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Any:

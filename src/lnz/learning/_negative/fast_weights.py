@@ -1,4 +1,4 @@
-"""Persistent chains under parameters that are pushed away from where the chains stand."""
+"""Fast-weights persistent contrastive divergence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lnz.learning._negative.negative_phase import NegativePhase, base_samples, b
 
 
 class FastChains(NamedTuple):
-    """Persistent chains, observed states (n, *shape), and the fast parameters that are added to the model's while they move."""
+    """Persistent chains, observed states (n, *shape), and the fast parameters, which are added to the model's for the moves."""
 
     observed: State
     fast: Any
@@ -28,18 +28,18 @@ class FastChains(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FastWeights(NegativePhase):
-    """Fast-weights persistent CD: the chains move under θ + φ, where φ climbs the same gradient with a rate of its own and decays.
+    """Fast-weights persistent CD: the chains move under θ + φ, where φ follows the same gradient with its own learning rate, and decays.
 
-    The gradient raises the energy where the chains stand, so φ drives them on: they mix faster than the model does. It is a heuristic:
-    the chains are those of θ + φ, not of θ, and no bound on the difference is known. With `fast_rate` 0 it is `PersistentChains`.
+    The gradient raises the energy at the current states of the chains, so φ drives them away from there, and they mix faster. It is a
+    heuristic: the chains are those of θ + φ, not of θ, and no bound on the difference is known. With `fast_rate` 0 it is `PersistentChains`.
 
     Its figures: `fast_norm`, ‖φ‖.
 
     Attributes:
         fast_rate: the learning rate of φ.
-        decay: what is left of φ after an update, in (0, 1].
-        sweeps: kernel steps an update.
-        chains: the number of chains; by default one for every datum of a batch.
+        decay: the factor of φ after every update, in (0, 1].
+        sweeps: kernel steps per update.
+        chains: the number of chains; by default one per example of a batch.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
 
     Source: Tieleman & Hinton 2009, "Using fast weights to improve persistent contrastive divergence" (decay 19/20).
@@ -73,7 +73,7 @@ class FastWeights(NegativePhase):
         kernel = self.kernel or default_kernel(energy)
         v, figures = moved_chains(pushed, kernel, fast_key(key), state.observed, self.sweeps)
         states = cast(energy, v)
-        # The trainer takes the same two gradients; compiled together they are computed once.
+        # The trainer computes the same two gradients; compiled together, they are computed once.
         positive = data_mean_and_gradient(energy, data, weights)[1]
         negative = mean_and_gradient(energy, states, None)[1]
         fast = jax.tree.map(

@@ -1,4 +1,4 @@
-"""Weighted walkers: the change of the parameters is paid in weights, and log Z is known along the way."""
+"""Weighted walkers, whose weights account for the change of the parameters and estimate log Z."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from lnz.routes._annealing.ais import AnnealedImportanceSampling
 
 
 class Walkers(NamedTuple):
-    """Populations g of weighted walkers: observed states (g, n, *shape), their log weights (of mean weight 1 in each), F(v) under the
-    parameters they last moved under, and each population's log Ẑ of these parameters."""
+    """Weighted walkers of g populations: observed states (g, n, *shape), their log weights (of mean weight 1 in each), F(v) under the
+    parameters of their last move, and each population's log Ẑ of these parameters."""
 
     observed: State
     log_weights: Float[Array, "g n"]
@@ -33,28 +33,28 @@ class Walkers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class JarzynskiWalkers(NegativePhase):
-    """Walkers whose weights make up for the change of the parameters, so that they stand for p_θ however slowly they mix.
+    """Weighted walkers, whose weights account for the change of the parameters, so that they represent p_θ however slowly they mix.
 
     When the parameters move from θ to θ', a walker's weight is multiplied by exp(F_θ(v) - F_θ'(v)) (Jarzynski's equality, as in annealed
-    importance sampling along the path that learning takes). Then the mean of the weights is unbiased for Z(θ') / Z(θ_0), and weighted
-    means are consistent for E_{p_θ'}, for any number of sweeps: the bias of persistent chains becomes variance, which the effective
-    sample size shows. Below `threshold` the walkers are resampled in proportion to their weights.
+    importance sampling along the path of learning). Then the mean of the weights is unbiased for Z(θ') / Z(θ_0), and weighted means are
+    consistent for E_{p_θ'}, for any number of sweeps: the bias of persistent chains becomes variance, which the effective sample size
+    shows. Below `threshold` the walkers are resampled in proportion to their weights.
 
-    That holds for a path that does not depend on the walkers. Those that learning follows bend it: log Ẑ from their own weights falls
-    short by about rate × Var(gradient) an update, which adds up to many nats. So a second population, which has no part in the gradient,
-    measures log Z.
+    That holds for a path that does not depend on the walkers, but the walkers of the gradient change it: log Ẑ from their own weights is too
+    low by about rate × Var(gradient) per update, which adds up to many nats. So a second population, which does not contribute to the
+    gradient, measures log Z.
 
     Its figures: `log_z`, log Ẑ(θ) in nats, whose exponential is unbiased; `effective_share`, the effective sample size over the number of
-    walkers, of the lesser population; `resampled`, the share of resamplings. With `log_z` every record has `log_likelihood`, the running
-    estimate of E_data[-F] - log Z.
+    walkers, of the population where it is smaller; `resampled`, the share of resamplings. With `log_z` every record has `log_likelihood`,
+    the running estimate of E_data[-F] - log Z.
 
     Attributes:
-        sweeps: kernel steps an update.
-        chains: the number of walkers that learning follows; by default one for every datum of a batch. They start from the energy's base
-            by annealing.
-        measure: whether there is the second population, of as many walkers; without it there is no `log_z`.
-        threshold: of the effective share, in (0, 1].
-        temperatures: of that first annealing.
+        sweeps: kernel steps per update.
+        chains: the number of walkers for the gradient; by default one per example of a batch. They start from the energy's base by
+            annealing.
+        measure: whether there is a second population, of as many walkers; without it there is no `log_z`.
+        threshold: the effective share below which walkers are resampled, in (0, 1].
+        temperatures: number of temperatures of the initial annealing.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
 
     Source: Carbone, Hua, Coste & Vanden-Eijnden 2023, "Efficient training of energy-based models using Jarzynski equality". There one
@@ -80,7 +80,7 @@ class JarzynskiWalkers(NegativePhase):
 
     def init(self, energy: Energy, key: PRNGKeyArray, batch_size: int) -> Walkers:
         groups, n = 1 + self.measure, self.chains or batch_size
-        # One annealing for all: its chains are independent of each other.
+        # One annealing for both populations, because its chains are independent of each other.
         log_weights, v, _ = self._annealing(groups * n).anneal(energy, key)
         v = compact(energy, cast(energy, v))
         free = jax.vmap(free_energy_of(energy))(v).reshape(groups, n)
@@ -103,10 +103,10 @@ class JarzynskiWalkers(NegativePhase):
         return cast(energy, states), jnp.exp(after.log_weights[0]), after, figures
 
     def _moved(self, energy: Energy, walkers: Walkers, key: PRNGKeyArray) -> tuple[Walkers, dict[str, Array]]:
-        """One population after the change of the parameters to those of the energy: weighted, resampled where that is due, and moved."""
+        """One population after the change of the parameters to those of the energy: weighted, resampled if necessary, and moved."""
         resample_key, move_key = jax.random.split(key)
         gain = (walkers.free_energies - jax.vmap(free_energy_of(energy))(walkers.observed)).astype(walkers.log_z.dtype)
-        # A walker of weight zero stays so: where p̃ = 0 before and after, the gain would be ∞ - ∞.
+        # A walker of weight zero keeps it: where p̃ = 0 before and after, the gain would be ∞ - ∞.
         log_weights = jnp.where(walkers.log_weights == -jnp.inf, -jnp.inf, walkers.log_weights + gain)
         level = log_mean_exp(log_weights)
         log_weights = log_weights - level

@@ -1,4 +1,4 @@
-"""Replicas on a ladder of models: moves at every rung, and swaps of neighbours."""
+"""Replicas on a ladder of models, with moves at every rung and swaps of neighbours."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def rounds(
     first: Int[Array, ""],
     sweeps: int,
 ) -> tuple[State, Float[Array, " pairs"], Bool[Array, " pairs"], dict[str, Array]]:
-    """`sweeps` times: one move of every replica under its rung, then swaps of the pairs (0, 1), (2, 3), … or (1, 2), (3, 4), … in turns.
+    """Make `sweeps` rounds of one move of every replica under its rung, and swaps of the pairs (0, 1), (2, 3), … or (1, 2), (3, 4), … in turns.
 
-    The swaps are those of `swap_neighbours`. Each has p_i(x_i) p_j(x_j) as its law, with free energies: latent units are summed out at both rungs.
+    The swaps are those of `swap_neighbours`. Each leaves the distribution p_i(x_i) p_j(x_j) invariant, with free energies: latent units are
+    summed out at both rungs.
 
     Args:
         rung: the energy at a point of the ladder.
         points: the points, stacked along axis 0: k rungs, from the one that mixes by itself to the model.
         replicas: observed states (k, n, *shape).
-        first: the number of rounds made before; its parity says which pairs come first.
+        first: the number of previous rounds, whose parity selects the pairs that come first.
 
     Returns:
         The replicas, the mean swap probability of each pair, which pairs were tried (in one round every second), and the

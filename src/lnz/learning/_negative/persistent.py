@@ -1,4 +1,4 @@
-"""Stochastic maximum likelihood: chains that go on."""
+"""Stochastic maximum likelihood by persistent chains."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class PersistentChains(NegativePhase):
     """Stochastic maximum likelihood (SML, persistent CD): chains continue from the previous update (T12).
 
     The chains are the state: observed states, or `Layers` of them where the energy samples two layers in turns. They track the model
-    only while the parameters move little against the mixing time.
+    only while the parameters change little within the mixing time.
 
     Attributes:
-        sweeps: kernel steps an update.
-        chains: the number of chains; by default one for every datum of a batch. They start at samples of the energy's base.
+        sweeps: kernel steps per update.
+        chains: the number of chains; by default one per example of a batch. They start at samples of the energy's base.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
 
     Source: Younes 1989; Tieleman 2008, "Training restricted Boltzmann machines using approximations to the likelihood gradient".

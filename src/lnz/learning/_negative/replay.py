@@ -1,4 +1,4 @@
-"""Persistent replay: a buffer of chains, of which every update moves some."""
+"""Persistent replay: a buffer of chains, some of which move in every update."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from lnz.learning._negative.negative_phase import NegativePhase, base_samples, b
 
 @dataclasses.dataclass(frozen=True)
 class ReplayBuffer(NegativePhase):
-    """Persistent replay: of a buffer of states, every update draws some, starts a share of them afresh, moves them, and puts them back.
+    """Persistent replay: every update draws states from a buffer, restarts a share of them, moves them, and puts them back.
 
-    A buffer that is large against the chains of an update keeps states of many past models, and fresh restarts let it forget. Both part it from
-    persistent chains of the model (`PersistentChains`): what is learned depends on how far `sweeps` moves go from the base, and an energy that is
-    fitted with short unadjusted chains can be good at making samples, and a poor density. Measure log Z; `Langevin` as the kernel, rarer
-    restarts and more sweeps are the way back.
+    A buffer that is much larger than the chains of an update keeps states of many past models, and fresh restarts let it forget. Both differ
+    from persistent chains of the model (`PersistentChains`): the result depends on how far `sweeps` moves go from the base, and an energy
+    fitted with short unadjusted chains can generate good samples and still be a poor density. Measure log Z; with `Langevin` as the kernel,
+    rarer restarts and more sweeps the phase approaches persistent chains.
 
     Attributes:
         size: states in the buffer, rounded down to a multiple of the chains. They start at samples of the energy's base.
-        sweeps: kernel steps an update.
+        sweeps: kernel steps per update.
         restart: the probability that a drawn state is replaced by a sample of the base, in (0, 1].
-        chains: states drawn in an update, no two the same; by default one for every datum of a batch.
-        kernel: the Markov kernel; by default Gibbs sweeps of the energy's own, `UnadjustedLangevin()` moves of real states, Gibbs with
-            gradients for other discrete energies, and what `PersistentChains` takes where those refuse.
+        chains: states drawn in an update, without replacement; by default one per example of a batch.
+        kernel: the Markov kernel; by default the energy's own Gibbs sweeps, `UnadjustedLangevin()` moves of real states, Gibbs with
+            gradients for other discrete energies, and the default of `PersistentChains` for energies that these do not support.
 
     Raises:
         ValueError: for numbers out of range, or a buffer smaller than the chains of an update.
@@ -83,7 +83,7 @@ class ReplayBuffer(NegativePhase):
     ) -> tuple[State, Array | None, State, dict[str, Array]]:
         n, places = jax.tree.leaves(state)[0].shape[:2]
         place_key, fresh_key, base_key, move_key = jax.random.split(fast_key(key), 4)
-        # One of every row's places: as good as a draw without replacement, and no permutation of the buffer is needed.
+        # One position from every row: equivalent to a draw without replacement, without a permutation of the buffer.
         at = jnp.arange(n, dtype=jnp.int32), jax.random.randint(place_key, (n,), 0, places, jnp.int32)
         afresh = jax.random.uniform(fresh_key, (n,), jnp.float32) < self.restart
         fresh = base_samples(energy, base_key, n)
@@ -107,7 +107,7 @@ class ReplayBuffer(NegativePhase):
     def _places(self, chains: int) -> int:
         if self.size < chains:
             raise ValueError(
-                f"a buffer of {self.size} states cannot give {chains} an update: raise size, or lower chains"
+                f"a buffer of {self.size} states is too small for {chains} chains per update: raise size, or lower chains"
             )
         return self.size // chains
 

@@ -1,4 +1,4 @@
-"""Tempered chains: replicas at inverse temperatures from the base to the model."""
+"""Tempered chains, replicas at inverse temperatures from the base to the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lnz.learning._negative.negative_phase import NegativePhase, base_samples, k
 
 
 class Replicas(NamedTuple):
-    """Replicas at every inverse temperature, observed states (temperatures + 1, n, *shape), and the number of swap rounds made."""
+    """Replicas at every inverse temperature, observed states (temperatures + 1, n, *shape), and the number of previous swap rounds."""
 
     observed: State
     round: Int[Array, ""]
@@ -30,18 +30,18 @@ class Replicas(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TemperedChains(NegativePhase):
-    """Tempered persistent chains: replicas at inverse temperatures 0 = β_0 < … < β_K = 1 that move and swap; those at 1 stand for the model.
+    """Tempered persistent chains: replicas at inverse temperatures 0 = β_0 < … < β_K = 1 that move and swap; those at 1 represent the model.
 
-    At β = 0 a replica is the energy's base, which mixes at once, and swaps carry it down to the model. So the chains leave a mode that they
+    At β = 0 a replica follows the energy's base, which mixes at once, and swaps carry it to the model. So the chains leave modes that they
     could not leave by themselves. An update costs K + 1 times that of `PersistentChains`.
 
     Its figures: `swaps`, the mean probability of a swap over pairs of neighbours, and `least_swaps`, that of the pair that swaps least:
-    near 0 the ladder is cut there, and wants more temperatures.
+    near 0 the ladder is interrupted there, and needs more temperatures.
 
     Attributes:
-        temperatures: K, the steps of the ladder from 0 to 1, equal in β.
-        sweeps: rounds an update, of one kernel step of every replica and one round of swaps.
-        chains: replicas a temperature; by default one for every datum of a batch.
+        temperatures: K, the number of steps of the ladder from 0 to 1, equal in β.
+        sweeps: rounds per update, each of one kernel step of every replica and one round of swaps.
+        chains: replicas per temperature; by default one per example of a batch.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
 
     Source: Desjardins, Courville, Bengio, Vincent & Delalleau 2010, "Tempered Markov chain Monte Carlo for training of restricted Boltzmann

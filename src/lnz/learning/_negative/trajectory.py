@@ -1,4 +1,4 @@
-"""Trajectory tempering: a ladder of the models that the run has passed through."""
+"""Trajectory tempering on a ladder of past models of the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SMOOTHING = 0.2  # the weight of an update in the smoothed swap probabilities
 
 class Trajectory(NamedTuple):
     """The ladder: parameters of k kept models, each leaf (k, *shape); replicas (k + 1, n, *shape), those of the model in training last; the
-    smoothed swap probability of every pair of neighbours; and the number of swap rounds made."""
+    smoothed swap probability of every pair of neighbours; and the number of previous swap rounds."""
 
     models: Any
     observed: State
@@ -36,10 +36,10 @@ class Trajectory(NamedTuple):
 class TrajectoryTempered(NegativePhase):
     """Trajectory tempering: replicas on a ladder of frozen models of the training run, with the model in training on top.
 
-    Neighbouring models of a run are near each other where it matters, also across a transition of first order that no ladder of
-    temperatures crosses. When the model in training swaps with the last kept one less often than `target`, it is kept itself. The ladder has
-    room for `checkpoints` models: the one whose neighbours swap most easily without it makes place (at first, copies of the starting model).
-    The lowest rung is the model that the run starts from, which must mix by itself: start from small weights.
+    Neighbouring models of a run overlap, also across a first-order transition that no ladder of temperatures crosses. When the model in
+    training swaps with the last kept one less often than `target`, it is kept itself. The ladder holds `checkpoints` models: the one whose
+    neighbours swap most easily without it is removed (at first, copies of the initial model). The lowest rung is the initial model of the
+    run, which must mix by itself: start from small weights.
 
     Its figures: `swaps`, the mean probability of a swap over pairs of neighbours; `least_swaps`, that of the pair that swaps least; `kept`,
     the share of updates that kept a model.
@@ -47,13 +47,13 @@ class TrajectoryTempered(NegativePhase):
     Attributes:
         checkpoints: the number k of kept models, at least 2. An update costs k + 1 times that of `PersistentChains`.
         target: the swap probability below which the model is kept, in (0, 1].
-        sweeps: rounds an update, of one kernel step of every replica and one round of swaps.
-        chains: replicas a model; by default one for every datum of a batch.
+        sweeps: rounds per update, each of one kernel step of every replica and one round of swaps.
+        chains: replicas per model; by default one per example of a batch.
         kernel: the Markov kernel; by default Gibbs sweeps, or Langevin moves for continuous states.
 
     Source: Béreux, Decelle, Furtlehner, Rosset & Seoane 2025, "Fast training and sampling of restricted Boltzmann machines" (there the
-    models are those of a run that has ended, or are chosen as it goes and all kept, at a swap probability of 0.25 to 0.3). With few rungs a
-    larger `target` is needed, so that replicas travel the ladder before the model has moved on: on Bars and Stripes 0.3 breaks, 0.7 holds.
+    models are those of a finished run, or are selected during it and all kept, at a swap probability of 0.25 to 0.3). With few rungs a larger
+    `target` is needed, so that replicas cross the ladder before the model has changed: on Bars and Stripes 0.3 fails, and 0.7 works.
     """
 
     checkpoints: int = 10
@@ -66,7 +66,7 @@ class TrajectoryTempered(NegativePhase):
         for name in ("checkpoints", "sweeps"):
             check_whole_number(name, getattr(self, name))
         if self.checkpoints < 2:
-            raise ValueError("checkpoints must be at least 2: the model that the run starts from always stays")
+            raise ValueError("checkpoints must be at least 2: the initial model of the run is always kept")
         if self.chains is not None:
             check_whole_number("chains", self.chains)
         between("target", self.target, 0, 1)
@@ -117,10 +117,10 @@ class TrajectoryTempered(NegativePhase):
 
 
 def _kept(rung: Any, points: Any, v: State, rates: Float[Array, " k"]) -> tuple[Any, State, Array]:
-    """The kept models, the replicas and the rates, after the model in training became the last kept one, and one before it went.
+    """The kept models, the replicas and the rates, after the model in training became the last kept one and an earlier one was removed.
 
-    Of the models but the first, that one goes whose neighbours swap most often without it. So a model that differs from those before it by
-    the noise of the gradient alone takes the place of the last one, and does not lengthen the ladder.
+    Of the models except the first, the one is removed whose neighbours swap most often without it. So a model that differs from the previous
+    ones only by the noise of the gradient replaces the last one, and does not lengthen the ladder.
     """
     k = rates.size
     place = jnp.arange(k + 1, dtype=jnp.int32)
@@ -128,7 +128,7 @@ def _kept(rung: Any, points: Any, v: State, rates: Float[Array, " k"]) -> tuple[
     without = gains(rung, points, v, up)[: k - 1] + gains(rung, points, v, down)[2:]  # of the neighbours of 1 … k - 1
     joined = mean_probability(without)
     out = jnp.argmax(joined).astype(jnp.int32) + 1
-    stay = place[:-1] + (place[:-1] >= out).astype(place.dtype)  # of the k + 1 models, those that are kept
+    stay = place[:-1] + (place[:-1] >= out).astype(place.dtype)  # indices of the models that are kept, of the k + 1
     rates = jnp.append(rates.at[out - 1].set(joined[out - 1]), jnp.ones((1,), rates.dtype))[stay]
     models = jax.tree.map(lambda leaf: leaf[stay], points)
     return models, jax.tree.map(lambda leaf: leaf[jnp.append(stay, place[-1:])], v), rates

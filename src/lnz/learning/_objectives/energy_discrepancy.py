@@ -1,4 +1,4 @@
-"""Energy discrepancy: how much the energy of a datum lies below that of states it could have come from, by a perturbation and back."""
+"""Energy discrepancy: the energy of an example against that of states reached by a perturbation and back."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class EnergyDiscrepancy(Objective):
     """log (w/M + 1/M Σ_j exp(E(x) - E(x'_j))), in nats: x is perturbed once, and the result M times, to x'_1 … x'_M. No gradient in x, no chains.
 
     The perturbation is N(x, σ² I) for `Real` states; for bits, spins and categories every unit changes to one of its other values with
-    probability σ. As M grows it is E_data[E(x)] - E_data E_{y|x}[-log Σ_x' q(y|x') e^-E(x')], which is least for the data's own law, whatever
-    the perturbation: consistent in that limit alone, with a bias of about Var(weights) / 2M. Small σ tends to score matching (and is as blind to
-    the weights of far modes), large σ to maximum likelihood, with more variance.
+    probability σ. As M grows it is E_data[E(x)] - E_data E_{y|x}[-log Σ_x' q(y|x') e^-E(x')], which is smallest for the distribution of the
+    data, whatever the perturbation: it is consistent as M grows, with a bias of about Var(weights) / 2M. Small σ approaches score matching
+    (and is as insensitive to the weights of distant modes), large σ maximum likelihood, with more variance.
 
     Attributes:
         noise: σ: the standard deviation of a normal perturbation, in the units of x; or the probability that a unit changes.
-        samples: M.
-        stabiliser: w, a count that keeps the logarithm from below, and vanishes as M grows; 0 for none.
+        samples: M, the number of perturbed states per example.
+        stabiliser: w, a count that bounds the logarithm from below, whose effect vanishes as M grows; 0 for none.
 
     Source: Schröder, Ou, Lim, Li, Vollmer & Duncan 2023, "Energy discrepancies: a score-independent loss for energy-based models" (w = 1).
 

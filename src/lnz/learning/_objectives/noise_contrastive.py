@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation: log Z as one more parameter of a classifier that tells data from noise."""
+"""Noise-contrastive estimation: log Z as a parameter of a classifier of data against noise."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from lnz.learning._objectives.score_matching import required
 
 @dataclasses.dataclass(frozen=True)
 class NoiseContrastive(Objective):
-    """-log P(data | x) - Σ_k log P(noise | y_k), in nats: tell a datum from ν samples y_k of a known law by G(x) = log p_θ(x) - log p_noise(x).
+    """-log P(data | x) - Σ_k log P(noise | y_k), in nats, for an example x and ν samples y_k of noise.
 
-    P(data | x) = 1 / (1 + ν e^-G(x)). The model must be normalised by itself: `lnz.SelfNormalised(energy)` has a parameter for log Z, which
-    comes out of the fit, known as well as the rest. Consistent for any noise that covers the data; as ν grows it becomes maximum likelihood.
-    Noise that is far from the data is told from them too easily, and teaches little.
+    P(data | x) = 1 / (1 + ν e^-G(x)) with G(x) = log p_θ(x) - log p_noise(x). The model must be self-normalised: `lnz.SelfNormalised(energy)`
+    has a parameter for log Z, which is fitted with the others. Consistent for any noise that covers the data; as ν grows it becomes maximum
+    likelihood. Noise far from the data is classified too easily, and gives little information.
 
     Attributes:
         noise: any energy on the data's space with a closed form and exact samples, such as `lnz.Gaussian`, `lnz.Independent` or `lnz.Mixture`;
-            kept as a constant.
-        samples: ν.
+            it is not trained.
+        samples: ν, the number of noise samples per example.
 
     Source: Gutmann & Hyvärinen 2010, "Noise-contrastive estimation: a new estimation principle for unnormalized statistical models".
 
@@ -67,7 +67,7 @@ class NoiseContrastive(Objective):
     def unsupported_reason(self, energy: Any) -> str | None:
         noise = self.noise.value
         if observed_space(noise) != observed_space(energy):
-            return f"the noise lives in {observed_space(noise)}, but the data in {observed_space(energy)}"
+            return f"the noise is on {observed_space(noise)}, but the data are on {observed_space(energy)}"
         if not isinstance(energy, SelfNormalised):
             return "it learns log Z as a parameter: wrap the energy as lnz.SelfNormalised(energy)"
         return None

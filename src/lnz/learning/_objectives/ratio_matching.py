@@ -1,4 +1,4 @@
-"""Ratio matching: the ratios of probabilities of states that differ in one bit."""
+"""Ratio matching of the probabilities of states that differ in one bit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lnz._models.single_site import single_changes
 class RatioMatching(Objective):
     """Σ_i P(x_i flipped | x_-i)²: the expected squared distance between the model's and the data's ratios of neighbours, up to a constant.
 
-    With g(u) = 1 / (1 + u) it is E_data Σ_i g(p(x) / p(x with bit i flipped))², a number without a unit, between 0 and the number of bits. Z cancels
-    in the ratios. Consistent, as pseudo-likelihood is; a datum of tiny conditionals counts 1 here, and without limit there.
+    With g(u) = 1 / (1 + u) it is E_data Σ_i g(p(x) / p(x with bit i flipped))², dimensionless, between 0 and the number of bits. Z cancels in the
+    ratios. It is consistent, as pseudo-likelihood is; a tiny conditional contributes at most 1 here, and is unbounded there.
 
-    For `Binary` and `Spin` states. Energies that offer `conditionals` need about one evaluation a state, others one a bit.
+    For `Binary` and `Spin` states. Energies that offer `conditionals` need about one evaluation per state, others one per bit.
 
     Source: Hyvärinen 2007, "Some extensions of score matching".
 

@@ -1,4 +1,4 @@
-"""Score matching: the gradient of log p in x, which Z has no part in; exact, along random slices, and of noisy data."""
+"""Score matching, which fits the gradient of log p in x without Z: exact, along random slices, and by denoising."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lnz._core.objective import Objective
 from lnz._core.spaces import Real
 from lnz.kernels._local import float_type
 
-_DIRECTIONS = 16  # of the Hessian's trace, taken at once
+_DIRECTIONS = 16  # of the Hessian's trace, computed at once
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreMatching(Objective):
     """½ |∇E(x)|² - tr ∇²E(x): the Fisher divergence ½ E_data |∇ log p_θ - ∇ log p_data|², up to a constant, in 1 / (units of x)².
 
-    The trace takes a product with the Hessian for every entry of x: for some dozens of entries, or more with patience. Consistent. For `Real`
-    states and an energy with two derivatives: a network of ReLUs has no curvature, so that its own part of the trace is lost.
+    The trace needs a product with the Hessian for every entry of x, which is affordable for some dozens of entries. Consistent. For `Real`
+    states and an energy with two derivatives: a network of ReLUs has no curvature, so that its part of the trace is lost.
 
-    Blind to the weights of modes that no data lie between.
+    It is insensitive to the weights of modes without data between them.
 
     Source: Hyvärinen 2005, "Estimation of non-normalized statistical models by score matching".
 
@@ -54,13 +54,13 @@ class ScoreMatching(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class SlicedScoreMatching(Objective):
-    """½ |∇E(x)|² - vᵀ ∇²E(x) v along random directions v ~ N(0, I): score matching whose trace is estimated, without a bias.
+    """½ |∇E(x)|² - vᵀ ∇²E(x) v along random directions v ~ N(0, I): score matching with an unbiased estimate of the trace.
 
-    One product with the Hessian a slice, whatever the number of entries. The first term is taken over all of v at once (the paper's variant of
-    reduced variance). Consistent; for the same states and energies as `ScoreMatching`.
+    It needs one product with the Hessian per slice, whatever the number of entries. The expectation over v of the first term is exact (the
+    paper's variant of reduced variance). Consistent; for the same states and energies as `ScoreMatching`.
 
     Attributes:
-        slices: directions a datum and update.
+        slices: directions per example and update.
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching: a scalable approach to density and score estimation".
     """
@@ -82,10 +82,11 @@ class SlicedScoreMatching(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class DenoisingScoreMatching(Objective):
-    """½ |∇E(x + σ ε) - ε / σ|² with ε ~ N(0, I), in 1 / (units of x)²: score matching against the data's law convolved with noise.
+    """½ |∇E(x + σ ε) - ε / σ|² with ε ~ N(0, I), in 1 / (units of x)²: score matching of the data's distribution convolved with noise.
 
-    **The model becomes that of the noisy data**: of data from N(μ, Σ), a Gaussian's estimate is N(μ, Σ + σ² I), however many they are. Small σ
-    costs variance, which grows as 1 / σ². It takes one derivative in x alone, so that any differentiable network will do. For `Real` states.
+    **The model becomes that of the noisy data**: for data from N(μ, Σ), a Gaussian's estimate is N(μ, Σ + σ² I), however many data there are.
+    Small σ increases the variance, which grows as 1 / σ². It needs only one derivative in x, so any differentiable network is supported. For
+    `Real` states.
 
     Attributes:
         noise: σ, in the units of x.
@@ -114,7 +115,7 @@ def slope_of(energy: Any) -> Any:
 
 
 def slope_refusal(energy: Any) -> str | None:
-    """Why the energy has no score on all of R^n, in words, or None."""
+    """Why the energy has no score on all of R^n, as a sentence, or None."""
     space = observed_space(energy)
     if not isinstance(space, Real):
         return f"score matching needs a Real space, where p vanishes at infinity, not {space}"
@@ -124,7 +125,7 @@ def slope_refusal(energy: Any) -> str | None:
 
 
 def curvature_refusal(energy: Any) -> str | None:
-    """Why the energy has no second derivative in x, in words, or None."""
+    """Why the energy has no second derivative in x, as a sentence, or None."""
     x = jnp.ones(observed_space(energy).shape, float_type(energy))
     if hangs_on(lambda v: jax.jvp(slope_of(energy), (x,), (v,))[1], x):
         return None
@@ -137,7 +138,7 @@ def curvature_refusal(energy: Any) -> str | None:
 def required(key: PRNGKeyArray | None, objective: Any) -> PRNGKeyArray:
     """The key. Raises ValueError where there is none."""
     if key is None:
-        raise ValueError(f"{type(objective).__name__} draws random numbers: give a random key")
+        raise ValueError(f"{type(objective).__name__} draws random numbers: pass a random key")
     return key
 
 
