@@ -192,7 +192,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 
 def grey_levels(images: Any) -> np.ndarray:
-    """Images as an array. ValueError where they are no grey levels from 0 to 255, such as floats from 0 to 1."""
+    """Images as an array. ValueError unless all values are grey levels from 0 to 255; floats from 0 to 1 are invalid, too."""
     images = np.asarray(given_array(images, "images"))
     if images.dtype.kind not in "uif" or not ((images >= 0) & (images <= 255)).all():
         raise ValueError("images are grey levels from 0 to 255, but some values are none of these numbers")
