@@ -218,7 +218,7 @@ class TestData:
             ({"epochs": np.inf}, "above 0"),
             ({"evaluate_every": -1}, "above 0"),
             ({"evaluate_every": np.nan}, "above 0"),
-            ({"weights": np.eye(9)[0]}, "two data of weight above 0, but got 1"),
+            ({"weights": np.eye(9)[0]}, "two examples of weight above 0, but got 1"),
         ],
     )
     def test_what_cannot_serve_is_refused_before_any_work(self, change, words, tmp_path):
