@@ -65,7 +65,7 @@ def likelihood(energy: Any, train: Any, test: Any, temperatures: int, *, both: b
     if both:
         start_key, chain_key = jax.random.split(jax.random.key(8))
         start = energy.complete(start_key, jnp.asarray(train[:CHAINS]))
-        states = lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), chain_key, start, 1_000)
+        states = lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), start, chain_key, 1_000)
         route: Any = lnz.routes.BidirectionalAIS.from_samples(
             states, exact=False, base=base, temperatures=temperatures, chains=CHAINS
         )

@@ -190,8 +190,8 @@ def mnist(folder: Path, keep: Path | None) -> tuple[dict[str, Run], float]:
     ends = lnz.kernels.run_chains(
         energy,
         lnz.kernels.Gibbs(),
-        jax.random.key(3),
         jnp.asarray(train[:: len(train) // 200][:200], jnp.float32),
+        jax.random.key(3),
         10_000,
     )
     both = lnz.routes.BidirectionalAIS.from_samples(

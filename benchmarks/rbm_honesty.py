@@ -127,7 +127,7 @@ def measured(rbm: Any, train: np.ndarray, test: np.ndarray, hidden: int) -> list
         else:
             data = jnp.asarray(train[:: len(train) // budget.chains][: budget.chains], jnp.float32)
             ends = lnz.kernels.run_chains(
-                rbm, lnz.kernels.Gibbs(), jax.random.key(3), data, max(300, budget.temperatures)
+                rbm, lnz.kernels.Gibbs(), data, jax.random.key(3), max(300, budget.temperatures)
             )
             both = lnz.routes.BidirectionalAIS.from_samples(np.asarray(ends), exact=False, base=base, **options)
         sandwich = take(budget.name, "both directions (bridge)", both, jax.random.key(4))

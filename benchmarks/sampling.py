@@ -30,7 +30,7 @@ WITH = {name: importlib.util.find_spec(name) is not None for name in ("thrml", "
 
 
 def ours(energy: lnz.Energy, v: Any, sweeps: int) -> dict[str, Callable[[], Any]]:
-    run = jax.jit(lambda energy, key, v: lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), key, v, sweeps))
+    run = jax.jit(lambda energy, key, v: lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), v, key, sweeps))
     keys = {"lnz": lnz.kernels.fast_key(0), "lnz, hash bits": lnz.kernels.fast_key(0, bits="hash")}
     return {name: partial(run, energy, key, v) for name, key in keys.items()}
 

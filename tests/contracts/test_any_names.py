@@ -94,7 +94,7 @@ ASK = {
         e, route=ROUTES.ParallelTempering(rungs=2, iterations=8, replicates=2), key=KEY
     ),
     **{
-        type(kernel).__name__: lambda e, kernel=kernel: lnz.kernels.run_chains(e, kernel, KEY, SPINS, 2)
+        type(kernel).__name__: lambda e, kernel=kernel: lnz.kernels.run_chains(e, kernel, SPINS, KEY, 2)
         for kernel in (
             lnz.kernels.Gibbs(),
             lnz.kernels.GibbsWithGradients(),
@@ -107,8 +107,8 @@ ASK = {
 ASK_POINTS = {
     "quadrature": lambda e: lnz.log_partition(e, route=ROUTES.Quadrature(points=9)),
     "annealing": ASK["ais"],
-    "langevin": lambda e: lnz.kernels.run_chains(e, lnz.kernels.Langevin(), KEY, POINTS, 2),
-    "hmc": lambda e: lnz.kernels.run_chains(e, lnz.kernels.HamiltonianMonteCarlo(), KEY, POINTS, 2),
+    "langevin": lambda e: lnz.kernels.run_chains(e, lnz.kernels.Langevin(), POINTS, KEY, 2),
+    "hmc": lambda e: lnz.kernels.run_chains(e, lnz.kernels.HamiltonianMonteCarlo(), POINTS, KEY, 2),
 }
 CASES = [*((Spins, name) for name in ASK), *((Points, name) for name in ASK_POINTS)]
 

@@ -99,7 +99,7 @@ def test_a_factor_graph_with_zeros_keeps_its_law():
         once = blocks.step(energy, key, both)[0]
         # Site after site, by the energy alone, which knows nothing of tables.
         alone = lnz.kernels.Gibbs().step(lnz.FunctionEnergy(energy, energy.space), key, start)[0]
-        return once[:4096], lnz.kernels.run_chains(energy, blocks, key, both, 25)[4096:], alone
+        return once[:4096], lnz.kernels.run_chains(energy, blocks, both, key, 25)[4096:], alone
 
     for v in jax.jit(run)(jax.random.key(5)):
         numbers = np.ravel_multi_index(tuple(np.asarray(v).T), energy.cardinalities)
@@ -128,7 +128,7 @@ def test_blocks_are_checked():
         ([[0, 2], [1, 4]], "names site 4"),
     ]:
         with pytest.raises(ValueError, match=words):
-            lnz.kernels.run_chains(ring, lnz.kernels.Gibbs(blocks=blocks), jax.random.key(0), start, 1)
+            lnz.kernels.run_chains(ring, lnz.kernels.Gibbs(blocks=blocks), start, jax.random.key(0), 1)
         with pytest.raises(ValueError, match=words):
             lnz.kernels.Gibbs(blocks=blocks).step(ring, jax.random.key(0), start)
     with pytest.raises(ValueError, match="numbers of sites"):

@@ -85,7 +85,7 @@ def test_the_map_of_a_box_and_its_volume():
 
 def test_the_bias_of_the_unadjusted_kernel_is_what_it_says(key):
     normal = lnz.Gaussian([1.0], [4.0])
-    v = np.asarray(lnz.kernels.run_chains(normal, lnz.kernels.UnadjustedLangevin(0.2), key, jnp.ones((20000, 1)), 60))
+    v = np.asarray(lnz.kernels.run_chains(normal, lnz.kernels.UnadjustedLangevin(0.2), jnp.ones((20000, 1)), key, 60))
     biased = 1 / (4 * (1 - 0.2 * 4 / 2))
     assert abs(v.var() / biased - 1) < 6 * np.sqrt(2 / 20000)
     assert abs(v.mean() - 1) < 6 * np.sqrt(biased / 20000)
@@ -131,5 +131,5 @@ def test_a_chain_that_reaches_no_energy_stops():
     steep = lnz.FunctionEnergy(lambda x: x[0] ** 4, lnz.Real(1))
     with pytest.raises(FloatingPointError, match=r"chain 1 .* the state"):
         lnz.kernels.run_chains(
-            steep, lnz.kernels.UnadjustedLangevin(0.05), jax.random.key(0), jnp.asarray([[0.0], [50.0]]), 12
+            steep, lnz.kernels.UnadjustedLangevin(0.05), jnp.asarray([[0.0], [50.0]]), jax.random.key(0), 12
         )

@@ -97,7 +97,7 @@ def test_the_gibbs_sweep_of_the_rbm_itself(name):
     far = jnp.broadcast_to(start[:1], start.shape)
     weak = case.at(jnp.asarray(0.3 * case.flat))
     one, end = jax.jit(
-        lambda e, weak, key: (e.gibbs(key, start), lnz.kernels.run_chains(weak, lnz.kernels.Gibbs(), key, far, 30))
+        lambda e, weak, key: (e.gibbs(key, start), lnz.kernels.run_chains(weak, lnz.kernels.Gibbs(), far, key, 30))
     )(case.energy, weak, jax.random.key(3))
     assert agreement(case, np.asarray(one), -case.free_energies(case.flat)) > SURE
     assert agreement(case, np.asarray(end), -case.free_energies(0.3 * case.flat)) > SURE

@@ -440,3 +440,26 @@ def test_ten_thousand_damaged_files_parse_or_are_refused(tmp_path):
             assert len(line) < len(str(path)) + 250
     assert 500 < parsed < 9_500
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize("block", [1 << 18, 20])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "markov 1 3 1 1 0 3 0.5 2.5 1",
+        "# a coin\nMarkov 1 3 # one variable\n1 1 0\n\n3 0.5 2.5 1\n#",
+        "c a coin\nMARKOV 1 3\n  # 7 8 9\n1 1 0 3 0.5 2.5 1 # the end",
+        "c\nBayes\nc 5\n1\n3 1 1 0\n3 0.5 2.5 1\nc\n",
+    ],
+)
+def test_comments_and_lower_case(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr("lnz.io._text_blocks._BLOCK", block)
+    path = tmp_path / "x.uai"
+    path.write_text(text)
+    model = read_uai_model(path)
+    assert model.kind in ("MARKOV", "BAYES")
+    assert model.tables[0].tolist() == [0.5, 2.5, 1.0]
+    path.write_text(text.replace("2.5", "oops"))
+    place = next((i, row.split().index("2.5")) for i, row in enumerate(text.split("\n")) if "2.5" in row)
+    with pytest.raises(ValueError, match=rf"line {place[0] + 1}, word {place[1] + 1}: 'oops' is not a finite number"):
+        read_uai_model(path)

@@ -61,6 +61,6 @@ def test_what_is_refused():
     )
     assert "for Ising and Potts models" in str(lnz.kernels.SwendsenWang().unsupported_reason(named("rbm").energy))
     with pytest.raises(Exception, match="negative Potts coupling"):
-        jax.jit(lambda e, v: lnz.kernels.run_chains(e, lnz.kernels.SwendsenWang(), jax.random.key(0), v, 1))(
+        jax.jit(lambda e, v: lnz.kernels.run_chains(e, lnz.kernels.SwendsenWang(), v, jax.random.key(0), 1))(
             named("potts sparse").energy, jnp.zeros((2, 4), jnp.int32)
         )

@@ -232,18 +232,18 @@ class TestStabilisers:
 def test_colder_langevin_moves():
     """The variance in the end is T / (λ (1 - ελ/2))."""
     energy, kernel = lnz.Gaussian([0.0], [2.0]), lnz.kernels.UnadjustedLangevin(step_size=0.3, temperature=0.25)
-    run = jax.jit(lambda v: lnz.kernels.run_chains(energy, kernel, KEY, v, 30))
+    run = jax.jit(lambda v: lnz.kernels.run_chains(energy, kernel, v, KEY, 30))
     v = np.asarray(run(jnp.zeros((20_000, 1))))
     assert v.var() == pytest.approx(0.25 / (2 * 0.7), rel=4.5 * math.sqrt(2 / 20_000))
     with pytest.raises(ValueError, match="temperature must be"):
-        lnz.kernels.run_chains(energy, lnz.kernels.UnadjustedLangevin(temperature=0.0), KEY, jnp.zeros((1, 1)), 1)
+        lnz.kernels.run_chains(energy, lnz.kernels.UnadjustedLangevin(temperature=0.0), jnp.zeros((1, 1)), KEY, 1)
 
 
 def test_narrow_chains_in_a_wide_process():
     """Networks are float32 where JAX is set to float64: their chains move all the same, to the same law."""
     pull = jax.tree_util.Partial(lambda w, x: -jnp.dot(w, x.astype(w.dtype)), jnp.asarray([0.7], jnp.float32))
     energy = lnz.Tilted(pull, lnz.Gaussian(np.zeros(1, np.float32), np.ones(1, np.float32)))
-    run = jax.jit(lambda v: lnz.kernels.run_chains(energy, lnz.kernels.Langevin(0.5), KEY, v, 20))
+    run = jax.jit(lambda v: lnz.kernels.run_chains(energy, lnz.kernels.Langevin(0.5), v, KEY, 20))
     v = run(jnp.zeros((10_000, 1), jnp.float32))
     assert v.dtype == jnp.float32
     assert float(v.mean()) == pytest.approx(0.7, abs=4.5 / 100)

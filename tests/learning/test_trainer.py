@@ -118,7 +118,7 @@ def test_noise_in_the_redundant_half_of_dense_couplings_does_not_reach_the_sampl
     states = lnz.Spin(3).decode(jnp.arange(8))
     one, two = jax.vmap(good)(states), jax.vmap(bent)(states)
     np.testing.assert_allclose(one, two, atol=1e-14)
-    v = lnz.kernels.run_chains(bent, lnz.kernels.Gibbs(), KEY, jnp.ones((20_000, 3)), 30)
+    v = lnz.kernels.run_chains(bent, lnz.kernels.Gibbs(), jnp.ones((20_000, 3)), KEY, 30)
     exact = model_mean(good)
     z = (v.mean(axis=0) - exact) / np.sqrt((1 - exact**2) / len(v))
     assert np.abs(z).max() < 5

@@ -83,3 +83,28 @@ def test_whole_arrays_are_what_they_were():
     for rows in (ROWS.tolist(), none_masked, [np.ma.masked_array(row) for row in ROWS], jnp.asarray(ROWS)):
         found = lnz.Independent.from_data(rows, lnz.Binary(3)).potentials
         np.testing.assert_array_equal(found, lnz.Independent.from_data(ROWS, lnz.Binary(3)).potentials)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [RBM, lnz.GaussianRBM(3, 2, key=KEY), lnz.RBM(visible=lnz.Spin(3), hidden=2, key=KEY)],
+    ids=lambda model: type(model).__name__,
+)
+def test_the_energy_of_both_layers_of_one_alone(model):
+    for v in (jnp.ones(3), ROWS[0], [1.0, 0.0, 1.0], (jnp.ones(3),)):
+        with pytest.raises(
+            ValueError, match=r"of a state \(v, h\) of both layers. Of v alone use \w+.free_energy\(v\)"
+        ):
+            model(v)
+    assert np.isfinite(model((jnp.ones(3), jnp.ones(2))))
+    assert np.isfinite(model.free_energy(jnp.ones(3)))
+
+
+def test_marginals_of_what_is_impossible_are_refused():
+    never = np.full((2, 2), -np.inf)
+    for tables in ([never, never], [np.zeros((2, 2)), never]):
+        with pytest.raises(ValueError, match="Z = 0"):
+            lnz.marginals(lnz.FactorGraph([2] * 3, [(0, 1), (1, 2)], tables))
+    with pytest.raises(ValueError, match="Z = 0"):
+        lnz.marginals(lnz.FactorGraph([2], [(0,)], [np.full(2, -np.inf)]), route=lnz.routes.Elimination())
+    assert len(lnz.marginals(GRAPH)) == 3

@@ -64,7 +64,7 @@ def _draw_annealed(
         share = jax.nn.softmax(log_weights)
         chosen = systematic(choice_key, log_weights)
         moved = (
-            lnz.kernels.run_chains(energy, kernel, fast_key(sweep_key), states[chosen], sweeps)
+            lnz.kernels.run_chains(energy, kernel, states[chosen], fast_key(sweep_key), sweeps)
             if sweeps
             else states[chosen]
         )

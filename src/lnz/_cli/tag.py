@@ -49,12 +49,21 @@ def train(options: Train) -> None:
     rows = [
         ("Tagger", f"{found['features']:,} features, {found['labels']} labels, {found['weights']:,} weights"),
         ("Trained on", f"{found['sentences']:,} sentences of {config['data']}"),
-        ("Objective", f"{found['objective']:.3f} nats after {found['step']} {found['steps_are']}, {found['ended']}"),
+        (
+            "Objective",
+            f"{found['objective']:.3f} nats after {found['step']} {found['steps_are']}{_of_all(found)}, {found['ended']}",
+        ),
     ]
     if found["validation_nll"] is not None:
         rows.append(("Validation", f"{found['validation_nll']:.4f} nats per sentence"))
     rows += [("Time", f"{found['seconds']:.0f} s"), ("Run", str(folder.path))]
     facts(found, rows, as_json=options.json)
+
+
+def _of_all(found: dict[str, Any]) -> str:
+    """Of how many steps the one that is kept is the best."""
+    run = found.get("steps_run", found["step"])
+    return "" if run == found["step"] else f", the best of {run}"
 
 
 def _read(config: dict[str, Any], more: list[str], features: str | None = None) -> Training:
@@ -104,6 +113,7 @@ def _train(training: Training, folder: RunFolder, config: dict[str, Any], began:
         "weights": int((fitted.tagger.weights != 0).sum()),
         "step": step,
         "steps_are": steps,
+        "steps_run": fitted.evaluations[-1][0],
         "ended": "converged" if fitted.finished else "at the step limit",
         "objective": objective,
         "validation_nll": nll,
@@ -139,13 +149,14 @@ def evaluate(options: Evaluate) -> None:
     """Compare the most probable tags with those of a file."""
     tagger = _open(options.run)
     sentences = read_conll(options.file)
-    gold = tagger.gold(sentences)
+    gold, unseen = _gold(tagger, sentences)
     began = time.perf_counter()
     with Step("tagging"):
         tags = tagger.tag(sentences)
     tagged = time.perf_counter() - began
-    nll = tagger.negative_log_likelihood(sentences, gold) / len(sentences)
-    score = chunk_score(tags, gold, tagger.labels, sentences.starts) if is_chunking(tagger.labels) else None
+    nll = None if unseen else tagger.negative_log_likelihood(sentences, gold) / len(sentences)
+    labels = [*tagger.labels, *unseen]
+    score = chunk_score(tags, gold, labels, sentences.starts) if is_chunking(labels) else None
     found = {
         "f1": None if score is None else score.f1,
         "accuracy": float((tags == gold).mean()),
@@ -153,6 +164,7 @@ def evaluate(options: Evaluate) -> None:
         "precision": None if score is None else score.precision,
         "recall": None if score is None else score.recall,
         "chunks": None if score is None else score.there,
+        "unseen_tags": unseen,
         "sentences": len(sentences),
         "tokens": sentences.tokens,
         "seconds": tagged,
@@ -163,9 +175,30 @@ def evaluate(options: Evaluate) -> None:
         rows.append(("Chunk F1", f"{100 * score.f1:.2f} % ({how})"))
     rows += [
         ("Accuracy", f"{100 * found['accuracy']:.2f} % of {sentences.tokens:,} tokens"),
-        ("-log P", f"{nll:.4f} nats per sentence, over {len(sentences):,}; exact, by forward-backward"),
     ]
+    if nll is not None:
+        rows.append(("-log P", f"{nll:.4f} nats per sentence, over {len(sentences):,}; exact, by forward-backward"))
+    else:
+        count = int((gold >= len(tagger.labels)).sum())
+        rows.append(
+            (
+                "Not seen",
+                f"{', '.join(unseen)} in training: {count:,} tokens, each an error; the file has probability 0",
+            )
+        )
     facts(found, rows, as_json=options.json)
+
+
+def _gold(tagger: Tagger, sentences: Sentences) -> tuple[np.ndarray, list[str]]:
+    """The file's tags as indices, those that training has not seen behind the tagger's, and these."""
+    unseen: list[str] = []
+    if len(sentences.columns) == tagger.features.columns + 1:
+        unseen = [value for value in sentences.columns[-1].values if value not in tagger.labels]
+    if not unseen:
+        return tagger.gold(sentences), []
+    numbers = {label: i for i, label in enumerate([*tagger.labels, *unseen])}
+    codes, values = sentences.columns[-1]
+    return np.asarray([numbers[value] for value in values], np.int32)[codes], unseen
 
 
 def _open(path: Path) -> Tagger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):
         return units.features(self.observed, v, self.dtype).reshape(*batch, self.biases()[0].size)
 
     def __call__(self, x: State) -> Array:
-        (b, c), (v, h) = self.biases(), x
+        (b, c), (v, h) = self.biases(), both_layers(self, x)
         phi, h = self._features(v), h.astype(self.dtype)
         return -jnp.dot(phi, b) - jnp.dot(h, c) - jnp.dot(self.up(phi), h)
 
@@ -99,6 +100,16 @@ class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):
             beta = jnp.asarray(beta, self.dtype)
             return jax.tree.map(lambda a, b: (1 - beta) * a.astype(b.dtype) + beta * b, base, self)
         return super().tempered(base, beta)
+
+
+def both_layers(energy: Any, x: Any) -> tuple[Any, Any]:
+    """A state (v, h). ValueError for anything else, such as v alone."""
+    if not isinstance(x, tuple | list) or len(x) != 2:
+        name = type(energy).__name__
+        raise ValueError(
+            f"the energy of a {name} is of a state (v, h) of both layers. Of v alone use {name}.free_energy(v)"
+        )
+    return x[0], x[1]
 
 
 class TemperedLayers(TwoLayer, Featured, Annealable):

@@ -20,7 +20,7 @@ from lnz._core.spaces import ArrayLike, Binary, Categorical, Product, Real, Spac
 from lnz._models import units
 from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Gaussian, Independent, as_float
-from lnz._models.layers import BilinearLayers
+from lnz._models.layers import BilinearLayers, both_layers
 
 _UNITS = 64  # the number of units whose conditionals are computed at once
 
@@ -264,7 +264,7 @@ class GaussianRBM(TwoLayer, Marginal, Annealable):
         return self.hidden_bias + (v * self._precision()) @ self.weights
 
     def __call__(self, x: State) -> Array:
-        v, h = (part.astype(self.weights.dtype) for part in x)
+        v, h = (part.astype(self.weights.dtype) for part in both_layers(self, x))
         return self._quadratic(v) - jnp.dot(self._hidden_input(v), h)
 
     def free_energy(self, v: State) -> Array:

@@ -166,7 +166,10 @@ def marginals(energy: ModelLike, *, route: Route | None = None) -> Any:
         raise ValueError(
             f"marginals of a {type(energy).__name__} are computed by lnz.routes.Elimination, not by {route!r}"
         )
-    return (route or Elimination()).marginals(energy)
+    found = (route or Elimination()).marginals(energy)
+    if not all(row.any() for row in found):
+        refuse_impossible(jnp.asarray(-jnp.inf))
+    return found
 
 
 def edge_marginals(energy: LinearChain | RandomField, *, route: Route | None = None) -> Float[Array, "E K K"]:

@@ -124,7 +124,7 @@ class Split(NamedTuple):
     test: Int[np.ndarray, " n_test"]
 
 
-def split(n: int, *, fractions: Sequence[int | float] = (0.7, 0.15, 0.15), seed: int = 0) -> Split:
+def split(n: int, *, fractions: Sequence[int | float] = (0.7, 0.1, 0.2), seed: int = 0) -> Split:
     """Split n data into train, validation and test, at random but always in the same way.
 
     A permutation of 0 … n-1 is cut after round(n f_train) and round(n (f_train + f_validation)) entries, and each part
@@ -144,10 +144,10 @@ def split(n: int, *, fractions: Sequence[int | float] = (0.7, 0.15, 0.15), seed:
 
     Example:
         >>> [len(part) for part in split(1797)]
-        [1258, 269, 270]
+        [1258, 180, 359]
     """
     if len(fractions) != 3 or not all(0 <= f <= 1 for f in fractions) or not math.isclose(sum(fractions), 1):
-        raise DataError(f"split: fractions {tuple(fractions)} are not three shares of 1. Give 0.7, 0.15, 0.15 or such")
+        raise DataError(f"split: fractions {tuple(fractions)} are not three shares of 1. Give 0.7, 0.1, 0.2 or such")
     first, second = round(n * fractions[0]), round(n * (fractions[0] + fractions[1]))
     order = _random_state(seed).permutation(n).astype(np.int64)
     parts = Split(*(np.sort(part) for part in np.split(order, [first, second])))

@@ -30,7 +30,7 @@ def save_samples(
     """Write samples to a file, in the format of its suffix: `.npy`, `.npz`, `.csv` or `.png`.
 
     An `.npz` holds the array under `images` where there is an image shape, otherwise under `x`, so that `load` finds
-    it again; a `.csv` has one row per sample under a header x1, x2, …; a `.png` shows all samples as tiles, row by row.
+    it again; a `.csv` has one row per sample under a header x0, x1, …, as UAI files count; a `.png` shows all samples as tiles, row by row.
     Values from 0 to 1 are drawn from black to white, and so are values from -1 to 1, uint8 values beyond 1 as they
     are, and any others from the smallest to the largest. The file appears whole or not at all.
 
@@ -86,7 +86,7 @@ def _write_archive(file: io.BufferedIOBase, name: str, array: np.ndarray) -> Non
 def _write_table(file: io.BufferedIOBase, array: np.ndarray) -> None:
     rows = array.reshape(len(array), -1)
     form = "%d" if rows.dtype.kind in "biu" else "%.17g" if rows.dtype.itemsize > 4 else "%.9g"
-    header = ",".join(f"x{i + 1}" for i in range(rows.shape[1]))
+    header = ",".join(f"x{i}" for i in range(rows.shape[1]))
     np.savetxt(file, rows, fmt=form, delimiter=",", header=header, comments="")
 
 

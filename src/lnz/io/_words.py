@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,34 @@ MOST_PARTS = 1 << 24  # variables of one file, or factors
 _LONGEST = 1 << 12  # bytes of one word
 _DEFLATE_LIMIT = 1032  # gzip cannot shrink data by more than this factor
 _NUMERIC = b"0123456789+-.eE \t\n\r\v\f"
+_COMMENT = re.compile(rb"#[^\n]*|(?<=\n)c(?![^ \t\r\n])[^\n]*")
 _SPACE = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
 
 
+class _WithoutComments(Blocks):
+    """The bytes of a file with spaces for its comments: from `#` to the end of the line, and lines whose first word is `c`."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        super().__init__(path)
+        self._before = b"\n"  # what stands before the next block: a line's end, a comment (#), or something else (x)
+
+    def read(self) -> bytes:
+        block = super().read()
+        if not block:
+            return block
+        text = self._before + block
+        if b"#" in text or b"c" in block:
+            text = _COMMENT.sub(lambda found: found[0][:1].replace(b"c", b"#") + b" " * (len(found[0]) - 1), text)
+            open_comment = b"#" in text[text.rfind(b"\n") + 1 :]
+            block = text[1:].replace(b"#", b" ")
+        else:
+            open_comment = False
+        self._before = b"#" if open_comment else b"\n" if block.endswith(b"\n") else b"x"
+        return block
+
+
 class Numbers:
-    """The numbers of a text file, plain or gzipped, behind a header of one word. A context manager.
+    """The numbers of a text file, plain or gzipped, behind a header of one word in either case. A context manager.
 
     Attributes:
         path: the file.
@@ -37,7 +61,7 @@ class Numbers:
         self.path = Path(path)
         self.header = ""
         self.at = 0
-        self._file = Blocks(path)
+        self._file = _WithoutComments(path)
         size = self._file.size
         self._size = f"{size} byte{'s' * (size != 1)}"
         self.room = min(MOST, (size * (_DEFLATE_LIMIT if self._file.zipped else 1) + 1) // 2)
@@ -112,10 +136,11 @@ class Numbers:
         while not text and (block := self._file.read()):
             text = block.lstrip()
         found = text.split(maxsplit=1)
-        self.header = found[0][:64].decode("utf-8", "replace") if found else ""
+        word = found[0][:64].decode("utf-8", "replace") if found else ""
+        self.header = word.upper()
         if self.header not in headers:
             wanted = " or ".join(headers)
-            what = f"starts with {quoted(self.header)}" if found else "holds nothing but white space"
+            what = f"starts with {quoted(word)}" if found else "holds nothing but white space"
             raise DataError(f"{self.path}: line {self._place(0)[0]}: {what}. Give a file that starts with {wanted}")
         return text[len(found[0]) :]
 
@@ -152,7 +177,7 @@ class Numbers:
     def _place(self, index: int | None) -> tuple[int, int]:
         """Line and word on the line, from 1, of the word of this index from 0, or of the end of the file."""
         line, before, on_line, after_space, last = 1, 0, 0, True, 0
-        with Blocks(self.path) as file:
+        with _WithoutComments(self.path) as file:
             for block in self._raw(file):
                 data = np.frombuffer(block, np.uint8)
                 space = _SPACE[data]

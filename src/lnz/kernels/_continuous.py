@@ -75,7 +75,7 @@ class HamiltonianMonteCarlo(Hamiltonian):
     Example:
         >>> import jax, jax.numpy as jnp, lnz
         >>> energy = lnz.FunctionEnergy(lambda x: jnp.sum(x**2) / 2, lnz.Real((2, 3)))
-        >>> lnz.kernels.run_chains(energy, lnz.kernels.HamiltonianMonteCarlo(0.5), jax.random.key(0), jnp.zeros((4, 2, 3)), 5).shape
+        >>> lnz.kernels.run_chains(energy, lnz.kernels.HamiltonianMonteCarlo(0.5), jnp.zeros((4, 2, 3)), jax.random.key(0), 5).shape
         (4, 2, 3)
 
     Source: Duane, Kennedy, Pendleton & Roweth 1987; Neal 2011, "MCMC using Hamiltonian dynamics".

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import warnings
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -54,7 +55,7 @@ class Gibbs(Kernel):
     Example:
         >>> import jax, jax.numpy as jnp, lnz
         >>> ring = lnz.Ising.lattice((4,), 0.5, periodic=True)
-        >>> s = lnz.kernels.run_chains(ring, lnz.kernels.Gibbs(blocks=[[0, 2], [1, 3]]), jax.random.key(0), jnp.ones((10, 4)), 5)
+        >>> s = lnz.kernels.run_chains(ring, lnz.kernels.Gibbs(blocks=[[0, 2], [1, 3]]), jnp.ones((10, 4)), jax.random.key(0), 5)
         >>> s.shape
         (10, 4)
 
@@ -180,13 +181,22 @@ def default_kernel(energy: Energy) -> Kernel:
     raise ValueError("no kernel supports this energy: " + "; ".join(str(reason) for reason in reasons))
 
 
-def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: int) -> State:
+def run_chains(energy: Energy, kernel: Kernel, v: State, key: PRNGKeyArray, sweeps: int) -> State:
     """The states after `sweeps` moves of the kernel, in the dtype they came in.
+
+    The order of version 0.1, the key before the states, is accepted with a DeprecationWarning where the key is a `jax.random.key`.
 
     Raises:
         ValueError: where the kernel does not support the energy, or a state is outside its space.
         FloatingPointError: where a chain has come to a state whose energy is NaN or infinite. Inside `jit` this is not checked.
     """
+    if _is_key(v) and not _is_key(key):
+        warnings.warn(
+            "run_chains takes the states before the key: run_chains(energy, kernel, v, key, sweeps); the other order goes with version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        v, key = key, v
     if not is_traced(v):
         reason = kernel.unsupported_reason(energy)
         if reason is not None:
@@ -195,6 +205,10 @@ def run_chains(energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, swee
     moved = moved_chains(energy, kernel, key, v, sweeps)[0]
     require_energies(energy, moved)
     return moved
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def require_energies(energy: Energy, v: State) -> None:

@@ -75,7 +75,7 @@ class GibbsWithGradients(LocallyInformed):
     Example:
         >>> import jax, jax.numpy as jnp, lnz
         >>> ring = lnz.Ising.lattice((4,), 0.5, periodic=True)
-        >>> lnz.kernels.run_chains(ring, lnz.kernels.GibbsWithGradients(), jax.random.key(0), jnp.ones((10, 4)), 20).shape
+        >>> lnz.kernels.run_chains(ring, lnz.kernels.GibbsWithGradients(), jnp.ones((10, 4)), jax.random.key(0), 20).shape
         (10, 4)
 
     Source: Grathwohl, Swersky, Hashemi, Duvenaud & Maddison 2021, "Oops I took a gradient".

@@ -34,7 +34,7 @@ class SwendsenWang(Kernel):
     Example:
         >>> import jax, jax.numpy as jnp, lnz
         >>> critical = lnz.Ising.lattice((16, 16), 0.4407, periodic=True)
-        >>> lnz.kernels.run_chains(critical, lnz.kernels.SwendsenWang(), jax.random.key(0), jnp.ones((2, 16, 16)), 10).shape
+        >>> lnz.kernels.run_chains(critical, lnz.kernels.SwendsenWang(), jnp.ones((2, 16, 16)), jax.random.key(0), 10).shape
         (2, 16, 16)
 
     Source: Swendsen & Wang 1987, "Nonuniversal critical dynamics in Monte Carlo simulations"; fields as in Edwards & Sokal 1988.

@@ -251,7 +251,6 @@ def test_apply_prints_tags_with_their_probabilities(folder, tmp_path):
             "the e\n",
             "has 2 columns, but 3 are needed: those of the training file, the label last. Give a file with labels",
         ),
-        ("the e O\ndog g B-ZZ\n", "line 2: the tag 'B-ZZ' does not occur in training, which had "),
         ("the e O\ndog g\n", "line 2: 'dog g' has 2 columns"),
         ("", "the file is empty"),
         ("\n", "holds no tokens"),
@@ -447,3 +446,16 @@ def test_lbfgs_takes_the_steps_of_scipys():
 def test_options_that_cannot_serve(random_tagger, options):
     with pytest.raises(ValueError, match=next(iter(options)).removeprefix("templates") or "template"):
         lnz.apps.fit_tagger(random_tagger[0], **options)
+
+
+def test_a_tag_not_seen_in_training_is_an_error(folder, tmp_path):
+    (tmp_path / "x.txt").write_text("the e O\ndog g B-ZZ\n")
+    code, out = call("evaluate", folder / "run", tmp_path / "x.txt")
+    assert code == 0
+    assert "B-ZZ in training: 1 tokens, each an error; the file has probability 0" in out
+    found = json.loads(call("evaluate", folder / "run", tmp_path / "x.txt", "--json")[1])
+    assert found["unseen_tags"] == ["B-ZZ"]
+    assert found["nll"] is None
+    assert found["accuracy"] <= 0.5
+    assert found["chunks"] == 1
+    assert found["recall"] == 0
