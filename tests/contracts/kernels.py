@@ -1,15 +1,15 @@
-"""The one list of kernels, each with an energy it serves, and the test that a law is left as it is."""
+"""The one list of kernels, each with an energy it supports, and the test that a distribution is left invariant."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 import lnz
 from contracts.energies import Case, listed, named, potts_sparse, rbm
 from listing import log_sum
+from lnz.testing._sums import p_value
 
 CATEGORICAL_CALLABLE = "function of categories"
 
@@ -96,20 +96,7 @@ def numbered(space: lnz.Space, x: np.ndarray) -> np.ndarray:
     return digits @ k ** np.arange(digits.shape[1])[::-1]
 
 
-def chi_square(counts: np.ndarray, chances: np.ndarray) -> float:
-    """The p-value of the counts under the exact law. Cells of fewer than five expected counts are put together."""
-    expected = chances / chances.sum() * counts.sum()
-    if counts[expected == 0].any():
-        return 0.0
-    small = expected < 5
-    counts = np.append(counts[~small], counts[small].sum())
-    expected = np.append(expected[~small], expected[small].sum())
-    keep = expected > 0
-    statistic = np.sum((counts[keep] - expected[keep]) ** 2 / expected[keep])
-    return float(stats.chi2.sf(statistic, max(keep.sum() - 1, 1)))
-
-
 def agreement(case: Case, x: np.ndarray, log_weights: np.ndarray) -> float:
     chances = np.exp(log_weights - log_sum(log_weights))
     counts = np.bincount(numbered(lnz.capabilities.observed_space(case.energy), x), minlength=len(chances))
-    return chi_square(counts, chances)
+    return p_value(counts, chances)

@@ -12,11 +12,12 @@ from scipy import stats
 
 import lnz
 from contracts.energies import listed, named
-from contracts.kernels import GIBBS, agreement, base_of, chi_square, numbered, tempered_weights
+from contracts.kernels import GIBBS, agreement, base_of, numbered, tempered_weights
 from contracts.routes import as_states
 from listing import log_sum
 from lnz._models.pairwise import LatticeCouplings
 from lnz.kernels._leapfrog import leapfrog_moves
+from lnz.testing._sums import p_value
 
 CHAINS = 4096
 SURE = 1e-6  # forty tests with a hundred seeds each would raise a false alarm once in 250 suites
@@ -160,7 +161,7 @@ def test_gaussian_rbm_on_its_path():
         return np.bincount(6 * found[0] + found[1], minlength=36), chances.ravel()
 
     for x, law in [*zip(one, laws, strict=True), *zip(far[:2], laws[:2], strict=False), (own, laws[2])]:
-        assert chi_square(*cells(x, law)) > SURE
+        assert p_value(*cells(x, law)) > SURE
 
 
 def grid_law(log_weight, low, high, n=4001):
@@ -201,7 +202,7 @@ def langevin_p_values(name, step):
     one, end = jax.jit(lambda key: (several(key, start, 4), several(key, far, 200)))(jax.random.key(2))
     edges = np.interp(np.linspace(0, 1, 25)[1:-1], cdf, x)
     return [
-        chi_square(np.bincount(np.searchsorted(edges, v[:, 0]), minlength=24), np.ones(24))
+        p_value(np.bincount(np.searchsorted(edges, v[:, 0]), minlength=24), np.ones(24))
         for v in map(np.asarray, (one, end))
     ]
 
@@ -248,7 +249,7 @@ def caught(case, step):
     start = as_states(case)[np.random.default_rng(2).choice(len(law), CHAINS, p=law)]
     x = jax.jit(lambda key: step(case.energy, key, start))(jax.random.key(11))
     counts = np.bincount(numbered(lnz.capabilities.observed_space(case.energy), np.asarray(x)), minlength=len(law))
-    return chi_square(counts, law) < SURE
+    return p_value(counts, law) < SURE
 
 
 def test_a_wrong_temperature_is_caught():

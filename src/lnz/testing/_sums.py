@@ -139,7 +139,7 @@ def difference(found: Any, wanted: Any) -> float:
     if np.any(~same & ~(np.isfinite(found) & np.isfinite(wanted))):
         return np.inf
     size = max(1.0, np.abs(wanted[np.isfinite(wanted)]).max(initial=0))
-    return float(np.abs(np.where(same, 0, found - np.where(same, found, wanted))).max(initial=0)) / size
+    return float(np.abs(found[~same] - wanted[~same]).max(initial=0)) / size
 
 
 def tolerance(dtype: Any) -> float:
