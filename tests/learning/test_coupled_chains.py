@@ -142,7 +142,7 @@ def test_chains_that_do_not_meet_are_loud():
     assert fitted.reports[0].figures["unmet"] == pytest.approx(fitted.history[-1].figures["unmet"], rel=0.2)
     alarms = [alarm for look in fitted.reports for alarm in look.alarms if alarm.name == "unmet"]
     assert len(alarms) == 1, "once, as long as it goes on"
-    assert "pairs of coupled chains were cut before they met" in str(alarms[0])
+    assert "pairs of coupled chains were stopped before they met" in str(alarms[0])
 
 
 @pytest.mark.parametrize(

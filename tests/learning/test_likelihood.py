@@ -32,7 +32,7 @@ def test_data_of_any_dtype_and_in_any_number():
     for kind in (data.astype(bool), data.astype(float), jnp.asarray(data), data.tolist()):
         assert lnz.log_likelihood(energy, kind).value == exact
     whole = free_energies(energy, data)
-    assert (free_energies(energy, data, block=10) == whole).all(), "37 data in blocks of 10"
+    assert (free_energies(energy, data, block=10) == whole).all(), "37 examples in blocks of 10"
     assert lnz.log_likelihood(energy, data[:1]).data_standard_error == math.inf
 
 
