@@ -53,11 +53,6 @@ ALLOWED = [
     r"(is|are) (already )?taken (from|by|over|away|up|out|into account|together)",
 ]
 
-# Parts that are not clean yet. Nothing is ever added here.
-NOT_YET = {
-    "lnz/io",
-}
-
 
 def without_code(text: str) -> str:
     """Prose alone: no fenced blocks, no code between backticks, no examples and no links' addresses."""
@@ -120,16 +115,10 @@ def paragraphs(text: str) -> list[str]:
     return re.sub(r"^```.*?^```$", lambda m: "\n" * m[0].count("\n"), text, flags=re.DOTALL | re.MULTILINE).split("\n")
 
 
-@pytest.mark.parametrize("part", [part for part in parts() if part not in NOT_YET])
+@pytest.mark.parametrize("part", parts())
 def test_words(part):
     found = [complaint for path in parts()[part] for complaint in complaints(path)]
     assert not found, "\n".join(found)
-
-
-def test_what_is_not_clean_yet_exists_and_is_not_clean():
-    """A part that has been cleaned leaves the list, so that it stays clean."""
-    assert set(parts()) >= NOT_YET
-    assert [part for part in NOT_YET if not any(complaints(path) for path in parts()[part])] == []
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_values_that_are_not_finite(tmp_path, bad):
         ([[0, 1], [2, 1], [1, 0]], (), "the scale of values from 0 to 2 is not clear. Give --binarise THRESHOLD"),
         ([[-1, 1], [1, 1], [1, -1]], (), "is -1, neither 0 nor 1. These look like spins"),
         ([[0, 1], [2, 1], [1, 0]], ("--binarise", "never"), "row 2, column 1 is 2, neither 0 nor 1"),
-        ([[0, 1], [2, 1], [1, 0]], ("--model", "potts", "--categories", 2), "is 2, not a whole number from 0 to 1"),
-        ([[0, 1], [-2, 1], [1, 0]], ("--model", "potts"), "is -2, not a whole number from 0 up"),
-        ([[0.5, 1], [2, 1], [1, 0]], ("--model", "potts-rbm"), "is 0.5, not a whole number"),
+        ([[0, 1], [2, 1], [1, 0]], ("--model", "potts", "--categories", 2), "is 2, not an integer from 0 to 1"),
+        ([[0, 1], [-2, 1], [1, 0]], ("--model", "potts"), "is -2, not an integer from 0 up"),
+        ([[0.5, 1], [2, 1], [1, 0]], ("--model", "potts-rbm"), "is 0.5, not an integer"),
     ],
 )
 def test_values_outside_the_space(tmp_path, values, options, message):

@@ -267,7 +267,11 @@ def test_a_bayesian_network_of_pgmpy_answers_as_pgmpy_does():
     ("graph", "options", "words"),
     [
         (lnz.FactorGraph([], [()], [np.zeros(())]), {}, "no variables"),
-        (lnz.FactorGraph([2], [(0,)], [np.array([0, 800.0])]), {}, "800, whose exponential is no float64"),
+        (
+            lnz.FactorGraph([2], [(0,)], [np.array([0, 800.0])]),
+            {},
+            "800, whose exponential is outside the range of float64",
+        ),
         (lnz.FactorGraph([2, 2], [], []), {"variables": ["a", "a"]}, "names do not match"),
         (lnz.FactorGraph([2], [], []), {"states": [["a"]]}, "names do not match"),
     ],

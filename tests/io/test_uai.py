@@ -168,7 +168,7 @@ def test_evidence_that_was_written(tmp_path):
     for evidence in ({}, {4: 0}, {3: 1, 0: 12}):
         write_uai_evidence(tmp_path / "x.evid", evidence)
         assert read_uai_evidence(tmp_path / "x.evid") == evidence
-    with pytest.raises(ValueError, match=r"0: -1 are not whole numbers"):
+    with pytest.raises(ValueError, match=r"0: -1 are not integers"):
         write_uai_evidence(tmp_path / "x.evid", {0: -1})
 
 
@@ -193,8 +193,8 @@ def test_evidence_leaves_one_value_of_a_variable(tmp_path):
         ),
         ("1 0 1 7 7", "line 1, word 1: declares 1 observations, but 4 numbers follow"),
         ("2\n1 0 1\n1 2 0", "line 1, word 1: holds 2 samples of evidence. Give a file for each"),
-        ("1\n0 -1", "line 2, word 2: -1 is not a whole number"),
-        ("1 0.5 1", "line 1, word 2: 0.5 is not a whole number"),
+        ("1\n0 -1", "line 2, word 2: -1 is not an integer"),
+        ("1 0.5 1", "line 1, word 2: 0.5 is not an integer"),
         ("2 0 1\n0 1", "line 2, word 1: variable 0 is observed twice"),
         ("1 3 0", "line 1, word 2: variable 3 is not in the model. Variables are numbered from 0 to 2"),
         ("1 1\n3", "line 2, word 1: variable 1 has no value 3. Its values are numbered from 0 to 2"),
@@ -255,7 +255,7 @@ def test_results_that_are_none(tmp_path, value):
         (read_uai_pr, "PR\n2 3 4", "line 2, word 1: 3 numbers. Give one, log10 Z"),
         (read_uai_mar, "MAR\n1 2 .5", "line 2: the file ends too soon, or too late"),
         (read_uai_mar, "MAR\n1 2 .5 .5 .5", "line 2: the file ends too soon, or too late"),
-        (read_uai_mar, "MAR\n1 2 1.5 -.5", "line 2, word 4: -0.5 is no probability"),
+        (read_uai_mar, "MAR\n1 2 1.5 -.5", "line 2, word 4: -0.5 is not a probability"),
         (read_uai_mar, "MAR", "line 1: the file ends too soon"),
     ],
 )
@@ -282,19 +282,19 @@ def changed(old, new):
         (changed("MARKOV", "CREDAL"), "line 1: starts with 'CREDAL'. Give a file that starts with MARKOV or BAYES"),
         (b"\x7fELF\x02\x01" + bytes(range(256)), r"line 1: starts with '\x7fELF\x02\x01\x00"),
         (MODEL.encode("utf-16"), r"line 1: starts with "),
-        (changed("3\n2 3 2", "0\n"), "line 2, word 1: 0 is no number of variables. Write a whole number from 1 up"),
-        (changed("3\n2 3 2", "-3\n2 3 2"), "line 2, word 1: -3 is no number of variables"),
-        (changed("3\n2 3 2", "2.5\n2 3 2"), "line 2, word 1: 2.5 is no number of variables"),
+        (changed("3\n2 3 2", "0\n"), "line 2, word 1: 0 is not a number of variables. Write an integer from 1 up"),
+        (changed("3\n2 3 2", "-3\n2 3 2"), "line 2, word 1: -3 is not a number of variables"),
+        (changed("3\n2 3 2", "2.5\n2 3 2"), "line 2, word 1: 2.5 is not a number of variables"),
         (
             changed("3\n2 3 2", "1000000000\n2 3 2"),
             "line 2, word 1: declares 1000000000 variables, more than a file of",
         ),
-        (changed("2 3 2", "2 0 2"), "line 3, word 2: variable 1 has cardinality 0. Write a whole number from 1 up"),
+        (changed("2 3 2", "2 0 2"), "line 3, word 2: variable 1 has cardinality 0. Write an integer from 1 up"),
         (changed("2 3 2", "2 3 -2"), "line 3, word 3: variable 2 has cardinality -2"),
         (changed("2 3 2", "2 3.5 2"), "line 3, word 2: variable 1 has cardinality 3.5"),
         (changed("2 3 2", "2 nan 2"), "line 3, word 2: 'nan' is not a finite number. Write one in plain digits"),
         (changed("2 3 2", "2 1000000000000 2"), "line 6, word 1: the tables up to factor 1 take 2e+12 numbers or more"),
-        (changed("2 3 2\n4", "2 3 2\n-1"), "line 4, word 1: -1 is no number of factors"),
+        (changed("2 3 2\n4", "2 3 2\n-1"), "line 4, word 1: -1 is not a number of factors"),
         (changed("2 3 2\n4", "2 3 2\n1e9"), "line 4, word 1: declares 1000000000 factors, more than a file of"),
         (changed("2 0 1", "2 0 3"), "line 6, word 3: the scope of factor 1 names variable 3. Variables are numbered"),
         (changed("2 0 1", "2 0 -1"), "line 6, word 3: the scope of factor 1 names variable -1"),

@@ -1,4 +1,4 @@
-"""Reading the user's data and writing results: arrays in, arrays out, and every refusal a `DataError` of one line.
+"""Readers of data and writers of results as arrays; every error in data is a `DataError` of one line.
 
 The names in `__init__.pyi` are loaded when they are first used.
 """

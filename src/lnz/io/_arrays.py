@@ -45,10 +45,10 @@ def load(path: str | os.PathLike[str], *, name: str | None = None) -> Data:
         name: which array of an `.npz` to read.
 
     Returns:
-        The data, shape (n, *shape) with n ≥ 1 and at least one value per datum; the dtype is the file's.
+        The data, shape (n, *shape) with n ≥ 1 and at least one value per example; the dtype is the file's.
 
     Raises:
-        DataError: whatever is wrong with the file, in one line that names it.
+        DataError: for anything wrong with the file, in one line that names it.
 
     Example:
         >>> import numpy as np, tempfile, os

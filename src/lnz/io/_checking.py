@@ -1,4 +1,4 @@
-"""Are these data fit for that model? Every refusal names the first value that is wrong."""
+"""Checks of data against the space of a model; every error names the first value that is wrong."""
 
 import math
 from collections.abc import Callable
@@ -22,20 +22,20 @@ def check(
     cardinality: int | None = None,
     source: str = "data",
 ) -> list[str]:
-    """Refuse data on which a model over the named space cannot be trained; rows and columns are counted from 1.
+    """Raise DataError for data on which a model over the named space cannot be trained; rows and columns are counted from 1.
 
     Args:
         array: the data, shape (n, *shape).
-        space_name: `binary` (0 and 1), `spin` (-1 and +1), `categorical` (whole numbers 0 … cardinality-1) or `real`.
-        columns: how many values per datum the model wants, if that is settled.
-        cardinality: how many categories there are; only for `categorical`, where None allows any whole number ≥ 0.
-        source: what to call the data in messages.
+        space_name: `binary` (0 and 1), `spin` (-1 and +1), `categorical` (integers 0 … cardinality-1) or `real`.
+        columns: the number of values per example that the model needs, if that is fixed.
+        cardinality: the number of categories; only for `categorical`, where None allows any integer ≥ 0.
+        source: the name of the data in messages.
 
     Returns:
         Notes that the user should read and may ignore: constant columns, which every discrete model allows.
 
     Raises:
-        DataError: values that are no numbers, no rows or only one, no columns or the wrong number of them, NaN or
+        DataError: values that are not numbers, no rows or only one, no columns or the wrong number of them, NaN or
             infinity, values outside the space; for `real` a constant column too, since a Gaussian unit of variance 0
             has no density.
 
@@ -71,7 +71,7 @@ def _check_shape(array: np.ndarray, columns: int | None, source: str) -> None:
         raise DataError(f"{source}: holds no columns. Give at least one")
     if columns is not None and k != columns:
         raise DataError(
-            f"{source}: the model wants {columns} columns, but the data have {k}. Give data of that width, "
+            f"{source}: the model needs {columns} columns, but the data have {k}. Give data of that width, "
             "or train a new model"
         )
     if n == 1:
@@ -84,14 +84,14 @@ def _check_shape(array: np.ndarray, columns: int | None, source: str) -> None:
 
 
 def _check_values(array: np.ndarray, space: str, cardinality: int | None, source: str) -> None:
-    limit = math.inf if cardinality is None else cardinality
+    categories = math.inf if cardinality is None else cardinality
     largest = np.float64(np.finfo(np.float32).max)
     rules: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
         "binary": (lambda x: (x == 0) | (x == 1), "neither 0 nor 1"),
         "spin": (lambda x: (x == 1) | (x == -1), "neither -1 nor +1"),
         "categorical": (
-            lambda x: (x >= 0) & (x < limit) & (x.dtype.kind != "f" or x == np.trunc(x)),
-            "not a whole number from 0" + (" up" if cardinality is None else f" to {cardinality - 1}"),
+            lambda x: (x >= 0) & (x < categories) & (x.dtype.kind != "f" or x == np.trunc(x)),
+            "not an integer from 0" + (" up" if cardinality is None else f" to {cardinality - 1}"),
         ),
         "real": (lambda x: (x >= -largest) & (x <= largest), "too large for 32-bit floats"),
     }

@@ -1,4 +1,4 @@
-"""Column files as the CoNLL shared tasks write them: a token a line, its columns apart by tabs or white space, blank lines between sentences."""
+"""Column files of the CoNLL shared tasks: one token per line, columns separated by tabs or white space, sentences by blank lines."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sentences:
-    """Sentences as a column file has them, all tokens one after another.
+    """The sentences of a column file, all tokens one after another.
 
     Attributes:
         columns: the columns, the word first; where there are labels, they are the last.
-        starts: where each sentence starts among the tokens, and at the end the number of tokens, int64 (sentences + 1,).
-        source: where they came from: a path, or words.
+        starts: the index of the first token of each sentence, and finally the number of tokens, int64 (sentences + 1,).
+        source: the origin of the sentences: a path, or a description.
         lines: the line of the file that each token is on, from 1, int32 (tokens,).
     """
 
@@ -53,10 +53,10 @@ class Sentences:
 
     @classmethod
     def of(cls, sentences: Iterable[Sequence[Sequence[str]]], *, source: str = "the sentences") -> Sentences:
-        """Sentences from lists: of each its tokens, of each token its columns.
+        """Sentences from nested lists: sentences, their tokens, and the columns of each token.
 
         Raises:
-            DataError: tokens with different numbers of columns, a column that is empty or holds white space, no token at all.
+            DataError: tokens with different numbers of columns, a column that is empty or contains white space, no token at all.
 
         Example:
             >>> import lnz
@@ -86,11 +86,11 @@ class Sentences:
         return np.diff(self.starts)
 
     def first_columns(self, count: int) -> Sentences:
-        """The same sentences without the columns behind these."""
+        """The same sentences with the first `count` columns alone."""
         return dataclasses.replace(self, columns=self.columns[:count])
 
     def take(self, which: Int[np.ndarray, " some"]) -> Sentences:
-        """Some of the sentences, in this order. Values that none of them has are left out."""
+        """Some of the sentences, in this order. Values that occur in none of them are left out."""
         starts = self.starts.tolist()
         tokens = np.concatenate([np.arange(0), *(np.arange(starts[i], starts[i + 1]) for i in which)])
         columns = tuple(_part(column, tokens) for column in self.columns)
@@ -98,7 +98,7 @@ class Sentences:
         return Sentences(columns, starts, self.source, self.lines[tokens])
 
     def place(self, token: int) -> str:
-        """Where a token is, as the start of a message."""
+        """The source and line of a token, as the start of a message."""
         return f"{self.source}: line {self.lines[token]}"
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class Sentences:
 
 
 def read_conll(path: str | os.PathLike[str]) -> Sentences:
-    """Read a column file, plain or gzipped: a token a line, its columns apart by spaces or tabs, sentences apart by blank lines.
+    """Read a column file, plain or gzipped: one token per line, columns separated by spaces or tabs, sentences by blank lines.
 
     Where every line of a token has a tab, columns are split at tabs alone, so that `New York<TAB>B-LOC` has two. Lines end with LF or CR LF,
     or with CR where the file has no LF.
@@ -116,8 +116,8 @@ def read_conll(path: str | os.PathLike[str]) -> Sentences:
     codes of the tokens and the different values.
 
     Raises:
-        DataError: lines with different numbers of columns, bytes that are no text in UTF-8, a line without end, a file without tokens: in
-            one line with the file's name and the number of the line.
+        DataError: lines with different numbers of columns, bytes other than text in UTF-8, a line that is too long, a file without
+            tokens: in one line with the file's name and the number of the line.
 
     Example:
         >>> import pathlib, tempfile, lnz
@@ -183,7 +183,7 @@ class _Numbered(dict):
 
 
 class _Reader:
-    """Lines in, columns out."""
+    """Converts lines to columns."""
 
     def __init__(self, source: str, tabbed: bool = False):
         self._source, self._tabbed, self._width = source, tabbed, 0

@@ -1,4 +1,4 @@
-"""What every reader returns, and the one exception by which data are refused."""
+"""The result of every reader, and the exception for invalid data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DataError(ValueError):
-    """Data or an option about data that lnz refuses: one line, the cause first and then the remedy."""
+    """Invalid data, or an invalid option about data: one line with the cause and the remedy."""
 
     def __init__(self, message: str):
         super().__init__(message.replace("\n", " "))  # a file's name may hold a line break
@@ -22,13 +22,13 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Data as they were found, one datum per entry of the first axis.
+    """Data from a source, unchanged, one example per entry of the first axis.
 
     Attributes:
         array: the data, shape (n, *shape), in the file's own dtype.
-        source: where they came from, in words: a path, or the name of a built-in data set.
-        image_shape: (height, width) where one datum is a grey image, flattened or not; otherwise None.
-        labels: one label per datum, shape (n,), where the source has them. They are never part of `array`.
+        source: the origin of the data: a path, or the name of a built-in data set.
+        image_shape: (height, width) where one example is a grey image, flattened or not; otherwise None.
+        labels: one label per example, shape (n,), where the source has them. They are never part of `array`.
     """
 
     array: Shaped[np.ndarray, "n ..."]
@@ -38,7 +38,7 @@ class Data:
 
     @property
     def rows(self) -> Shaped[np.ndarray, "n k"]:
-        """The data with each datum flattened: shape (n, k). No copy is made."""
+        """The data with each example flattened: shape (n, k). No copy is made."""
         return self.array.reshape(len(self.array), math.prod(self.array.shape[1:]))
 
     def __repr__(self) -> str:
@@ -53,25 +53,25 @@ def size_words(shape: Sequence[int]) -> str:
 
 
 def quoted(text: object, limit: int = 40) -> str:
-    """Text from a file, fit for a message: one line, quoted, and cut when it is long."""
+    """Text from a file, for a message: one line, quoted, and shortened if it is long."""
     text = str(text)
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def one_line(error: object, limit: int = 80) -> str:
-    """What another library said, fit for a message: one line, cut when it is long."""
+    """The message of another library's error, for a message: one line, shortened if it is long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def listed(names: Sequence[object], limit: int = 8) -> str:
-    """Names from a file, fit for a message: quoted, and cut when there are many."""
+    """Names from a file, for a message: quoted, and shortened if there are many."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(quoted(name) for name in names[:limit]) + more
 
 
 def numeric_problem(dtype: np.dtype) -> str | None:
-    """Why values of this dtype are no data, as the end of a sentence about 'it', or None when they are real numbers."""
+    """Why values of this dtype cannot be data, as the end of a sentence about 'it', or None for real numbers."""
     if dtype.kind in "biuf":
         return None
     if dtype.hasobject:

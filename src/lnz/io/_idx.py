@@ -63,7 +63,7 @@ def _read(file: io.BufferedIOBase, path: Path, size: int, zipped: bool) -> np.nd
     if declared == 0:
         raise DataError(f"{path}: its header declares {size_words(shape)} values, that is none. Give data with rows")
     if axes == 1:
-        raise DataError(f"{path}: holds one number per datum, such as labels. Give the file of the images")
+        raise DataError(f"{path}: holds one number per example, such as labels. Give the file of the images")
     array = np.empty(math.prod(shape), dtype)
     read_into(file, array)
     if zipped and file.read(1):

@@ -18,8 +18,8 @@ _DEEP = ("I", "F")  # Pillow's modes of more than 8 bits per sample
 def read_folder(folder: Path) -> Data:
     """Read the images of a folder, in the order of their names: uint8 of shape (n, height, width), 255 for white.
 
-    Colours become grey by Pillow's weights (ITU-R 601); transparency is dropped; of an animation the first frame is
-    taken. Files without an image's suffix, hidden files and subfolders are passed over. All images must have one size.
+    Colours become grey by Pillow's weights (ITU-R 601); transparency is dropped; only the first frame of an animation
+    is used. Files without an image's suffix, hidden files and subfolders are ignored. All images must have one size.
     """
     entries = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     paths = [p for p in entries if p.is_file()]
@@ -59,7 +59,7 @@ def read_image(path: Path, wanted: tuple[Path, tuple[int, ...]] | None = None, *
 
 
 def _check_header(path: Path, image: Any, wanted: tuple[Path, tuple[int, ...]] | None) -> None:
-    """Refuse by what the header says, before any pixel is decoded."""
+    """Check the mode and size in the header, before any pixel is decoded."""
     if image.mode.split(";")[0] in _DEEP:
         raise DataError(f"{path}: has more than 8 bits per sample (mode {image.mode}). Save it as an 8-bit image")
     shape = (image.size[1], image.size[0])

@@ -1,4 +1,4 @@
-"""From data as found to data to train on: grey values to 0 and 1, and a split that never changes."""
+"""Preparation of data for training: grey values to 0 and 1, and a reproducible split."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,11 @@ from jaxtyping import Int, Shaped, UInt8
 
 from lnz.io._data import DataError, numeric_problem
 
-_BLOCK = 1 << 22  # values that are looked at together: bounds the memory beyond the result
+_BLOCK = 1 << 22  # values that are processed together: bounds the memory beyond the result
 
 
 def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The array in runs of whole data, each with the number of its first datum."""
+    """The array in runs of whole examples, each with the number of its first example."""
     step = max(1, _BLOCK // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), step):
         yield start, array[start : start + step]
@@ -30,7 +30,7 @@ def binarise(
     """Turn grey values into 0 and 1: b = [x ≥ threshold], or by a fixed draw, P(b = 1) = x / levels.
 
     `levels` is the largest value the scale has (1, 16, 255), and the threshold is half of it. Where neither is given
-    the scale is told from the values:
+    the scale is inferred from the values:
 
     | values | scale | b = 1 where |
     |---|---|---|
@@ -38,21 +38,21 @@ def binarise(
     | whole, the largest exactly 16 (digits) | 16 | x ≥ 8 |
     | whole, the largest 128 to 255 (bytes) | 255 | x ≥ 128 |
 
-    Anything else is refused rather than guessed.
+    For any other values the scale is not guessed: they raise an error.
 
     Args:
-        array: values of any shape. NaN and infinity are refused.
+        array: values of any shape. NaN and infinity are errors.
         threshold: the smallest value that becomes 1; any real values are then allowed.
-        levels: the largest value of the scale; values outside 0 to `levels` are refused.
-        stochastic: draw u < x / levels instead, u uniform on [0, 1), once and for all.
-        seed: of the draw, 0 to 2^32 - 1. It uses `numpy.random.RandomState`, whose stream NumPy has frozen, so that a
-            seed means the same data everywhere and for ever.
+        levels: the largest value of the scale; values outside 0 to `levels` are errors.
+        stochastic: draw u < x / levels instead, u uniform on [0, 1), once.
+        seed: the seed of the draw, 0 to 2^32 - 1. It uses `numpy.random.RandomState`, whose stream NumPy has frozen, so
+            that a seed gives the same data on every machine and with every version.
 
     Returns:
         uint8 0 and 1 in the shape of `array`.
 
     Raises:
-        DataError: values that are not finite numbers, a scale that cannot be told, options that contradict each other.
+        DataError: values that are not finite numbers, a scale that cannot be inferred, options that contradict each other.
 
     Example:
         >>> binarise(np.asarray([[0, 7, 8, 16]]))
@@ -112,12 +112,12 @@ def _scale(low: float, high: float, whole: bool) -> float:
             return 255.0
     raise DataError(
         f"binarise: the scale of values from {low:g} to {high:g} is not clear. "
-        "Say it by levels (the largest value of the scale), or give a threshold"
+        "Give levels (the largest value of the scale), or a threshold"
     )
 
 
 class Split(NamedTuple):
-    """Which data are for training, for validation and for the test: sorted numbers of rows, without overlap."""
+    """The row numbers of the training, validation and test data, sorted and without overlap."""
 
     train: Int[np.ndarray, " n_train"]
     validation: Int[np.ndarray, " n_validation"]
@@ -132,7 +132,7 @@ def split(n: int, *, fractions: Sequence[int | float] = (0.7, 0.1, 0.2), seed: i
     fractions and seed give the same split on every machine and with every version.
 
     Args:
-        n: how many data there are.
+        n: the number of examples.
         fractions: of training, validation and test data; they add up to 1. A part of fraction 0 is empty.
         seed: 0 to 2^32 - 1.
 
@@ -140,7 +140,7 @@ def split(n: int, *, fractions: Sequence[int | float] = (0.7, 0.1, 0.2), seed: i
         Three arrays of row numbers, int64.
 
     Raises:
-        DataError: fractions that are none, or so few data that a part would be empty.
+        DataError: invalid fractions, or so few data that a part would be empty.
 
     Example:
         >>> [len(part) for part in split(1797)]
@@ -159,5 +159,5 @@ def split(n: int, *, fractions: Sequence[int | float] = (0.7, 0.1, 0.2), seed: i
 
 def _random_state(seed: int) -> np.random.RandomState:
     if not 0 <= seed < 2**32:
-        raise DataError(f"the seed {seed} is out of range. Give a whole number from 0 to 2^32 - 1")
+        raise DataError(f"the seed {seed} is out of range. Give an integer from 0 to 2^32 - 1")
     return np.random.RandomState(seed)

@@ -1,4 +1,4 @@
-"""Writing samples: arrays, tables and pictures, whole or not at all."""
+"""Writers of samples, as arrays, tables and pictures; files are written atomically."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from lnz._core.spaces import ArrayLike
 from lnz.io._data import DataError, numeric_problem
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".png")
-_TILE = 24  # pixels that a tile's longer side takes at least
+_TILE = 24  # the least number of pixels of a tile's longer side
 _GAP, _GAP_GREY = 2, 128
 _PIXELS = 50_000_000
 
@@ -58,7 +58,9 @@ def save_samples(
     if problem := numeric_problem(array.dtype):
         raise DataError(f"{path}: the array of samples {problem}")
     if array.ndim < 2 or array.size == 0:
-        raise DataError(f"{path}: samples of shape {array.shape} are no rows and columns. Give (n, k), at least (1, 1)")
+        raise DataError(
+            f"{path}: samples of shape {array.shape} do not have rows and columns. Give (n, k), at least (1, 1)"
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{path}: the samples hold NaN or infinity, so the chains have failed. Check the model first")
     if os.path.exists(path) and not force:

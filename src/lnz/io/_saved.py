@@ -1,4 +1,4 @@
-"""Saved energies: any of the library's own models in one file, with its structure beside its arrays."""
+"""Saved energies: any of the library's own models in one file, its structure together with its arrays."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def save(path: str | Path, energy: Energy) -> None:
 def load(path: str | Path) -> Energy:
     """Read an energy written by `save`.
 
-    Arrays of float64 become float32 where JAX is not set to float64 (`jax_enable_x64`).
+    Arrays of float64 become float32 unless JAX is set to float64 (`jax_enable_x64`).
 
     Raises:
         CheckpointError: if the file is cut short, damaged, holds no energy, or one that this version of lnz does not know.

@@ -14,7 +14,7 @@ from lnz._core.packages import package
 from lnz.io._data import Data, DataError, one_line, quoted
 
 _LABELS = ("label", "labels")
-_MISSING = ("na", "n/a", "nan", "null", "none", "?", "-")  # what stands for a value, not for a column's name
+_MISSING = ("na", "n/a", "nan", "null", "none", "?", "-")  # stand for a value, not for a column's name
 _INDEX = re.compile(r"__index_level_\d+__")
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}  # Arrow's names, and NumPy's
 _RAGGED = "Give every row the same number of columns"
@@ -24,10 +24,10 @@ _BLOCK = 1 << 22  # characters of text, or values of a Parquet file, that are re
 def read_delimited(path: Path, delimiter: str) -> Data:
     """Read a table of numbers from text.
 
-    The first line is a header where its first cell is not a number and every number in it is a whole one that comes
-    once (`label,0,1,2`), or where it counts 0, 1, 2, … over at least 8 columns. A header's column called `label` or
-    `labels` is kept apart. Whole numbers from 0 to 255 come back as uint8, other whole numbers as int64, all else as
-    float64. Text is read in blocks: beyond the result itself little memory is used.
+    The first line is a header if its first cell is not a number and every number in it is an integer that occurs
+    once (`label,0,1,2`), or if it counts 0, 1, 2, … over at least 8 columns. A header's column called `label` or
+    `labels` is kept apart. Integers from 0 to 255 come back as uint8, other integers as int64, all else as float64.
+    Text is read in blocks: beyond the result itself little memory is used.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -113,7 +113,7 @@ def _explain(
 def _cells(line: str, delimiter: str) -> list[str]:
     try:
         return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
-    except csv.Error:  # a cell beyond the csv module's limit
+    except csv.Error:  # a cell longer than the csv module allows
         return line.split(delimiter)
 
 
@@ -152,7 +152,7 @@ def read_parquet(path: Path) -> Data:
     """Read the numeric and boolean columns of a Parquet file, in their common type.
 
     A column called `label` or `labels` is kept apart; the index columns that pandas writes are dropped. Any other
-    column that is not numeric, and any missing value, is refused by name.
+    column that is not numeric, and any missing value, is an error that names the column.
     """
     parquet = package("pyarrow.parquet", "Reading Parquet files")
 

@@ -1,4 +1,4 @@
-"""Text files, plain or gzipped, read block by block; whatever cannot be read is refused in one line."""
+"""Text files, plain or gzipped, read block by block; errors are one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Blocks:
 
     Attributes:
         path: the file.
-        size: how many bytes it takes on the disk.
+        size: its size on the disk in bytes.
         zipped: whether it is a gzip file.
 
     Raises:

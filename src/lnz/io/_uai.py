@@ -1,9 +1,9 @@
-"""Graphical models in the UAI format: models, evidence, and results, read and written, plain or gzipped.
+"""Graphical models in the UAI format: readers and writers of models, evidence and results, plain or gzipped.
 
 A model (`.uai`) is a word, MARKOV or BAYES; the number of variables and their cardinalities; the number of factors and
-their scopes, each with its length in front; and their tables, each with its length in front, the last variable of the
-scope varying fastest. Evidence (`.uai.evid`) is a number of observations and then pairs of a variable and its value,
-in one dialect behind a number of samples. Results are log10 Z (`.PR`) and one marginal per variable (`.MAR`).
+their scopes, each after its length; and their tables, each after its length, the last variable of the scope varying
+fastest. Evidence (`.uai.evid`) is a number of observations and then pairs of a variable and its value, in one dialect
+after a number of samples. Results are log10 Z (`.PR`) and one marginal per variable (`.MAR`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _SHORT = 1 << 12  # bytes of a file that may say -inf
 
 
 class UAIModel(NamedTuple):
-    """A model as its file has it.
+    """The contents of a model file.
 
     Attributes:
         kind: MARKOV or BAYES.
-        cardinalities: how many values each variable takes.
+        cardinalities: the number of values of each variable.
         scopes: of each factor, the variables in the order of its table's axes.
         tables: of each factor, its potentials (not their logarithms), of the shape of its scope's cardinalities.
     """
@@ -62,11 +62,11 @@ def read_uai(
 
     Args:
         path: the model.
-        evidence: a file of evidence, which is never looked for where it is not named, or {variable: value}.
+        evidence: a file of evidence, used only if it is given, or {variable: value}.
 
     Raises:
-        DataError: whatever is wrong with a file, in one line with its name, the line and the word. Sizes are checked
-            against the size of the file before memory is asked for.
+        DataError: for anything wrong with a file, in one line with its name, the line and the word. Sizes are checked
+            against the size of the file before memory is allocated.
 
     Example:
         >>> import pathlib, tempfile, lnz
@@ -90,7 +90,7 @@ def read_uai(
 
 
 def read_uai_model(path: str | os.PathLike[str]) -> UAIModel:
-    """Read a model in the UAI format as arrays: what `read_uai` does before it makes a factor graph. Raises DataError."""
+    """Read a model in the UAI format as arrays, without making a factor graph. Raises DataError."""
     with Numbers(path, ("MARKOV", "BAYES")) as numbers:
         cardinalities = _cardinalities(numbers)
         scopes, sizes = _scopes(numbers, cardinalities)
@@ -106,8 +106,8 @@ def read_uai_model(path: str | os.PathLike[str]) -> UAIModel:
 def read_uai_evidence(path: str | os.PathLike[str]) -> dict[int, int]:
     """Read evidence, {variable: value}, in the dialect with or without a leading number of samples.
 
-    Which dialect it is follows from how many numbers there are: 1 + 2 k for k observations, or 2 + 2 k. Whether the
-    values fit a model is checked where both are known: see `read_uai`.
+    The dialect follows from the number of numbers: 1 + 2 k for k observations, or 2 + 2 k. `read_uai` checks whether
+    the values belong to a model.
 
     Raises:
         DataError: wrong counts, negative or fractional values, a variable twice, more than one sample.
@@ -129,7 +129,7 @@ def _cardinalities(numbers: Numbers) -> list[int]:
     bad = np.flatnonzero((found < 1) | (found != np.floor(found)))
     if len(bad):
         variable, value = int(bad[0]), found[bad[0]]
-        what = f"variable {variable} has cardinality {value:g}. Write a whole number from 1 up"
+        what = f"variable {variable} has cardinality {value:g}. Write an integer from 1 up"
         raise numbers.error(start + variable, what)
     if len(found) < n:
         raise numbers.cut(f"after {len(found)} of {n} cardinalities")
@@ -147,7 +147,7 @@ def _scopes(numbers: Numbers, cardinalities: list[int]) -> tuple[list[tuple[int,
             raise numbers.cut(f"after {factor} of {factors} scopes")
         arity = float(found[0])
         if not (0 <= arity <= n and arity == int(arity)):
-            what = f"the scope of factor {factor} has {arity:g} variables, and there are {n}. Write a whole number"
+            what = f"the scope of factor {factor} has {arity:g} variables, and there are {n}. Write an integer"
             raise numbers.error(numbers.at - 1, f"{what} from 0 to {n}")
         start, values = numbers.at, numbers.take(int(arity)).tolist()
         scope = tuple(map(int, values))
@@ -239,7 +239,7 @@ def _read_evidence(path: str | os.PathLike[str], cardinalities: Sequence[int] | 
             variable, value = found[i : i + 2]
             for index, number in ((i, variable), (i + 1, value)):
                 if number < 0 or number != int(number):
-                    raise numbers.error(index, f"{number:g} is not a whole number from 0 up. Correct it")
+                    raise numbers.error(index, f"{number:g} is not an integer from 0 up. Correct it")
             if variable in evidence:
                 raise numbers.error(i, f"variable {variable:g} is observed twice. Keep one observation")
             if cardinalities is not None and (problem := _misfit(int(variable), int(value), cardinalities)):
@@ -296,7 +296,7 @@ def potentials(graph: FactorGraph) -> list[np.ndarray]:
         if not np.isfinite(exponentials).all() or ((exponentials == 0) & (log != -np.inf)).any():
             worst = log[np.argmax(np.where(np.isfinite(log), np.abs(log), 0))]
             raise ValueError(
-                f"the table of factor {factor} holds the log-potential {worst:g}, whose exponential is no float64. "
+                f"the table of factor {factor} holds the log-potential {worst:g}, whose exponential is outside the range of float64. "
                 "Subtract a constant from the table, and add it to log Z"
             )
         found.append(exponentials.reshape(graph.shapes[table]))
@@ -307,7 +307,7 @@ def write_uai_evidence(path: str | os.PathLike[str], evidence: Mapping[int, int]
     """Write evidence, {variable: value}, in the dialect without a number of samples. Raises ValueError, WriteError."""
     for variable, value in evidence.items():
         if variable < 0 or value < 0 or variable != int(variable) or value != int(value):
-            raise ValueError(f"evidence: {variable!r}: {value!r} are not whole numbers from 0 up. Correct them")
+            raise ValueError(f"evidence: {variable!r}: {value!r} are not integers from 0 up. Correct them")
     pairs = [f" {int(variable)} {int(value)}" for variable, value in evidence.items()]
     _write(path, f"{len(evidence)}{''.join(pairs)}\n")
 
@@ -315,7 +315,7 @@ def write_uai_evidence(path: str | os.PathLike[str], evidence: Mapping[int, int]
 def read_uai_pr(path: str | os.PathLike[str]) -> float:
     """Read a result file `.PR`: log10 Z as it is printed there (not nats); -inf where Z = 0. Raises DataError."""
     words: list[bytes] = []
-    with contextlib.suppress(OSError):  # which is told below
+    with contextlib.suppress(OSError):  # reported below
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 words = file.read(_SHORT).split()
@@ -348,15 +348,15 @@ def read_uai_mar(path: str | os.PathLike[str]) -> list[Float[np.ndarray, " cardi
             if marginals is not None:
                 break
         else:
-            raise numbers.cut("too soon, or too late: its counts do not fit its numbers")
+            raise numbers.cut("too soon, or too late: its counts do not match its numbers")
         bad = np.flatnonzero(found < 0)
         if len(bad):
-            raise numbers.error(int(bad[0]), f"{found[bad[0]]:g} is no probability. Correct it")
+            raise numbers.error(int(bad[0]), f"{found[bad[0]]:g} is not a probability. Correct it")
     return marginals
 
 
 def write_uai_mar(path: str | os.PathLike[str], marginals: Iterable[Float[np.ndarray, " cardinality"]]) -> None:
-    """Write a result file `.MAR`: p(x_i) of every variable, 17 digits each. Raises ValueError for no probabilities, WriteError."""
+    """Write a result file `.MAR`: p(x_i) of every variable, 17 digits each. Raises ValueError for invalid probabilities, WriteError."""
     parts = []
     for variable, marginal in enumerate(marginals):
         values = np.asarray(marginal, np.float64)
@@ -367,7 +367,7 @@ def write_uai_mar(path: str | os.PathLike[str], marginals: Iterable[Float[np.nda
 
 
 def _marginals(found: Float[np.ndarray, " n"]) -> list[np.ndarray] | None:
-    """The marginals behind their number, or None where the counts do not fit."""
+    """The marginals after their number, or None if the counts do not match."""
     marginals, at = [], 1
     while at < len(found):
         size = float(found[at])

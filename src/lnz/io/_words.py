@@ -1,4 +1,4 @@
-"""Numbers in text, one after another: read block by block, in bounded memory, and every refusal names its line."""
+"""Readers of text files of numbers: block by block, in bounded memory, and every error names its line."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Numbers:
 
     Attributes:
         path: the file.
-        header: its first word; empty where none was asked for.
-        at: how many numbers have been taken.
-        room: how many numbers the file can hold at most: no more is ever asked of the memory.
+        header: its first word; empty if none was requested.
+        at: the number of numbers read so far.
+        room: the most numbers the file can hold; memory for more is never allocated.
     """
 
     def __init__(self, path: str | os.PathLike[str], headers: tuple[str, ...] = ()):
@@ -99,14 +99,14 @@ class Numbers:
             raise self.cut(f"before the number of {what}")
         value = float(found[0])
         if value != int(value) or value < least:
-            raise self.error(self.at - 1, f"{value:g} is no number of {what}. Write a whole number from {least} up")
+            raise self.error(self.at - 1, f"{value:g} is not a number of {what}. Write an integer from {least} up")
         self.check_room(int(value), f"declares {value:.15g} {what}", self.at - 1)
         if value > MOST_PARTS:  # a small gzipped file can hold very many
             raise self.error(self.at - 1, f"declares {value:.15g} {what}, and {MOST_PARTS} are the most. Use fewer")
         return int(value)
 
     def check_room(self, wanted: int, what: str, index: int) -> None:
-        """Refuse at once what the rest of the file cannot hold."""
+        """Raise DataError at once for more numbers than the rest of the file can hold."""
         if wanted > self.room - self.at:
             raise self.error(index, f"{what}, more than a file of {self._size} can hold. Correct it, or write it again")
 
@@ -117,7 +117,7 @@ class Numbers:
         return numbers
 
     def finish(self, last: str) -> None:
-        """Refuse what follows the last number that the file should hold."""
+        """Raise DataError if anything follows the last number that the file should hold."""
         if len(self.take(1)):
             raise self.error(self.at - 1, f"the file goes on after {last}. Remove what follows, or correct the counts")
 
@@ -155,7 +155,7 @@ class Numbers:
         if text and words and not _SPACE[joined[-1]]:
             self._carry = words.pop()
             if len(self._carry) > _LONGEST:
-                words.append(self._carry)  # refused below
+                words.append(self._carry)  # an error below
         numbers = self._numbers(words, joined)
         self._seen += len(numbers)
         return numbers
@@ -172,7 +172,7 @@ class Numbers:
             if not _is_number(word):
                 shown = quoted(word[:64].decode("utf-8", "replace"))
                 raise self.error(self._seen + i, f"{shown} is not a finite number. Write one in plain digits")
-        return np.fromiter(map(float, words), np.float64, len(words))  # the trouble is in the carry: it comes next
+        return np.fromiter(map(float, words), np.float64, len(words))  # the error is in the carry, which comes next
 
     def _place(self, index: int | None) -> tuple[int, int]:
         """Line and word on the line, from 1, of the word of this index from 0, or of the end of the file."""
@@ -197,7 +197,7 @@ class Numbers:
         try:
             while block := file.read():
                 yield block
-        except DataError:  # what is wrong here was said, or will be: this is about a place before it
+        except DataError:  # reported elsewhere: the place to find is before it
             return
 
 
