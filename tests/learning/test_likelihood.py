@@ -32,7 +32,7 @@ def test_data_of_any_dtype_and_in_any_number():
     for kind in (data.astype(bool), data.astype(float), jnp.asarray(data), data.tolist()):
         assert lnz.log_likelihood(energy, kind).value == exact
     whole = free_energies(energy, data)
-    assert (free_energies(energy, data, block=10) == whole).all(), "37 examples in blocks of 10"
+    assert (free_energies(energy, data, block=10) == whole).all(), "37 data in blocks of 10"
     assert lnz.log_likelihood(energy, data[:1]).data_standard_error == math.inf
 
 
@@ -46,7 +46,7 @@ def test_the_two_errors_are_apart():
     assert found.lower < likelihood(energy, data) < found.upper
     assert found.guarantee == "conditional"
     assert "conditional" in str(found)
-    assert f"{len(data)} data" in str(found)
+    assert f"{len(data)} examples" in str(found)
     assert "nats per example" in str(lnz.log_likelihood(energy, data))
 
 
