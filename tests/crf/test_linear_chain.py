@@ -288,3 +288,53 @@ def test_the_same_chain_as_a_factor_graph():
     assert estimate.guarantee == "exact"
     assert estimate.lower <= wanted <= estimate.upper
     assert "forward-backward over 4 nodes" in str(estimate)
+
+
+def longdouble_sum(emissions):
+    """log Z of a chain without transitions, in extended precision."""
+    return float(sum(np.logaddexp.reduce(row) for row in emissions.astype(np.longdouble)))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint16, np.int64])
+def test_lengths_of_narrow_integers(kind):
+    """T = 300 does not fit into 8 bits: places and lengths are compared as int32, also when they are traced."""
+    emissions, pairs, n = jnp.zeros((300, 2)), jnp.zeros((2, 2)), kind(100)
+
+    def log_z(n):
+        return lnz.log_partition(lnz.LinearChain(emissions, pairs, n)).value
+
+    for found in (log_z(n), jax.jit(log_z)(n), jax.vmap(log_z)(np.asarray([n]))[0]):
+        assert float(found) == pytest.approx(100 * np.log(2), abs=1e-6)
+    segments = lnz.SemiMarkovChain(jnp.zeros((300, 1, 2)), pairs, n)
+    assert float(lnz.log_partition(segments).value) == pytest.approx(100 * np.log(2), abs=1e-6)
+
+
+def test_the_rounding_of_potentials_with_impossible_labels():
+    """One -inf in a row, a pair or a segment must not hide the size of the others from the claimed rounding."""
+    emissions = np.full((12, 3), 3e5)
+    clean = lnz.log_partition(lnz.LinearChain(emissions, np.zeros((3, 3))))
+    emissions[:, 0] = -np.inf
+    pairs = np.full((3, 3), 2e5)
+    pairs[0, 1] = -np.inf
+    cases = [
+        (lnz.LinearChain(emissions, np.zeros((3, 3))), 12 * 3e5),
+        (lnz.LinearChain(np.zeros((12, 3)), pairs), 11 * 2e5),
+        (lnz.SemiMarkovChain(emissions[:, None], np.zeros((3, 3))), 12 * 3e5),
+        (lnz.SemiMarkovChain(np.zeros((12, 1, 3)), pairs), 11 * 2e5),
+    ]
+    for chain, size in cases:
+        found = lnz.log_partition(chain)
+        assert float(found.upper - found.value) > size * np.finfo(float).eps
+    assert float(clean.upper - clean.value) > 12 * 3e5 * np.finfo(float).eps
+
+
+@pytest.mark.parametrize("holes", [[True, True, False], [True, False, True], [False, True, True]])
+def test_masked_nodes_have_no_marginals_in_the_sum_by_logarithms(holes):
+    """A constraint of -1e4 is beyond what scaled probabilities can hold; the sum by logarithms answers by the same contract."""
+    emissions = jnp.asarray([[0.0, 1.0], [0.0, 2.0], [5.0, 7.0]])
+    for pairs in ([[0.0, -1e4], [0.0, 0.0]], [[-400.0, 0.0], [0.0, 400.0]]):
+        chain = lnz.LinearChain(emissions, jnp.asarray(pairs), mask=jnp.asarray(holes))
+        found = np.asarray(lnz.marginals(chain))
+        np.testing.assert_allclose(found.sum(axis=1), np.asarray(holes, float), atol=1e-9)
+        assert (found[~np.asarray(holes)] == 0).all()
+        assert (np.asarray(lnz.crf.mpm_state(chain))[~np.asarray(holes)] == 0).all()

@@ -68,6 +68,11 @@ def peak_of(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
 
 
+def largest_size(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The largest |x| among the finite entries, 0 where there is none, as a constant: what rounding errors are proportional to."""
+    return jax.lax.stop_gradient(jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), axis, initial=0))
+
+
 def run_if_untrusted(trusted: Array, value: Any, again: Callable[[Any, Any], Any], operands: Any) -> Any:
     """The value where it can be trusted, and otherwise `again(value, operands)`, which runs only if it is needed.
 

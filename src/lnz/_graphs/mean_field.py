@@ -219,7 +219,7 @@ class Clusters:
             for f, table, belief in zip(factors, tables, backward(tree, run).beliefs, strict=True):
                 self.beliefs[f, c] = belief
                 energy += _mean_energy(belief, table)
-            self.entropies[c] = run.value - energy
+            self.entropies[c] = run.value - 2 * run.rounding - energy  # the sum rounded down: `value` is rounded up
         return self.bound()
 
     def climb(

@@ -70,7 +70,8 @@ def test_mbar_is_self_consistent_and_as_pymbar_has_it():
 
 def test_laws_without_overlap_show_it():
     u = jnp.asarray(np.concatenate([np.zeros((1, 40)), np.where(np.arange(40) < 20, 60.0, -60.0)[None]]))
-    found = lnz.routes.mbar(u, jnp.asarray([20, 20]))
+    with pytest.warns(RuntimeWarning, match="hardly overlap"):
+        found = lnz.routes.mbar(u, jnp.asarray([20, 20]))
     assert float(found.overlap[0, 1]) < 1e-8
     assert float(overlap(-u[1, :20], u[1, 20:], found.log_z[1])) < 1e-8
     assert np.isfinite(np.asarray(found.log_z)).all()
@@ -103,3 +104,87 @@ def test_the_conditional_effective_sample_size():
     w = np.exp([0.0, 1.0, 0.5])
     assert float(conditional_ess(gains)) == pytest.approx(w.sum() ** 2 / (3 * (w**2).sum()))
     assert float(conditional_ess(jnp.zeros(5))) == pytest.approx(1)
+
+
+def separated(means, n=300, seed=0):
+    """Energies of n samples of each of some unit normals, every one further offset by 100 than the one before."""
+    means, rng = np.asarray(means, float), np.random.default_rng(seed)
+    x = np.concatenate([rng.normal(mean, 1, n) for mean in means])
+    return 0.5 * (x - means[:, None]) ** 2 + 100.0 * np.arange(len(means))[:, None]
+
+
+def balanced(u, n):
+    """The same ratio of two distributions, by a root in NumPy on logarithms."""
+    scipy = pytest.importorskip("scipy.optimize")
+    a, b = u[0, :n] - u[1, :n], u[1, n:] - u[0, n:]
+
+    def gap(c):
+        return np.logaddexp.reduce(-np.logaddexp(0, c - a)) - np.logaddexp.reduce(-np.logaddexp(0, -c - b))
+
+    return scipy.brentq(gap, -5000, 5000)
+
+
+def test_bar_where_most_weights_are_zero():
+    """A weight of -inf is one of zero, and counts among the samples: a fraction p of the states that are possible gives log p."""
+    nothing = -jnp.inf
+    for possible, impossible in ((1, 99), (3, 5), (40, 2)):
+        found = lnz.routes.bar(jnp.asarray([0.0] * possible + [nothing] * impossible), jnp.zeros(30))
+        assert float(found) == pytest.approx(np.log(possible / (possible + impossible)), abs=1e-9)
+    back = lnz.routes.bar(jnp.zeros(30), jnp.asarray([0.0] + [nothing] * 99))
+    assert float(back) == pytest.approx(np.log(100), abs=1e-9)
+    both = lnz.routes.bar(jnp.asarray([2.0, nothing, nothing, nothing]), jnp.asarray([-2.0, nothing]))
+    assert float(both) == pytest.approx(2 + np.log(0.25) - np.log(0.5), abs=1e-9)
+    assert float(lnz.routes.bar([nothing] * 3, [0.0])) == -np.inf
+    assert float(lnz.routes.bar([0.0], [nothing] * 3)) == np.inf
+    assert np.isnan(float(lnz.routes.bar([nothing], [nothing])))
+
+
+def test_bar_of_works_without_overlap():
+    a, b = np.asarray([-900.0, -1000.0]), np.asarray([-1000.0, -980.0])
+    scale = balanced(np.stack([np.concatenate([a, 0 * b]), np.concatenate([0 * a, b])]), 2)
+    assert float(lnz.routes.bar(a, b)) == pytest.approx(scale, abs=1e-6)
+
+
+def test_bar_of_lists_integers_and_single_precision():
+    for kind in (list, np.asarray, lambda x: np.asarray(x, np.float32), lambda x: jnp.asarray(x, jnp.int8)):
+        assert float(lnz.routes.bar(kind([0, 1]), kind([-1, 0]))) == pytest.approx(0.5, abs=1e-6)
+    with pytest.raises(ValueError, match="one array of at least one number"):
+        lnz.routes.bar([], [0.0])
+
+
+@pytest.mark.parametrize("distance", [12.0, 20.0, 40.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mbar_where_two_distributions_hardly_overlap(distance, dtype):
+    u = separated([0.0, distance])
+    with jax.enable_x64(dtype == np.float64):
+        with pytest.warns(RuntimeWarning, match="hardly overlap"):
+            found = lnz.routes.mbar(u, [300, 300])
+        assert bool(found.converged)
+        assert bool(found.poor_overlap)
+    assert float(found.log_z[1]) == pytest.approx(balanced(u, 300), abs=0.01)
+
+
+def test_mbar_says_where_it_did_not_converge():
+    blocks = separated([0.0, 1.0, 60.0, 61.0])
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        assert not bool(lnz.routes.mbar(blocks, [300] * 4).converged)
+    apart = np.where(np.eye(2, dtype=bool).repeat(5, axis=1), 0.0, np.inf)
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        assert not bool(lnz.routes.mbar(apart, [5, 5]).converged)
+    near = lnz.routes.mbar(separated([0.0, 1.0, 2.0]), [300] * 3)
+    assert bool(near.converged)
+    assert not bool(near.poor_overlap)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([3, 2], "add up to 5"),
+        ([4, 0], "at least one sample"),
+        ([5, -1], "at least one sample"),
+        ([4], "as many counts"),
+    ],
+)
+def test_mbar_refuses_counts_that_are_not_those_of_the_samples(counts, words):
+    with pytest.raises(ValueError, match=words):
+        lnz.routes.mbar(jnp.zeros((2, 4)), counts)

@@ -280,3 +280,12 @@ def test_equal_rejections_share_the_barrier():
     assert betas[0] == 0
     assert betas[-1] == 1
     assert float(rejected.max() / rejected.min()) < 1.5
+
+
+def test_thermodynamic_integration_behind_a_wall_says_that_it_diverges():
+    energy = lnz.FunctionEnergy(lambda s: jnp.where(s[0] > 0, 0.3 * s[1] * s[2], jnp.inf), lnz.Spin(3))
+    route = lnz.routes.ParallelTempering(rungs=3, iterations=16, replicates=2, estimator="thermodynamic integration")
+    found = lnz.log_partition(energy, route=route, key=jax.random.key(0))
+    assert "Thermodynamic integration diverges" in str(found)
+    assert float(found.value) == float(found.lower) == -np.inf
+    assert float(found.upper) > np.log(4 * np.cosh(0.3))

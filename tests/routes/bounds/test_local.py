@@ -265,3 +265,31 @@ def test_refusals():
     ]:
         with pytest.raises(ValueError, match=word):
             make()
+
+
+@pytest.mark.parametrize("graph", [([2] * 20, []), ([3] * 30, []), ([2] * 7, [(0, 1), (2, 3)]), ([5, 2, 2], [(0,)])])
+def test_structured_mean_field_that_is_exact_stays_below_the_truth(graph):
+    """A cluster's sum is rounded down where it becomes part of a lower bound: the value itself never exceeds log Z."""
+    sizes, scopes = graph
+    model = lnz.FactorGraph(sizes, scopes, [np.zeros([sizes[i] for i in scope]) for scope in scopes])
+    truth = sum(np.log(np.longdouble(k)) for k in sizes)
+    found = lnz.log_partition(model, route=lnz.routes.StructuredMeanField())
+    assert float(found.lower) < float(found.value) <= truth
+    assert float(found.value) > truth - 1e-11
+
+
+def test_the_rounding_is_that_of_a_factors_largest_entry():
+    """A factor adds one of its entries to a state's sum: many labels or shared tables do not add up."""
+    k, eps = 60, np.finfo(float).eps
+    tables = np.random.default_rng(0).normal(size=(2, k, k))
+    chain = lnz.FactorGraph([k] * 3, [(0, 1), (1, 2)], list(tables))
+    found = lnz.log_partition(chain, route=lnz.routes.BeliefPropagation())
+    size = sum(np.abs(table).max() for table in tables)
+    assert 16 * eps * size < float(found.upper - found.value) < 33 * eps * (1 + size + abs(float(found.value)))
+    field = lnz.RandomField(lnz.crf.Chain(3), np.zeros((3, k)), tables)
+    for route in (lnz.routes.BeliefPropagation(schedule="parallel"), lnz.routes.MeanField(schedule="parallel")):
+        found = lnz.log_partition(field, route=route)
+        assert 16 * eps * size < float(found.value - found.lower) < 33 * eps * (1 + size + abs(float(found.value)))
+    shared = lnz.RandomField(lnz.crf.Chain(50), np.zeros((50, 2)), np.asarray([[9.0, 0.0], [0.0, 0.0]]))
+    found = lnz.log_partition(shared, route=lnz.routes.BeliefPropagation(schedule="parallel"))
+    assert float(found.upper - found.value) > 32 * eps * 49 * 9

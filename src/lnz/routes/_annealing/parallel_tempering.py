@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.convergence import r_hat, r_hat_threshold
@@ -247,7 +248,12 @@ _Interval = tuple[
 
 def _around(value: Array, spread: Float[Array, " R"], reach: float) -> _Interval:
     sd = _sd(spread)
-    return value, sd, value - reach * sd, value + reach * sd
+    return (
+        value,
+        sd,
+        jnp.where(jnp.isinf(sd), -jnp.inf, value - reach * sd),
+        jnp.where(jnp.isinf(sd), jnp.inf, value + reach * sd),
+    )
 
 
 def _integration(whole: _Ratios, each: _Ratios, reach: float) -> _Interval:
@@ -275,7 +281,7 @@ def _all_rungs(everywhere: Float[Array, "T k j R"]) -> Array:
     """log Z_K - log Z_0 by MBAR, from the energies of the state of rung k at every rung j, relative to those at the base."""
     iterations, rungs, _, ladders = everywhere.shape
     energies = jnp.transpose(everywhere, (2, 1, 0, 3)).reshape(rungs, -1)
-    return mbar(energies, jnp.full((rungs,), iterations * ladders)).log_z[-1]
+    return mbar(energies, np.full((rungs,), iterations * ladders)).log_z[-1]
 
 
 def _pooled(x: Float[Array, "T K R"]) -> Float[Array, "n K"]:
@@ -283,7 +289,10 @@ def _pooled(x: Float[Array, "T K R"]) -> Float[Array, "n K"]:
 
 
 def _sd(x: Float[Array, " R"]) -> Array:
-    return jnp.std(x, ddof=1) if x.size > 1 else jnp.asarray(jnp.inf, x.dtype)
+    """The standard deviation over the ladders: infinite where one of them says -inf, as no state of its lower rung was possible on the upper."""
+    if x.size == 1:
+        return jnp.asarray(jnp.inf, x.dtype)
+    return jnp.where(jnp.any(jnp.isinf(x)), jnp.inf, jnp.std(x, ddof=1))
 
 
 def _student(replicates: int, probability: float) -> float:

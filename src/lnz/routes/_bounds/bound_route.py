@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -89,7 +90,7 @@ class LocalRoute(Route):
         shapes = (*(shape,) * 4, jax.ShapeDtypeStruct(flat.shape, flat.dtype))
         value, residual, converged, sweeps, means = on_host(run, shapes, flat, route=self)
         guarantee = self.guarantee(graph)
-        scale = 1 + total_size(flat) + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
+        scale = 1 + factor_sizes(graph, flat) + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
         estimate = bounded(
             value,
             rounding=32 * jnp.finfo(dtype).eps * scale,
@@ -142,10 +143,14 @@ def bounded(
     )
 
 
-def total_size(potentials: Any) -> Array:
-    """Σ |φ| over the finite log-potentials of all arrays, in JAX's width of float."""
-    sums = [jnp.sum(jnp.where(jnp.isfinite(t), jnp.abs(t), 0)) for t in jax.tree.leaves(potentials)]
-    return sum((x.astype(jnp.result_type(float)) for x in sums), jnp.zeros(()))
+def factor_sizes(graph: FactorGraph, flat: Array) -> Array:
+    """Σ_f max |φ_f| over all factors, of the finite log-potentials: what a state's own sum can be, and rounding errors are proportional to."""
+    if not graph.scopes:
+        return jnp.zeros(())
+    table = np.repeat(np.arange(len(graph.shapes)), [math.prod(shape) for shape in graph.shapes])
+    sizes = jnp.abs(jnp.where(jnp.isfinite(flat), flat, 0)).astype(jnp.result_type(float))
+    largest = jnp.zeros(len(graph.shapes), sizes.dtype).at[table].max(sizes)
+    return jnp.sum(largest * np.bincount(graph.table_of, minlength=len(graph.shapes)).astype(sizes.dtype))
 
 
 def _impossible(found: messages.Model) -> Solved:

@@ -108,6 +108,20 @@ def ends(structure: Structure, edges: tuple[Array, ...]) -> list[tuple[int, int]
     return list(itertools.pairwise(np.cumsum([0, *structure.groups]).tolist()))
 
 
+def table_sizes(structure: Structure, tables: Tables) -> Array:
+    """Σ_f max |φ_f| over nodes, edges and factors, of the finite log-potentials, in JAX's widest float."""
+
+    def largest_of(x: Array, axes: tuple[int, ...]) -> Array:
+        return jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), axes, initial=0).astype(jnp.result_type(float))
+
+    total = jnp.sum(largest_of(tables.nodes, (0,)))
+    for table, (a, b) in zip(tables.edges, ends(structure, tables.edges), strict=True):
+        total = total + jnp.sum(jnp.broadcast_to(largest_of(table, (0, 1)), (b - a,)))
+    for table in tables.factors:
+        total = total + jnp.sum(largest_of(table, tuple(range(1, table.ndim))))
+    return total
+
+
 def _blocks(structure: Structure, tables: Array) -> tuple[Array, ...]:
     if len(tables) in (1, len(structure.edges)):
         return (jnp.moveaxis(tables, 0, 2),)

@@ -14,7 +14,7 @@ from lnz._core.estimate import Estimate
 from lnz._core.numerics import check_whole_number, run_if_untrusted
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
-from lnz.routes._bounds.bound_route import bounded, total_size
+from lnz.routes._bounds.bound_route import bounded
 from lnz.routes._bounds.field_messages import (
     EndValues,
     Prepared,
@@ -27,6 +27,7 @@ from lnz.routes._bounds.field_messages import (
     prepared,
     products,
     summed,
+    table_sizes,
     tables_of,
     turned,
 )
@@ -157,7 +158,7 @@ def estimated(
     eps = float(jnp.finfo(found.q.dtype).eps)
     estimate = bounded(
         jnp.where(allowed, value, -jnp.inf),
-        rounding=32 * eps * (1 + total_size(model.tables)),
+        rounding=32 * eps * (1 + table_sizes(structure, model.tables)),
         sides=(True, False),
         guarantee="bound",
         route=f"mean field on {field.structure.nodes:,} nodes, {schedule} updates",

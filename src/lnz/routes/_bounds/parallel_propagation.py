@@ -17,7 +17,7 @@ from lnz._core.numerics import log_sum_exp, run_if_untrusted
 from lnz._graphs import messages
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Structure
-from lnz.routes._bounds.bound_route import bounded, total_size
+from lnz.routes._bounds.bound_route import bounded
 from lnz.routes._bounds.field_messages import (
     EndValues,
     Prepared,
@@ -33,6 +33,7 @@ from lnz.routes._bounds.field_messages import (
     prepared,
     products,
     summed,
+    table_sizes,
     total,
     turned,
     weighted,
@@ -250,7 +251,7 @@ def estimated(field: RandomField, *, damping: float, max_sweeps: int, tolerance:
     value, means = bethe(model, level, found.messages, sent)
     exact = needed is not None and max_sweeps >= needed
     value = value.astype(jnp.result_type(float))
-    size = total_size(model.tables) + jnp.where(model.possible, jnp.abs(value), 0)
+    size = table_sizes(structure, model.tables) + jnp.where(model.possible, jnp.abs(value), 0)
     names = f"{structure.nodes:,} nodes, {len(structure.edges):,} edges and {len(structure.factors):,} factors"
     estimate = bounded(
         value,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.energy import Energy, Gradient
 from lnz._core.estimate import Estimate, exact
-from lnz._core.numerics import log_sum_exp, peak_of, run_if_untrusted
+from lnz._core.numerics import largest_size, log_sum_exp, peak_of, run_if_untrusted
 from lnz._core.route import Route
 from lnz._core.spaces import State
 from lnz._models.linear_chain import ChainPotentials, LinearChain
@@ -112,9 +112,7 @@ def _chain(energy: Energy) -> LinearChain | RandomField:
 
 
 def _estimate(p: ChainPotentials, log_z: Array) -> Estimate:
-    size = jnp.sum(peak_of(jnp.abs(p.nodes), 1)) + jnp.sum(p.joined, dtype=log_z.dtype) * (
-        4 + peak_of(jnp.abs(p.pairs))
-    )
+    size = jnp.sum(largest_size(p.nodes, 1)) + jnp.sum(p.joined, dtype=log_z.dtype) * (4 + largest_size(p.pairs))
     rounding = 4 * jnp.finfo(log_z.dtype).eps * (8 + size)
     return exact(log_z, rounding=jax.lax.stop_gradient(rounding), route=f"forward-backward over {len(p.nodes)} nodes")
 
@@ -179,7 +177,8 @@ def _exact(p: ChainPotentials, recompute: bool) -> ChainSums:
         return _log_z_by_logarithms(p._replace(nodes=nodes, pairs=pairs), recompute)
 
     value, (nodes, pairs) = jax.value_and_grad(log_z, (0, 1))(p.nodes, p.pairs)
-    return ChainSums(value, nodes, pairs)
+    exists = p.mask if p.mask is None else p.mask[:, None]
+    return ChainSums(value, nodes if exists is None else jnp.where(exists, nodes, 0), pairs)
 
 
 def filtered(p: ChainPotentials) -> Float[Array, "T K"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lnz._core.energy import Energy, Gradient
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
-from lnz._core.numerics import log_sum_exp, peak_of
+from lnz._core.numerics import largest_size, log_sum_exp, peak_of
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz._models.semi_markov_chain import SegmentPotentials, SemiMarkovChain
@@ -97,7 +97,7 @@ def _chain(energy: Energy) -> SemiMarkovChain:
 
 
 def _estimate(p: SegmentPotentials, log_z: Array) -> Estimate:
-    size = jnp.sum(peak_of(jnp.abs(p.segments), (1, 2))) + len(p.segments) * (4 + peak_of(jnp.abs(p.transitions)))
+    size = jnp.sum(largest_size(p.segments, (1, 2))) + len(p.segments) * (4 + largest_size(p.transitions))
     rounding = 4 * jnp.finfo(log_z.dtype).eps * (8 + size)
     return exact(log_z, rounding=jax.lax.stop_gradient(rounding), route=f"segments that end at {len(p.segments)} nodes")
 
