@@ -11,13 +11,19 @@ import lnz
 from contracts.energies import named
 from contracts.routes import APPROXIMATE, BOUNDS, EXACT, STOCHASTIC, models_of
 
+SLOW = (
+    lnz.routes.AnnealedImportanceSampling,
+    lnz.routes.Elimination,
+    lnz.routes.ParallelTempering,
+    lnz.routes.SequentialMonteCarlo,
+)  # over 5 s each
 BIASED = {lnz.routes.BidirectionalAIS, lnz.routes.ParallelTempering}  # consistent: bridges between samples of both ends
 
 
 @pytest.mark.parametrize(
     "route",
     [
-        pytest.param(route, marks=[pytest.mark.slow] if isinstance(route, lnz.routes.ParallelTempering) else [])
+        pytest.param(route, marks=[pytest.mark.slow] if isinstance(route, SLOW) else [])
         for route in (*EXACT, *STOCHASTIC, *APPROXIMATE, *BOUNDS.values())
     ],
     ids=lambda route: type(route).__name__,
