@@ -107,10 +107,10 @@ def test_the_conditional_effective_sample_size():
 
 
 def separated(means, n=300, seed=0):
-    """Energies of n samples of each of some unit normals, every one further offset by 100 than the one before."""
+    """Energies of n samples of each of some unit normals, every one further offset by 1,000 than the one before."""
     means, rng = np.asarray(means, float), np.random.default_rng(seed)
     x = np.concatenate([rng.normal(mean, 1, n) for mean in means])
-    return 0.5 * (x - means[:, None]) ** 2 + 100.0 * np.arange(len(means))[:, None]
+    return 0.5 * (x - means[:, None]) ** 2 + 1000.0 * np.arange(len(means))[:, None]
 
 
 def balanced(u, n):

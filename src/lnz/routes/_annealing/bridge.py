@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import log_sum_exp, softplus
+from lnz._core.spaces import ArrayLike
 
 _LITTLE_OVERLAP = 0.03  # of two distributions, below which hardly a sample tells their ratio
 
@@ -112,7 +113,7 @@ class MBAR(NamedTuple):
         return jnp.any(reached == 0)
 
 
-def mbar(energies: Float[Array, "K N"], counts: Int[Array, " K"]) -> MBAR:
+def mbar(energies: Float[Array, "K N"], counts: ArrayLike) -> MBAR:
     """The multistate Bennett acceptance ratio: log Z_k - log Z_0 of K distributions, by maximum likelihood from samples of all.
 
     It solves Z_k = Σ_n exp(-u_k(x_n)) / Σ_j N_j exp(-u_j(x_n)) / Z_j: by Newton steps on the convex objective, and by substitution where those
