@@ -5,11 +5,13 @@ import resource
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import lnz
+from lnz._cli.folder import versions
 
 OPTIONAL = ("PIL", "dimod", "flax", "matplotlib", "pandas", "pgmpy", "pyarrow", "rich", "sklearn", "torch", "typer")
 
@@ -80,3 +82,10 @@ def test_import_is_quick():
 def test_one_version():
     citation = (Path(__file__).parents[1] / "CITATION.cff").read_text()
     assert f"\nversion: {lnz.__version__}\n" in citation
+
+
+def test_a_run_names_versions_of_what_is_always_installed():
+    """scikit-learn stood in this list when it was no longer installed, and `lnz train` failed in a fresh environment."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    needed = {line.split(">=")[0] for line in tomllib.loads(text)["project"]["dependencies"]}
+    assert set(versions()) <= needed | {"lnz", "python", "jaxlib", "platform"}

@@ -135,7 +135,7 @@ def log_partition_to_accuracy(
 
     Example:
         >>> import jax, lnz
-        >>> chain = lnz.Ising.lattice((8,), 0.5)
+        >>> chain = lnz.Ising.lattice((8,), 0.5, periodic=False)
         >>> route = lnz.routes.AnnealedImportanceSampling(temperatures=20, chains=64)
         >>> estimate = lnz.log_partition_to_accuracy(chain, route, jax.random.key(0), within=0.5)
         >>> bool(estimate.upper - estimate.lower <= 0.5)

@@ -206,7 +206,7 @@ class RunFolder:
 
 def versions() -> dict[str, str]:
     """What a run was made with."""
-    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "scikit-learn")
+    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy")
     return {
         "lnz": lnz.__version__,
         "python": platform.python_version(),
