@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-import jax
 import numpy as np
 
+ArrayLike = Any  # what `np.asarray` takes: numbers, nested lists, NumPy and JAX arrays, data frames
 _REMEDY = "Nothing is imputed: fill them in, or leave their rows out"
 
 
@@ -16,7 +17,10 @@ def given_array(x: Any, name: str = "the data") -> Any:
     Raises:
         ValueError: for missing values, masked or NA, with their number; for a sparse matrix.
     """
-    if isinstance(x, jax.Array):
+    jax = sys.modules.get(
+        "jax"
+    )  # readers use this module without loading JAX: before it is loaded, nothing is an array of its own
+    if jax is not None and isinstance(x, jax.Array):
         return x
     if isinstance(x, np.ma.MaskedArray):
         if missing := int(np.ma.getmaskarray(x).sum()):

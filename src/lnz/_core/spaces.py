@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.frozen import is_traced
+from lnz._core.given import ArrayLike as ArrayLike
 from lnz._core.given import given_array
 
 Shape = int | Sequence[int]
 State = Any  # an array, or for a product space a tuple of them
 Struct = Any  # a `jax.ShapeDtypeStruct`, or for a product space a tuple of them
-ArrayLike = Any  # what `np.asarray` takes: numbers, nested lists, NumPy and JAX arrays, data frames
 
 
 def _as_shape(shape: Any) -> tuple[int, ...]:

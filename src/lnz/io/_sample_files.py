@@ -10,8 +10,8 @@ import numpy as np
 
 from lnz._core.files import WriteError as WriteError
 from lnz._core.files import write_atomic as write_atomic
+from lnz._core.given import ArrayLike
 from lnz._core.packages import package
-from lnz._core.spaces import ArrayLike
 from lnz.io._data import DataError, numeric_problem
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".png")
