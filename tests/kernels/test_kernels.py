@@ -21,7 +21,7 @@ def test_langevin_moves_stay_in_a_box(key):
 
 def test_kernels_refuse_what_they_cannot_serve():
     mixed = named("product of spaces").energy
-    with pytest.raises(ValueError, match="no kernel serves this energy: Gibbs sweeps need an energy with its own"):
+    with pytest.raises(ValueError, match="no kernel supports this energy: Gibbs sweeps need an energy with its own"):
         default_kernel(mixed)
     assert "step size must be above 0" in str(
         lnz.kernels.Langevin(step_size=0.0).unsupported_reason(named("double well").energy)
