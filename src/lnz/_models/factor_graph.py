@@ -19,7 +19,7 @@ from lnz._core.given import given_array
 from lnz._core.spaces import Binary, Categorical, MixedCategorical, Product, Space, Spin, State
 from lnz._models.colouring import Blocks, colour_classes
 from lnz._models.independent import as_float
-from lnz._models.log_potentials import whole_numbers
+from lnz._models.log_potentials import wide_integers
 from lnz._models.sweeps import class_sweep, layout, neighbour_sum
 
 
@@ -255,7 +255,7 @@ class FactorGraph(Factored, BlockSweepable):
         labels = jnp.asarray(given_array(labels, "labels"))
         if labels.shape != (n,) or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(f"labels must be {n} integers, but are {labels.dtype} of shape {labels.shape}")
-        labels = whole_numbers(labels)
+        labels = wide_integers(labels)
         if not is_traced(labels):
             bad = np.flatnonzero((np.asarray(labels) < -1) | (np.asarray(labels) >= np.array(self.cardinalities)))
             if len(bad):

@@ -17,7 +17,7 @@ from lnz._core.frozen import is_traced
 from lnz._core.given import given_array
 from lnz._core.spaces import ArrayLike, Categorical, State
 from lnz._models.factor_graph import FactorGraph, packed
-from lnz._models.log_potentials import booleans, check_labels, check_log_potentials, floats, whole_numbers
+from lnz._models.log_potentials import booleans, check_labels, check_log_potentials, floats, wide_integers
 
 Holes = Literal["link", "cut"]
 
@@ -191,7 +191,7 @@ class LinearChain(Factored):
             raise ValueError(
                 f"the labels of one sequence must be {t} integers, but got {labels.dtype} of shape {labels.shape}"
             )
-        labels = whole_numbers(labels)
+        labels = wide_integers(labels)
         check_labels(labels, k, self.mask)
         return labels
 
@@ -252,7 +252,7 @@ def existing(t: int, lengths: Any, mask: Any) -> tuple[Array | None, Array | Non
             )
         if not is_traced(lengths) and not 0 <= int(lengths) <= t:
             raise ValueError(f"a length must be in [0, {t}], the number of nodes of the array, but is {int(lengths)}")
-        lengths = whole_numbers(lengths)
+        lengths = wide_integers(lengths)
         valid = (lengths >= 0) & (lengths <= t) if is_traced(lengths) else None
         within = jnp.arange(t, dtype=lengths.dtype) < lengths
         mask = within if mask is None else mask & within

@@ -18,7 +18,7 @@ def floats(x: Any) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
-def whole_numbers(x: Any) -> Array:
+def wide_integers(x: Any) -> Array:
     """Lengths or labels in int32, or int64 where they came so: sums and products of narrower integers would wrap around."""
     x = jnp.asarray(x)
     return x if x.dtype in (jnp.int32, jnp.int64) else x.astype(jnp.int32)

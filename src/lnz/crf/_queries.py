@@ -19,7 +19,7 @@ from lnz._core.given import given_array
 from lnz._core.route import Route
 from lnz._core.spaces import ArrayLike
 from lnz._models.linear_chain import ChainPotentials, LinearChain
-from lnz._models.log_potentials import booleans, whole_numbers
+from lnz._models.log_potentials import booleans, wide_integers
 from lnz._models.random_field import RandomField
 from lnz._partition import log_partition
 from lnz.routes._exact.elimination import Elimination
@@ -140,7 +140,7 @@ def partial_labels(labels: ArrayLike, k: int) -> Bool[Array, "*shape K"]:
     labels = jnp.asarray(given_array(labels, "labels"))
     if not jnp.issubdtype(labels.dtype, jnp.integer) or (not is_traced(labels) and bool(jnp.any(labels >= k))):
         raise ValueError(f"labels must be integers below {k}, negative where they are unknown, but got {labels}")
-    labels = whole_numbers(labels)
+    labels = wide_integers(labels)
     return (labels[..., None] == jnp.arange(k, dtype=labels.dtype)) | (labels < 0)[..., None]
 
 
