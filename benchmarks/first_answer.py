@@ -2,195 +2,204 @@
 
     python benchmarks/first_answer.py                    # the table
     python benchmarks/first_answer.py --only "ais;smc"   # some of its rows
-    python benchmarks/first_answer.py --markdown         # as Markdown, for the docs
+    python benchmarks/first_answer.py --no-warm          # without the runs that find a filled cache
 
-Each row is a script that a user could have written. A fresh process runs it three times over: **cold**, without any cache of compiled
-programs; **warm**, with JAX's persistent cache filled by the run before; and within the cold process the same call a **second** time, and with
-**changed numbers** (another learning rate, seed, number of temperatures, …). `first` counts from the start of the process to the answer, imports
-included; the programs that XLA compiled are counted by JAX's own monitoring events.
+Each row is a script that a user could have written. A fresh process runs it **cold**, without any cache of compiled programs; then the same call
+a **second** time, and once with **changed numbers** (other learning rate, seed, temperatures, …). Another fresh process is **warm**: JAX's
+persistent cache has been filled by a run before. Cold and warm count from the start of the process to the answer, imports included. Programs
+are counted by JAX's own monitoring events.
 """
 
 import argparse
+import dataclasses
 import json
 import os
-import platform
+import resource
 import subprocess
 import sys
 import tempfile
-import textwrap
-from pathlib import Path
+import time
 
-IMPORTS = "import lnz, jax, jax.numpy as jnp, numpy as np"
-RBM = "energy = lnz.RBM(lnz.Binary((40,)), 30, key=jax.random.key(0), scale=0.3)"
+import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-# Each row: what is made before (counted in `first`), the first call, the call with changed numbers; bars in CPU seconds (first, second, changed).
-ROWS: dict[str, tuple[str, str, str, tuple[float | None, float | None, float | None]]] = {
-    "import": ("import lnz", "lnz.log_partition", "", (0.2, None, None)),
-    "jax": ("import jax, jax.numpy as jnp", "jnp.ones(3).block_until_ready()", "", (None, None, None)),
-    "lnz and jax": (IMPORTS, "lnz.log_partition; jnp.ones(3).block_until_ready()", "", (None, None, None)),
-    "ais": (
-        f"{IMPORTS}\n{RBM}\nR = lnz.routes.AnnealedImportanceSampling",
-        "answer = lnz.log_partition(energy, route=R(), key=jax.random.key(0)).value",
-        "answer = lnz.log_partition(energy, route=R(temperatures=900, chains=250, confidence=0.95), key=jax.random.key(1)).value",
-        (4.0, 0.1, 0.05),
+from timing import machine
+
+FIRST = "import lnz, jax, jax.numpy as jnp, numpy as np\n"
+RBM = FIRST + "energy = lnz.RBM(lnz.Binary((40,)), 30, key=jax.random.key(0), scale=0.3)\nR = lnz.routes\n"
+WELLS = FIRST + (
+    "def f(x): return jnp.sum((x**2 - 2) ** 2) + 0.1 * jnp.sum(x[1:] * x[:-1])\n"
+    "energy = lnz.Tilted(f, lnz.Gaussian(jnp.zeros(8), jnp.full(8, 2.0)))\nR = lnz.routes\n"
+)
+FIT = FIRST + (
+    "import optax\n"
+    "data = np.random.default_rng(0).integers(0, 2, (1000, 64)).astype(bool)\n"
+    "def run(data, rate, seed, epochs, **options):\n"
+    "    rbm = lnz.RBM.from_data(data, hidden=16, key=jax.random.key(seed))\n"
+    "    fitted = lnz.fit(rbm, data, epochs=epochs, optimizer=optax.sgd(rate), key=jax.random.key(seed), **options)\n"
+    "    return lnz.log_likelihood(fitted.energy, data).value\n"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A script: what is made before the call (its first line is the imports), the call, the call with changed numbers, bars in CPU seconds."""
+
+    name: str
+    made: str
+    call: str
+    changed: str = ""
+    cold: float | None = None
+    again: float | None = None
+
+
+def _sampled(route: str, other: str) -> tuple[str, str]:
+    ask = "answer = lnz.log_partition(energy, route=R.{}, key=jax.random.key({})).value"
+    return ask.format(route, 0), ask.format(other, 1)
+
+
+_AIS = _sampled(
+    "AnnealedImportanceSampling()", "AnnealedImportanceSampling(temperatures=900, chains=250, confidence=0.95)"
+)
+_SMC = _sampled("SequentialMonteCarlo()", "SequentialMonteCarlo(confidence=0.95)")
+_TEMPERING = _sampled("ParallelTempering()", "ParallelTempering(confidence=0.95)")
+_CHOSEN = (
+    "answer = lnz.log_partition(energy, key=jax.random.key(0)).value",
+    "answer = lnz.log_partition(energy, key=jax.random.key(1)).value",
+)
+
+ROWS = [
+    Row("import lnz", "import lnz\n", "lnz", cold=0.2),
+    Row("JAX alone", "import jax, jax.numpy as jnp\n", "answer = jnp.ones(3)"),
+    Row("lnz and JAX", FIRST, "lnz.log_partition; answer = jnp.ones(3)"),
+    Row("ais", RBM, *_AIS, cold=4, again=0.05),
+    Row("ais, chosen", RBM, *_CHOSEN, cold=4, again=0.05),
+    Row("ais, continuous", WELLS, *_AIS, cold=6, again=0.05),
+    Row("ais, continuous, chosen", WELLS, *_CHOSEN, cold=6, again=0.05),
+    Row("smc", RBM, *_SMC, cold=6, again=0.05),
+    Row("smc, continuous", WELLS, *_SMC, cold=6, again=0.05),
+    Row("tempering", RBM, *_TEMPERING, cold=6, again=0.05),
+    Row("tempering, continuous", WELLS, *_TEMPERING, cold=6, again=0.05),
+    Row("fit", FIT, "answer = run(data, 0.05, 0, 1)", "answer = run(data[:800], 0.02, 1, 2)", cold=4, again=0.05),
+    Row("fit, monitored", FIT, "answer = run(data, 0.05, 0, 1, monitor=lnz.learning.Monitor())"),
+    Row(
+        "run_chains",
+        RBM
+        + "from lnz.kernels import run_chains, default_kernel\nkernel, v = default_kernel(energy), jnp.zeros((64, 40), bool)\n",
+        "answer = run_chains(energy, kernel, v, jax.random.key(0), 20)",
+        "answer = run_chains(jax.tree.map(lambda w: w / 2, energy), kernel, v, jax.random.key(1), 30)",
+        again=0.01,
     ),
-    "ais, probes": (
-        f"{IMPORTS}\n{RBM}",
-        "answer = lnz.log_partition(energy, key=jax.random.key(0)).value",
-        "answer = lnz.log_partition(energy, key=jax.random.key(1)).value",
-        (None, None, None),
-    ),
-    "ais, continuous": (
-        f"{IMPORTS}\nfrom lnz import FunctionEnergy, Real\n"
-        "def f(x): return jnp.sum((x**2 - 2) ** 2) + 0.1 * jnp.sum(x[1:] * x[:-1])\n"
-        "energy = lnz.Tilted(f, lnz.Gaussian(jnp.zeros(8), jnp.full(8, 2.0)))\nR = lnz.routes.AnnealedImportanceSampling",
-        "answer = lnz.log_partition(energy, route=R(), key=jax.random.key(0)).value",
-        "answer = lnz.log_partition(energy, route=R(temperatures=900, chains=250, confidence=0.95), key=jax.random.key(1)).value",
-        (6.0, None, 0.05),
-    ),
-    "ais, continuous, probes": (
-        f"{IMPORTS}\n"
-        "def f(x): return jnp.sum((x**2 - 2) ** 2) + 0.1 * jnp.sum(x[1:] * x[:-1])\n"
-        "energy = lnz.Tilted(f, lnz.Gaussian(jnp.zeros(8), jnp.full(8, 2.0)))",
-        "answer = lnz.log_partition(energy, key=jax.random.key(0)).value",
-        "answer = lnz.log_partition(energy, key=jax.random.key(1)).value",
-        (6.0, None, 0.05),
-    ),
-    "smc": (
-        f"{IMPORTS}\n{RBM}\nR = lnz.routes.SequentialMonteCarlo",
-        "answer = lnz.log_partition(energy, route=R(), key=jax.random.key(0)).value",
-        "answer = lnz.log_partition(energy, route=R(confidence=0.95), key=jax.random.key(1)).value",
-        (6.0, None, 0.05),
-    ),
-    "smc, continuous": (
-        f"{IMPORTS}\n"
-        "def f(x): return jnp.sum((x**2 - 2) ** 2) + 0.1 * jnp.sum(x[1:] * x[:-1])\n"
-        "energy = lnz.Tilted(f, lnz.Gaussian(jnp.zeros(8), jnp.full(8, 2.0)))\nR = lnz.routes.SequentialMonteCarlo",
-        "answer = lnz.log_partition(energy, route=R(), key=jax.random.key(0)).value",
-        "answer = lnz.log_partition(energy, route=R(confidence=0.95), key=jax.random.key(1)).value",
-        (6.0, None, 0.05),
-    ),
-    "tempering": (
-        f"{IMPORTS}\n{RBM}\nR = lnz.routes.ParallelTempering",
-        "answer = lnz.log_partition(energy, route=R(), key=jax.random.key(0)).value",
-        "answer = lnz.log_partition(energy, route=R(confidence=0.95), key=jax.random.key(1)).value",
-        (6.0, None, 0.05),
-    ),
-    "fit": (
-        f"{IMPORTS}\nimport optax\n"
-        "data = np.random.default_rng(0).integers(0, 2, (1000, 64)).astype(bool)\n"
-        "def run(data, rate, seed, updates):\n"
-        "    rbm = lnz.RBM.from_data(data, hidden=16, key=jax.random.key(seed))\n"
-        "    fitted = lnz.fit(rbm, data, epochs=updates / (len(data) / 100), optimizer=optax.sgd(rate), key=jax.random.key(seed))\n"
-        "    return lnz.log_likelihood(fitted.energy, data, key=jax.random.key(seed)).value",
-        "answer = run(data, 0.05, 0, 10)",
-        "answer = run(data[:800], 0.02, 1, 20)",
-        (4.0, None, 0.05),
-    ),
-    "run_chains": (
-        f"{IMPORTS}\nfrom lnz.kernels import run_chains, default_kernel\n"
-        "energy = lnz.RBM(jnp.zeros((40, 30)) + 0.1, jnp.zeros(40), jnp.zeros(30))\nv = jnp.zeros((64, 40), bool)",
-        "answer = run_chains(energy, default_kernel(energy), v, jax.random.key(0), 20)",
-        "answer = run_chains(energy, default_kernel(energy), v, jax.random.key(1), 30)",
-        (None, 0.01, 0.01),
-    ),
-    "vmap chain": (
-        f"{IMPORTS}\nu = jnp.zeros((32, 50, 9)); t = jnp.zeros((9, 9))\n"
-        "def loss(u, t): return jax.vmap(lambda u: lnz.log_partition(lnz.LinearChain(u, t)).value)(u).sum()",
+    Row(
+        "vmap of chains, gradient",
+        FIRST + "u = jnp.zeros((32, 50, 9)); t = jnp.zeros((9, 9))\n"
+        "def loss(u, t): return jax.vmap(lambda u: lnz.log_partition(lnz.LinearChain(u, t)).value)(u).sum()\n",
         "answer = jax.grad(loss, argnums=(0, 1))(u, t)",
-        "answer = jax.grad(loss, argnums=(0, 1))(u + 1, t)",
-        (3.0, None, 0.05),
+        "answer = jax.grad(loss, argnums=(0, 1))(u * 2, t)",
+        cold=3,
+        again=0.05,
     ),
-    "audit": (
-        f"{IMPORTS}\nenergy = lnz.FunctionEnergy(lambda x: jnp.sum(x**2) / 2, lnz.Real((2,)))",
-        "answer = lnz.audit(energy)",
-        "answer = lnz.audit(energy)",
-        (5.0, None, None),
+    Row(
+        "audit",
+        FIRST + "energy = lnz.FunctionEnergy(lambda x: jnp.sum(x**2) / 2, lnz.Real((2,)))\n",
+        "lnz.audit(energy)",
+        cold=5,
     ),
-    "belief propagation": (
-        f"{IMPORTS}\nenergy = lnz.RandomField.from_ising(lnz.Ising.lattice((10, 10), 0.3, periodic=False)) if hasattr(lnz.RandomField, 'from_ising') else lnz.RandomField.lattice(jnp.zeros((10, 10, 3)), jnp.zeros((3, 3)))\nR = lnz.routes.BeliefPropagation",
-        "answer = lnz.log_partition(energy, route=R(schedule='parallel')).value",
-        "answer = lnz.log_partition(energy, route=R(schedule='parallel')).value",
-        (None, None, None),
+    Row(
+        "belief propagation",
+        FIRST + "field = lnz.RandomField(lnz.crf.Grid((10, 10)), jnp.ones((10, 10, 3)), 0.5 * jnp.eye(3))\n"
+        "def loss(u): return lnz.log_partition(u, route=lnz.routes.BeliefPropagation(schedule='parallel')).value\n",
+        "answer = jax.grad(loss)(field)",
+        "answer = jax.grad(loss)(jax.tree.map(lambda w: w / 2, field))",
+        again=0.05,
     ),
-}
+]
 
 CHILD = """
-import json, resource, sys, time
+import json, resource, sys
 def used(): return sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-setup, first, changed = json.loads(sys.argv[1])
-compiled = [0, 0.0]
-space = {}
-import builtins
-def watch():
-    if "jax" in sys.modules and not watch.on:
-        import jax.monitoring
-        def heard(name, seconds, **_):
-            if name == "/jax/core/compile/backend_compile_duration":
-                compiled[0] += 1; compiled[1] += seconds
-        jax.monitoring.register_event_duration_secs_listener(heard)
-        watch.on = True
-watch.on = False
-def settle():
-    if "jax" in sys.modules and space.get("answer") is not None:
-        import jax
-        jax.block_until_ready(space["answer"])
-start = used()
-lines = setup.split("\\n", 1)
-exec(lines[0], space); watch()
-if len(lines) > 1: exec(lines[1], space)
-made = used()
-exec(first, space); settle(); watch()
-out = {"setup": made, "first": used(), "programs": compiled[0], "compiling": compiled[1]}
-count = compiled[0]
-for name, code in (("second", first), ("changed", changed)):
-    if not code: continue
-    before, seen = used(), compiled[0]
-    exec(code, space); settle()
-    out[name], out[name + " programs"] = used() - before, compiled[0] - seen
+made, call, changed = json.loads(sys.argv[1])
+space, programs = {}, [0]
+def listen():
+    import jax.monitoring
+    def heard(name, seconds, **_): programs[0] += name == "/jax/core/compile/backend_compile_duration"
+    jax.monitoring.register_event_duration_secs_listener(heard)
+def run(code):
+    exec(code, space)
+    if "answer" in space:
+        sys.modules["jax"].block_until_ready(space["answer"])
+imports, rest = made.split("\\n", 1)
+exec(imports, space)
+if "jax" in imports: listen()
+exec(rest, space)
+run(call)
+out = {"cold": used(), "programs": programs[0]}
+for name, code in (("second", call), ("changed", changed)):
+    before, seen = used(), programs[0]
+    run(code)
+    out |= {name: used() - before, name + " programs": programs[0] - seen}
 print("RESULT" + json.dumps(out))
 """
 
 
-def child(row: str, cache: str | None) -> dict[str, float]:
-    """One fresh process of one row; `cache` is the folder of compiled programs."""
-    setup, first, changed, _ = ROWS[row]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
+def measured(row: Row, cache: str | None = None) -> dict[str, float]:
+    """One fresh process of a row, with a folder of compiled programs or without."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")} | {
+        "JAX_PLATFORMS": "cpu"
+    }
     if cache:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-    code = [sys.executable, "-c", CHILD, json.dumps([setup, first, changed])]
-    done = subprocess.run(code, env=environment, capture_output=True, text=True)
+    script = json.dumps([row.made, row.call, row.changed])
+    done = subprocess.run([sys.executable, "-c", CHILD, script], env=environment, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if not found:
-        raise RuntimeError(f"{row} failed: {done.stderr[-800:]}")
+        raise RuntimeError(f"{row.name} failed: {done.stderr[-800:]}")
     return json.loads(found[0].removeprefix("RESULT"))
+
+
+def warmed(row: Row) -> float:
+    """Seconds of a fresh process that finds the programs of another."""
+    with tempfile.TemporaryDirectory() as cache:
+        measured(row, cache)
+        return measured(row, cache)["cold"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="rows to run, separated by semicolons", default=";".join(ROWS))
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--no-warm", action="store_true", help="leave out the runs with a persistent cache")
+    parser.add_argument(
+        "--only", help="rows to run, separated by semicolons", default=";".join(row.name for row in ROWS)
+    )
+    parser.add_argument("--no-warm", action="store_true", help="leave out the runs that find a filled cache")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    for row in [row for row in ROWS if row in options.only.split(";")]:
-        cold = child(row, None)
-        warm = {}
-        if not options.no_warm:
-            with tempfile.TemporaryDirectory() as cache:
-                child(row, cache)
-                warm = child(row, cache)
-        print(
-            row,
-            {k: round(v, 3) for k, v in cold.items()},
-            "warm",
-            round(warm.get("first", float("nan")), 2),
-            flush=True,
+    began, clock = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, time.perf_counter()
+    table = Table(
+        "", "cold (bar)", "warm", "second", "changed (bar)", "programs: cold", "second", "changed", title=machine()
+    )
+    for row in ROWS:
+        if row.name not in options.only.split(";"):
+            continue
+        figures = measured(row)
+        warm = np.nan if options.no_warm else warmed(row)
+        table.add_row(
+            row.name,
+            f"{figures['cold']:.2f}" + (f" ({row.cold:g})" if row.cold else ""),
+            "" if np.isnan(warm) else f"{warm:.2f}",
+            f"{figures['second']:.3f}",
+            (f"{figures['changed']:.3f}" if row.changed else "") + (f" ({row.again:g})" if row.again else ""),
+            *(f"{figures[name]:.0f}" for name in ("programs", "second programs", "changed programs")),
         )
+        print(f"{row.name}: {figures['cold']:.2f} s", file=sys.stderr, flush=True)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began
+    print(
+        f"{used:.0f} s of CPU in {time.perf_counter() - clock:.0f} s: where these differ much, the machine was busy and figures are high"
+    )
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ Memory cannot be told apart in one process, so `peak_memory` runs a job in a chi
 import json
 import math
 import os
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,14 @@ def _run(call: Callable[[], Any], times: int) -> tuple[float, float]:
         if "jax" in sys.modules:
             sys.modules["jax"].block_until_ready(result)
     return time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_stime - system
+
+
+def machine() -> str:
+    """The processor and the versions that a table of times belongs to."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "equinox", "optax"))
+    return f"{names[0] if names else platform.machine()}; Python {platform.python_version()}, {versions}"
