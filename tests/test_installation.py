@@ -13,7 +13,7 @@ import pytest
 import lnz
 from lnz._cli.folder import versions
 
-OPTIONAL = ("PIL", "dimod", "flax", "matplotlib", "pandas", "pgmpy", "pyarrow", "rich", "sklearn", "torch", "typer")
+OPTIONAL = ("PIL", "dimod", "flax", "matplotlib", "pandas", "pgmpy", "pyarrow", "rich", "sklearn", "torch")
 
 _HIDDEN = f"""
 import sys

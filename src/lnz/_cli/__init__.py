@@ -5,17 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from lnz._cli.app import call
 from lnz._cli.errors import explain
-from lnz._cli.process import interruption_code
-
-app: Any = None
-try:
-    from lnz._cli.app import app
-except ModuleNotFoundError as error:
-    if error.name != "typer":
-        raise
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -26,11 +19,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code. Every error is one line on stderr: `lnz: error: cause. remedy`."""
-    if app is None:
-        _tell("the command line needs packages that are not installed. Install them by: pip install 'lnz[cli]'")
-        return 2
     try:
-        code = app(args=list(args), prog_name="lnz", standalone_mode=False)
+        code = call(args)
         sys.stdout.flush()
     except BaseException as error:
         if isinstance(error, SystemExit):
@@ -41,10 +31,7 @@ def run(args: Sequence[str]) -> int:
         if line:
             _tell(line)
         return code
-    if code == 130:  # typer turns Ctrl-C into this
-        _tell("interrupted. Nothing was changed that is not on disk already")
-        return interruption_code()
-    return code if isinstance(code, int) else 0
+    return code
 
 
 def _tell(line: str) -> None:

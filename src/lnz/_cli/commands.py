@@ -4,37 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from lnz._cli.errors import BadInput, refuse_given, refuse_with_resume
 from lnz._cli.folder import RunFolder
-from lnz._cli.options import Force, ForceRun, InData, InRun, Json, Options, Resume, ResumeOrStart, positive
+from lnz._cli.options import (
+    Argument,
+    Force,
+    ForceRun,
+    InData,
+    InRun,
+    Json,
+    Option,
+    Options,
+    Resume,
+    ResumeOrStart,
+    positive,
+)
 from lnz._cli.refusals import data_file, existing, new_file
 from lnz._cli.settings import Settings
 
-_Graph = functools.partial(typer.Option, rich_help_panel="Graphical models")
+_Graph = functools.partial(Option, group="Graphical models")
 _ANNEALED = ("auto", "exact", "ais", "bidirectional")  # routes with temperatures and chains
 _SAMPLES = (".npy", ".npz", ".csv")
 _HEADERS = (b"MARKOV", b"BAYES")
 
 Kind = Annotated[
     Literal["auto", "exact", "ais", "smc", "tempering", "bidirectional"],
-    typer.Option("--route", help="Method that computes log Z; auto is exact where that is affordable."),
+    Option("--route", help="Method that computes log Z; auto is exact where that is affordable."),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the random numbers. [the run's own]"),
+    Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the random numbers. [the run's own]"),
 ]
 
 
-def _share(param: typer.CallbackParam, value: float) -> float:
+def _share(text: str) -> float:
+    value = float(text)
     if not 0 < value < 1:
-        raise BadInput(f"{param.opts[0]}: {value:g} is not between 0 and 1. Give, for example, 0.99")
+        raise BadInput(f"{value:g} is not between 0 and 1. Give, for example, 0.99")
     return value
 
 
@@ -108,19 +120,19 @@ class Effort:
 
     temperatures: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1,
             help="Number of annealing temperatures, used only if no exact route is affordable. [10,000; large models 4,000]",
         ),
     ] = None
     chains: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1, help="Number of annealed chains, used only if no exact route is affordable. [512; large models 256]"
         ),
     ] = None
     confidence: Annotated[
-        float, typer.Option(callback=_share, help="Confidence level of the interval of log Z, between 0 and 1.")
+        float, Option(read=_share, help="Confidence level of the interval of log Z, between 0 and 1.")
     ] = 0.99
     route: Kind = "auto"
 
@@ -147,9 +159,9 @@ class Evaluate(Options):
     - lnz evaluate runs/mine test.npz --temperatures 20000 --json
     """
 
-    run: Annotated[Path, typer.Argument(help="Run folder.")]
-    file: Annotated[Path | None, typer.Argument(help="Data of the same kind. [the run's own test data]")] = None
-    array: Annotated[str | None, typer.Option(help="Name of the array to read from an .npz file.")] = None
+    run: Annotated[Path, Argument(help="Run folder.")]
+    file: Annotated[Path | None, Argument(help="Data of the same kind. [the run's own test data]")] = None
+    array: Annotated[str | None, Option(help="Name of the array to read from an .npz file.")] = None
     effort: Effort = Effort()
     seed: Seed = None
     json: Json = False
@@ -175,16 +187,14 @@ class Sample(Options):
     - lnz sample runs/mine -n 10000 --out drawn.npy --seed 1
     """
 
-    run: Annotated[Path, typer.Argument(metavar="RUN|FILE.lnz", help="Run folder, or a saved energy.")]
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of samples.")] = 100
-    out: Annotated[Path, typer.Option(help="Output file: .npy, .npz, .csv, or .png for images.")] = Path("samples.npy")
+    run: Annotated[Path, Argument(metavar="RUN|FILE.lnz", help="Run folder, or a saved energy.")]
+    n: Annotated[int, Option("-n --number", min=1, help="Number of samples.")] = 100
+    out: Annotated[Path, Option(help="Output file: .npy, .npz, .csv, or .png for images.")] = Path("samples.npy")
     temperatures: Annotated[
         int,
-        typer.Option(min=1, help="Number of annealing temperatures, used only if exact samples are not affordable."),
+        Option(min=1, help="Number of annealing temperatures, used only if exact samples are not affordable."),
     ] = 1000
-    sweeps: Annotated[
-        int, typer.Option(min=0, help="Number of Gibbs sweeps after the annealing, at the model itself.")
-    ] = 100
+    sweeps: Annotated[int, Option(min=0, help="Number of Gibbs sweeps after the annealing, at the model itself.")] = 100
     seed: Seed = None
     force: Force = False
     json: Json = False
@@ -218,42 +228,42 @@ class LogZ(Options):
 
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN|FILE.lnz|FILE.uai", help="Run folder, a saved energy, or a graphical model."),
+        Argument(metavar="RUN|FILE.lnz|FILE.uai", help="Run folder, a saved energy, or a graphical model."),
     ]
     effort: Effort = Effort()
     path: Annotated[
         Literal["geometric", "moments"],
-        typer.Option(
+        Option(
             help="Annealing path of a route that is named: geometric, or moments (averaged moments, for RBMs and Ising models; fitted first)."
         ),
     ] = "geometric"
     seed: Seed = None
     max_seconds: Annotated[
         float | None,
-        typer.Option(
-            callback=positive,
+        Option(
+            read=positive,
             help="Time limit: predicted seconds of an exact sum of a graphical model, and seconds of tightening bounds or of sampling. "
             "[3600; bounds and sampling 60]",
         ),
     ] = None
     within: Annotated[
         float | None,
-        typer.Option(
-            callback=positive,
+        Option(
+            read=positive,
             metavar="NATS",
             help="Width of the interval to stop at, where log Z is bounded or sampled. [0.1]",
         ),
     ] = None
     resume: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="File that keeps the runs of --within by --route ais or smc; if it exists, the work continues from it.",
         ),
     ] = None
     plot: Annotated[
         Path | None,
-        typer.Option(help="Picture to draw (.png): the elimination plan, or diagnostics along the annealing path."),
+        Option(help="Picture to draw (.png): the elimination plan, or diagnostics along the annealing path."),
     ] = None
     evidence: Annotated[
         Path | None,
@@ -297,11 +307,6 @@ class LogZ(Options):
             raise BadInput(f"--max-memory: {self.max_memory!r} is not a size. Give, for example, 8G or 500M")
         power = "kmgt".find(found[2]) + 1 if found[2] else 0
         return float(found[1]) * (1024 if found[3] else 1000) ** power
-
-    @property
-    def command(self) -> str:
-        """The function that does the work: graphical models need no JAX."""
-        return "lnz._cli.graphical:run" if self.is_uai else "lnz._cli.evaluate:log_z"
 
     def check(self, given: Mapping[str, str]) -> None:
         route = self.effort.route
@@ -356,14 +361,14 @@ class Audit(Options):
     - lnz audit ising.lnz --json
     """
 
-    target: Annotated[str, typer.Argument(metavar="FILE.py:NAME|FILE.lnz", help="Your own energy, or a saved one.")]
+    target: Annotated[str, Argument(metavar="FILE.py:NAME|FILE.lnz", help="Your own energy, or a saved one.")]
     samples: Annotated[
         Path | None,
-        typer.Option(help="Samples (.npy) believed to come from p, of shape (n, …) or (chains, n, …)."),
+        Option(help="Samples (.npy) believed to come from p, of shape (n, …) or (chains, n, …)."),
     ] = None
-    report: Annotated[Path | None, typer.Option(help="Page with pictures to write, an .html file.")] = None
-    force: Annotated[bool, typer.Option("--force", help="Replace the page if it exists already.")] = False
-    seed: Annotated[int, typer.Option(help="Seed of the directions and states that are checked.")] = 0
+    report: Annotated[Path | None, Option(help="Page with pictures to write, an .html file.")] = None
+    force: Annotated[bool, Option("--force", help="Replace the page if it exists already.")] = False
+    seed: Annotated[int, Option(help="Seed of the directions and states that are checked.")] = 0
     json: Json = False
 
     def check(self, given: Mapping[str, str]) -> None:
@@ -397,8 +402,8 @@ class ReferenceList(Options):
     json: Json = False
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return () if text is None else tuple(text.split(","))
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -417,9 +422,9 @@ class ReferenceRun(Options):
     route: Kind = "auto"
     models: Annotated[
         tuple[str, ...],
-        typer.Option(metavar="NAME,…", callback=_names, help="Names of the models, with commas between them. [all]"),
-    ] = None  # pyright: ignore[reportAssignmentType]
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the random numbers.")] = 0
+        Option(metavar="NAME,…", read=_names, help="Names of the models, with commas between them. [all]"),
+    ] = ()
+    seed: Annotated[int, Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the random numbers.")] = 0
     json: Json = False
 
     def check(self, given: Mapping[str, str]) -> None:
@@ -433,3 +438,8 @@ def _check_model(path: Path) -> None:
     """Refuse what is neither a file nor the folder of a finished run."""
     if not path.is_file():
         RunFolder.open(path).require_finished()
+
+
+def log_z(options: LogZ) -> None:
+    """log Z of a graphical model, which needs no JAX, or of a run or a saved energy."""
+    pkgutil.resolve_name("lnz._cli.graphical:run" if options.is_uai else "lnz._cli.evaluate:log_z")(options)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from lnz._cli.process import interruption_code
 
@@ -40,13 +41,18 @@ def refuse_given(given: Mapping[str, str], names: tuple[str, ...], why: str) -> 
             raise BadInput(f"{given[name]} {why}")
 
 
+def refuse_missing(packages: Iterable[str]) -> None:
+    """Refuse the work where a package of the extra `cli` is not installed."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise BadInput(
+            f"the command line needs packages that are not installed: {', '.join(missing)}. Install them by: pip install 'lnz[cli]'"
+        )
+
+
 def explain(error: BaseException) -> tuple[int, str | None]:
     """The exit code of an error and its line, or None as the line where it is a bug and its traceback should be seen."""
-    format_message = getattr(error, "format_message", None)
-    if format_message is not None:  # a usage error of click, which newer versions of typer keep to themselves
-        return 2, _with_hint(format_message())
     if isinstance(error, KeyboardInterrupt):
-        return interruption_code(), "interrupted"
+        return interruption_code(), "interrupted. Nothing was changed that is not on disk already"
     if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of our output has gone: `lnz … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, ""
@@ -63,14 +69,3 @@ def explain(error: BaseException) -> tuple[int, str | None]:
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
         return 1, "the device's memory ran out. Use fewer data, chains or hidden units"
     return 1, None
-
-
-def _with_hint(message: str) -> str:
-    if not message:  # a command without arguments: its help has been printed
-        return ""
-    message = message.replace("Value error, ", "").rstrip(". ")  # newer versions of typer let pydantic speak
-    return (
-        message
-        + ("" if message.endswith("?") else ".")
-        + " Run `lnz --help`, or `lnz COMMAND --help`, for what is understood"
-    )

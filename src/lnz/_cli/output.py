@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 from typing import Any
 
 
@@ -36,24 +38,31 @@ def emit_json(content: Any) -> None:
 
 
 def emit(*parts: Any) -> None:
-    """Tables and lines on stdout, 100 columns wide where stdout is not a terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)
+    """Lines and tables on stdout; tables are 100 columns wide where stdout is not a terminal."""
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            print(part)
+        else:
+            _tables().print(part)
 
 
-def fact_table(rows: list[tuple[str, str]]) -> Any:
+def _tables() -> Any:
+    from rich.console import Console  # only for tables: small sums take less time than this import
+
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100)
+
+
+def fact_table(rows: list[tuple[str, str]]) -> str:
     """Names and facts in two columns."""
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    names = max(len(name) for name, _ in rows) + 1
+    width = max(40, shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100)
+    dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    lines = []
     for name, fact in rows:
-        table.add_row(name, fact)
-    return table
+        first, *others = textwrap.wrap(fact, width - names - 1, break_on_hyphens=False) or [""]
+        lines.append(f"{dim}{name:{names}}{plain} {first}".rstrip())
+        lines += [" " * (names + 1) + line for line in others]
+    return "\n".join(lines)
 
 
 def facts(found: dict[str, Any], rows: list[tuple[str, str]], *, as_json: bool) -> None:

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from lnz._cli.errors import BadInput, refuse_with_resume
 from lnz._cli.folder import RunFolder
 from lnz._cli.options import (
+    Argument,
     Force,
     ForceRun,
     InData,
     InLearning,
     InRun,
     Json,
+    Option,
     Options,
     Resume,
     ResumeOrStart,
@@ -30,16 +30,16 @@ from lnz._cli.refusals import existing
 MODEL = "segmenter.safetensors"
 PARTS = ("settings", "coding", "data")  # of config.json
 
-_Network = functools.partial(typer.Option, rich_help_panel="Network")
+_Network = functools.partial(Option, group="Network")
 
-RunArgument = Annotated[Path, typer.Argument(help="Run folder made by `lnz segment train`.")]
+RunArgument = Annotated[Path, Argument(help="Run folder made by `lnz segment train`.")]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"--scales: {text!r} are not numbers with commas between them, such as 1,0.5") from None
+        raise BadInput(f"{text!r} are not numbers with commas between them, such as 1,0.5") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Settings:
     depth: Annotated[int, _Network(min=0, help="Number of times that the trunk halves the map.")] = 3
     scales: Annotated[
         tuple[float, ...],
-        _Network(callback=_numbers, metavar="S,S,...", help="Scales of the image that the trunk receives."),
+        _Network(read=_numbers, metavar="S,S,...", help="Scales of the image that the trunk receives."),
     ] = (1.0, 0.5)
     reach: Annotated[
         float,
@@ -75,8 +75,8 @@ class Settings:
         int, InLearning(min=0, help="Maximum number of epochs of the pairwise networks; 0 for no context.")
     ] = 6
     batch_size: Annotated[int, InLearning(min=1, help="Number of images per update.")] = 8
-    learning_rate: Annotated[float, InLearning(callback=positive, help="Peak learning rate of AdamW.")] = 5e-3
-    weight_decay: Annotated[float, InLearning(callback=not_negative, help="Weight decay of AdamW.")] = 1e-2
+    learning_rate: Annotated[float, InLearning(read=positive, help="Peak learning rate of AdamW.")] = 5e-3
+    weight_decay: Annotated[float, InLearning(read=not_negative, help="Weight decay of AdamW.")] = 1e-2
     patience: Annotated[
         int, InLearning(min=1, help="Epochs without a better held-out loss after which a stage of training ends.")
     ] = 20
@@ -102,7 +102,7 @@ class Train(Options):
 
     folder: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             help="A folder with images/NAME.png and masks/NAME.png, an .npz with `images` and `labels` or `masks`, or "
             "a ..._labels.npz with ..._images.png beside it.",
         ),
@@ -143,8 +143,8 @@ class Apply(Options):
     """
 
     run: RunArgument
-    images: Annotated[Path, typer.Argument(help="Folder of images, an image, or an .npz.")]
-    out: Annotated[Path, typer.Option(help="Folder for the output.")]
+    images: Annotated[Path, Argument(help="Folder of images, an image, or an .npz.")]
+    out: Annotated[Path, Option(help="Folder for the output.")]
     force: Force = False
     json: Json = False
 
@@ -170,7 +170,7 @@ class Evaluate(Options):
     """
 
     run: RunArgument
-    folder: Annotated[Path, typer.Argument(help="Images with masks, as for training.")]
+    folder: Annotated[Path, Argument(help="Images with masks, as for training.")]
     json: Json = False
 
     def check(self, given: Mapping[str, str]) -> None:

@@ -7,10 +7,8 @@ import functools
 import math
 from typing import Annotated, Any, Literal
 
-import typer
-
 from lnz._cli.errors import BadInput
-from lnz._cli.options import LATER, InData, InLearning, InRun, not_negative, positive
+from lnz._cli.options import LATER, Argument, InData, InLearning, InRun, Option, not_negative, positive
 
 KINDS = {
     "rbm": "binary",
@@ -52,13 +50,11 @@ _FIRST_RUNS = {"positive_phase": "mean-field", "pretraining": 0.0, "objective": 
 _OF_DEEP = ("positive_phase", "pretraining")
 
 
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
+def _layers(text: str) -> tuple[int, ...]:
     found = tuple(int(part) if part.strip().isdigit() else 0 for part in text.split(","))
     if not all(found):
         raise BadInput(
-            f"--hidden: {text!r} is not a number of units. Give one such as 500, or several for a deep machine, such as 500,1000"
+            f"{text!r} is not a number of units. Give one such as 500, or several for a deep machine, such as 500,1000"
         )
     return found
 
@@ -69,9 +65,9 @@ def _fractions(text: str) -> tuple[float, ...]:
     except ValueError:
         parts = ()
     if len(parts) != 3 or not all(0 <= part <= 1 for part in parts) or abs(sum(parts) - 1) > 1e-6:
-        raise BadInput(f"--split: {text!r} are not three fractions that add up to 1. Give, for example, 0.7,0.1,0.2")
+        raise BadInput(f"{text!r} are not three fractions that add up to 1. Give, for example, 0.7,0.1,0.2")
     if parts[0] <= 0:
-        raise BadInput(f"--split: the training part has a fraction of {parts[0]:g}. Give it more than 0")
+        raise BadInput(f"the training part has a fraction of {parts[0]:g}. Give it more than 0")
     return parts
 
 
@@ -81,11 +77,11 @@ def _rule(text: str) -> str:
     except ValueError:
         known = False
     if not known:
-        raise BadInput(f"--binarise: {text!r} is not a rule. Give a threshold, auto, stochastic or never")
+        raise BadInput(f"{text!r} is not a rule. Give a threshold, auto, stochastic or never")
     return text
 
 
-_Model = functools.partial(typer.Option, rich_help_panel="Model")
+_Model = functools.partial(Option, group="Model")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +90,7 @@ class Settings:
 
     data: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="**digits** (1,797 handwritten digits, 8x8), or a file: .npy, .npz, .csv, .tsv, .parquet, "
             "MNIST's idx, or a folder of images.",
         ),
@@ -103,7 +99,7 @@ class Settings:
     binarise: Annotated[
         str,
         InData(
-            callback=_rule,
+            read=_rule,
             help="Rule that turns grey values into 0 and 1 where the model needs bits: auto (threshold at half the scale of 1, 16 or 255), a "
             "THRESHOLD, stochastic (drawn once), or never.",
         ),
@@ -111,7 +107,7 @@ class Settings:
     split: Annotated[
         tuple[float, float, float],
         InData(
-            callback=_fractions,
+            read=_fractions,
             metavar="TRAIN,VALIDATION,TEST",
             help="Fractions of the data for training, validation and test. The model that is best on the validation data is kept.",
         ),
@@ -123,7 +119,7 @@ class Settings:
     hidden: Annotated[
         int | tuple[int, ...] | None,
         _Model(
-            callback=_layers,
+            read=_layers,
             metavar="N[,N…]",
             help="Number of hidden units. Several layers, as in 500,1000, make a deep Boltzmann machine (dbm). "
             "[twice the visible units, 16 to 500]",
@@ -140,7 +136,7 @@ class Settings:
     noise: Annotated[
         float,
         InLearning(
-            callback=positive,
+            read=positive,
             help="Noise of denoising and energy-discrepancy: the standard deviation of a normal perturbation, relative to that of the data, or "
             "for discrete data the probability that a unit changes. [0.3; one change per example]",
         ),
@@ -163,13 +159,13 @@ class Settings:
     pretraining: Annotated[
         float,
         InLearning(
-            callback=not_negative,
+            read=not_negative,
             metavar="EPOCHS",
             help="Epochs of layer-by-layer training of a dbm, before its layers are trained together. [0]",
         ),
     ] = LATER
     sweeps: Annotated[
-        int, InLearning("--sweeps", "--steps", min=1, help="Gibbs sweeps per update. [1; digits 5; replay 60]")
+        int, InLearning("--sweeps --steps", min=1, help="Gibbs sweeps per update. [1; digits 5; replay 60]")
     ] = LATER
     chains: Annotated[
         int, InLearning(min=1, help="Number of persistent chains, or of replicas at each temperature. [100]")
@@ -178,9 +174,7 @@ class Settings:
         int,
         InLearning(min=2, help="Number of temperatures or earlier models of tempered and trajectory chains. [10]"),
     ] = LATER
-    fast_rate: Annotated[float, InLearning(callback=not_negative, help="Learning rate of the fast weights. [0.05]")] = (
-        LATER
-    )
+    fast_rate: Annotated[float, InLearning(read=not_negative, help="Learning rate of the fast weights. [0.05]")] = LATER
     monitor: Annotated[
         bool, InLearning(help="Monitor the chains, at about 5 % of the run time, and warn when they fail.")
     ] = True
@@ -189,7 +183,7 @@ class Settings:
     ] = LATER
     learning_rate: Annotated[
         float,
-        InLearning(callback=positive, help="Initial learning rate. [sgd 0.05 (digits 0.2), momentum 0.01, adam 0.001]"),
+        InLearning(read=positive, help="Initial learning rate. [sgd 0.05 (digits 0.2), momentum 0.01, adam 0.001]"),
     ] = LATER
     schedule: Annotated[
         Literal["constant", "linear", "cosine"],
@@ -197,17 +191,17 @@ class Settings:
     ] = LATER
     weight_decay: Annotated[
         float,
-        InLearning(callback=not_negative, help="L2 penalty on weights and couplings. [0.0001; digits 0.001]"),
+        InLearning(read=not_negative, help="L2 penalty on weights and couplings. [0.0001; digits 0.001]"),
     ] = LATER
     epochs: Annotated[
         float,
-        InLearning(callback=positive, help="Number of passes over the training data. [enough for 20,000 updates]"),
+        InLearning(read=positive, help="Number of passes over the training data. [enough for 20,000 updates]"),
     ] = LATER
     batch_size: Annotated[int, InLearning(min=1, help="Number of examples per update. [100]")] = LATER
     evaluate_every: Annotated[
         float,
         InLearning(
-            callback=positive,
+            read=positive,
             help="Epochs between two evaluations on the validation data, each with a checkpoint. "
             "[20 evaluations per run; fewer for large models, about 5 % of the work]",
         ),

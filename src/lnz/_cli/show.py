@@ -149,9 +149,7 @@ def scores(found: Any, *, as_json: bool) -> None:
             }
         )
     else:
-        from rich.markup import escape
-
-        emit(escape(str(found)))
+        emit(str(found))
 
 
 def audit(found: Any, *, as_json: bool) -> None:
@@ -159,9 +157,7 @@ def audit(found: Any, *, as_json: bool) -> None:
     if as_json:
         emit_json(found.to_json())
     else:
-        from rich.markup import escape
-
-        emit(escape(str(found)))
+        emit(str(found))
 
 
 def sampling(found: dict[str, Any], *, as_json: bool) -> None:

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from lnz._cli.errors import BadInput, refuse_with_resume
 from lnz._cli.folder import RunFolder
 from lnz._cli.options import (
+    Argument,
     Force,
     ForceRun,
     InLearning,
     InRun,
     Json,
+    Option,
     Options,
     Resume,
     ResumeOrStart,
@@ -29,10 +29,10 @@ from lnz._cli.refusals import existing, new_file
 MODEL = "tagger.safetensors"
 PARTS = ("settings", "data", "validation")  # of config.json
 
-_Features = functools.partial(typer.Option, rich_help_panel="Features")
+_Features = functools.partial(Option, group="Features")
 
-RunArgument = Annotated[Path, typer.Argument(help="Run folder made by `lnz tag train`.")]
-ColumnFile = Annotated[Path, typer.Argument(help="Column file, plain or .gz.")]
+RunArgument = Annotated[Path, Argument(help="Run folder made by `lnz tag train`.")]
+ColumnFile = Annotated[Path, Argument(help="Column file, plain or .gz.")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,10 @@ class Settings:
     optimizer: Annotated[
         Literal["lbfgs", "adam"], InLearning(help="Optimiser: L-BFGS on all sentences, or Adam on batches.")
     ] = "lbfgs"
-    l2: Annotated[float, InLearning(callback=not_negative, help="L2 penalty on the squared length of the weights.")] = (
-        1.0
-    )
+    l2: Annotated[float, InLearning(read=not_negative, help="L2 penalty on the squared length of the weights.")] = 1.0
     iterations: Annotated[int, InLearning(min=1, help="Maximum number of L-BFGS iterations.")] = 500
     epochs: Annotated[int, InLearning(min=1, help="Number of epochs of Adam.")] = 20
-    learning_rate: Annotated[float, InLearning(callback=positive, help="Initial learning rate of Adam.")] = 0.03
+    learning_rate: Annotated[float, InLearning(read=positive, help="Initial learning rate of Adam.")] = 0.03
     seed: Annotated[int, InRun(min=0, help="Seed of Adam's batches.")] = 0
 
 
@@ -68,7 +66,7 @@ class Train(Options):
     - lnz tag train --resume runs/chunks
     """
 
-    file: Annotated[Path | None, typer.Argument(help="Column file, plain or .gz.")] = None
+    file: Annotated[Path | None, Argument(help="Column file, plain or .gz.")] = None
     features: Annotated[
         Literal["default", "reference"],
         _Features(
@@ -126,7 +124,7 @@ class Apply(Options):
 
     run: RunArgument
     file: ColumnFile
-    out: Annotated[Path | None, typer.Option(help="Output file, .gz or not. [stdout]")] = None
+    out: Annotated[Path | None, Option(help="Output file, .gz or not. [stdout]")] = None
     force: Force = False
     json: Json = False
 

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-_EXTRAS = {"PIL": "cli", "matplotlib": "cli", "rich": "cli", "typer": "cli", "pyarrow": "data"}
+_EXTRAS = {"PIL": "cli", "matplotlib": "cli", "rich": "cli", "pyarrow": "data"}
 _DISTRIBUTIONS = {"PIL": "pillow"}
 
 
