@@ -183,7 +183,7 @@ class _Field:
         if isinstance(default, tuple):
             default = ",".join(f"{part:g}" for part in default)
         known = not self.required and default is not None and default is not False and default != ""
-        shown = {True: "on"}.get(default, default) if known else None
+        shown = "on" if default is True else default
         return self.option.help.replace("**", "") + (f" [default: {shown}]" if known else "")
 
     @property
