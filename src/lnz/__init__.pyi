@@ -14,6 +14,7 @@ from . import routes as routes
 from . import testing as testing
 from ._choose import Budget as Budget
 from ._choose import choose as choose
+from ._core.compilation_cache import cache as cache
 from ._core.energy import Energy as Energy
 from ._core.energy import FunctionEnergy as FunctionEnergy
 from ._core.estimate import Estimate as Estimate

@@ -206,7 +206,7 @@ def test_data_that_have_changed_since(finished, bits, tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["settings"]["data"] = str(other)
     (run / "config.json").write_text(json.dumps(config))
-    for command in (("evaluate", run), ("train", "--resume", run)):
+    for command in (("evaluate", run, "--seed", 1), ("train", "--resume", run)):
         outcome = call(*command)
         assert outcome.code == 2
         assert "has changed since" in outcome.error

@@ -1,6 +1,7 @@
 """Exact sums tell how far they are: stages, shares of the predicted work that end at 1, and answers that do not depend on being watched."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -134,4 +135,23 @@ def test_short_or_unwanted_work_shows_nothing(shown, clock, capsys):
         for share in (0.0, 0.5, 1.0):
             work("log Z", share)
             clock[0] += 0.1 if shown else 100
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_step_is_said_within_a_second(terminal, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal)
+    with progress.Step("compiling"):
+        time.sleep(1)
+        said = capsys.readouterr().err
+    assert "compiling" in said
+    assert ("0:00:0" in said) == terminal  # the time beside the spinner
+
+
+def test_a_short_step_says_nothing(capsys):
+    with progress.Step("compiling"):
+        pass
+    with progress.Step("unwanted", shown=False) as step:
+        step.say("more")
+        time.sleep(0.6)
     assert capsys.readouterr().err == ""

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import lnz
 from lnz._cli import options
+from lnz._cli.progress import Step
 
 COMMANDS = {
     "train": ("lnz._cli.commands:Train", "lnz._cli.train:run"),
-    "evaluate": ("lnz._cli.commands:Evaluate", "lnz._cli.evaluate:evaluate"),
+    "evaluate": ("lnz._cli.commands:Evaluate", "lnz._cli.commands:evaluate"),
     "sample": ("lnz._cli.commands:Sample", "lnz._cli.evaluate:sample"),
     "logz": ("lnz._cli.commands:LogZ", "lnz._cli.commands:log_z"),
     "audit": ("lnz._cli.commands:Audit", "lnz._cli.audit_command:audit"),
@@ -55,7 +56,11 @@ def call(args: Sequence[str]) -> int:
     command = f"{group} {rest[0]}".strip()
     kind, work = COMMANDS[command]
     chosen = options.parse(command, pkgutil.resolve_name(kind), rest[1:])
-    return 0 if chosen is None else pkgutil.resolve_name(work)(chosen) or 0
+    if chosen is None:
+        return 0
+    with Step("loading"):
+        run = pkgutil.resolve_name(work)
+    return run(chosen) or 0
 
 
 def _commands(group: str) -> dict[str, str]:

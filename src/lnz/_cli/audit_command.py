@@ -16,6 +16,7 @@ from lnz._cli import show
 from lnz._cli.commands import Audit
 from lnz._cli.errors import BadInput, refusing
 from lnz._cli.process import prepare_jax
+from lnz._cli.progress import Step
 
 
 def audit(options: Audit) -> int:
@@ -30,7 +31,7 @@ def audit(options: Audit) -> int:
             raise BadInput(
                 f"--samples {options.samples}: {error}. Give an .npy file of shape (n, …) or (chains, n, …)"
             ) from None
-    with refusing():
+    with Step("auditing"), refusing():
         found = lnz.audit(energy, samples=drawn, key=jax.random.key(options.seed))
     if options.report is not None:
         report.audit_page(options.report, found)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from lnz._cli import show
 from lnz._cli.errors import BadInput, refuse_given, refuse_with_resume
-from lnz._cli.folder import RunFolder
+from lnz._cli.folder import RunFolder, held_out
 from lnz._cli.options import (
     Argument,
     Force,
@@ -25,6 +27,7 @@ from lnz._cli.options import (
     ResumeOrStart,
     positive,
 )
+from lnz._cli.output import note
 from lnz._cli.refusals import data_file, existing, new_file
 from lnz._cli.settings import Settings
 
@@ -440,6 +443,46 @@ def _check_model(path: Path) -> None:
         RunFolder.open(path).require_finished()
 
 
+def evaluate(options: Evaluate) -> None:
+    """What the run has measured already, at once; other data, or other effort, are measured."""
+    results = known(options.run, options.effort, options.seed)
+    if results is None or options.file is not None:
+        pkgutil.resolve_name("lnz._cli.evaluate:evaluate")(options)
+        return
+    split = held_out(results["splits"])
+    if split != "test":
+        note(f"the run kept no test data; its {split} data are used instead")
+    found = results["splits"][split] | {"seconds": results["seconds"]["measuring"]}
+    show.likelihood(found, unit=results["unit"], name=split, as_json=options.json)
+    _say_known(options.run)
+
+
 def log_z(options: LogZ) -> None:
     """log Z of a graphical model, which needs no JAX, or of a run or a saved energy."""
-    pkgutil.resolve_name("lnz._cli.graphical:run" if options.is_uai else "lnz._cli.evaluate:log_z")(options)
+    results = None
+    more = options.within or options.max_seconds or options.resume or options.plot or options.path != "geometric"
+    if not options.is_uai and options.run.is_dir() and not more:
+        results = known(options.run, options.effort, options.seed)
+    if results is None:
+        pkgutil.resolve_name("lnz._cli.graphical:run" if options.is_uai else "lnz._cli.evaluate:log_z")(options)
+        return
+    found = results["log_z_estimate"]
+    show.log_z(found, found["sentence"], as_json=options.json)
+    _say_known(options.run)
+
+
+def known(run: Path, effort: Effort, seed: int | None) -> dict[str, Any] | None:
+    """The results of a finished run, where they are what a measurement of this effort would find again; else None."""
+    if effort != Effort() or seed is not None or not RunFolder(run).finished:
+        return None
+    try:
+        results = json.loads(RunFolder(run)["results.json"].read_text())
+        return results if "sentence" in results["log_z_estimate"] else None  # version 0.1 had none
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _say_known(run: Path) -> None:
+    note(
+        f"measured when {run} was trained. Measure again with other random numbers by --seed N, or with more --temperatures"
+    )

@@ -177,11 +177,6 @@ def divide(
     return Dataset(data.source, coding, train, validation, test, digest.hexdigest())
 
 
-def held_out(parts: dict[str, Any]) -> str:
-    """The part that the run reports first: test data, else validation data, else training data."""
-    return next(name for name in ("test", "validation", "train") if name in parts)
-
-
 def is_within(rows: np.ndarray, values: tuple[int, int]) -> bool:
     """Whether every value is one of the two."""
     return bool(((rows == values[0]) | (rows == values[1])).all())

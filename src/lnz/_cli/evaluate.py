@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import lnz
 from lnz._cli import dataset, measuring, output, show, train
-from lnz._cli.commands import Evaluate, LogZ, Sample
+from lnz._cli.commands import Evaluate, LogZ, Sample, known
 from lnz._cli.draw import draw
 from lnz._cli.errors import BadInput, refusing
-from lnz._cli.folder import RunFolder
+from lnz._cli.folder import RunFolder, held_out
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step
 from lnz._core.capabilities import visible_part
@@ -63,35 +64,48 @@ def open_target(path: Path) -> Target:
 def evaluate(options: Evaluate) -> None:
     """The log-likelihood of a file, or of the run's own held-out data."""
     prepare_jax()
-    target = open_target(options.run)
-    config = RunFolder(options.run).config()
-    coding, split = dataset.Coding.from_json(config["data"]["coding"]), None
-    if options.file is None:
-        run = train.reopen(options.run)
-        split = dataset.held_out(run.dataset.parts())
-        states = run.dataset.parts()[split]
-        if split != "test":
-            output.note(f"the run kept no test data; its {split} data are used instead")
-    else:
-        notes: list[str] = []
-        found = dataset.load(str(options.file), options.array)
-        states = coding.encode(found, seed=config["settings"]["split_seed"], notes=notes)
-        for text in notes:
-            output.note(text)
+    with Step("reading the data"):
+        target, split = open_target(options.run), None
+        if options.file is None:
+            run = train.reopen(options.run)
+            split = held_out(run.dataset.parts())
+            states, coding = run.dataset.parts()[split], run.dataset.coding
+            if split != "test":
+                output.note(f"the run kept no test data; its {split} data are used instead")
+        else:
+            states, coding = _coded(options)
     began = time.perf_counter()
-    route = measuring.choose_route(target.energy, target.base, options.effort)
-    likelihood = lnz.log_likelihood(target.energy, states, route=route, key=target.key(options.seed, 2))
+    results = known(options.run, options.effort, options.seed)
+    with Step("log Z and the likelihood"):
+        if results is None:
+            route, log_z = measuring.choose_route(target.energy, target.base, options.effort), None
+        else:
+            route, log_z = None, measuring.estimate_from_json(results["log_z_estimate"])
+        key = target.key(options.seed, 2)
+        likelihood = lnz.log_likelihood(target.energy, states, route=route, key=key, log_z=log_z)
     found = measuring.likelihood_json(likelihood, split=split) | {"seconds": time.perf_counter() - began}
     name = options.file.name if options.file else str(split)
     show.likelihood(found, unit=coding.unit, name=name, as_json=options.json)
 
 
+def _coded(options: Evaluate) -> tuple[np.ndarray, dataset.Coding]:
+    """The states of the file that is to be evaluated, coded as the run's own data."""
+    config, notes = RunFolder(options.run).config(), []
+    coding = dataset.Coding.from_json(config["data"]["coding"])
+    found = dataset.load(str(options.file), options.array)
+    states = coding.encode(found, seed=config["settings"]["split_seed"], notes=notes)
+    for text in notes:
+        output.note(text)
+    return states, coding
+
+
 def log_z(options: LogZ) -> None:
     """log Z of a run's model or a saved energy."""
     prepare_jax()
-    target, within, max_seconds = open_target(options.run), options.within, options.max_seconds
-    key = target.key(options.seed, 2)
-    with refusing():
+    within, max_seconds = options.within, options.max_seconds
+    with Step("opening the model, and choosing a route"), refusing():
+        target = open_target(options.run)
+        key = target.key(options.seed, 2)
         route = measuring.choose_route(target.energy, target.base, options.effort, path=options.path)
         route.require(target.energy, key)
     if options.plot is not None and not isinstance(
@@ -104,7 +118,7 @@ def log_z(options: LogZ) -> None:
         raise BadInput("--resume keeps the runs that --within adds up. Add --within NATS and --route ais or smc")
     aim = {"within": within, "max_seconds": max_seconds} if route.random else {}
     aim = {name: number for name, number in aim.items() if number is not None}
-    with Step("log Z", shown=not options.json) as step:
+    with Step(f"log Z by {type(route).__name__}: compiling, then computing") as step:
 
         def tell(runs: int, so_far: lnz.Estimate) -> None:
             near = f"log Z between {float(so_far.lower):.2f} and {float(so_far.upper):.2f}"
@@ -120,8 +134,9 @@ def log_z(options: LogZ) -> None:
     if options.plot is not None:
         chosen: Any = route
         size = {"temperatures": chosen.temperatures, "chains": chosen.chains, "base": chosen.base}
-        seen = along_path(target.energy, lnz.routes.AnnealedImportanceSampling(**size), jax.random.fold_in(key, 1))
-        annealing_path(options.plot, seen, estimate)
+        with Step("diagnostics along the path, and the picture"):
+            seen = along_path(target.energy, lnz.routes.AnnealedImportanceSampling(**size), jax.random.fold_in(key, 1))
+            annealing_path(options.plot, seen, estimate)
         found["plot"] = str(options.plot)
     show.log_z(found, str(estimate), as_json=options.json)
 
@@ -129,10 +144,11 @@ def log_z(options: LogZ) -> None:
 def sample(options: Sample) -> None:
     """Draw states of a model and write them to a file."""
     prepare_jax()
-    target, image_shape = open_target(options.run), None
+    with Step("opening the model"):
+        target, image_shape = open_target(options.run), None
     if target.run is not None:
         image_shape = dataset.Coding.from_json(target.run.config()["data"]["coding"]).image_shape
-    with refusing():
+    with Step(f"drawing {options.n:,} samples"), refusing():
         key, effort = target.key(options.seed, 3), {"temperatures": options.temperatures, "sweeps": options.sweeps}
         states, how = draw(target.energy, target.base, options.n, key, **effort)
         states = visible_part(target.energy, states)

@@ -204,6 +204,11 @@ class RunFolder:
         return found
 
 
+def held_out(parts: dict[str, Any]) -> str:
+    """The part that the run reports first: test data, else validation data, else training data."""
+    return next(name for name in ("test", "validation", "train") if name in parts)
+
+
 def versions() -> dict[str, str]:
     """What a run was made with."""
     packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy")

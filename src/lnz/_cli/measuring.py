@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import lnz
@@ -15,6 +16,7 @@ from lnz._cli.defaults import LARGE
 from lnz._cli.errors import BadInput
 from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.route import Route
 from lnz.learning._likelihood import free_energies
@@ -61,11 +63,27 @@ def estimate_json(estimate: lnz.Estimate) -> dict[str, Any]:
     kept = ("standard_error", "lower", "upper", "known", "guarantee", "route", "confidence", "assumption")
     return {
         "log_z": found["value"],
+        "sentence": str(estimate),
         **{name: found[name] for name in kept},
         "effective_sample_size": found["diagnostics"].get("effective_sample_size"),
         "warnings": [warning["message"] for warning in found["warnings"]],
         "warning_codes": [warning["code"] for warning in found["warnings"]],
     }
+
+
+def estimate_from_json(found: dict[str, Any]) -> lnz.Estimate:
+    """The estimate of log Z in the results of a run."""
+    low, high = found["lower"], found["upper"]
+    effective = found["effective_sample_size"]
+    return lnz.Estimate(
+        value=jnp.asarray(found["log_z"]),
+        standard_error=jnp.asarray(found["standard_error"]),
+        lower=jnp.asarray(-math.inf if low is None else low),
+        upper=jnp.asarray(math.inf if high is None else high),
+        **{name: found[name] for name in ("guarantee", "route", "confidence", "assumption")},
+        diagnostics={} if effective is None else {"effective_sample_size": jnp.asarray(effective)},
+        flags={EstimateWarning(code): jnp.asarray(True) for code in found["warning_codes"]},
+    )
 
 
 def likelihood_json(found: lnz.learning.LogLikelihood, *, split: str | None) -> dict[str, Any]:

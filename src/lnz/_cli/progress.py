@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from lnz._graphs.contraction_plan import size_text
 
 _LINE_SECONDS = 10.0  # between two lines where stderr is not a terminal
 _TELLING = 0.01  # of the work before the time left can be told
+_FIRST_SECONDS = 0.4  # before a step is said
 _BAR_SECONDS = 0.5  # of work before a bar is drawn
 
 
@@ -31,6 +33,8 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         if self._bar is not None:
             self._bar.start()
+        elif self._shown:
+            _line(f"compiling, then {self._updates:,} updates")
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -71,32 +75,52 @@ class TrainingProgress:
 
 
 class Step:
-    """A step of the work: a spinner on a terminal, elsewhere only the lines of `say`. A context manager."""
+    """A step of the work, said where it takes longer than a moment: a spinner with the time on a terminal, elsewhere a line, and the lines of `say`.
+
+    A context manager.
+    """
 
     def __init__(self, what: str, *, shown: bool = True):
-        self._status: Any = None
-        self._shown, self._said = shown, time.monotonic() - _LINE_SECONDS
-        if shown and sys.stderr.isatty():
-            from rich.console import Console
-
-            self._status = Console(stderr=True).status(what)
+        self._text, self._shown = what, shown
+        self._spinner: Any = None
+        self._line_at = 0.0
+        self._lock = threading.RLock()
+        self._timer = threading.Timer(_FIRST_SECONDS, self._begin)
+        self._timer.daemon = True
 
     def __enter__(self) -> Step:
-        if self._status is not None:
-            self._status.start()
+        if self._shown:
+            self._timer.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._status is not None:
-            self._status.stop()
+        with self._lock:
+            self._timer.cancel()
+            self._shown = False
+            if self._spinner is not None:
+                self._spinner.stop()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if not self._shown:
+                return
+            if sys.stderr.isatty():
+                self._spinner = _spinner()
+                self._task = self._spinner.add_task(self._text)
+                self._spinner.start()
+            else:
+                self._line_at = time.monotonic()
+                _line(self._text)
 
     def say(self, text: str) -> None:
         """Report progress: beside the spinner, or as a line at most every ten seconds."""
-        if self._status is not None:
-            self._status.update(text)
-        elif self._shown and time.monotonic() - self._said > _LINE_SECONDS:
-            self._said = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
+        with self._lock:
+            self._text = text
+            if self._spinner is not None:
+                self._spinner.update(self._task, description=text)
+            elif self._shown and not sys.stderr.isatty() and time.monotonic() - self._line_at > _LINE_SECONDS:
+                self._line_at = time.monotonic()
+                _line(text)
 
 
 class Work:
@@ -191,14 +215,32 @@ def _work_bar() -> Any:
     )
 
 
+def _spinner() -> Any:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
 def _bar() -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
+        SpinnerColumn(),
         TextColumn("{task.fields[epoch]}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("[bold]{task.fields[held_out]}[/bold]"),
         TextColumn("[dim]{task.fields[gap]}[/dim]"),

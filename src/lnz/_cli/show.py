@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lnz._cli.dataset import held_out
+from lnz._cli.folder import held_out
 from lnz._cli.output import emit, emit_json, fact_table
-from lnz._core.estimate import decimals
+from lnz._core.printing import decimals
 
 _FEW = 50  # effective chains; below, the error of an estimate is unreliable
 

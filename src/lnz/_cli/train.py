@@ -14,11 +14,10 @@ import lnz
 from lnz import report
 from lnz._cli import dataset, measuring, model_options, output, show
 from lnz._cli.commands import Effort, Train
-from lnz._cli.dataset import held_out
 from lnz._cli.defaults import LARGE, evaluation_effort, fill, updates
 from lnz._cli.draw import draw
 from lnz._cli.errors import BadInput, refusing
-from lnz._cli.folder import RunFolder
+from lnz._cli.folder import RunFolder, held_out
 from lnz._cli.metrics import Metrics, resumable
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step, TrainingProgress
@@ -62,7 +61,8 @@ class Run:
 def run(options: Train) -> None:
     """The command."""
     prepare_jax()
-    chosen = begin(options) if options.resume is None else reopen(options.resume)
+    with Step("reading the data, and building the model"):
+        chosen = begin(options) if options.resume is None else reopen(options.resume)
     results = chosen.folder.results() if options.resume_or_start else None
     if results is None:
         with resumable(chosen.folder, lambda: _done(chosen)):

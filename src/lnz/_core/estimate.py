@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import is_traced
+from lnz._core.printing import decimals
 
 Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
 """What the bounds of an estimate rest on.
@@ -163,11 +164,6 @@ class Estimate(eqx.Module):
 def _plain(tree: Any) -> Any:
     """A pytree with its arrays as numbers or nested lists of numbers."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), tree)
-
-
-def decimals(error: float) -> int:
-    """The number of decimals that show two digits of an error of this size."""
-    return int(np.clip(1 - math.floor(math.log10(error)), 0, 12)) if error > 0 and math.isfinite(error) else 4
 
 
 def exact(value: Array, *, rounding: Array, route: str, diagnostics: dict[str, Array] | None = None) -> Estimate:

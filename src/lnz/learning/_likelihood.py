@@ -14,8 +14,9 @@ from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import data_energy_of, data_space, free_energy_of, observed_space
 from lnz._core.energy import ModelLike, as_energy
-from lnz._core.estimate import Estimate, Guarantee, decimals
+from lnz._core.estimate import Estimate, Guarantee
 from lnz._core.given import given_array
+from lnz._core.printing import decimals
 from lnz._core.route import Route
 from lnz._core.spaces import Binary, Product, Space, Spin, State
 from lnz._partition import log_partition

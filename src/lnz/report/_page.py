@@ -7,7 +7,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from lnz._core.estimate import decimals
+from lnz._core.printing import decimals
 from lnz.io import write_atomic
 
 CSS = """
