@@ -35,8 +35,8 @@ def cache(folder: str | Path | None = None) -> Path | None:
         >>> import lnz
         >>> folder = lnz.cache()  # the first line of a script
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if set_already := jax.config.read("jax_compilation_cache_dir"):
+        return Path(set_already)
     try:
         used = (_user_folder() if folder is None else Path(folder)) / _kind()
         used.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from lnz._core.energy import Energy, Gradient, ModelLike, as_energy, widen
 from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import check_whole_number
+from lnz._core.remembered import Remembered, digest
 from lnz._core.route import Route
 from lnz._core.spaces import State
 from lnz._graphs.contraction_plan import ContractionPlan
@@ -28,6 +29,7 @@ from lnz.routes._exact import batched_elimination
 from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.numpy_callback import on_host, structure, symmetric, tables_of
 
+_PLANS: Remembered[ContractionPlan] = Remembered(64)
 _QUICK_SEARCH = 0.5  # seconds that suffice to decide whether a model is affordable
 
 
@@ -75,16 +77,22 @@ class Elimination(EliminationBudget, Route):
     def _structure_plan(self, energy: Energy) -> ContractionPlan:
         """The plan before any value is computed: from the structure alone, as if every configuration were possible and nothing barren.
 
-        The tables of a `FactorGraph` itself are known, unless they are traced.
+        The tables of a `FactorGraph` itself are known, unless they are traced. Remembered by structure, and by those tables.
         """
+        if isinstance(energy, FactorGraph) and not is_traced(energy.log_potentials):
+            graph, known = energy, True
+        else:
+            graph, known = structure(energy), False
+        flat = np.asarray(graph.log_potentials) if known else np.zeros(graph.log_potentials.shape)
+        key = self, graph.cardinalities, graph.scopes, graph.table_of, graph.shapes, digest(flat) if known else None
+        return _PLANS.get(key, lambda: self._planned(graph, flat, pruned=known))
+
+    def _planned(self, graph: FactorGraph, flat: np.ndarray, *, pruned: bool) -> ContractionPlan:
         quick = dataclasses.replace(
             self, search_seconds=_QUICK_SEARCH if self.search_seconds is None else self.search_seconds
         )
-        if isinstance(energy, FactorGraph) and not is_traced(energy.log_potentials):
-            model = _solver(energy, np.asarray(energy.log_potentials), quick).pruned[0]
-        else:
-            graph = structure(energy)
-            model = _solver(graph, np.zeros(graph.log_potentials.shape), quick).reduced
+        solver = _solver(graph, flat, quick)
+        model = solver.pruned[0] if pruned else solver.reduced
         try:
             return plan_within(quick, model, every=False)
         except ValueError:
