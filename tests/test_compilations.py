@@ -1,13 +1,17 @@
 """Numbers are arguments: a second call compiles nothing, nor does a call in which only numbers changed; the first compiles few programs."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.monitoring
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import lnz
+from lnz._core.capabilities import observed_space
 
 REQUESTS = "/jax/core/compile/backend_compile_duration"  # one for each program, whether compiled or found in the persistent cache
 
@@ -33,13 +37,40 @@ def chain_gradient(scale: float) -> object:
     return jax.grad(lambda u, t: values(u, t).sum(), argnums=(0, 1))(unary, pairwise)
 
 
+def fit(change: int) -> object:
+    """Other data of another length, and another learning rate, seed and number of epochs; the exact likelihood included."""
+    data = np.random.default_rng(change).integers(0, 2, (200 + 33 * change, 12)).astype(bool)
+    key = jax.random.key(change)
+    rbm = lnz.RBM.from_data(data, hidden=4, key=key)
+    fitted = lnz.fit(rbm, data, optimizer=optax.adam(0.01 + change), epochs=1 + change, key=key)
+    return lnz.log_likelihood(fitted.energy, data).value
+
+
+def run_chains(change: int, energy: lnz.Energy, kernel: lnz.kernels.Kernel) -> object:
+    """Other parameters, key and number of sweeps."""
+    energy = jax.tree.map(lambda leaf: leaf / (1 + change), energy)
+    start = np.ones((4, *observed_space(energy).shape), np.float32)
+    return lnz.kernels.run_chains(energy, kernel, start, jax.random.key(change), 3 + change)
+
+
+RBM = lnz.RBM(visible=5, hidden=3, key=jax.random.key(0))
+TORUS = lnz.Ising.lattice((4, 4), 0.3, periodic=True)
+NORMAL = lnz.Gaussian(np.zeros(2, np.float32), np.ones(2, np.float32))
+
+
 # Each line: a call, its argument, the argument with other numbers, and the most programs that the first call may ask for.
 CALLS = [
     (chain_gradient, 1.0, 2.0, 20),
+    (fit, 0, 1, 20),
+    (functools.partial(run_chains, energy=RBM, kernel=lnz.kernels.Gibbs()), 0, 1, 6),
+    (functools.partial(run_chains, energy=TORUS, kernel=lnz.kernels.Gibbs()), 0, 1, 6),
+    (functools.partial(run_chains, energy=NORMAL, kernel=lnz.kernels.Langevin()), 0, 1, 6),
 ]
 
 
-@pytest.mark.parametrize(("call", "first", "changed", "most"), CALLS, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    ("call", "first", "changed", "most"), CALLS, ids=lambda x: getattr(getattr(x, "func", x), "__name__", "")
+)
 def test_only_the_first_call_compiles(programs, call, first, changed, most):
     jax.clear_caches()
     assert programs(lambda: call(first)) <= most

@@ -35,3 +35,48 @@ def test_the_key_comes_after_the_states_and_the_old_order_warns():
     with pytest.warns(DeprecationWarning, match="states before the key"):
         again = lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), key, v, 3)
     assert (found == again).all()
+
+
+@pytest.mark.parametrize(
+    ("energy", "v"),
+    [
+        (lnz.RBM(visible=4, hidden=3, scale=1.0, key=jax.random.key(0)), jnp.ones((5, 4), bool)),
+        (lnz.Ising.lattice((4, 4), 0.3, periodic=True), jnp.ones((5, 4, 4), jnp.float32)),
+        (lnz.FunctionEnergy(lambda x: jnp.sum(x), lnz.Binary(3)), jnp.zeros((5, 3))),
+        (lnz.Gaussian(jnp.zeros(2), jnp.asarray([1.0, 3.0])), jnp.ones((5, 2))),
+    ],
+    ids=["layers", "classes", "sites", "langevin"],
+)
+def test_a_number_of_sweeps_that_is_an_argument_gives_the_same_states(energy, v):
+    """Outside `jit` one program serves every number of sweeps; inside, the number is part of the program."""
+    kernel, key = default_kernel(energy), jax.random.key(3)
+    for sweeps in (1, 4):
+        inside = jax.jit(lambda v, sweeps=sweeps: lnz.kernels.run_chains(energy, kernel, v, key, sweeps))(v)
+        found = lnz.kernels.run_chains(energy, kernel, v, key, sweeps)
+        assert found.dtype == v.dtype
+        np.testing.assert_allclose(found, inside, rtol=1e-12)
+    assert (lnz.kernels.run_chains(energy, kernel, v, key, 0) == v).all()
+    with pytest.raises(ValueError, match="sweeps must be an integer of at least 0, but is -1"):
+        lnz.kernels.run_chains(energy, kernel, v, key, -1)
+
+
+def test_a_step_size_that_is_an_array():
+    v = jnp.zeros((4, 1))
+    energy = named("double well").energy
+    found = [
+        lnz.kernels.run_chains(energy, lnz.kernels.Langevin(step), v, jax.random.key(0), 3)
+        for step in (0.1, jnp.asarray(0.1))
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+def test_chains_are_a_differentiable_function_of_parameters_inside_jit():
+    def mean(scale):
+        energy = lnz.Gaussian(jnp.zeros(1), scale * jnp.ones(1))
+        return jnp.mean(
+            lnz.kernels.run_chains(energy, lnz.kernels.UnadjustedLangevin(0.1), jnp.ones((4, 1)), jax.random.key(0), 3)
+        )
+
+    eps = 1e-6
+    difference = (mean(1.3 + eps) - mean(1.3 - eps)) / (2 * eps)
+    assert float(jax.grad(mean)(1.3)) == pytest.approx(float(difference), rel=1e-6)

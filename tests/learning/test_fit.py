@@ -1,6 +1,7 @@
 """A whole run: data of every kind, batches without bias, weights, records, and a clear end when something breaks."""
 
 import dataclasses
+import functools
 import itertools
 import re
 import sys
@@ -14,7 +15,7 @@ from learning_cases import arrays, bits, distance, likelihood, model, model_mean
 
 import lnz
 from lnz._core.checkpoint import load_arrays
-from lnz.learning._loop import compiled_loop, orders
+from lnz.learning._loop import Batches, no_sums, orders, padded, updates
 from lnz.learning._run_check import plan_updates
 
 KEY = jax.random.key(31)
@@ -65,19 +66,11 @@ class TestBatches:
         data, w = data[:3], np.asarray([3.0, 1, 2])
         trainer = lnz.Trainer(SGD, EXACT)
         state = trainer.init(energy, KEY, batch_size=2)
-        loop = compiled_loop(trainer, 2, 3)
-        sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(energy)}
+        made = functools.partial(Batches, padded(data), padded(w / w.mean()), jnp.asarray(3, jnp.int32))
         ends = []
         for order in itertools.permutations(range(3)):
-            end, _, bad = loop(
-                state,
-                sums,
-                jnp.asarray(data),
-                jnp.asarray(w / w.mean()),
-                jnp.asarray([*order, 0], jnp.int32),
-                batch,
-                batch + 1,
-            )
+            batches = made(jnp.asarray([*order, 0], jnp.int32))
+            end, _, bad = updates(trainer, 2, state, no_sums(trainer.figures(energy)), batches, batch, batch + 1)
             assert int(bad) == -1
             ends.append(arrays(end.energy))
         mean = [np.mean(leaves, axis=0) for leaves in zip(*ends, strict=True)]
@@ -181,11 +174,11 @@ class TestData:
         """Bits are cast batch by batch: all of MNIST is 47 MB as uint8 and 376 MB as float64."""
         seen = []
 
-        def spy(*args):
-            loop = compiled_loop(*args)
-            return lambda state, sums, data, *rest: (seen.append(data.dtype), loop(state, sums, data, *rest))[1]
+        def spy(trainer, batch, state, sums, batches, *rest):
+            seen.append(batches.data.dtype)
+            return updates(trainer, batch, state, sums, batches, *rest)
 
-        monkeypatch.setattr(fit_module, "compiled_loop", spy)
+        monkeypatch.setattr(fit_module, "updates", spy)
         energy, data = model("rbm")
         lnz.fit(energy, data, optimizer=SGD, batch_size=10, epochs=1, key=KEY)
         assert set(seen) == {np.dtype(np.uint8)}

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl, threefry_prng_impl
-from jaxtyping import Array, ArrayLike, Key, UInt, UInt32
+from jaxtyping import Array, ArrayLike, Int, Key, UInt, UInt32
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
@@ -228,3 +228,34 @@ _TYPES = {
     "threefry13": _key_type("threefry13", _threefry13_bits),
     "hash": _key_type("hash", _hash_bits),
 }
+
+
+def permutations(key: Key[Array, ""], label: int, numbers: range, n: int) -> Int[np.ndarray, "numbers n"]:
+    """0 … n - 1 in random orders: `jax.random.permutation`, bit for bit, of the key with a label and then each number folded in.
+
+    They are made on the host, so that no sort is compiled for every n; those of keys other than Threefry are left to JAX.
+
+    Example:
+        >>> import jax
+        >>> key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 3), 7)
+        >>> bool((permutations(jax.random.key(0), 3, range(7, 9), 100)[0] == jax.random.permutation(key, 100)).all())
+        True
+    """
+    if bits_of(key) not in ("threefry2x32", "threefry") or _left_to_stock((n,)):
+        key = jax.random.fold_in(key, label)
+        return np.stack([jax.random.permutation(jax.random.fold_in(key, number), n) for number in numbers])
+    zero, mask = np.uint32(0), np.uint64(2**32 - 1)
+    first, second = np.asarray(jax.random.key_data(key))[:, None]
+    first, second = _threefry(first, second, zero, np.uint32(label))
+    first, second = _threefry(first, second, zero, np.asarray(numbers, np.uint32))
+    places, orders = np.arange(n, dtype=np.uint64), np.broadcast_to(np.arange(n), (len(numbers), n))
+    for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
+        own, other = _threefry(
+            first, second, zero, np.uint32(1)
+        )  # the key is split: one for the bits, one for the next round
+        first, second = _threefry(first, second, zero, zero)
+        high, low = _threefry(own[:, None], other[:, None], zero, np.arange(n, dtype=np.uint32)[None])
+        # Sorted with their places, so that equal words stay in order.
+        ordered = np.sort((high ^ low).astype(np.uint64) << np.uint64(32) | places)
+        orders = np.take_along_axis(orders, (ordered & mask).astype(np.int64), axis=1)
+    return orders

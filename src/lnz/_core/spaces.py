@@ -175,8 +175,9 @@ class Spin(_Discrete):
     def problem(self, x: np.ndarray) -> str | None:
         if not np.issubdtype(x.dtype, np.number):
             return _wrong_dtype(self, x, "the numbers -1 and +1 (convert 0/1 data by 2 * x - 1)")
-        hint = " (convert 0/1 data by 2 * x - 1)" if np.isin(x, (0, 1)).all() else ""
-        return _wrong_value(self, x, (x == 1) | (x == -1), f"-1 or +1{hint}")
+        good = (x == 1) | (x == -1)
+        hint = "" if good.all() or not np.isin(x, (0, 1)).all() else " (convert 0/1 data by 2 * x - 1)"
+        return _wrong_value(self, x, good, f"-1 or +1{hint}")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

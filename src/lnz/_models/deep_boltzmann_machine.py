@@ -22,7 +22,7 @@ from lnz._core.spaces import ArrayLike, Binary, Space
 from lnz._models import units
 from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Independent, as_float
-from lnz._models.layers import BilinearLayers
+from lnz._models.layers import BilinearLayers, initial_weights
 from lnz._models.rbm import RBM
 
 _ITERATIONS, _TOLERANCE = 200, 1e-4  # the defaults of mean field
@@ -76,8 +76,8 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         sizes = _sizes(visible, hidden)
         keys = [key] if len(sizes) == 2 else jax.random.split(key, len(sizes) - 1)
         pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
-        self.weights = tuple(scale * jax.random.normal(k, (below, above), dtype) for k, below, above in pairs)
-        self.layer_biases = tuple(jnp.zeros((n,), dtype) for n in sizes)
+        self.weights = tuple(initial_weights(k, scale, (below, above), dtype) for k, below, above in pairs)
+        self.layer_biases = tuple(jnp.asarray(np.zeros((n,), dtype)) for n in sizes)
 
     @classmethod
     def from_parameters(cls, weights: Sequence[Any], biases: Sequence[Any]) -> DeepBoltzmannMachine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from typing import Any
 
@@ -14,9 +15,16 @@ from lnz._core.capabilities import Annealable, Featured, Marginal, TwoLayer
 from lnz._core.energy import Energy
 from lnz._core.frozen import same_structure
 from lnz._core.numerics import softplus
+from lnz._core.random import fast_key
 from lnz._core.spaces import Binary, Product, Space, State
 from lnz._models import units
 from lnz._models.independent import Independent
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def initial_weights(key: PRNGKeyArray, scale: Any, shape: tuple[int, int], dtype: Any) -> Array:
+    """Weights from N(0, scale²), by one program."""
+    return scale * jax.random.normal(fast_key(key), shape, dtype)
 
 
 class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):

@@ -20,7 +20,7 @@ from lnz._core.spaces import ArrayLike, Binary, Categorical, Product, Real, Spac
 from lnz._models import units
 from lnz._models.factor_graph import FactorGraph, pairwise_graph
 from lnz._models.independent import Gaussian, Independent, as_float
-from lnz._models.layers import BilinearLayers, both_layers
+from lnz._models.layers import BilinearLayers, both_layers, initial_weights
 
 _UNITS = 64  # the number of units whose conditionals are computed at once
 
@@ -61,9 +61,9 @@ class RBM(BilinearLayers, Factored, Conditional):
     ):
         self.visible = _visible_space(visible)
         features = math.prod(units.feature_shape(self.visible))
-        self.weights = scale * jax.random.normal(key, (features, _hidden_count(hidden)), dtype)
-        self.visible_bias = jnp.zeros((features,), dtype)
-        self.hidden_bias = jnp.zeros((hidden,), dtype)
+        self.weights = initial_weights(key, scale, (features, _hidden_count(hidden)), dtype)
+        self.visible_bias = jnp.asarray(np.zeros((features,), dtype))
+        self.hidden_bias = jnp.asarray(np.zeros((hidden,), dtype))
 
     @classmethod
     def from_parameters(
@@ -108,8 +108,8 @@ class RBM(BilinearLayers, Factored, Conditional):
         data = given_array(data)
         space = Binary(np.shape(data)[1:]) if visible is None else visible
         rbm = cls(space, hidden, key=key, scale=scale, dtype=dtype)
-        bias = Independent.from_data(data, rbm.visible).potentials.reshape(-1).astype(dtype)
-        return eqx.tree_at(lambda r: r.visible_bias, rbm, bias)
+        bias = np.asarray(Independent.from_data(data, rbm.visible).potentials).reshape(-1).astype(dtype)
+        return eqx.tree_at(lambda r: r.visible_bias, rbm, jnp.asarray(bias))
 
     @property
     def observed(self) -> Space:
@@ -241,10 +241,9 @@ class GaussianRBM(TwoLayer, Marginal, Annealable):
     log_scale: Float[Array, " visible"]
 
     def __init__(self, visible: int, hidden: int, *, key: PRNGKeyArray, scale: float = 0.01, dtype: Any = jnp.float32):
-        self.weights = scale * jax.random.normal(key, (_hidden_count(visible), _hidden_count(hidden)), dtype)
-        self.visible_bias = jnp.zeros((visible,), dtype)
-        self.hidden_bias = jnp.zeros((hidden,), dtype)
-        self.log_scale = jnp.zeros((visible,), dtype)
+        self.weights = initial_weights(key, scale, (_hidden_count(visible), _hidden_count(hidden)), dtype)
+        self.visible_bias, self.log_scale = (jnp.asarray(np.zeros((visible,), dtype)) for _ in range(2))
+        self.hidden_bias = jnp.asarray(np.zeros((hidden,), dtype))
 
     @property
     def space(self) -> Space:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lnz._core.checkpoint import CheckpointError
@@ -20,7 +22,7 @@ from lnz._core.route import Route
 from lnz._core.spaces import ArrayLike, State
 from lnz.kernels._coupled import NotMet
 from lnz.learning._likelihood import LogLikelihood, log_likelihood
-from lnz.learning._loop import Diverged, Problem, compiled_loop, measure_key, orders, renamed, run
+from lnz.learning._loop import Batches, Diverged, Problem, measure_key, no_sums, orders, padded, renamed, run, updates
 from lnz.learning._monitor import WATCHED, Monitor, MonitorReport, Watch
 from lnz.learning._negative import NegativePhase
 from lnz.learning._positive import PositivePhase
@@ -179,7 +181,7 @@ def fit(
         if trainer.regularisers != Regularisers():
             keeper.settings["regularisers"] = repr(trainer.regularisers)
     state = trainer.init(energy, key, batch_size=plan.batch) if state is None else state
-    sums = {name: jnp.zeros((), jnp.float32) for name in trainer.figures(state.energy)}
+    sums = no_sums(trainer.figures(state.energy))
     step = int(state.step)
     progress = Progress(state, sums, 0, step, Best(state.energy, step, -math.inf))
 
@@ -211,11 +213,14 @@ class _FitProblem(Problem[Progress, Record]):
         self.keeper = keeper
         self.monitor = monitor
         self.key = key
-        self.data, self.weights = jax.tree.map(jnp.asarray, data), weights
+        self.data = jax.tree.map(np.asarray, data)
         self.validation, self.route = validation, route
-        self.loop = compiled_loop(trainer, plan.batch, plan.n)
         # Small epochs share one call of the compiled loop, because a call costs as much as several updates of a small model.
         self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
+        n = jnp.asarray(plan.n, jnp.int32)
+        self.batches = functools.partial(
+            Batches, jax.tree.map(padded, self.data), None if weights is None else padded(weights), n
+        )
         self.order = None
         self.order_block = -1
         self.chunk = 1
@@ -236,13 +241,16 @@ class _FitProblem(Problem[Progress, Record]):
         length = plan.per_epoch * self.epochs
         block, first = divmod(progress.step, length)
         if block != self.order_block:
-            order = orders(progress.state.key, block * self.epochs, self.epochs, plan.n, plan.batch)
-            self.order, self.order_block = order, block
+            begun = block * self.epochs
+            count = min(self.epochs, -(-plan.total // plan.per_epoch) - begun)
+            order = orders(progress.state.key, begun, count, plan.n, plan.batch)
+            self.order, self.order_block = padded(order, _STRETCH_ROWS), block
         to_record = plan.every - progress.step % plan.every
         to_report = plan.total if self.watch is None else self.watch.next_stop(progress.step) - progress.step
         stop = first + min(self.chunk, length - first, plan.total - progress.step, to_record, to_report)
         tick = time.perf_counter()
-        after, sums, bad = self.loop(progress.state, progress.sums, self.data, self.weights, self.order, first, stop)
+        batches = self.batches(self.order)
+        after, sums, bad = updates(self.trainer, plan.batch, progress.state, progress.sums, batches, first, stop)
         if int(bad) >= 0:
             raise Diverged(
                 f"the energies, gradients or parameters became NaN or infinite at step {block * length + int(bad)}; "
@@ -279,7 +287,7 @@ class _FitProblem(Problem[Progress, Record]):
         if evaluation.validation is not None and evaluation.validation.value > best.value:
             best = Best(state.state.energy, evaluation.step, evaluation.validation.value)
             self.keeper.save_best(best)
-        sums = jax.tree.map(jnp.zeros_like, state.sums)
+        sums = no_sums(tuple(state.sums))
         return dataclasses.replace(state, sums=sums, since=0, recorded=evaluation.step, best=best)
 
     def pack(self, state: Progress) -> tuple[TrainState, dict[str, Any]]:
@@ -299,7 +307,7 @@ class _FitProblem(Problem[Progress, Record]):
         best = Best(tree.energy, int(tree.step), -math.inf)
         if about["best_step"] is not None:
             best = self.keeper.load_best(tree.energy)
-        sums = {name: jnp.asarray(total, jnp.float32) for name, total in about["sums"].items()}
+        sums = {name: jnp.asarray(np.float32(total)) for name, total in about["sums"].items()}
         return Progress(tree, sums, about["since"], about["recorded"], best)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -25,6 +24,7 @@ from lnz.learning._loop import renamed
 from lnz.learning._positive import posterior_energy, posterior_unsupported
 
 _HIDDEN = 0x68696464  # folded into the key for the hidden units
+_FEW = 64  # rows of a block where there are not more
 
 
 class LogLikelihood(eqx.Module):
@@ -137,7 +137,7 @@ def log_likelihood(
     )
 
 
-def free_energies(energy: Any, data: State, *, block: int = 4096) -> np.ndarray:
+def free_energies(energy: Any, data: State, *, block: int = 512) -> np.ndarray:
     """F_θ(v_i) of every observed state, in nats, in blocks of bounded memory: float64, shape (n,)."""
     return _in_blocks(lambda batch, first: _free_energies(energy, batch), data, block)
 
@@ -147,7 +147,7 @@ def data_energies(
 ) -> np.ndarray:
     """-log Σ exp(-E) over all variables outside the data, in nats, in blocks: float64, shape (n,). See `hidden` of `log_likelihood`."""
     if data_space(energy) == observed_space(energy):
-        return free_energies(energy, data, block=block or 4096)
+        return free_energies(energy, data, block=block or 512)
     if hidden is None:
         return _in_blocks(lambda batch, first: _data_energies(energy, batch), data, block or 512)
     key = None if key is None else jax.random.fold_in(key, _HIDDEN)
@@ -155,17 +155,19 @@ def data_energies(
     def of(batch: State, first: int) -> Any:
         return _hidden_energies(energy, hidden, batch, None if key is None else jax.random.fold_in(key, first))
 
-    return _in_blocks(of, data, block or 32)
+    return _in_blocks(of, data, min(block or 32, jax.tree.leaves(data)[0].shape[0]))
 
 
 def _in_blocks(function: Callable[[State, int], Any], data: State, block: int) -> np.ndarray:
+    """The values of a function of batches of states, each of `block` rows, or of a few where there are few: two compiled programs."""
     arrays = tuple(map(given_array, data)) if isinstance(data, tuple) else given_array(data)
+    arrays = jax.tree.map(np.asarray, arrays)
     n = jax.tree.leaves(arrays)[0].shape[0]
-    size = min(block, n)
+    size = block if n > _FEW else min(block, _FEW)
     parts = []
     for start in range(0, n, size):
         rows = np.minimum(np.arange(start, start + size), n - 1)
-        batch = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), arrays)
+        batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], arrays)
         parts.append(np.asarray(function(batch, start), np.float64)[: min(size, n - start)])
     return np.concatenate(parts)
 

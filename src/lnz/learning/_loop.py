@@ -1,19 +1,21 @@
-"""The training loop: `run` drives any training problem, and `compiled_loop` computes the updates of `fit`."""
+"""The training loop: `run` drives any training problem, and `updates` computes those of `fit`."""
 
 from __future__ import annotations
 
 import abc
-import functools
+import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lnz._core.spaces import State
+from lnz._core.random import permutations
+from lnz._core.spaces import ArrayLike, State
 from lnz.learning._resume import Keeper
 from lnz.learning._trainer import Trainer, TrainState
 
@@ -21,6 +23,7 @@ S = TypeVar("S")  # a state
 E = TypeVar("E")  # an evaluation
 
 _ORDER, _MEASURE = 0x6F726465, 0x6D656173  # beyond any number of updates, whose keys are fold_in(key, t)
+_ROWS = 2048  # the rows of small data, padded
 
 
 class Diverged(RuntimeError):
@@ -117,18 +120,10 @@ def renamed(old: str, value: Any, new: str, instead: Any) -> Any:
     return value
 
 
-def orders(key: PRNGKeyArray, first: int, count: int, n: int, batch: int) -> Int[Array, " padded"]:
+def orders(key: PRNGKeyArray, first: int, count: int, n: int, batch: int) -> Int[np.ndarray, " padded"]:
     """The order of the rows of the data in `count` epochs of the run with this key, each padded with row 0 to whole batches."""
-    return _orders(key, jnp.asarray(first, jnp.int32), count, n, batch)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _orders(key: PRNGKeyArray, first: Array, count: int, n: int, batch: int) -> Array:
-    def one(epoch: Array) -> Array:
-        order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
-        return jnp.pad(jax.random.permutation(order_key, n).astype(jnp.int32), (0, -n % batch))
-
-    return jax.lax.map(one, first + jnp.arange(count, dtype=jnp.int32)).reshape(-1)
+    epochs = permutations(key, _ORDER, range(first, first + count), n)
+    return np.pad(epochs, ((0, 0), (0, -n % batch))).astype(np.int32).reshape(-1)
 
 
 def measure_key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
@@ -136,51 +131,83 @@ def measure_key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.fold_in(key, _MEASURE), step)
 
 
-@functools.lru_cache(maxsize=16)
-def compiled_loop(trainer: Trainer, batch: int, n: int) -> Callable[..., Any]:
-    """A compiled loop over the batches first … stop - 1 of some epochs over n data, for any first and stop.
+def padded(array: ArrayLike, least: int = _ROWS) -> Array:
+    """An array with rows of zeros after its own, so that few lengths occur, and few programs are compiled: powers of two up to 2**16, then its
+    multiples."""
+    array = np.asarray(array)
+    n, step = len(array), 2**16
+    rows = max(least, 2 ** math.ceil(math.log2(n)) if n <= step else -(-n // step) * step)
+    if rows > n:
+        longer = np.zeros((rows, *array.shape[1:]), array.dtype)
+        longer[:n] = array
+        array = longer
+    return jnp.asarray(array)
 
-    It maps (state, sums, data, weights, order, first, stop) to the new state, the sums with every update's figures added in order, and
-    the first batch whose update gave a NaN or infinite energy, gradient or parameter (-1: none).
 
-    A short last batch is padded with rows of weight zero. `weights` have mean 1 over the data; a batch's gradient is scaled by its
-    mean weight, so that its expectation over orders is the gradient of all data.
+class Batches(NamedTuple):
+    """What the updates of some epochs are made from: see `updates`.
+
+    Attributes:
+        data: the observed states, `padded`.
+        weights: their weights, with mean 1 over the data, `padded`; or None.
+        n: the number of data.
+        order: the rows of the epochs' batches, from `orders`, `padded`.
     """
 
-    def loop(
-        state: TrainState, sums: Any, data: State, weights: Array | None, order: Array, first: Array, stop: Array
-    ) -> Any:
-        arrays, rest = eqx.partition(state, eqx.is_array)
+    data: State
+    weights: Array | None
+    n: Array
+    order: Array
 
-        def update(i: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-            rows = jax.lax.dynamic_slice(order, (i * batch,), (batch,))
-            present = i % -(-n // batch) * batch + jnp.arange(batch, dtype=jnp.int32) < n
-            w, scale = None, None
-            if weights is not None:
-                w = jnp.where(present, weights[rows], 0)
-                scale = jnp.sum(w) / jnp.sum(present).astype(w.dtype)
-            elif n % batch:
-                w = present.astype(jnp.float32)
-            return trainer.update(state, jax.tree.map(lambda leaf: leaf[rows], data), w, scale)
 
-        def body(i: Array, carry: Any) -> Any:
-            arrays, sums, bad = carry
-            state, figures = update(i, eqx.combine(arrays, rest))
-            fine = _finite((figures, eqx.filter(state.energy, eqx.is_inexact_array)))
-            sums = {name: total + figures[name].astype(jnp.float32) for name, total in sums.items()}
-            return eqx.filter(state, eqx.is_array), sums, jnp.where((bad < 0) & ~fine, i, bad)
+def no_sums(names: tuple[str, ...]) -> dict[str, Array]:
+    """The sums of the figures of no updates."""
+    return {name: jnp.asarray(np.zeros((), np.float32)) for name in names}
 
-        arrays, sums, bad = jax.lax.fori_loop(first, stop, body, (arrays, sums, jnp.asarray(-1, jnp.int32)))
-        return eqx.combine(arrays, rest), sums, bad
 
-    compiled = eqx.filter_jit(loop)
+def updates(
+    trainer: Trainer, batch: int, state: TrainState, sums: Any, batches: Batches, first: int, stop: int
+) -> tuple[TrainState, Any, Array]:
+    """Updates by the batches first … stop - 1 of some epochs: one compiled program for all data, learning rates, and numbers of updates.
 
-    def run(
-        state: TrainState, sums: Any, data: State, weights: Array | None, order: Array, first: int, stop: int
-    ) -> Any:
-        return compiled(state, sums, data, weights, order, jnp.asarray(first, jnp.int32), jnp.asarray(stop, jnp.int32))
+    Returns the new state, the sums with every update's figures added in order, and the first batch whose update gave a NaN or infinite
+    energy, gradient or parameter (-1: none).
 
-    return run
+    A short last batch is padded with rows of weight zero. A weighted batch's gradient is scaled by its mean weight, so that its expectation
+    over orders is the gradient of all data.
+    """
+    trainer, numbers = trainer.numbers_apart(state)
+    return _updates(
+        trainer, numbers, batch, state, sums, batches, jnp.asarray(first, jnp.int32), jnp.asarray(stop, jnp.int32)
+    )
+
+
+@eqx.filter_jit
+def _updates(
+    trainer: Trainer, numbers: list[Array], batch: int, state: TrainState, sums: Any, batches: Batches, first: Array, stop: Array
+) -> tuple[TrainState, Any, Array]:  # fmt: skip
+    trainer = trainer.with_numbers(numbers)
+    arrays, rest = eqx.partition(state, eqx.is_array)
+    data, weights, n, order = batches
+
+    def update(i: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        rows = jax.lax.dynamic_slice(order, (i * batch,), (batch,))
+        present = i % -(-n // batch) * batch + jnp.arange(batch, dtype=jnp.int32) < n
+        w, scale = present.astype(jnp.float32), None
+        if weights is not None:
+            w = jnp.where(present, weights[rows], 0)
+            scale = jnp.sum(w) / jnp.sum(present).astype(w.dtype)
+        return trainer.update(state, jax.tree.map(lambda leaf: leaf[rows], data), w, scale)
+
+    def body(i: Array, carry: Any) -> Any:
+        arrays, sums, bad = carry
+        state, figures = update(i, eqx.combine(arrays, rest))
+        fine = _finite((figures, eqx.filter(state.energy, eqx.is_inexact_array)))
+        sums = {name: total + figures[name].astype(jnp.float32) for name, total in sums.items()}
+        return eqx.filter(state, eqx.is_array), sums, jnp.where((bad < 0) & ~fine, i, bad)
+
+    arrays, sums, bad = jax.lax.fori_loop(first, stop, body, (arrays, sums, jnp.asarray(-1, jnp.int32)))
+    return eqx.combine(arrays, rest), sums, bad
 
 
 def _finite(tree: Any) -> Array:

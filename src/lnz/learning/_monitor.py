@@ -307,9 +307,9 @@ class Watch:
         """Figures of the data, the phase's states and the fresh chains, and the errors of two of them."""
         energy = state.energy
         key = jax.random.fold_in(measure_key(state.key, step), 1)
-        data_energy, drawn, fresh, activity = _probe(
-            self.trainer, self.annealing if self.fresh else None, state, self.rows, self.batch, key
-        )
+        phase = self.trainer.negative_phase if self.trainer.draws else None
+        annealing = self.annealing if self.fresh else None
+        data_energy, drawn, fresh, activity = _probe(phase, annealing, state, self.rows, self.batch, key)
         figures, errors = {"energy_data": float(data_energy)}, {"log_z": math.inf, "unseen": math.inf}
         if activity is not None:
             low, high = (np.asarray(a) for a in activity)
@@ -365,21 +365,20 @@ class Watch:
 
 @eqx.filter_jit
 def _probe(
-    trainer: Trainer,
+    phase: NegativePhase | None,
     annealing: AnnealedImportanceSampling | None,
     state: TrainState,
     rows: State,
     batch: State,
     key: Any,
 ) -> Any:
-    """Mean F of the data; the phase's states with normalised weights and F; the annealed chains with log weights and F; and the smallest and
-    largest mean activity of every hidden unit over the data."""
-    energy, phase = state.energy, trainer.negative_phase
+    """Mean F of the data; the phase's states (None: it draws none) with normalised weights and F; the annealed chains with log weights and F;
+    and the smallest and largest mean activity of every hidden unit over the data."""
+    energy = state.energy
     rows, batch = cast(energy, rows), cast(energy, batch)
     data_energy = jnp.mean(jax.vmap(data_energy_of(energy))(rows))
     drawn = fresh = activity = None
-    if trainer.draws:
-        assert phase is not None
+    if phase is not None:
         states, weights, _, _ = phase.draw(energy, state.negative, batch, None, key)
         free = jax.vmap(free_energy_of(energy))(states)
         weights = jnp.ones_like(free) if weights is None else weights.astype(free.dtype)

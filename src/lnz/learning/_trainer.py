@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lnz._core.capabilities import data_space, observed_space
@@ -20,6 +21,7 @@ from lnz._core.spaces import ArrayLike, State
 from lnz.kernels._coupled import NotMet
 from lnz.learning._gradients import as_arrays, as_weights, cast, mean_and_gradient, weighted_mean
 from lnz.learning._negative import ExactPhase, NegativePhase, PersistentChains
+from lnz.learning._optimizers import rebuilt, with_numbers_apart
 from lnz.learning._positive import PositivePhase, default_positive_phase
 from lnz.learning._regularisers import Regularisers
 
@@ -109,10 +111,20 @@ class Trainer:
     def _positive_phase(self, energy: Energy) -> PositivePhase:
         return default_positive_phase(energy) if self.positive_phase is None else self.positive_phase
 
-    def _optimizer(self) -> optax.GradientTransformation:
+    def _optimizer(self) -> Any:
         import optax
 
         return optax.sgd(0.01) if self.optimizer is None else self.optimizer
+
+    def numbers_apart(self, state: TrainState) -> tuple[Trainer, list[Array]]:
+        """This trainer without the numbers of its optimiser, and the numbers: trainers that differ in those alone become equal."""
+        parameters = eqx.filter(state.energy, eqx.is_inexact_array)
+        optimizer, numbers = with_numbers_apart(self._optimizer(), parameters, state.optimizer)
+        return dataclasses.replace(self, optimizer=optimizer), numbers
+
+    def with_numbers(self, numbers: list[Array]) -> Trainer:
+        """The trainer with the numbers of `numbers_apart`, which may be traced."""
+        return dataclasses.replace(self, optimizer=rebuilt(self.optimizer, numbers))
 
     @property
     def draws(self) -> bool:
@@ -156,9 +168,9 @@ class Trainer:
             raise ValueError(
                 f"{type(self.objective).__name__} does not support {type(energy).__name__}: its data leave units unobserved. Learn by phases."
             )
-        run_key, start_key = jax.random.split(key)
-        negative = () if self.negative_phase is None else self.negative_phase.init(energy, start_key, batch_size)
-        return TrainState(energy, self._optimizer().init(parameters), negative, jnp.zeros((), jnp.int32), run_key)
+        run_key, negative = _begun(self.negative_phase, energy, key, batch_size)
+        optimizer = self._optimizer().init(parameters)
+        return TrainState(energy, optimizer, negative, jnp.asarray(np.zeros((), np.int32)), run_key)
 
     def step(
         self, state: TrainState, data: State, weights: ArrayLike = None, *, scale: Any = None
@@ -196,24 +208,19 @@ class Trainer:
                 f"{jax.tree.map(lambda leaf: leaf.shape, data)}"
             )
         weights = None if weights is None else as_weights(weights, sizes.pop()[0])
-        state, figures = self._step(state, data, weights, None if scale is None else jnp.asarray(scale))
+        trainer, numbers = self.numbers_apart(state)
+        state, figures = _step(trainer, numbers, state, data, weights, None if scale is None else jnp.asarray(scale))
         problem = None if is_traced(figures["gradient_norm"]) else self.problem(figures)
         if problem is not None:
             raise NotMet(problem)
         return state, figures
-
-    @eqx.filter_jit
-    def _step(
-        self, state: TrainState, data: State, weights: Array | None, scale: Array | None
-    ) -> tuple[TrainState, dict[str, Array]]:
-        return self.update(state, data, weights, scale)
 
     def update(
         self, state: TrainState, data: State, weights: Array | None = None, scale: Array | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """`step` without compilation and checks, to be called inside a loop of your own."""
         energy = state.energy
-        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(fast_key(state.key), state.step)
         data = self.regularisers.noisy(cast(energy, data), jax.random.fold_in(key, _NOISE))
         if self.objective is not None:
             loss, descent = _objective_gradient(self.objective, energy, data, weights, key)
@@ -262,6 +269,22 @@ class Trainer:
         descent = jax.tree.map(jnp.subtract, negative, positive)
         norm, size = _norm(descent), _norm(positive) + _norm(negative)
         return descent, chains, figures | {"gradient_norm": norm, "disagreement": norm / jnp.where(size > 0, size, 1)}
+
+
+@eqx.filter_jit
+def _begun(phase: NegativePhase | None, energy: Energy, key: PRNGKeyArray, batch_size: int) -> tuple[PRNGKeyArray, Any]:
+    """The key of a run, and the state of its negative phase before the first update."""
+    run_key, start_key = jax.random.split(fast_key(key))
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        run_key = jax.random.wrap_key_data(jax.random.key_data(run_key), impl=jax.random.key_impl(key))
+    return run_key, () if phase is None else phase.init(energy, start_key, batch_size)
+
+
+@eqx.filter_jit
+def _step(
+    trainer: Trainer, numbers: list[Array], state: TrainState, data: State, weights: Array | None, scale: Array | None
+) -> tuple[TrainState, dict[str, Array]]:
+    return trainer.with_numbers(numbers).update(state, data, weights, scale)
 
 
 def _objective_gradient(

@@ -126,7 +126,7 @@ class Training(Problem[_Progress, SegmenterEvaluation]):
         model, optimizer, step = old.model, old.optimizer, int(old.step)
         losses = []
         for i in range(batches):
-            rows = order[i * self.batch : (i + 1) * self.batch]
+            rows = jnp.asarray(order[i * self.batch : (i + 1) * self.batch])
             here = jnp.arange(i * self.batch, (i + 1) * self.batch, dtype=jnp.int32) < n
             rate = self._rate(stage, step, batches)
             model, optimizer, loss = _update(
