@@ -4,9 +4,11 @@ import contextlib
 import os
 import resource
 import signal
+import time
 from importlib.metadata import version
 from pathlib import Path
 
+STARTED = time.monotonic()
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -36,6 +38,24 @@ if CHECKED:
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--minutes", type=float, help="skip the tests that have not begun after so many minutes, saying so")
+    parser.addoption("--start-at", type=int, default=0, help="the number of the test file that runs first (of day D: D), the others in turn")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --start-at, each run begins at another file, so that over the runs none is always last."""
+    files = list(dict.fromkeys(item.path for item in items))
+    if files and (first := config.getoption("--start-at") % len(files)):
+        items.sort(key=lambda item: (files.index(item.path) - first) % len(files))
+
+
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() > STARTED + 60 * minutes:
+        pytest.skip(f"not begun within {minutes:g} minutes")
 
 
 def pytest_configure(config):
