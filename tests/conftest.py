@@ -8,7 +8,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-STARTED = time.monotonic()
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -31,6 +30,7 @@ import pytest
 
 # With LNZ_CHECK_TYPES=1, annotations are checked at run time, shapes and dtypes among them, in every module of lnz that is imported from here
 # on. The hook stands here and not in pytest's `addopts`, which the workers of xdist do not read. Processes that tests start run without it.
+STARTED = time.monotonic()
 CHECKED = os.environ.get("LNZ_CHECK_TYPES") == "1"
 if CHECKED:
     jaxtyping.install_import_hook("lnz", "typechecking.check")
@@ -41,8 +41,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--minutes", type=float, help="skip the tests that have not begun after so many minutes, saying so")
-    parser.addoption("--start-at", type=int, default=0, help="the number of the test file that runs first (of day D: D), the others in turn")
+    parser.addoption(
+        "--minutes", type=float, help="skip the tests that have not begun after so many minutes, saying so"
+    )
+    parser.addoption(
+        "--start-at",
+        type=int,
+        default=0,
+        help="the number of the test file that runs first (of day D: D), the others in turn",
+    )
 
 
 def pytest_collection_modifyitems(config, items):

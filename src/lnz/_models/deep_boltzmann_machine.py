@@ -211,7 +211,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         return eqx.tree_at(lambda e: (e.weights, e.layer_biases), self, values)
 
     def mean_field(
-        self, v: Array, *, iterations: int = _ITERATIONS, tolerance: float = _TOLERANCE
+        self, v: Array, *, iterations: int | Array = _ITERATIONS, tolerance: float = _TOLERANCE
     ) -> tuple[Array, ...]:
         """The means of the hidden layers in the mean-field approximation q(h) = Π_l q(x_l) for one observation v: (units of layer l,), l = 1, …, L.
 
@@ -224,7 +224,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         hidden: Any = self.given(v)
         return hidden.split(jax.nn.sigmoid(hidden.visible_potentials(means[None])[0]), means)
 
-    def fixed_point(self, v: Array, *, iterations: int = _ITERATIONS, tolerance: float = _TOLERANCE) -> Array:
+    def fixed_point(self, v: Array, *, iterations: int | Array = _ITERATIONS, tolerance: float = _TOLERANCE) -> Array:
         """The means of x_2, x_4, … side by side at the mean-field fixed point, without a derivative; for two or more hidden layers."""
         dbm, v = jax.lax.stop_gradient((self, v.astype(self.dtype)))
         hidden: Any = dbm.given(v)
@@ -248,7 +248,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         start = jnp.concatenate(climbed[1::2]), jnp.ones((), dbm.dtype), jnp.zeros((), jnp.int32)
         return jax.lax.while_loop(unsettled, step, start)[0]
 
-    def data_energy(self, v: Array, *, iterations: int = _ITERATIONS, tolerance: float = _TOLERANCE) -> Array:
+    def data_energy(self, v: Array, *, iterations: int | Array = _ITERATIONS, tolerance: float = _TOLERANCE) -> Array:
         """An upper bound of -log Σ_h exp(-E(v, h)) for one observation, in nats: min_q E_q[E(v, h)] - H(q) over product distributions q (mean field).
 
         Exact for one hidden layer. Its derivative is E_q[∂E] with q held fixed.

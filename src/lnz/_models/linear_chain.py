@@ -90,7 +90,7 @@ class LinearChain(Factored):
         self,
         emissions: ArrayLike,
         transitions: ArrayLike,
-        lengths: Int[Array, ""] | int | None = None,
+        lengths: ArrayLike = None,
         *,
         start: ArrayLike = None,
         end: ArrayLike = None,

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lnz._core.spaces import ArrayLike
 from lnz._models.log_potentials import floats
 from lnz._models.structures import Structure
 
@@ -51,10 +52,10 @@ def low_rank_tables(first: Any, second: Any) -> Float[Array, "... K K"]:
 
 
 def gaussian_tables(
-    features: Float[Array, "*nodes F"],
+    features: Float[ArrayLike, "*nodes F"],
     structure: Structure,
-    bandwidths: Float[Array, " F"] | float,
-    compatibility: Float[Array, "K K"],
+    bandwidths: Float[ArrayLike, " F"] | float,
+    compatibility: Float[ArrayLike, "K K"],
 ) -> Float[Array, "E K K"]:
     """A table for every edge, larger the more similar its ends are: exp(-½ Σ_f ((x_if - x_jf) / bandwidth_f)²) · compatibility, in nats.
 

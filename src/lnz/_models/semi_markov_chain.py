@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +70,7 @@ class SemiMarkovChain(Energy):
         self,
         segments: ArrayLike,
         transitions: ArrayLike,
-        lengths: Int[Array, ""] | int | None = None,
+        lengths: ArrayLike = None,
         *,
         start: ArrayLike = None,
         end: ArrayLike = None,
@@ -126,7 +125,7 @@ class SemiMarkovChain(Energy):
         total = total + jnp.where(places == p.length - 1, p.end[label], 0)
         return jnp.where(fits & jnp.all(codes >= 0), -jnp.sum(jnp.where(ends, total, 0)), jnp.inf)
 
-    def encode(self, durations: Sequence[int], labels: Sequence[int]) -> Int[np.ndarray, " T"]:
+    def encode(self, durations: ArrayLike, labels: ArrayLike) -> Int[np.ndarray, " T"]:
         """The state of segments in order, by their durations and labels.
 
         Raises:

@@ -52,7 +52,7 @@ class Scales(NamedTuple):
 def calibrate(
     build: Callable[[Any], RandomField | LinearChain],
     inputs: ArrayLike,
-    labels: Int[Array, "data ..."],
+    labels: Int[ArrayLike, "data ..."],
     *,
     route: Route | None = None,
     max_iterations: int = 100,

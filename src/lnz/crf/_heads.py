@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lnz._core.numerics import check_whole_number
+from lnz._core.spaces import ArrayLike
 from lnz._models.structures import Structure
 
 
@@ -41,7 +42,7 @@ class UnaryHead(eqx.Module):
         self.bias = jnp.zeros(labels)
 
     def __call__(
-        self, x: Float[Array, "*nodes F"], *, mask: Bool[Array, "*nodes"] | None = None
+        self, x: Float[ArrayLike, "*nodes F"], *, mask: Bool[ArrayLike, "*nodes"] | None = None
     ) -> Float[Array, "*nodes K"]:
         """The unary log-potentials. Features of masked nodes, which can be NaN, are ignored."""
         rows = _rows(x, mask)
@@ -94,7 +95,7 @@ class PairwiseHead(eqx.Module):
         self.out_bias = jnp.zeros((groups, labels, labels))
 
     def __call__(
-        self, x: Float[Array, "*nodes F"], structure: Structure, *, mask: Bool[Array, "*nodes"] | None = None
+        self, x: Float[ArrayLike, "*nodes F"], structure: Structure, *, mask: Bool[ArrayLike, "*nodes"] | None = None
     ) -> Float[Array, "E K K"]:
         """The tables of all edges, in the order of `structure.edges`. Features of masked nodes, which can be NaN, are ignored.
 
@@ -118,7 +119,7 @@ class PairwiseHead(eqx.Module):
         return jnp.concatenate(tables) if tables else jnp.zeros((0, k, k))
 
 
-def _rows(x: Array, mask: Array | None) -> Array:
+def _rows(x: Array, mask: ArrayLike) -> Array:
     x = x if mask is None else jnp.where(mask[..., None], x, jnp.zeros_like(x))
     return x.reshape(-1, x.shape[-1])
 

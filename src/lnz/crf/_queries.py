@@ -125,7 +125,7 @@ def partial_log_probability(
     return jnp.where(possible, _bounded(apart, sums[0]), -jnp.inf)
 
 
-def _nodes(model: LinearChain | RandomField) -> Array:
+def _nodes(model: LinearChain | RandomField) -> Any:
     return model.emissions if isinstance(model, LinearChain) else model.unary
 
 

@@ -42,7 +42,7 @@ def _merged(x: Array, several: bool, *, size: int, width: int) -> Array:
     return jnp.broadcast_to(x, (*x.shape[:-2], size, width)).reshape(*x.shape[:-2], size * width)
 
 
-def product(table: Float[Array, "J K lanes|1"], a: Float[Array, "J lanes"]) -> Float[Array, "K lanes"]:
+def product(table: Float[Array, "J K #lanes"], a: Float[Array, "J lanes"]) -> Float[Array, "K lanes"]:
     """Σ_j table(j, k) a(j) of every lane.
 
     For few labels it is unrolled term by term: a matrix product of such a size costs more to call than to compute.
