@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 # As for static checkers, an `int` passes for a `float`. A NumPy scalar passes for an array without axes, because NumPy's functions return
-# one where their annotations say array, and for a number; an array of NumPy's passes for one of JAX's. Methods are checked one by one, where `Self` has no meaning.
+# one where their annotations say array, and for a number; an array of NumPy's passes for one of JAX's. Methods are checked one by one, where
+# `Self` has no meaning.
 _CONF = beartype.BeartypeConf(
     is_pep484_tower=True,
     hint_overrides=beartype.FrozenDict(
