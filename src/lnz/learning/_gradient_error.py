@@ -141,9 +141,7 @@ def gradient_error(
 
 
 @eqx.filter_jit
-def _gradients(
-    energy: Any, data: State, route: Route, phase: NegativePhase, size: int, draws: int, keys: Array
-) -> Any:
+def _gradients(energy: Any, data: State, route: Route, phase: NegativePhase, size: int, draws: int, keys: Array) -> Any:
     """The exact gradient (p,), and those of the phase after every draw of every repetition (repeats, draws, p)."""
     positive = data_mean_and_gradient(energy, data, None)[1]
 
