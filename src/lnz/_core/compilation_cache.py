@@ -35,7 +35,7 @@ def cache(folder: str | Path | None = None) -> Path | None:
         >>> import lnz
         >>> folder = lnz.cache()  # the first line of a script
     """
-    if set_already := jax.config.read("jax_compilation_cache_dir"):
+    if set_already := jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return Path(set_already)
     try:
         used = (_user_folder() if folder is None else Path(folder)) / _kind()

@@ -42,5 +42,5 @@ class Remembered(Generic[Result]):
 
 def digest(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
     """A short key for the content of an array: two arrays with the same one are equal."""
-    content = np.ascontiguousarray(array).view(np.uint8) if array.size else b""
+    content = np.ascontiguousarray(array).view(np.uint8).data if array.size else b""
     return str(array.dtype), array.shape, hashlib.blake2b(content, digest_size=16).digest()
