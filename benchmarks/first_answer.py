@@ -82,7 +82,13 @@ ROWS = [
     Row("tempering", RBM, *_TEMPERING, cold=6, again=0.05),
     Row("tempering, continuous", WELLS, *_TEMPERING, cold=6, again=0.05),
     Row("fit", FIT, "answer = run(data, 0.05, 0, 1)", "answer = run(data[:800], 0.02, 1, 2)", cold=4, again=0.05),
-    Row("fit, monitored", FIT, "answer = run(data, 0.05, 0, 1, monitor=lnz.learning.Monitor())"),
+    Row(
+        "fit, monitored",
+        FIT,
+        "answer = run(data, 0.05, 0, 100, monitor=lnz.learning.Monitor(share=0.5))",
+        "answer = run(data[:800], 0.02, 1, 130, monitor=lnz.learning.Monitor(share=0.5))",
+        cold=8,
+    ),
     Row(
         "run_chains",
         RBM + "from lnz.kernels import Gibbs, run_chains\nkernel, v = Gibbs(), jnp.zeros((64, 40), bool)\n"

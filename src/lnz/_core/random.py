@@ -230,6 +230,22 @@ _TYPES = {
 }
 
 
+def folded(key: Key[Array, ""], *numbers: int) -> Key[Array, ""]:
+    """The key with one number after another folded in, on the host, where nothing has to be compiled."""
+    if not _on_host(key):
+        return functools.reduce(jax.random.fold_in, numbers, key)
+    words = np.asarray(jax.random.key_data(key))[:, None]
+    for number in numbers:
+        words = np.stack(_threefry(words[0], words[1], np.uint32(0), np.uint32(number)))
+    data = jnp.asarray(words[:, 0])
+    return data if key.dtype == np.uint32 else jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+
+
+def _on_host(key: Key[Array, ""]) -> bool:
+    """Whether the bits of a key are Threefry's of this module, so that NumPy can draw them."""
+    return bits_of(key) in ("threefry2x32", "threefry") and not _left_to_stock(())
+
+
 def permutations(key: Key[Array, ""], label: int, numbers: range, n: int) -> Int[np.ndarray, "numbers n"]:
     """0 … n - 1 in random orders: `jax.random.permutation`, bit for bit, of the key with a label and then each number folded in.
 
@@ -241,12 +257,11 @@ def permutations(key: Key[Array, ""], label: int, numbers: range, n: int) -> Int
         >>> bool((permutations(jax.random.key(0), 3, range(7, 9), 100)[0] == jax.random.permutation(key, 100)).all())
         True
     """
-    if bits_of(key) not in ("threefry2x32", "threefry") or _left_to_stock((n,)):
+    if not _on_host(key):
         key = jax.random.fold_in(key, label)
         return np.stack([jax.random.permutation(jax.random.fold_in(key, number), n) for number in numbers])
     zero, mask = np.uint32(0), np.uint64(2**32 - 1)
-    first, second = np.asarray(jax.random.key_data(key))[:, None]
-    first, second = _threefry(first, second, zero, np.uint32(label))
+    first, second = np.asarray(jax.random.key_data(folded(key, label)))[:, None]
     first, second = _threefry(first, second, zero, np.asarray(numbers, np.uint32))
     places, orders = np.arange(n, dtype=np.uint64), np.broadcast_to(np.arange(n), (len(numbers), n))
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from lnz._core.random import permutations
+from lnz._core.random import folded, permutations
 from lnz._core.spaces import ArrayLike, State
 from lnz.learning._resume import Keeper
 from lnz.learning._trainer import Trainer, TrainState
@@ -128,7 +128,7 @@ def orders(key: PRNGKeyArray, first: int, count: int, n: int, batch: int) -> Int
 
 def measure_key(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
     """The key of the likelihood measured after some updates of the run with this key."""
-    return jax.random.fold_in(jax.random.fold_in(key, _MEASURE), step)
+    return folded(key, _MEASURE, step)
 
 
 def padded(array: ArrayLike, least: int = _ROWS) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from lnz._core.capabilities import complete, data_energy_of, free_energy_of, observed_space, visible_part
 from lnz._core.convergence import autocorrelation_time, r_hat, r_hat_threshold
 from lnz._core.energy import Energy
-from lnz._core.numerics import log_mean_exp
+from lnz._core.random import fast_key, folded
 from lnz._core.spaces import Binary, Categorical, Product, Space, Spin, State
 from lnz._models.layers import BilinearLayers
 from lnz.learning._gradients import cast
@@ -306,7 +306,7 @@ class Watch:
     def _measured(self, state: TrainState, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Figures of the data, the phase's states and the fresh chains, and the errors of two of them."""
         energy = state.energy
-        key = jax.random.fold_in(measure_key(state.key, step), 1)
+        key = folded(measure_key(state.key, step), 1)
         phase = self.trainer.negative_phase if self.trainer.draws else None
         annealing = self.annealing if self.fresh else None
         data_energy, drawn, fresh, activity = _probe(phase, annealing, state, self.rows, self.batch, key)
@@ -320,9 +320,13 @@ class Watch:
         if fresh is None:
             return figures, errors
         log_weights, fresh_states, fresh_free = fresh
-        w = np.asarray(jax.nn.softmax(log_weights), np.float64)
+        log_weights = np.asarray(log_weights, np.float64)
+        top = log_weights.max() if np.isfinite(log_weights.max()) else 0.0
+        with np.errstate(all="ignore"):  # no chain, or an infinite one, has weight: w is NaN
+            w = np.exp(log_weights - top)
+            log_z = float(top + np.log(w.mean()))
+            w = w / w.sum()
         effective = 1 / float((w**2).sum())
-        log_z = float(log_mean_exp(log_weights))
         errors["log_z"] = math.sqrt(max(1 / effective - 1 / len(w), 0)) if math.isfinite(log_z) else math.inf
         figures |= {
             "log_z": log_z, "effective": effective, "log_likelihood": -figures["energy_data"] - log_z,
@@ -348,12 +352,10 @@ class Watch:
         if len(uniform) < _SNAPSHOTS or len(jax.tree.leaves(uniform[0])[0]) < 4:
             return {}, math.inf
         n = len(jax.tree.leaves(uniform[0])[0])
-        stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *uniform)
-        energies = np.asarray(_free_energies(energy, stacked)).reshape(_SNAPSHOTS, n)
+        energies = np.stack([np.asarray(_free_energies(energy, v)) for v in uniform])
         features = np.stack([_entries(observed_space(energy), v) for _, v in self.snapshots])
         tau, _ = autocorrelation_time([at for at, _ in self.snapshots], features)
-        last = jax.tree.map(jnp.asarray, uniform[-1])
-        now = np.asarray(_free_energies(energy, last))
+        last, now = uniform[-1], energies[-1]
         moved = {
             step - at: float(np.std(now - np.asarray(_free_energies(model, last)))) for at, model in self.models.items()
         }
@@ -374,7 +376,7 @@ def _probe(
 ) -> Any:
     """Mean F of the data; the phase's states (None: it draws none) with normalised weights and F; the annealed chains with log weights and F;
     and the smallest and largest mean activity of every hidden unit over the data."""
-    energy = state.energy
+    energy, key = state.energy, fast_key(key)
     rows, batch = cast(energy, rows), cast(energy, batch)
     data_energy = jnp.mean(jax.vmap(data_energy_of(energy))(rows))
     drawn = fresh = activity = None
