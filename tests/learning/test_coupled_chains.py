@@ -172,6 +172,7 @@ def test_kernels_that_cannot_be_coupled():
             lnz.fit(energy, data, negative_phase=lnz.learning.CoupledChains(kernel=kernel), key=KEY)
 
 
+@pytest.mark.wrong_types  # a stand-in
 def test_the_command_line_makes_every_phase():
     from lnz._cli.model_options import negative_phase
     from lnz.learning._negative import NEGATIVE_PHASES

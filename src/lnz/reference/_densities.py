@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 Points = Float[Any, "*batch dimension"]
 Values = Float[Any, "*batch"]
+Means = Float[Any, "components dimension"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -32,7 +33,7 @@ def mixture_means(components: int, dimension: int, *, half_width: float = 40.0, 
     return np.random.default_rng(seed).uniform(-half_width, half_width, size=(components, dimension))
 
 
-def gaussian_mixture_log_density(x: Points, means: Points, *, scale: float = 1.0) -> Values:
+def gaussian_mixture_log_density(x: Points, means: Means, *, scale: float = 1.0) -> Values:
     """log of the mean over k of N(x; μ_k, scale² I).
 
     Source: Midgley and others, ICLR 2023, with 40 components in [-40, 40]² of scale log(1 + e).
@@ -44,7 +45,7 @@ def gaussian_mixture_log_density(x: Points, means: Points, *, scale: float = 1.0
     return _log_sum(xp, -0.5 * squared) + constant
 
 
-def student_mixture_log_density(x: Points, means: Points) -> Values:
+def student_mixture_log_density(x: Points, means: Means) -> Values:
     """log of the mean over k of Π_i t_2(x_i - μ_ki), Student's t distribution with 2 degrees of freedom, (2 + u²)^{-3/2}.
 
     Source: Blessing and others, ICML 2024, with 10 components in [-10, 10]^d.

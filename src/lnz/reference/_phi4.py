@@ -3,14 +3,12 @@
 import math
 
 import numpy as np
-from jaxtyping import Float
 
+from lnz.reference._densities import Points, Values
 from lnz.reference._integrals import composite_legendre
 
 
-def phi4_chain_log_density(
-    phi: Float[np.ndarray, "*batch sites"], *, mass_squared: float, quartic: float
-) -> Float[np.ndarray, "*batch"]:
+def phi4_chain_log_density(phi: Points, *, mass_squared: float, quartic: float) -> Values:
     """-S(φ) of the periodic φ⁴ chain, the log of its unnormalised density, in nats.
 
     S = Σ_i ½(φ_{i+1} - φ_i)² + ½ m² φ_i² + λ φ_i⁴,   φ_{N+1} = φ_1

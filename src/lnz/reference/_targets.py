@@ -8,12 +8,9 @@ includes the prior's density and is -inf outside its box, so log Z is the log ev
 import math
 
 import numpy as np
-from jaxtyping import Float
 
+from lnz.reference._densities import Points, Values
 from lnz.reference._integrals import composite_legendre, log_weighted_sum
-
-Points = Float[np.ndarray, "*batch dimension"]
-Values = Float[np.ndarray, "*batch"]
 
 _LOG_2PI = math.log(2 * math.pi)
 _SHELL_RADIUS, _SHELL_WIDTH, _SHELL_OFFSET, _SHELL_BOX = 2.0, 0.1, 3.5, 6.0
