@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -278,12 +279,28 @@ def test_images_become_bits_by_one_rule(tmp_path):
     assert call("sample", run, "-n", 9, "--out", tmp_path / "tiles.png").code == 0
 
 
-def test_training_that_diverges(bits, tmp_path):
-    options = ("--learning-rate", 1e38, "--hidden", 3, "--epochs", 3, "--schedule", "constant")
-    outcome = call("train", bits, *options, "--out", tmp_path / "run")
+@pytest.mark.parametrize("rate", [1e9, 1e38])
+def test_training_that_diverges(bits, tmp_path, rate):
+    options = ("--hidden", 3, "--epochs", 6, "--evaluate-every", 2, "--validation", 0.2, "--schedule", "constant")
+    run = tmp_path / "run"
+    outcome = call("train", bits, *options, "--learning-rate", rate, "--out", run)
     assert outcome.code == 1
-    assert "NaN or infinite" in outcome.error
-    assert "Lower the learning rate" in outcome.error
+    assert re.match(r"learning diverged: .*at update \d", outcome.error)
+    assert "Lower --learning-rate" in outcome.error
+    for command in ("evaluate", "logz", "sample"):
+        assert "its learning diverged" in call(command, run).error
+    # The run is not in the way of the next one, which leaves nothing of it.
+    again = call("train", bits, *options, "--learning-rate", 0.1, "--out", run)
+    assert again.code == 0, again.err
+    assert not (run / "diverged.json").exists()
+    assert call("evaluate", run).code == 0
+    assert call("train", bits, *options, "--learning-rate", 0.1, "--out", run).code == 2
+
+
+def test_a_diverged_run_of_a_queue_is_begun_anew(bits, tmp_path):
+    options = ("--hidden", 3, "--epochs", 2, "--out", tmp_path / "run", "--resume-or-start")
+    assert call("train", bits, *options, "--learning-rate", 1e38).code == 1
+    assert call("train", bits, *options, "--learning-rate", 0.1).code == 0
 
 
 def test_as_a_process(finished):

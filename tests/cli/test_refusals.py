@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,10 @@ import pytest
 from cli_cases import ROOT
 
 from lnz._cli.app import COMMANDS
+from lnz._cli.errors import in_options
+from lnz._cli.process import program
 from lnz._cli.settings import Settings
+from lnz.learning._monitor import ALARMS
 
 # The settings of a run of version 0.1, before deep machines and objectives without log Z.
 FIRST_RUN = {
@@ -132,6 +136,20 @@ def test_every_command_is_refused_something():
     assert len(COMMANDS) == 13
     untested = {name for name in COMMANDS if not any(command.startswith(name + " ") for command, _ in REFUSED)}
     assert untested == {"reference list"}  # it takes nothing
+
+
+def test_hints_can_be_pasted(monkeypatch):
+    for name, wanted in ((None, "lnz"), ("UV", "uv run lnz"), ("UV_RUN_RECURSION_DEPTH", "uv run lnz")):
+        for other in ("UV", "UV_RUN_RECURSION_DEPTH"):
+            monkeypatch.delenv(other, raising=False)
+        if name is not None:
+            monkeypatch.setenv(name, "1")
+        assert program() == wanted
+
+
+def test_what_the_library_advises_is_said_in_options():
+    for kind in ALARMS:
+        assert not re.search(r"[a-z][A-Z]|the learning rate", in_options(kind.remedy).replace("UnadjustedLangevin", ""))
 
 
 def test_every_command_has_its_function():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import lnz
 from lnz._cli import options
+from lnz._cli.process import program
 from lnz._cli.progress import Step
 
 COMMANDS = {
@@ -37,7 +38,7 @@ Likelihoods are in nats per example, with an error and the guarantee of log Z.""
 }
 """Commands with commands of their own, and all of them."""
 
-_EPILOG = "Try: lnz train digits · lnz evaluate runs/digits · lnz sample runs/digits -n 64 --out digits.png"
+_TRY = ("train digits", "evaluate runs/digits", "sample runs/digits -n 64 --out digits.png")
 
 
 def call(args: Sequence[str]) -> int:
@@ -49,7 +50,7 @@ def call(args: Sequence[str]) -> int:
         return 0
     known = _commands(group)
     if not rest or rest[0] in ("-h", "--help"):
-        print(options.listing(group, GROUPS[group], known, _EPILOG))
+        print(options.listing(group, GROUPS[group], known, " · ".join(f"{program()} {words}" for words in _TRY)))
         return 0
     if rest[0] not in known:
         options.refuse_unknown("command", rest[0], known, group)

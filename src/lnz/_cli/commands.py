@@ -28,6 +28,7 @@ from lnz._cli.options import (
     positive,
 )
 from lnz._cli.output import note
+from lnz._cli.process import program
 from lnz._cli.refusals import data_file, existing, new_file
 from lnz._cli.settings import Settings
 
@@ -173,7 +174,7 @@ class Evaluate(Options):
         self.effort.check()
         if self.run.is_file():
             raise BadInput(
-                f"{self.run}: is a file, but evaluate needs a run folder. For log Z alone use: lnz logz {self.run}"
+                f"{self.run}: is a file, but evaluate needs a run folder. For log Z alone use: {program()} logz {self.run}"
             )
         RunFolder.open(self.run).require_finished()
         if self.file is not None:

@@ -6,10 +6,20 @@ import contextlib
 import errno
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 from lnz._cli.process import interruption_code
+
+_OPTIONS = {
+    "the learning rate": "--learning-rate",
+    "sweeps": "--sweeps",
+    "at step": "at update",
+    "TemperedChains": "--negative-phase tempered",
+    "JarzynskiWalkers": "--negative-phase jarzynski",
+    "PersistentChains": "--negative-phase persistent",
+}
 
 
 class BadInput(ValueError):
@@ -41,6 +51,13 @@ def refuse_given(given: Mapping[str, str], names: tuple[str, ...], why: str) -> 
             raise BadInput(f"{given[name]} {why}")
 
 
+def in_options(text: str) -> str:
+    """What the library advises, in the words of the command line: options instead of classes and arguments."""
+    for name, option in _OPTIONS.items():
+        text = re.sub(rf"\b{name}\b", option, text)
+    return text
+
+
 def refuse_missing(packages: Iterable[str]) -> None:
     """Refuse the work where a package of the extra `cli` is not installed."""
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
@@ -64,7 +81,9 @@ def explain(error: BaseException) -> tuple[int, str | None]:
         return 2, str(error)
     if isinstance(error, ModuleNotFoundError) and error.__cause__ is not None:  # a package that an extra brings
         return 2, str(error)
-    if isinstance(error, OSError | ValueError) or type(error).__name__ in ("Interrupted", "Diverged", "NotMet"):
+    if type(error).__name__ in ("Diverged", "NotMet"):
+        return 1, in_options(str(error))
+    if isinstance(error, OSError | ValueError) or type(error).__name__ == "Interrupted":
         return interruption_code() if type(error).__name__ == "Interrupted" else 1, str(error)
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
         return 1, "the device's memory ran out. Use fewer data, chains or hidden units"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import lnz
 from lnz._cli.errors import BadInput
 from lnz._cli.output import json_line, note, strict
+from lnz._cli.process import program
 from lnz._cli.settings import Settings
 
 _FILES = (
@@ -27,6 +30,7 @@ _FILES = (
     "segmenter.safetensors",
     "base.lnz",
     "results.json",
+    "diverged.json",
     "samples.npy",
     "samples.png",
     "filters.png",
@@ -60,7 +64,7 @@ class RunFolder:
     def again(self) -> str:
         """The command that goes on with this run."""
         kind = json.loads(self["config.json"].read_text()).get("kind")
-        return " ".join(["lnz", *filter(None, [_OTHERS.get(kind or "")]), "train --resume", str(self.path)])
+        return " ".join([program(), *filter(None, [_OTHERS.get(kind or "")]), "train --resume", str(self.path)])
 
     @classmethod
     def begin(cls, path: Path, config: dict[str, Any], *, force: bool, resume_or_start: bool) -> RunFolder:
@@ -70,7 +74,7 @@ class RunFolder:
         """
         folder = cls(path)
         folder.refuse_taken(force=force, resume_or_start=resume_or_start)
-        if resume_or_start and folder["config.json"].is_file():
+        if resume_or_start and folder["config.json"].is_file() and not folder["diverged.json"].is_file():
             begun = folder.config_of(config.get("kind"), *config)
             for name, now in json.loads(json.dumps(strict(config))).items():
                 parts = now.items() if isinstance(now, dict) else [(name, now)]
@@ -106,7 +110,7 @@ class RunFolder:
             return
         if not self["config.json"].is_file():
             raise BadInput(f"{path}: is a folder that holds no run, so it is never replaced. Give another by --out")
-        if not force and not resume_or_start:
+        if not force and not resume_or_start and not self["diverged.json"].is_file():
             raise BadInput(
                 f"{path}: exists already. Go on with it by --resume {path}, replace it by --force, or give another folder by --out"
             )
@@ -114,10 +118,22 @@ class RunFolder:
     def require_finished(self) -> None:
         """Refuse a run of `lnz train` that has no model yet."""
         self.config()
-        if not self["model.lnz"].is_file():
+        if self["diverged.json"].is_file():
             raise BadInput(
-                f"{self.path}: the run is not finished, it has no model.lnz. Go on with: lnz train --resume {self.path}"
+                f"{self.path}: its learning diverged, it has no model.lnz. Train anew with a lower --learning-rate"
             )
+        if not self["model.lnz"].is_file():
+            raise BadInput(f"{self.path}: the run is not finished, it has no model.lnz. Go on with: {self.again}")
+
+    @contextlib.contextmanager
+    def divergence(self) -> Iterator[None]:
+        """Where learning diverges, mark the run: it holds nothing to keep, so that the next one may take its place."""
+        try:
+            yield
+        except Exception as error:
+            if type(error).__name__ == "Diverged":  # by name: no import of JAX
+                self.write_json("diverged.json", {"error": str(error)})
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -254,7 +254,7 @@ def listing(group: str, about: str, commands: Mapping[str, str], epilog: str) ->
     ]
     parts = [f"usage: {prog} COMMAND [OPTIONS]", _wrapped(about, width), "commands:\n" + "\n".join(lines)]
     parts.append(f"Run `{prog} COMMAND --help` for the options of a command.")
-    return "\n\n".join(parts if group else [*parts, textwrap.fill(epilog, width)])
+    return "\n\n".join(parts if group else [*parts, textwrap.fill(f"Try: {epilog}", width)])
 
 
 def refuse_unknown(what: str, text: str, known: Iterable[str], command: str) -> NoReturn:

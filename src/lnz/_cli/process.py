@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ import lnz
 
 _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _stopped_by = signal.SIGINT
+
+
+def program() -> str:
+    """How this program is called, for hints that can be pasted: a shell does not find what `uv run` does."""
+    return "uv run lnz" if {"UV", "UV_RUN_RECURSION_DEPTH"} & set(os.environ) else "lnz"
 
 
 @contextlib.contextmanager

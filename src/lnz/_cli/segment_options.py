@@ -181,5 +181,5 @@ def _check_run(path: Path, images: Path) -> None:
     folder = RunFolder.open(path)
     folder.config_of("segmenter", *PARTS)
     if not folder[MODEL].is_file():
-        raise BadInput(f"{path}: is not finished. Go on with it by lnz segment train --resume {path}")
+        raise BadInput(f"{path}: is not finished. Go on with: {folder.again}")
     existing(images)

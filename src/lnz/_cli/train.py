@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lnz._cli import dataset, measuring, model_options, output, show
 from lnz._cli.commands import Effort, Train
 from lnz._cli.defaults import LARGE, evaluation_effort, fill, updates
 from lnz._cli.draw import draw
-from lnz._cli.errors import BadInput, refusing
+from lnz._cli.errors import BadInput, in_options, refusing
 from lnz._cli.folder import RunFolder, held_out
 from lnz._cli.metrics import Metrics, resumable
 from lnz._cli.process import prepare_jax
@@ -65,7 +66,7 @@ def run(options: Train) -> None:
         chosen = begin(options) if options.resume is None else reopen(options.resume)
     results = chosen.folder.results() if options.resume_or_start else None
     if results is None:
-        with resumable(chosen.folder, lambda: _done(chosen)):
+        with resumable(chosen.folder, lambda: _done(chosen)), chosen.folder.divergence():
             results = train(chosen)
     show.training(results, as_json=options.json)
 
@@ -168,13 +169,17 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     look = _look_route(model_options.learned(energy), run)
 
     def on_record(record: Record) -> None:
+        _refuse_diverged(record, energy)
         metrics.add(_record_json(record, earlier, standard.log_volume))
         progress.record(metrics.records[-1])
 
     def on_report(report: MonitorReport) -> None:
-        reports.add(dataclasses.asdict(report))
-        for alarm in report.alarms:
-            progress.alarm(str(alarm))
+        found = dataclasses.asdict(report)
+        for alarm in found["alarms"]:
+            alarm["remedy"] = in_options(alarm["remedy"])
+        reports.add(found)
+        for alarm in found["alarms"]:
+            progress.alarm("update {step:,}: {seen}. {remedy}".format(**alarm))
 
     per_epoch = -(-len(rows) // min(settings.batch_size, len(rows)))
     with TrainingProgress(updates=total, per_epoch=per_epoch, unit=unit, shown=shown) as progress:
@@ -213,6 +218,19 @@ def train(run: Run, *, shown: bool = True) -> dict[str, Any]:
     _report(run, results, metrics.records)
     folder.write_json("results.json", results)
     return results
+
+
+def _refuse_diverged(record: Record, energy: Energy) -> None:
+    """Raise Diverged where the validation log-likelihood is thousands of times that of values drawn uniformly, so that learning was lost."""
+    if record.validation is None:
+        return
+    space = observed_space(energy)
+    uniform = -max(1.0, space.log_size if space.discrete else math.prod(space.shape))
+    if not record.validation.value > 1000 * uniform:
+        raise lnz.learning.Diverged(
+            f"learning diverged: at step {record.step:,} the log-likelihood of the validation data is {record.validation.value:.3g} nats per "
+            "example. Lower the learning rate"
+        )
 
 
 def _look_route(energy: Energy, run: Run) -> Any:

@@ -253,7 +253,7 @@ class _FitProblem(Problem[Progress, Record]):
         after, sums, bad = updates(self.trainer, plan.batch, progress.state, progress.sums, batches, first, stop)
         if int(bad) >= 0:
             raise Diverged(
-                f"the energies, gradients or parameters became NaN or infinite at step {block * length + int(bad)}; "
+                f"learning diverged: the energies, gradients or parameters became NaN or infinite at step {block * length + int(bad)}; "
                 f"{self.keeper}. Lower the learning rate, or check the data's scale."
             )
         problem = self.trainer.problem(sums)
