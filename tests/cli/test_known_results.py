@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from cli_cases import ROOT, call, correlated_bits
 
+import lnz
+from lnz._core.checkpoint import CheckpointError
+
 HARNESS = """
 import json, sys
 from lnz._cli import run
@@ -69,3 +72,32 @@ def test_results_that_cannot_be_read_are_measured(finished, tmp_path, content):
     outcome = call("logz", run)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("log Z = ")
+
+
+def test_a_run_folder_is_loaded_as_its_model(finished, tmp_path):
+    for load in (lnz.load, lambda path: lnz.load(str(path))):
+        model, saved = load(finished), lnz.load(finished / "model.lnz")
+        assert float(lnz.log_partition(model)) == float(lnz.log_partition(saved))
+    with pytest.raises(CheckpointError, match=r"is a folder without a model\.lnz"):
+        lnz.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lattice(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lattice") / "lattice.lnz"
+    lnz.save(path, lnz.Ising.lattice((4, 5), 0.3, periodic=False))
+    return path
+
+
+def test_samples_of_a_lattice_are_pictures(lattice, tmp_path):
+    outcome = call("sample", lattice, "-n", 4, "--out", tmp_path / "x.png")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_graphical_model_can_be_asked_is_said_of_other_models(lattice):
+    for option, remedy in (("--marginals", "lnz.marginals(lnz.load("), ("--map", "lnz.map_state(lnz.load(")):
+        outcome = call("logz", lattice, option, *(["x.MAR"] if option == "--marginals" else []))
+        assert outcome.code == 2
+        assert remedy in outcome.error
+    assert f"lnz sample {lattice}" in call("logz", lattice, "--samples", 3).error

@@ -331,8 +331,11 @@ class LogZ(Options):
             for file in filter(None, (self.run, self.evidence)):
                 existing(file)
         else:
-            others = ("evidence", "marginals", "map_", "samples", "out", "force", "max_memory")
-            refuse_given(given, others, "is for a graphical model (.uai). Leave it out")
+            only = "is for a graphical model (.uai)."
+            for name, function in {"marginals": "marginals", "map_": "map_state"}.items():
+                refuse_given(given, (name,), f"{only} In Python: lnz.{function}(lnz.load({str(self.run)!r}))")
+            refuse_given(given, ("samples", "out"), f"{only} For samples use: {program()} sample {self.run}")
+            refuse_given(given, ("evidence", "force", "max_memory"), f"{only} Leave it out")
             self.effort.check()
             if self.path == "moments" and route in ("auto", "exact"):
                 raise BadInput("--path moments applies to annealing. Name the route that anneals, such as --route ais")

@@ -152,6 +152,8 @@ def sample(options: Sample) -> None:
         key, effort = target.key(options.seed, 3), {"temperatures": options.temperatures, "sweeps": options.sweeps}
         states, how = draw(target.energy, target.base, options.n, key, **effort)
         states = visible_part(target.energy, states)
+        if image_shape is None and states.ndim == 3:  # a lattice is its own picture
+            image_shape = states.shape[1:]
         lnz.io.save_samples(options.out, states, image_shape, force=options.force)
     found = {
         "n": options.n,

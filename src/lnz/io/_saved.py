@@ -85,13 +85,19 @@ def save(path: str | Path, energy: Energy) -> None:
 
 
 def load(path: str | Path) -> Energy:
-    """Read an energy written by `save`.
+    """Read an energy written by `save`, or the model of a run folder of `lnz train`.
 
     Arrays of float64 become float32 unless JAX is set to float64 (`jax_enable_x64`).
 
     Raises:
         CheckpointError: if the file is cut short, damaged, holds no energy, or one that this version of lnz does not know.
     """
+    if Path(path).is_dir():
+        path = Path(path) / "model.lnz"
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path.parent} is a folder without a model.lnz: no run of `lnz train`, or not finished."
+            )
     arrays, metadata = load_arrays(path)
     if "energy" not in metadata:
         raise CheckpointError(f"{path} holds no saved energy. Name a file written by lnz.save.")

@@ -30,6 +30,9 @@ from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.numpy_callback import on_host, structure, symmetric, tables_of
 
 _PLANS: Remembered[ContractionPlan] = Remembered(64)
+_SECONDS_PER_EVALUATION = (
+    20 / 2**22
+)  # so that the default budget allows 20 s of predicted work, less than annealing takes
 _QUICK_SEARCH = 0.5  # seconds that suffice to decide whether a model is affordable
 
 
@@ -72,7 +75,9 @@ class Elimination(EliminationBudget, Route):
         return None
 
     def cost(self, energy: Energy) -> float:
-        return 10 ** self._structure_plan(energy).log10_flops / max(1, len(structure(energy).scopes))
+        plan = self._structure_plan(energy)
+        evaluations = 10**plan.log10_flops / max(1, len(structure(energy).scopes))
+        return min(evaluations, plan.seconds / _SECONDS_PER_EVALUATION)
 
     def _structure_plan(self, energy: Energy) -> ContractionPlan:
         """The plan before any value is computed: from the structure alone, as if every configuration were possible and nothing barren.
