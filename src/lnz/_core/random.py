@@ -203,12 +203,12 @@ def _hash_bits(key: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -> U
 def _split(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "... 2"]:
     if _left_to_stock(shape):
         return threefry_prng_impl.split(key, shape)
-    return jnp.stack(_threefry(key[0], key[1], jnp.zeros(shape, jnp.uint32), _counter(shape)), axis=-1)
+    return jnp.stack(_threefry(*_words(key), jnp.zeros(shape, jnp.uint32), _counter(shape)), axis=-1)
 
 
 @_compiled
 def _fold_in(key: UInt32[Array, "2"], data: Any) -> UInt32[Array, "2"]:
-    return jnp.stack(_threefry(key[0], key[1], np.uint32(0), jnp.asarray(data).astype(jnp.uint32)))
+    return jnp.stack(_threefry(*_words(key), np.uint32(0), jnp.asarray(data).astype(jnp.uint32)))
 
 
 def _key_type(name: str, bits: Any) -> Any:

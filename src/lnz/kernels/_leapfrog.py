@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,51 +45,87 @@ def leapfrog_moves(
         step_size: ε, one for all chains or one per chain; it may be traced.
 
     Returns:
-        The states, and the mean acceptance of chains at points that are possible: others (of weight zero, in annealing) are not evidence about
-        the step size.
+        The states, and the mean acceptance (see `mean_chance`).
 
     Source: Roberts & Tweedie 1996; Neal 2011, "MCMC using Hamiltonian dynamics" (random lengths, walls).
+    """
+    at = jax.vmap(jax.value_and_grad(free_energy_of(energy)))
+    space = observed_space(energy)
+    v, _, chances = leapfrog_chains(
+        at, lambda here: here, space, key, v, at(v), step_size, moves=moves, leapfrogs=leapfrogs
+    )
+    return v, mean_chance(chances)
+
+
+def leapfrog_chains(
+    at: Callable[[Array], Any],
+    force: Callable[[Any], tuple[Array, Array]],
+    space: Space,
+    key: PRNGKeyArray,
+    v: Float[Array, " n *shape"],
+    here: Any,
+    step_size: Float[Array, ""] | Float[Array, " n"],
+    *,
+    moves: int = 1,
+    leapfrogs: int = 1,
+) -> tuple[Float[Array, " n *shape"], Any, Float[Array, " n"]]:
+    """`leapfrog_moves` where what was evaluated at the states is kept with them.
+
+    Args:
+        at: what is evaluated at states (n, *shape): a pytree of arrays with n rows.
+        force: from what was evaluated to F (n,) and ∇F (n, *shape).
+        here: at(v).
+
+    Returns:
+        The states, what was evaluated there, and every chain's chance of acceptance, NaN where it is at an impossible point.
     """
     dtype, n = v.dtype, v.shape[0]
     width = (n,) + (1,) * (v.ndim - 1)
     delta = jnp.sqrt(2 * jnp.broadcast_to(step_size.astype(dtype), (n,))).reshape(width)
-    at = jax.vmap(jax.value_and_grad(free_energy_of(energy)))
     wide = jnp.result_type(float)
 
     def kinetic(p: Array) -> Array:
         return 0.5 * jnp.sum(p.reshape(n, math.prod(v.shape[1:])) ** 2, axis=1).astype(wide)
 
-    def once(carry: tuple[Array, Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array, Array], Array]:
-        v, f, slope = carry
+    def once(carry: tuple[Array, Any], key: PRNGKeyArray) -> tuple[tuple[Array, Any], Array]:
+        v, here = carry
+        f, slope = force(here)
         noise_key, accept_key, length_key = jax.random.split(key, 3)
         share = 1 if leapfrogs == 1 else jax.random.uniform(length_key, delta.shape, dtype, 0.5, 1)
         step = share * delta
         p = jax.random.normal(noise_key, v.shape, dtype)
         begun = f.astype(wide) + kinetic(p)
 
-        def leap(_: Any, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            x, p, _, slope = state
-            p = p - 0.5 * step * slope
-            x, p = bounced(observed_space(energy), x + step * p, p)
-            f, slope = at(x)
-            return x, p - 0.5 * step * slope, f, slope
+        def leap(_: Any, state: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
+            x, p, there = state
+            p = p - 0.5 * step * force(there)[1]
+            x, p = bounced(space, x + step * p, p)
+            there = at(x)
+            return x, p - 0.5 * step * force(there)[1], there
 
-        state = (v, p, f, slope)
-        x, p, new, new_slope = leap(0, state) if leapfrogs == 1 else jax.lax.fori_loop(0, leapfrogs, leap, state)
-        log_ratio = begun - new.astype(wide) - kinetic(p)
+        state = (v, p, here)
+        x, p, there = leap(0, state) if leapfrogs == 1 else jax.lax.fori_loop(0, leapfrogs, leap, state)
+        log_ratio = begun - force(there)[0].astype(wide) - kinetic(p)
         chance = jnp.where(jnp.isnan(log_ratio), 0, jnp.exp(jnp.minimum(log_ratio, 0)))
         accepted = jax.random.uniform(accept_key, (n,), wide) < chance
-        possible = f < jnp.inf
-        rate = jnp.sum(jnp.where(possible, chance, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(wide)
-        taken = accepted.reshape(width)
-        return (jnp.where(taken, x, v), jnp.where(accepted, new, f), jnp.where(taken, new_slope, slope)), rate
 
-    begin = (v, *at(v))
+        def taken(new: Array, old: Array) -> Array:
+            return jnp.where(accepted.reshape(n, *(1,) * (new.ndim - 1)), new, old)
+
+        after = jax.tree.map(taken, (x, there), (v, here))
+        return after, jnp.where(f < jnp.inf, chance, jnp.nan)
+
     if moves == 1:
-        (v, *_), rate = once(begin, key)
-        return v, rate
-    (v, *_), rates = jax.lax.scan(once, begin, jax.random.split(key, moves))
-    return v, jnp.mean(rates)
+        (v, here), chances = once((v, here), key)
+        return v, here, chances
+    (v, here), chances = jax.lax.scan(once, (v, here), jax.random.split(key, moves))
+    return v, here, jnp.nanmean(chances, axis=0)
+
+
+def mean_chance(chances: Float[Array, " n"]) -> Float[Array, ""]:
+    """The mean acceptance of chains at possible points, 0 where there are none: others are not evidence about the step size."""
+    possible = ~jnp.isnan(chances)
+    return jnp.sum(jnp.where(possible, chances, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(chances.dtype)
 
 
 def bounced(space: Space, x: Float[Array, " n *shape"], p: Float[Array, " n *shape"]) -> tuple[Array, Array]:
