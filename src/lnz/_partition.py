@@ -18,7 +18,7 @@ from lnz._choose import chosen_route
 from lnz._core.capabilities import arrays_are_data
 from lnz._core.energy import Energy, ModelLike, as_energy
 from lnz._core.estimate import Estimate
-from lnz._core.frozen import Frozen, is_traced
+from lnz._core.frozen import Frozen, is_traced, known_values
 from lnz._core.route import Route
 from lnz.routes._annealing.annealing_route import AnnealingRoute
 from lnz.routes._annealing.repeat_until import repeat_until
@@ -60,7 +60,10 @@ def log_partition(
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
     free = arrays_are_data(energy) or not route.structural
     data, constants = eqx.partition(constants, lambda leaf: free and eqx.is_array(leaf))
-    estimate = _compiled(route, Frozen(constants), parameters, data, key)
+    # A stochastic route is a few programs of its own, and NumPy where nothing is traced (see `programs`).
+    apart = route.random and not any(map(is_traced, jax.tree.leaves((known_values(parameters), data, key))))
+    run = _log_partition if apart else _compiled
+    estimate = run(route, Frozen(constants), parameters, data, key)
     _refuse_nan(estimate, energy)
     return estimate
 

@@ -89,7 +89,7 @@ def leapfrog_chains(
 
     def once(carry: tuple[Array, Any], key: PRNGKeyArray) -> tuple[tuple[Array, Any], Array]:
         v, here = carry
-        f, slope = force(here)
+        f = force(here)[0]
         noise_key, accept_key, length_key = jax.random.split(key, 3)
         share = 1 if leapfrogs == 1 else jax.random.uniform(length_key, delta.shape, dtype, 0.5, 1)
         step = share * delta

@@ -9,6 +9,7 @@ import pytest
 
 import lnz
 from lnz.routes._annealing.bridge import overlap
+from lnz.routes._annealing.programs import on_host
 from lnz.routes._annealing.schedule import checked_schedule, conditional_ess, fixed_betas
 
 MEANS, WIDTHS = np.array([0.0, 1.0, 2.2, 2.0]), np.array([1.0, 0.7, 1.2, 0.5])
@@ -33,7 +34,7 @@ def many():
     def one(u):
         forward, reverse = u[0, first] - u[1, first], u[1, second] - u[0, second]
         c = lnz.routes.bar(forward, reverse)
-        return lnz.routes.mbar(u, jnp.asarray(COUNTS)), c, overlap(forward, reverse, c)
+        return lnz.routes.mbar(u, jnp.asarray(COUNTS)), c, on_host(overlap, forward, reverse, c)
 
     return jax.jit(lambda u: jax.lax.map(one, u))(u)
 

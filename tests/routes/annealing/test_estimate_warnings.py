@@ -14,8 +14,9 @@ from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import MESSAGES, EstimateWarning
 from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.annealing_route import from_weights, path_flags
-from lnz.routes._annealing.mode_probes import probe_modes
+from lnz.routes._annealing.mode_probes import compared, searched
 from lnz.routes._annealing.path import Path
+from lnz.routes._annealing.schedule import fixed_ladder
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -70,18 +71,11 @@ def moved_on(shift):
     ends = 0.3 + shift + 0.5**0.5 * 0.01 * jax.random.normal(KEY, (200, 2))
     value = jnp.asarray(-5.0)
     estimate = Estimate(value, value, value - 1, value + 1, "conditional", "", 0.99)
-    found = probe_modes(
-        estimate,
-        Path(NARROW),
-        default_kernel(NARROW),
-        jax.random.key(1),
-        ends,
-        jnp.zeros(200),
-        lambda key, v: jax.vmap(NARROW)(v),
-        log_step=jnp.log(jnp.asarray(3e-3)),
-        mode_probes=64,
-        moves=100,
-    )
+    ladder = fixed_ladder(np.linspace(0, 1, 201))
+    ladder = ladder._replace(log_steps=jnp.full_like(ladder.log_steps, np.log(3e-3)))
+    options = {"kernel": default_kernel(NARROW), "mode_probes": 64, "sweeps": 1}
+    search = searched(Path(NARROW), jax.random.key(1), ends, jnp.zeros(200), ladder, **options)
+    found = compared(estimate, *(-jax.vmap(NARROW)(v) for v in search.groups))
     return found.flags
 
 
@@ -91,8 +85,8 @@ def populations(strength):
 
 
 @functools.cache
-def ladders(strength):
-    route = lnz.routes.ParallelTempering(rungs=3, iterations=64, replicates=8)
+def ladders(strength, rungs=3):
+    route = lnz.routes.ParallelTempering(rungs=rungs, iterations=64, replicates=8)
     return lnz.log_partition(glass(strength), route=route, key=KEY).flags
 
 
@@ -135,7 +129,7 @@ CASES = {
     EstimateWarning.FEW_ROUND_TRIPS: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
     EstimateWarning.POOR_RUNG_OVERLAP: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
     EstimateWarning.DIVERGENT_INTEGRATION: Case(lambda: integrated(np.inf), lambda: integrated(1.0)),
-    EstimateWarning.STEPPING_STONES_DISAGREE: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
+    EstimateWarning.STEPPING_STONES_DISAGREE: Case(lambda: ladders(1.0, 2), lambda: ladders(0.01, 2)),
     EstimateWarning.DIRECTIONS_DISAGREE: Case(lambda: directions(1.0), lambda: directions(0.1)),
     EstimateWarning.POOR_DIRECTION_OVERLAP: Case(lambda: directions(30.0), lambda: directions(0.1)),
     EstimateWarning.OUT_OF_TIME: Case(

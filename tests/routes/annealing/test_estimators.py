@@ -66,7 +66,12 @@ def sandwich():
 
     def both(energy, keys, samples):
         exact = jax.lax.map(lambda k: BOTH.log_partition(energy, k), keys)
-        works = jax.lax.map(lambda k: BOTH._works(BOTH.path(energy), k, samples)[:2], keys)
+
+        def once(key):
+            there, reverse, _ = BOTH.both_ways(BOTH.path(energy), samples, key)
+            return there.log_weights, reverse
+
+        works = jax.lax.map(once, keys)
         return exact, works
 
     samples = lnz.routes.Enumeration().sample(case.energy, jax.random.key(2), 32)

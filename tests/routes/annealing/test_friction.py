@@ -39,7 +39,7 @@ def placed(model, key):
     path = Path(model, lnz.Independent(np.zeros(16), lnz.Binary(16)))
 
     def one(key):
-        return [planned(path, Gibbs(), key, name, 1000, 1)[0] for name in ("friction", "barrier")]
+        return [planned(path, Gibbs(), key, name, 1000, 1).betas[:1001] for name in ("friction", "barrier")]
 
     return [jnp.mean(betas, axis=0) for betas in jax.vmap(one)(jax.random.split(key, 16))]
 

@@ -14,10 +14,17 @@ from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._models.independent import StratifiedMixture, default_base
 from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.mode_probes import explored, moved_on, probe_modes
+from lnz.routes._annealing.mode_probes import ON, along, compared, searched
 from lnz.routes._annealing.path import Path
+from lnz.routes._annealing.schedule import fixed_ladder
 
 ROUTE = lnz.routes.AnnealedImportanceSampling(temperatures=40, chains=24, mode_probes=24)
+
+
+def stepping(steps, log_step):
+    """A straight ladder whose step size is the same everywhere."""
+    ladder = fixed_ladder(np.linspace(0, 1, steps + 1))
+    return ladder._replace(log_steps=jnp.full_like(ladder.log_steps, log_step))
 
 
 @eqx.filter_jit
@@ -73,8 +80,10 @@ def test_weights_from_a_scouts_own_base_have_mean_z(space):
         base, log_step, moves = lnz.Gaussian([0.0], [11.0]), -0.3, 16
     truth = float(lnz.log_partition(energy).value)
     path, kernel = Path(energy, base), default_kernel(energy)
-    run = jax.jit(lambda key: explored(path, kernel, key, jnp.asarray(log_step), mode_probes=3000, moves=moves)[0])
-    ratio = np.exp(np.asarray(run(jax.random.key(1))) - truth)
+    ends, weights = path.public(path.start(jax.random.key(2), 8)), jnp.zeros(8)
+    ladder, options = stepping(2 * moves, log_step), {"kernel": kernel, "mode_probes": 3000, "sweeps": 1}
+    found = searched(path, jax.random.key(1), ends, weights, ladder, **options).found
+    ratio = np.exp(np.asarray(found) - truth)
     z = (ratio.mean() - 1) / (ratio.std() / math.sqrt(ratio.size))
     assert abs(z) < 4
     assert ratio.std() < 3
@@ -118,28 +127,14 @@ def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow)
     estimate = Estimate(
         **given, guarantee="conditional", route="", confidence=0.99, assumption="", diagnostics={}, flags={}
     )
-    seen = []
-
-    def back(key, v):
-        seen.append(np.asarray(v))
-        return jax.vmap(NARROW)(v)
-
-    found = probe_modes(
-        estimate,
-        Path(NARROW),
-        default_kernel(NARROW),
-        jax.random.key(1),
-        ends,
-        jnp.zeros(200),
-        back,
-        log_step=jnp.log(jnp.asarray(3e-3)),
-        mode_probes=64,
-        moves=100,
-    )
+    options = {"kernel": default_kernel(NARROW), "mode_probes": 64, "sweeps": 1}
+    ladder = stepping(200, np.log(3e-3))
+    search = searched(Path(NARROW), jax.random.key(1), ends, jnp.zeros(200), ladder, **options)
+    assert search.found is None
+    found = compared(estimate, *(-jax.vmap(NARROW)(v) for v in search.groups))
     assert EstimateWarning.MISSED_MODES not in found.flags  # mode probes do not know boxes
     assert bool(found.flags[EstimateWarning.LAGGING_CHAINS]) is not narrow
-    work = -1e4 * np.square(seen[0] - 0.3).sum(axis=1)
-    usual, after = work[:64], work[64:]
+    usual, after = (-1e4 * np.square(np.asarray(v) - 0.3).sum(axis=1) for v in search.groups)
     low, high = np.quantile(usual, [0.25, 0.75])
     left = after > high + 3 * (high - low) + 3
     assert float(found.diagnostics["ends_that_left"]) == pytest.approx(left.mean())
@@ -154,7 +149,12 @@ def test_moving_on_leaves_the_law_as_it_is_and_gets_into_narrow_places():
     rng, n = np.random.default_rng(0), 4000
     v = 2 * rng.normal(size=n)
     x = np.stack([v, np.exp(v) * rng.normal(size=n)], axis=1)
-    on = jax.jit(lambda x: moved_on(path, kernel, jax.random.key(2), x, jnp.zeros(()), moves=60)[:, 0])
+    flat = stepping(60, 0.0)
+    flat = flat._replace(betas=jnp.ones_like(flat.betas))
+
+    def on(x):
+        return along(path, jax.random.key(2), [x, x], flat, ON, kernel=kernel, sweeps=1).states[1][:, 0]
+
     after = np.asarray(on(jnp.asarray(x, jnp.float32)), np.float64) / 2
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15)):
         assert abs((after**power).mean() - mean) < 4 * math.sqrt(variance / n)

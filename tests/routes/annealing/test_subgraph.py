@@ -7,8 +7,9 @@ import pytest
 
 import lnz
 from lnz.kernels._kernels import Gibbs
-from lnz.routes._annealing.ais import annealed
+from lnz.routes._annealing.annealed import annealed
 from lnz.routes._annealing.path import Path, move, reversible, walk
+from lnz.routes._annealing.schedule import fixed_ladder
 
 RNG = np.random.default_rng(3)
 COUPLINGS, FIELDS = 1.2 * RNG.normal(size=(2, 4, 4)), 0.5 * RNG.normal(size=(4, 4))
@@ -141,16 +142,16 @@ def test_works_along_colour_classes_have_crooks_symmetry():
     """E_F[f(a) e^(a - log Z)] = E_R[f(-b)]: for reverse chains that go through the classes the other way round."""
     model = jax.tree.map(lambda x: 0.5 * x, LATTICE)  # so mild that no few weights carry the means
     truth = log_z(model)
-    path, betas = Path(model), jnp.asarray([0.0, 0.45, 1.0])
+    path, ladder = Path(model), fixed_ladder(np.array([0.0, 0.45, 1.0]))
     n = 20_000
     end = exact_states(model, n)
 
     @jax.jit
     def works(key):
         keys = jax.random.split(key, 4)
-        forward, *_ = annealed(path, Gibbs(), keys[1], path.start(keys[2], n), betas, betas * 0, sweeps=1)
-        reverse, *_ = annealed(path, Gibbs(), keys[3], end, betas[::-1], betas * 0, sweeps=1, reverse=True)
-        return forward + path.log_z0(), reverse - path.log_z0()
+        forward = annealed(path, Gibbs(), keys[1], path.start(keys[2], n), ladder, sweeps=1)
+        reverse = annealed(path, Gibbs(), keys[3], end, ladder.reversed(), sweeps=1, reverse=True)
+        return forward.log_weights + path.log_z0(), reverse.log_weights - path.log_z0()
 
     forward, reverse = (np.asarray(x, np.float64) for x in works(jax.random.key(2)))
     edges = np.quantile(-reverse, [0.1, 0.3, 0.6, 0.9])

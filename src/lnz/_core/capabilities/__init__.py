@@ -7,6 +7,7 @@ and fields of an energy may have any names. The functions beside the classes hav
 from lnz._core.capabilities.annealable import Annealable as Annealable
 from lnz._core.capabilities.annealable import Tempered as Tempered
 from lnz._core.capabilities.annealable import log_latent_volume as log_latent_volume
+from lnz._core.capabilities.annealable import mixed as mixed
 from lnz._core.capabilities.annealable import slope as slope
 from lnz._core.capabilities.annealable import tempered as tempered
 from lnz._core.capabilities.annealable import tempers_free_energy as tempers_free_energy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -55,10 +57,15 @@ class Tempered(Energy):
 
     def __call__(self, x: State) -> Array:
         start, end = free_energy_of(self.start)(x), free_energy_of(self.end)(x)
-        beta = jnp.asarray(self.beta, jnp.result_type(start))
-        cold = jnp.where(beta > 0, beta * jnp.where(beta > 0, end.astype(start.dtype), 0), 0)
-        warm = jnp.where(beta < 1, (1 - beta) * jnp.where(beta < 1, start, 0), 0)
-        return cold + warm
+        return mixed(start, end.astype(start.dtype), self.beta)
+
+
+def mixed(start: Array, end: Array, beta: Any) -> Array:
+    """(1 - β) start + β end, of one dtype; at β = 0 and 1 without the other end, whatever it is."""
+    beta = jnp.asarray(beta, start.dtype)
+    cold = jnp.where(beta > 0, beta * jnp.where(beta > 0, end, 0), 0)
+    warm = jnp.where(beta < 1, (1 - beta) * jnp.where(beta < 1, start, 0), 0)
+    return cold + warm
 
 
 def tempered(energy: Energy, base: Energy, beta: Array) -> Energy:

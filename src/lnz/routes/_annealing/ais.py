@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.energy import Energy
-from lnz._core.estimate import Estimate
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
+from lnz.routes._annealing.annealed import annealed
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, path_flags
-from lnz.routes._annealing.friction import friction_betas
-from lnz.routes._annealing.mode_probes import probe_modes
-from lnz.routes._annealing.path import Path, has_step, walk
-from lnz.routes._annealing.schedule import FITTED, Schedule, checked_schedule, fixed_betas, pilot
-
-PROBE_TEMPERATURES = (
-    50  # temperatures of the reverse annealing of mode probes, for routes without a number of their own
+from lnz.routes._annealing.friction import friction_ladder
+from lnz.routes._annealing.mode_probes import with_mode_probes
+from lnz.routes._annealing.path import Path, has_step
+from lnz.routes._annealing.programs import many, on_host, program
+from lnz.routes._annealing.schedule import (
+    FITTED,
+    MAIN,
+    Ladder,
+    Schedule,
+    checked_schedule,
+    fixed_betas,
+    fixed_ladder,
+    pilot,
 )
+
 _ASSUMPTION = "the annealed chains reach every mode; only the lower bound is certified"
 
 
@@ -80,128 +88,75 @@ class AnnealedImportanceSampling(AnnealingRoute):
         return float(self.temperatures * self.sweeps * (self.chains + 5 * min(self.mode_probes, self.chains)))
 
     def run(self, energy: Energy, key: Any) -> Weighted:
-        log_weights, v, diagnostics, (betas, log_steps) = self._annealed(energy, fast_key(key))
         path, kernel = self.path(energy), default_kernel(energy)
+        ladder = self._planned(path, key)
+        ran = forward_chains(path, key, ladder, kernel=kernel, chains=many(self.chains), sweeps=self.sweeps)
+        log_weights = on_host(lambda w, n: w[:n, None], ran.log_weights, n=self.chains)
         estimate = from_weights(
             log_weights,
             confidence=self.confidence,
             route=f"annealed importance sampling ({self.temperatures:,} temperatures, {self.chains:,} chains)",
             assumption=_ASSUMPTION,
-            diagnostics=diagnostics,
-            flags=path_flags(path, v),
+            diagnostics=ran.figures,
+            flags=ran.flags,
         )
-        ends, sent = (v, log_weights), min(self.mode_probes, self.chains)
         estimate = with_mode_probes(
-            estimate, path, kernel, fast_key(key), ends, betas, log_steps, mode_probes=sent, sweeps=self.sweeps
+            estimate,
+            path,
+            key,
+            ran.states,
+            ran.log_weights,
+            ladder,
+            kernel=kernel,
+            mode_probes=min(self.mode_probes, self.chains),
+            sweeps=self.sweeps,
         )
-        return Weighted(estimate, v, log_weights[:, None])
+        return Weighted(estimate, ran.states, log_weights)
 
     def anneal(self, energy: Energy, key: PRNGKeyArray) -> tuple[Array, State, dict[str, Array]]:
         """Run the chains: log weights (chains,) in nats whose mean of exp is unbiased for Z, the last states, and diagnostics."""
-        return self._annealed(energy, fast_key(key))[:3]
-
-    def _annealed(
-        self, energy: Energy, key: PRNGKeyArray
-    ) -> tuple[Array, State, dict[str, Array], tuple[Array, Array]]:
-        main_key, pilot_key = jax.random.split(key)
         path, kernel = self.path(energy), default_kernel(energy)
-        betas, log_steps = planned(path, kernel, pilot_key, self.schedule, self.temperatures, self.sweeps)
-        start_key, chain_key = jax.random.split(main_key)
-        log_weights, v, acceptance = annealed(
-            path, kernel, chain_key, path.start(start_key, self.chains), betas, log_steps, sweeps=self.sweeps
-        )
-        figures = {"acceptance": acceptance} if has_step(kernel) else {}
-        return log_weights + path.log_z0(), path.public(v), figures, (betas, log_steps)
+        ladder = self._planned(path, key)
+        ran = forward_chains(path, key, ladder, kernel=kernel, chains=self.chains, sweeps=self.sweeps)
+        return ran.log_weights, ran.states, ran.figures
+
+    def _planned(self, path: Path, key: Any) -> Ladder:
+        return planned(path, default_kernel(path.energy), key, self.schedule, self.temperatures, self.sweeps)
+
+
+class Ran(NamedTuple):
+    """What became of annealed chains.
+
+    Attributes:
+        log_weights: (n,) with mean Z, or 1/Z for chains from the model, in nats.
+        states: the last ones, in the dtype of the base's samples.
+        figures: the mean acceptance of moves, where they have one.
+        flags: of the path, from states at its end.
+    """
+
+    log_weights: Float[Array, " n"]
+    states: State
+    figures: dict[str, Array]
+    flags: dict[EstimateWarning, Any]
+
+
+@program
+def forward_chains(path: Path, key: PRNGKeyArray, ladder: Ladder, *, kernel: Kernel, chains: int, sweeps: int) -> Ran:
+    """Chains from exact samples of the base to the model."""
+    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
+    ran = annealed(path, kernel, key, path.start(start_key, chains), ladder, sweeps=sweeps)
+    v = path.public(ran.states)
+    figures = {"acceptance": jnp.mean(ran.acceptance)} if has_step(kernel) else {}
+    return Ran(ran.log_weights + path.log_z0(), v, figures, path_flags(path, v))
 
 
 def planned(
     path: Path, kernel: Kernel, key: PRNGKeyArray, schedule: Schedule, temperatures: int, sweeps: int
-) -> tuple[Float[Array, " K+1"], Float[Array, " K+1"]]:
+) -> Ladder:
     """The inverse temperatures of a schedule, and the logarithms of the step sizes at each, from a pilot run where one is needed."""
     if schedule not in FITTED and not has_step(kernel):
-        betas = fixed_betas(schedule, temperatures)
-        return betas, jnp.zeros_like(betas)
-    found = pilot(path, kernel, key, sweeps=sweeps)
+        return fixed_ladder(fixed_betas(schedule, temperatures))
+    found = pilot(path, key, 0.9, kernel=kernel, sweeps=sweeps)
     if schedule == "friction":
-        betas = friction_betas(path, kernel, jax.random.fold_in(key, 1), found, temperatures, sweeps)
-    elif schedule in FITTED:
-        betas = found.placed(schedule, temperatures)
-    else:
-        betas = fixed_betas(schedule, temperatures)
-    return betas, found.log_steps(betas)
-
-
-def with_mode_probes(
-    estimate: Estimate,
-    path: Path,
-    kernel: Kernel,
-    key: PRNGKeyArray,
-    ends: tuple[State, Array],
-    betas: Array,
-    log_steps: Array,
-    *,
-    mode_probes: int,
-    sweeps: int,
-) -> Estimate:
-    """The estimate after mode probes (`mode_probes.probe_modes`), if there are any.
-
-    Args:
-        ends: states (n, *shape) that represent the model with these log weights (n,).
-        betas: inverse temperatures from 0 to 1 for the reverse annealing; mode probes make half as many moves before it.
-        log_steps: the logarithms of the step sizes at these.
-    """
-    if mode_probes == 0:
-        return estimate
-
-    def back(key: PRNGKeyArray, v: State) -> Array:
-        return annealed(path, kernel, key, v, betas[::-1], log_steps[::-1], sweeps=sweeps)[0]
-
-    key, moves = jax.random.fold_in(key, 2), betas.size // 2
-    return probe_modes(
-        estimate,
-        path,
-        kernel,
-        key,
-        *ends,
-        back,
-        log_step=log_steps[-1],
-        mode_probes=mode_probes,
-        moves=moves,
-        sweeps=sweeps,
-    )
-
-
-def annealed(
-    path: Path,
-    kernel: Kernel,
-    key: PRNGKeyArray,
-    v: State,
-    betas: Array,
-    log_steps: Array,
-    *,
-    sweeps: int,
-    reverse: bool = False,
-) -> tuple[Float[Array, " n"], State, Array]:
-    """Anneal chains from the distribution at betas[0] to that at betas[-1], in either direction: log weights, states and mean acceptance.
-
-    With `reverse`, by moves of the kernel's reversal: Crooks's relation pairs such a run with a forward run.
-    """
-    dtype, going = jnp.result_type(float), walk(path, kernel, sweeps=sweeps, reverse=reverse)
-
-    def step(carry: tuple[Any, Array, Array], inputs: Any) -> tuple[tuple[Any, Array, Array], Array]:
-        x, log_w, lost = carry
-        before, beta, log_step, key = inputs
-        gain = going.gain(x, before, beta) - lost
-        # A chain of weight zero stays so: where p̃ = 0 at both temperatures, the gain would be ∞ - ∞.
-        total = jnp.where(log_w == -jnp.inf, -jnp.inf, log_w + gain)
-        lost = jnp.where(
-            jnp.isfinite(total), (total - log_w) - gain, 0
-        )  # Kahan summation, for a thousand small float32 gains
-        x, acceptance = going.move(key, beta, x, log_step)
-        return (x, total, lost), acceptance
-
-    zero = jnp.zeros(jax.tree.leaves(v)[0].shape[:1], dtype)
-    inputs = (betas[:-1], betas[1:], log_steps[1:], jax.random.split(key, betas.size - 1))
-    (x, log_w, _), acceptance = jax.lax.scan(step, (going.pack(v), zero, zero), inputs)
-    last = jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), v)
-    return log_w, last, jnp.mean(acceptance)
+        return friction_ladder(path, kernel, key, found, temperatures, sweeps)
+    return found.ladder(schedule, temperatures)

@@ -19,12 +19,13 @@ from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
-from lnz._core.numerics import check_whole_number, log_mean_exp
+from lnz._core.numerics import check_whole_number
 from lnz._core.route import Route
 from lnz._core.spaces import Real, State
 from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.certificate import lower_bound, upper_bound
+from lnz.routes._annealing.certificate import lower_bound_of, upper_bound_of
 from lnz.routes._annealing.path import Path
+from lnz.routes._annealing.programs import on_host, program
 from lnz.routes._annealing.user_path import AnnealingPath
 
 FEW = 5  # effective chains below which the standard error is unreliable
@@ -35,7 +36,7 @@ class Weighted(eqx.Module):
 
     Attributes:
         estimate: of log Z.
-        states: (R n, *shape), group after group.
+        states: (R n, *shape), group after group; what is beyond belongs to no group.
         log_weights: (R, n), of R groups that are independent of each other.
     """
 
@@ -75,7 +76,7 @@ class AnnealingRoute(Route):
 
     def path(self, energy: Energy) -> Path:
         """The path from the route's base, or the energy's own, to the energy."""
-        return Path(energy, None if self.base is None else self.base.value)
+        return Path(energy, self.base)
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         if observed_space(energy).moving:
@@ -92,30 +93,15 @@ class AnnealingRoute(Route):
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any) -> Estimate:
         run = self.run(energy, key)
-        share = jax.nn.softmax(run.log_weights.reshape(-1))  # NaN where every weight is zero
-        groups = run.log_weights.shape[0]
-        z = statistics.NormalDist().inv_cdf(0.5 + self.confidence / 2)
-
-        def weighted(values: Array) -> Array:
-            """Σ w x within every group: shape (groups, *x.shape)."""
-            w = share.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
-            return jnp.sum(jnp.where(w == 0, 0, w * values).reshape(groups, -1, *values.shape[1:]), axis=1)
-
-        values = jax.tree.map(
-            lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(share.dtype), jax.vmap(f)(run.states)
-        )
-        mean = jax.tree.map(lambda x: jnp.sum(weighted(x), axis=0), values)
-        error = jax.tree.map(lambda x, m: jnp.sqrt(jnp.sum(jnp.square(weighted(x - m[None])), axis=0)), values, mean)
+        values = jax.vmap(f)(run.states)
+        numbers, effective = on_host(_expected, run.log_weights, values, confidence=self.confidence)
         return Estimate(
-            value=mean,
-            standard_error=error,
-            lower=jax.tree.map(lambda m, e: m - z * e, mean, error),
-            upper=jax.tree.map(lambda m, e: m + z * e, mean, error),
+            **numbers,
             guarantee="conditional",
             route=run.estimate.route,
             confidence=self.confidence,
             assumption="the chains reach every mode, and there are enough weights for a normal approximation",
-            diagnostics={**run.estimate.diagnostics, "effective_sample_size": 1 / jnp.sum(share**2)},
+            diagnostics={**run.estimate.diagnostics, "effective_sample_size": effective},
             flags=run.estimate.flags,
         )
 
@@ -123,14 +109,45 @@ class AnnealingRoute(Route):
         return self.log_partition_and_mean_gradient(energy, key)[1]
 
     def log_partition_and_mean_gradient(self, energy: Energy, key: Any) -> tuple[Estimate, Any]:
-        run = jax.lax.stop_gradient(self.run(energy, key))
-        log_weights = run.log_weights.reshape(-1)
-        share = jax.nn.softmax(log_weights)
-        # States of weight zero are replaced by that of the largest, so that 0 · ∞ cannot arise in their gradient.
-        best, dead = jnp.argmax(log_weights), share == 0
-        v = jax.tree.map(lambda x: jnp.where(dead.reshape(-1, *(1,) * (x.ndim - 1)), x[best], x), run.states)
-        mean = eqx.filter_grad(lambda e: -jnp.sum(share * jax.vmap(free_energy_of(e))(v).astype(share.dtype)))(energy)
-        return run.estimate, mean
+        run = self.run(jax.lax.stop_gradient(energy), key)
+        share = on_host(_shares, run.log_weights, n=len(jax.tree.leaves(run.states)[0]))
+        return run.estimate, _mean_gradient(self.path(energy), share, run.states)
+
+
+@program
+def _mean_gradient(path: Path, share: Float[Array, " N"], v: State) -> Any:
+    """E[-∂_θ F_θ] over weighted states, a pytree like the energy's float arrays."""
+    # States of weight zero are replaced by that of the largest, so that 0 · ∞ cannot arise in their gradient.
+    best, dead = jnp.argmax(share), share == 0
+    v = jax.tree.map(lambda x: jnp.where(dead.reshape(-1, *(1,) * (x.ndim - 1)), x[best], x), v)
+    return eqx.filter_grad(lambda e: -jnp.sum(share * jax.vmap(free_energy_of(e))(v).astype(share.dtype)))(path.energy)
+
+
+def _shares(log_weights: np.ndarray, n: int) -> np.ndarray:
+    """The weights' shares, and 0 up to n states; NaN where every weight is zero."""
+    share = np.exp(log_weights - log_weights.max()).reshape(-1)
+    return np.pad(share / share.sum(), (0, n - share.size))
+
+
+def _expected(log_weights: np.ndarray, values: Any, *, confidence: float) -> tuple[dict[str, Any], np.ndarray]:
+    """The weighted mean of values, its error and interval, from independent groups of weights (R, n); the effective sample size."""
+    share = _shares(log_weights, log_weights.size)
+    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+
+    def weighted(x: np.ndarray) -> np.ndarray:
+        """Σ w x within every group: shape (groups, *x.shape)."""
+        w = share.reshape(-1, *(1,) * (x.ndim - 1))
+        return np.where(w == 0, 0, w * x).reshape(*log_weights.shape, *x.shape[1:]).sum(axis=1)
+
+    values = jax.tree.map(lambda x: x[: share.size], values)
+    mean = jax.tree.map(lambda x: weighted(x).sum(axis=0), values)
+    error = jax.tree.map(lambda x, m: np.sqrt(np.square(weighted(x - m)).sum(axis=0)), values, mean)
+    return {
+        "value": mean,
+        "standard_error": error,
+        "lower": jax.tree.map(lambda m, e: m - z * e, mean, error),
+        "upper": jax.tree.map(lambda m, e: m + z * e, mean, error),
+    }, 1 / np.square(share).sum()
 
 
 def checked(route: Any, *counts: str) -> None:
@@ -142,7 +159,7 @@ def checked(route: Any, *counts: str) -> None:
 
 
 def from_weights(
-    log_weights: Float[Array, " n"],
+    log_weights: Any,
     *,
     confidence: float,
     route: str,
@@ -151,33 +168,43 @@ def from_weights(
     flags: dict[EstimateWarning, Bool[Array, ""]],
 ) -> Estimate:
     """log Z from independent weights with mean Z: the logarithm of their mean, a certified lower and a conditional upper bound."""
-    n, tail = log_weights.size, (1 - confidence) / 2
-    value = log_mean_exp(log_weights)
-    alive = value != -jnp.inf
-    relative = jnp.where(alive, jnp.exp(log_weights - jnp.where(alive, value, 0)), 0)  # mean 1
-    error = jnp.std(relative, ddof=1) / math.sqrt(n) if n > 1 else jnp.asarray(jnp.inf, value.dtype)
-    effective = jnp.where(alive, n**2 / jnp.where(alive, jnp.sum(relative**2), 1), 0)
+    numbers, raised, figures = on_host(_weighed, log_weights, confidence=confidence)
     return Estimate(
-        value=value,
-        standard_error=jnp.where(alive, error, jnp.inf),
-        lower=lower_bound(log_weights, confidence=1 - tail),
-        upper=upper_bound(log_weights, confidence=1 - tail),
+        **numbers,
         guarantee="conditional",
         route=route,
         confidence=confidence,
         assumption=assumption,
-        diagnostics={
-            "effective_sample_size": effective,
-            "log_weight_sd": jnp.std(log_weights, where=log_weights > -jnp.inf),
-            "certified_lower": lower_bound(log_weights, confidence=confidence),
-            **diagnostics,
-        },
-        flags={
-            EstimateWarning.ZERO_WEIGHTS: ~alive,
-            EstimateWarning.FEW_EFFECTIVE_SAMPLES: alive & (effective < max(1.5, min(FEW, n / 2))),
-            **flags,
-        },
+        diagnostics={**figures, **diagnostics},
+        flags={**raised, **flags},
     )
+
+
+def _weighed(log_weights: np.ndarray, *, confidence: float) -> tuple[dict[str, Any], dict[Any, Any], dict[str, Any]]:
+    log_weights = log_weights.reshape(-1)
+    n, tail = log_weights.size, (1 - confidence) / 2
+    value = np.logaddexp.reduce(log_weights) - math.log(n)
+    alive = value != -np.inf
+    relative = np.exp(log_weights - value) if alive else np.zeros(n)  # mean 1
+    error = relative.std(ddof=1) / math.sqrt(n) if n > 1 and alive else np.inf
+    effective = n**2 / np.square(relative).sum() if alive else 0.0
+    possible = log_weights[log_weights > -np.inf]
+    numbers = {
+        "value": value,
+        "standard_error": error,
+        "lower": lower_bound_of(log_weights, confidence=1 - tail),
+        "upper": upper_bound_of(log_weights, confidence=1 - tail),
+    }
+    raised = {
+        EstimateWarning.ZERO_WEIGHTS: not alive,
+        EstimateWarning.FEW_EFFECTIVE_SAMPLES: alive and effective < max(1.5, min(FEW, n / 2)),
+    }
+    figures = {
+        "effective_sample_size": effective,
+        "log_weight_sd": possible.std() if possible.size else np.nan,
+        "certified_lower": lower_bound_of(log_weights, confidence=confidence),
+    }
+    return numbers, raised, figures
 
 
 def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:
@@ -193,18 +220,15 @@ def _looks_infinite(energy: Energy, v: State) -> Bool[Array, ""]:
     """Whether p̃ fails to fall fast enough between two far radii: as r^-d along random directions, as 1/r along an axis."""
     shape, dtype = observed_space(energy).shape, v.dtype
     d = math.prod(shape)
-    directions = jax.random.normal(jax.random.key(0), (64, d), dtype)
-    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    directions = np.random.default_rng(0).normal(size=(64, d))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     dimensions = np.full(64, d)
     if d <= 256:
-        directions = jnp.concatenate([directions, jnp.eye(d, dtype=dtype), -jnp.eye(d, dtype=dtype)])
+        directions = np.concatenate([directions, np.eye(d), -np.eye(d)])
         dimensions = np.append(dimensions, np.ones(2 * d, int))
+    radii = np.array([1e3, 1e5])
     scale = 1 + jnp.max(jnp.abs(v))
-
-    def log_mass(radius: float) -> Array:
-        x = v[:1].reshape(1, d) + radius * scale * directions
-        log_p = -jax.vmap(free_energy_of(energy))(x.reshape(-1, *shape)).astype(dtype)
-        return log_p + jnp.asarray(dimensions * math.log(radius), dtype)
-
-    near, far = log_mass(1e3), log_mass(1e5)
+    x = v[0].reshape(1, d) + scale * jnp.asarray((radii[:, None, None] * directions).reshape(-1, d), dtype)
+    log_p = -jax.vmap(free_energy_of(energy))(x.reshape(-1, *shape)).astype(dtype).reshape(2, -1)
+    near, far = log_p + jnp.asarray(np.log(radii)[:, None] * dimensions, dtype)
     return jnp.any((far > near + 0.1) & (far > -jnp.inf))

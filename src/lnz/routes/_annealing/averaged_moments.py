@@ -23,8 +23,9 @@ from lnz._models.independent import Independent, base_of
 from lnz._models.pairwise import Ising, Potts
 from lnz._models.rbm import RBM
 from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.ais import annealed
+from lnz.routes._annealing.annealed import annealed
 from lnz.routes._annealing.path import Path, move, unwrapped
+from lnz.routes._annealing.schedule import fixed_betas, fixed_ladder
 from lnz.routes._annealing.user_path import AnnealingPath, KnownDistribution
 from lnz.routes._exact.exact_routes import exact_route
 
@@ -185,9 +186,8 @@ def _moments_by_chains(model: Energy, path: Path, key: PRNGKeyArray, *, chains: 
         return (v, jax.tree.map(jnp.add, total, _mean_moments(model, v))), None
 
     forth, stay = jax.random.split(key)
-    betas = jnp.linspace(0, 1, updates + 1)
-    start = path.start(start_key, chains)
-    _, v, _ = annealed(path, kernel, forth, start, betas, jnp.zeros_like(betas), sweeps=1)
+    ladder = fixed_ladder(fixed_betas("linear", updates))
+    v = annealed(path, kernel, forth, path.start(start_key, chains), ladder, sweeps=1).states
     nothing = jax.tree.map(jnp.zeros_like, model)
     (_, total), _ = jax.lax.scan(watched, (v, nothing), jax.random.split(stay, updates))
     return jax.tree.map(lambda x: x / updates, total)

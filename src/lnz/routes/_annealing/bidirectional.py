@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Self
 
 import jax
@@ -15,16 +16,17 @@ from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
-from lnz._core.numerics import log_mean_exp
 from lnz._core.random import fast_key
-from lnz._core.spaces import ArrayLike
-from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.ais import annealed, planned
-from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
-from lnz.routes._annealing.bridge import bar, overlap
-from lnz.routes._annealing.certificate import lower_bound, upper_bound
-from lnz.routes._annealing.path import Path, has_step, reversible
-from lnz.routes._annealing.schedule import Schedule, checked_schedule
+from lnz._core.spaces import ArrayLike, State
+from lnz.kernels._kernels import Kernel, default_kernel
+from lnz.routes._annealing.ais import Ran, forward_chains, planned
+from lnz.routes._annealing.annealed import annealed
+from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked
+from lnz.routes._annealing.bridge import bar_of, overlap
+from lnz.routes._annealing.certificate import lower_bound_of, upper_bound_of
+from lnz.routes._annealing.path import Path, reversible
+from lnz.routes._annealing.programs import on_host, program
+from lnz.routes._annealing.schedule import EXACT, REVERSE, Ladder, Schedule, checked_schedule
 from lnz.routes._exact.exact_samples import exact_sampler
 
 _POOR_OVERLAP = 0.03
@@ -109,85 +111,108 @@ class BidirectionalAIS(AnnealingRoute):
         return float(2 * self.temperatures * self.sweeps * self.chains)
 
     def run(self, energy: Energy, key: Any) -> Weighted:
-        sample_key, key = jax.random.split(fast_key(key))
         if self.samples is not None:
-            return self.between(
-                energy, jax.tree.map(jnp.asarray, self.samples.value), key, exact=self.exact, how="the user's"
-            )
+            return self.between(energy, self.samples.value, key, exact=self.exact, how="the user's")
         sampler: Any = exact_sampler(energy)
-        return self.between(energy, sampler.draw(sample_key, self.chains), key, exact=True, how=f"from {sampler.how}")
+        samples = _drawn(self.path(energy), key, chains=self.chains)
+        return self.between(energy, samples, key, exact=True, how=f"from {sampler.how}")
 
     def between(
         self, energy: Energy, samples: ArrayLike, key: PRNGKeyArray, *, exact: bool, how: str = "given"
     ) -> Weighted:
         """The run with reverse chains from these observed states (m, *shape), which may be traced."""
-        path, tail = self.path(energy), (1 - self.confidence) / 2
-        run_key, boot_key = jax.random.split(fast_key(key))
-        forward, reverse, v, figures = self._works(path, run_key, samples)
-        low, high = lower_bound(forward, confidence=1 - tail), -lower_bound(reverse, confidence=1 - tail)
-        low_if, high_if = -upper_bound(reverse, confidence=1 - tail), upper_bound(forward, confidence=1 - tail)
-        # Where the model excludes states of the base, reverse weights have a mean below 1/Z: the bound holds, the estimate is too high.
-        excluded = jnp.any(forward == -jnp.inf)
-        disagree = (low > high) | ((low_if > high_if) & ~excluded)
-        # Consistent certified bounds hold however short the annealing was. All others are widened to what either direction allows.
-        wide = disagree if not exact else low > high
-        lower, upper = jnp.where(wide, jnp.minimum(low, low_if), low), jnp.where(wide, jnp.maximum(high, high_if), high)
-        ends = log_mean_exp(forward), -log_mean_exp(reverse)
-        errors = tuple(map(_relative_error, (forward, reverse)))
-        by_reverse = (errors[1] < errors[0]) & ~excluded
-        value, error = jnp.where(by_reverse, ends[1], ends[0]), jnp.where(by_reverse, errors[1], errors[0])
-        if reversible(default_kernel(energy), path):
-            drawn = jax.lax.map(lambda k: _resampled_bar(k, forward, reverse), jax.random.split(boot_key, _RESAMPLES))
-            value = jnp.where(disagree, value, bar(forward, reverse))
-            error = jnp.where(disagree, error, jnp.std(drawn, ddof=1))
-        if not exact:  # the forward estimate depends on less
-            value, error = jnp.where(disagree, ends[0], value), jnp.where(disagree, errors[0], error)
-        value, shared = jnp.clip(value, lower, upper), overlap(forward, reverse, value)
+        path, kernel = self.path(energy), default_kernel(energy)
+        there, reverse, seed = self.both_ways(path, samples, key)
+        numbers, figures, raised = on_host(
+            _compared,
+            there.log_weights,
+            reverse,
+            seed,
+            confidence=self.confidence,
+            exact=exact,
+            paired=reversible(kernel, path),
+        )
         estimate = Estimate(
-            value=value,
-            standard_error=error,
-            lower=lower,
-            upper=upper,
+            **numbers,
             guarantee="certified" if exact else "conditional",
-            route=f"annealing in both directions ({self.temperatures:,} temperatures, {forward.size:,} and {reverse.size:,} chains)",
+            route=f"annealing in both directions ({self.temperatures:,} temperatures, {self.chains:,} and {reverse.size:,} chains)",
             confidence=self.confidence,
             assumption=f"reverse chains start at exact samples, {how}"
             if exact
             else "the given samples are independent and of the model",
-            diagnostics={"forward": ends[0], "reverse": ends[1], "overlap": shared, **figures},
-            flags={
-                EstimateWarning.DIRECTIONS_DISAGREE: disagree,
-                EstimateWarning.POOR_DIRECTION_OVERLAP: shared < _POOR_OVERLAP,
-                **path_flags(path, v),
-            },
+            diagnostics=figures | there.figures,
+            flags=raised | there.flags,
         )
-        return Weighted(estimate, v, forward[:, None])
+        return Weighted(estimate, there.states, on_host(lambda w: w[:, None], there.log_weights))
 
-    def _works(
-        self, path: Path, key: PRNGKeyArray, samples: Any
-    ) -> tuple[Float[Array, " n"], Float[Array, " m"], Any, dict[str, Array]]:
-        """Log weights of forward chains, with mean Z, and of reverse chains, with mean 1/Z; the forward chains' last states, and figures."""
-        pilot_key, start_key, forward_key, reverse_key = jax.random.split(key, 4)
-        kernel, log_z0 = default_kernel(path.energy), path.log_z0()
-        betas, log_steps = planned(path, kernel, pilot_key, self.schedule, self.temperatures, self.sweeps)
-        start = path.start(start_key, self.chains)
-        forward, v, acceptance = annealed(path, kernel, forward_key, start, betas, log_steps, sweeps=self.sweeps)
-        samples = path.compact(jax.tree.map(lambda x, s: x.astype(s.dtype), samples, path.public(start)))
-        reverse, _, _ = annealed(
-            path, kernel, reverse_key, samples, betas[::-1], log_steps[::-1], sweeps=self.sweeps, reverse=True
-        )
-        figures = {"acceptance": acceptance} if has_step(kernel) else {}
-        return forward + log_z0, reverse - log_z0, path.public(v), figures
+    def both_ways(self, path: Path, samples: ArrayLike, key: PRNGKeyArray) -> tuple[Ran, Float[Array, " m"], Array]:
+        """Chains from the base; and the log weights of those from samples, with a seed for the bootstrap."""
+        kernel, sweeps = default_kernel(path.energy), self.sweeps
+        ladder = planned(path, kernel, key, self.schedule, self.temperatures, sweeps)
+        there = forward_chains(path, key, ladder, kernel=kernel, chains=self.chains, sweeps=sweeps)
+        samples = jax.tree.map(jnp.asarray, samples)
+        back = reverse_chains(path, key, samples, ladder.reversed(), kernel=kernel, sweeps=sweeps)
+        return there, *back
 
 
-def _relative_error(log_weights: Float[Array, " n"]) -> Array:
+@program
+def _drawn(path: Path, key: PRNGKeyArray, *, chains: int) -> State:
+    sampler: Any = exact_sampler(path.energy)
+    return sampler.draw(jax.random.fold_in(fast_key(key), EXACT), chains)
+
+
+@program
+def reverse_chains(
+    path: Path, key: PRNGKeyArray, samples: State, ladder: Ladder, *, kernel: Kernel, sweeps: int
+) -> tuple[Float[Array, " m"], Array]:
+    """Log weights with mean 1/Z of chains from samples of the model to the base, by reversed moves; and a seed for the bootstrap."""
+    like = jax.eval_shape(lambda: path.public(path.start(jax.random.key(0), 1)))
+    v = path.compact(jax.tree.map(lambda x, s: x.astype(s.dtype), samples, like))
+    key = jax.random.fold_in(fast_key(key), REVERSE)
+    ran = annealed(path, kernel, key, v, ladder, sweeps=sweeps, reverse=True)
+    return ran.log_weights - path.log_z0(), jax.random.key_data(key)[..., -1]
+
+
+def _compared(
+    forward: np.ndarray, reverse: np.ndarray, seed: np.ndarray, *, confidence: float, exact: bool, paired: bool
+) -> tuple[dict[str, Any], dict[str, Any], dict[EstimateWarning, Any]]:
+    """The numbers of the estimate, its figures and its warnings, from the log weights of both directions."""
+    sure: Any = {"confidence": 1 - (1 - confidence) / 2}
+    low, high = lower_bound_of(forward, **sure), -lower_bound_of(reverse, **sure)
+    low_if, high_if = -upper_bound_of(reverse, **sure), upper_bound_of(forward, **sure)
+    # Where the model excludes states of the base, reverse weights have a mean below 1/Z: the bound holds, the estimate is too high.
+    excluded = (forward == -np.inf).any()
+    disagree = low > high or (low_if > high_if and not excluded)
+    # Consistent certified bounds hold however short the annealing was. All others are widened to what either direction allows.
+    wide = disagree if not exact else low > high
+    lower, upper = (min(low, low_if), max(high, high_if)) if wide else (low, high)
+    ends = _log_mean(forward), -_log_mean(reverse)
+    errors = _relative_error(forward), _relative_error(reverse)
+    by_reverse = errors[1] < errors[0] and not excluded
+    if disagree and not exact:  # the forward estimate depends on less
+        value, error = ends[0], errors[0]
+    elif paired and not disagree:
+        value = bar_of(forward, reverse)
+        rng = np.random.default_rng(int(seed))
+        drawn = [bar_of(*(x[rng.integers(x.size, size=x.size)] for x in (forward, reverse))) for _ in range(_RESAMPLES)]
+        error = np.std(drawn, ddof=1)
+    else:
+        value, error = ends[int(by_reverse)], errors[int(by_reverse)]
+    value = np.clip(value, lower, upper)
+    shared = overlap(forward, reverse, value)
+    raised = {
+        EstimateWarning.DIRECTIONS_DISAGREE: disagree,
+        EstimateWarning.POOR_DIRECTION_OVERLAP: shared < _POOR_OVERLAP,
+    }
+    numbers = {"value": value, "standard_error": error, "lower": lower, "upper": upper}
+    return numbers, {"forward": ends[0], "reverse": ends[1], "overlap": shared}, raised
+
+
+def _log_mean(log_weights: np.ndarray) -> np.floating:
+    return np.logaddexp.reduce(log_weights) - math.log(log_weights.size)
+
+
+def _relative_error(log_weights: np.ndarray) -> Any:
     """The standard error of the logarithm of the mean weight."""
-    n, log_mean = log_weights.size, log_mean_exp(log_weights)
-    relative = jnp.exp(log_weights - log_mean)
-    return jnp.std(relative, ddof=1) / np.sqrt(n) if n > 1 else jnp.asarray(jnp.inf, relative.dtype)
-
-
-def _resampled_bar(key: PRNGKeyArray, forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Array:
-    keys = jax.random.split(key)
-    drawn = (x[jax.random.randint(k, x.shape, 0, x.size)] for k, x in zip(keys, (forward, reverse), strict=True))
-    return bar(*drawn)
+    relative = np.exp(log_weights - _log_mean(log_weights))
+    return relative.std(ddof=1) / math.sqrt(relative.size) if relative.size > 1 else np.inf

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lnz._core.frozen import is_traced
-from lnz._core.numerics import log_sum_exp, softplus
 from lnz._core.spaces import ArrayLike
+from lnz.routes._annealing.programs import on_host
 
 _LITTLE_OVERLAP = 0.03  # of two distributions, below which hardly a sample tells their ratio
 
@@ -21,8 +21,8 @@ _LITTLE_OVERLAP = 0.03  # of two distributions, below which hardly a sample tell
 def bar(forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Float[Array, ""]:
     """log Z_1 - log Z_0 by Bennett's acceptance ratio, in nats: the estimate of least variance from works in both directions.
 
-    It solves Σ_i σ(M + a_i - c) = Σ_j σ(c + b_j - M) for c, with M = log(m/n) and σ the logistic function, by bisection: the left side falls
-    and the right side rises with c. Both are compared as logarithms, which tell them apart also where the works hardly overlap.
+    It solves Σ_i σ(M + a_i - c) = Σ_j σ(c + b_j - M) for c, with M = log(m/n) and σ the logistic function: the left side falls and the right
+    side rises with c. Both are compared as logarithms, which tell them apart also where the works hardly overlap.
 
     Args:
         forward: a, log weights with E[e^a] = Z_1 / Z_0: of samples of the first distribution, or of annealing runs from it to the second.
@@ -39,25 +39,40 @@ def bar(forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Float[Array
         >>> round(float(lnz.routes.bar(jnp.asarray([0.0, 1.0]), jnp.asarray([-1.0, 0.0]))), 4)
         0.5
     """
-    forward, reverse = (_log_weights(name, x) for name, x in (("forward", forward), ("reverse", reverse)))
+    return on_host(bar_of, _log_weights("forward", forward), _log_weights("reverse", reverse))
+
+
+def bar_of(forward: np.ndarray, reverse: np.ndarray) -> np.ndarray:
+    """`bar` in NumPy: Newton steps, or halves of the bracket where those leave it."""
+    works = np.concatenate([forward, reverse])
+    some_a, some_b = np.isfinite(forward).sum(), np.isfinite(reverse).sum()
+    if np.isnan(works).any() or (works == np.inf).any() or not (some_a or some_b):
+        return np.asarray(np.nan)
+    if not (some_a and some_b):
+        return np.asarray(np.inf if some_a else -np.inf)
     shift = math.log(reverse.size / forward.size)
-    (low_a, high_a, some_a), (low_b, high_b, some_b) = map(_finite_range, (forward, reverse))
+    a, b = forward[np.isfinite(forward)], reverse[np.isfinite(reverse)]
     # Where all finite arguments of the left side are at least s and of the right side at most -s, the left side is the larger, as e^2s > m/n.
-    room = 1 + abs(shift) + jnp.abs(jnp.log(jnp.maximum(some_b, 1)) - jnp.log(jnp.maximum(some_a, 1)))
-    low, high = jnp.minimum(low_a, -high_b) - room, jnp.maximum(high_a, -low_b) + room
+    room = 1 + abs(shift) + abs(math.log(some_b) - math.log(some_a))
+    low, high = min(a.min(), -b.max()) - room, max(a.max(), -b.min()) + room
+    c = 0.5 * (low + high)
+    for _ in range(100):
+        (left, fall), (right, rise) = _log_sigmoid_sum(a + shift - c), _log_sigmoid_sum(c - shift + b)
+        low, high = (c, high) if left > right else (low, c)
+        step = (left - right) / max(fall + rise, 1e-300)
+        new = c + step if low < c + step < high else 0.5 * (low + high)
+        done, c = abs(new - c) <= 1e-12 * (1 + abs(c)), new
+        if done:
+            break
+    return np.asarray(c)
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        left, right = -softplus(middle - shift - forward), -softplus(shift - middle - reverse)
-        below = log_sum_exp(left) > log_sum_exp(right)
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
-    works = jnp.concatenate([forward, reverse])
-    broken = jnp.any(jnp.isnan(works) | (works == jnp.inf)) | ((some_a == 0) & (some_b == 0))
-    found = jnp.where(some_a == 0, -jnp.inf, jnp.where(some_b == 0, jnp.inf, 0.5 * (low + high)))
-    return jnp.where(broken, jnp.nan, found)
+def _log_sigmoid_sum(x: np.ndarray) -> tuple[float, float]:
+    """log Σ σ(x_i), and its derivative with respect to a shift of x."""
+    terms = np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
+    top = terms.max()
+    weights = np.exp(terms - top)
+    return top + math.log(weights.sum()), float(1 - np.exp(terms) @ weights / weights.sum())
 
 
 def _log_weights(name: str, x: Any) -> Array:
@@ -67,24 +82,15 @@ def _log_weights(name: str, x: Any) -> Array:
     return x.astype(jnp.result_type(float))
 
 
-def _finite_range(x: Array) -> tuple[Array, Array, Array]:
-    """The least and the largest of the finite entries, and how many they are."""
-    finite = jnp.isfinite(x)
-    least, largest = jnp.min(x, where=finite, initial=jnp.inf), jnp.max(x, where=finite, initial=-jnp.inf)
-    return least, largest, jnp.sum(finite, dtype=x.dtype)
-
-
-def overlap(forward: Float[Array, " n"], reverse: Float[Array, " m"], log_ratio: Float[Array, ""]) -> Float[Array, ""]:
-    """The overlap of two distributions, ∫ 2 p q / (p + q), from 0 to 1: the smaller estimate of those from either's samples.
+def overlap(forward: np.ndarray, reverse: np.ndarray, log_ratio: Any) -> np.ndarray:
+    """The overlap of two distributions, ∫ 2 p q / (p + q), from 0 to 1, in NumPy: the smaller estimate of those from either's samples.
 
     Args:
         forward: log weights of samples of the first distribution, as for `bar`.
         reverse: those of samples of the second.
         log_ratio: log Z_1 - log Z_0.
     """
-    first = jnp.mean(2 * jax.nn.sigmoid(forward - log_ratio))
-    second = jnp.mean(2 * jax.nn.sigmoid(reverse + log_ratio))
-    return jnp.minimum(first, second)
+    return np.minimum(*(np.mean(2 / (1 + np.exp(x))) for x in (log_ratio - forward, -log_ratio - reverse)))
 
 
 class MBAR(NamedTuple):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lnz.routes._annealing.programs import on_host
+
 _BETS = np.concatenate([[1.0], np.exp(-np.linspace(0.25, 8.0, 23))])
+_LOG_BET, _LOG_REST = np.log(_BETS), np.log1p(-_BETS[1:])
 
 
 def lower_bound(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
@@ -33,30 +34,41 @@ def lower_bound(log_weights: Float[Array, " n"], *, confidence: float = 0.99) ->
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, but is {confidence}")
-    target = math.log(1 / (1 - confidence))
-    n = log_weights.size
-    bets = jnp.asarray(_BETS, log_weights.dtype)
-    top = jnp.max(log_weights)
-    shift = jnp.where(jnp.isfinite(top), top, 0)
-    relative = log_weights - shift
-    log_bet, log_rest = jnp.log(bets), jnp.log1p(-bets)
+    return on_host(lower_bound_of, log_weights, confidence=confidence)
 
-    def log_capital(log_z: Array) -> Array:
-        def one(log_bet: Array, log_rest: Array) -> Array:
-            return jnp.sum(jnp.logaddexp(log_rest, log_bet + relative - log_z))
 
-        return jax.nn.logsumexp(jax.lax.map(lambda b: one(*b), (log_bet, log_rest))) - math.log(len(_BETS))
+def lower_bound_of(log_weights: np.ndarray, *, confidence: float) -> np.ndarray:
+    """`lower_bound` in NumPy."""
+    top = log_weights.max()
+    if not math.isfinite(top):
+        return np.where(np.isnan(top), np.nan, -np.inf)
+    relative = log_weights - top
+    target = math.log(1 / (1 - confidence)) + math.log(len(_BETS))
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        enough = log_capital(middle) >= target
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+    def excess(log_z: float) -> tuple[float, float]:
+        """The logarithm of the capital less what is needed, convex and falling in log z; and its derivative."""
+        ratio = relative - log_z
+        won = _LOG_BET[1:, None] + ratio
+        capital = np.logaddexp(_LOG_REST[:, None], won)
+        each = np.concatenate([[ratio.sum()], capital.sum(axis=1)])
+        slopes = np.concatenate([[ratio.size], np.exp(won - capital).sum(axis=1)])
+        whole = np.logaddexp.reduce(each)
+        return whole - target, -float(np.exp(each - whole) @ slopes)
 
-    log_mean = jax.nn.logsumexp(relative) - math.log(n)
-    low, _ = jax.lax.fori_loop(0, 64, halve, (log_mean - 1e4, log_mean))
-    found = (low > log_mean - 9.9e3) & jnp.isfinite(top)
-    return jnp.where(found, low + shift, -jnp.inf)
+    log_mean = np.logaddexp.reduce(relative) - math.log(relative.size)
+    low, width = log_mean - 1, 1.0
+    while excess(low)[0] < 0:
+        width *= 2
+        low = log_mean - width
+        if width > 1e4:
+            return np.asarray(-np.inf)
+    for _ in range(60):  # Newton steps from below stay below
+        above, slope = excess(low)
+        step = -above / slope
+        if not step > 1e-10 * (1 + abs(low)):
+            break
+        low = low + step
+    return np.asarray(low + top)
 
 
 def upper_bound(log_weights: Float[Array, " n"], *, confidence: float = 0.99) -> Float[Array, ""]:
@@ -72,19 +84,23 @@ def upper_bound(log_weights: Float[Array, " n"], *, confidence: float = 0.99) ->
     Source: Zou, Huo & Taleban 2009, "Simple confidence intervals for lognormal means and their differences", with the upper half's median and
     spread in the place of all weights' mean and variance.
     """
+    return on_host(upper_bound_of, log_weights, confidence=confidence)
+
+
+def upper_bound_of(log_weights: np.ndarray, *, confidence: float) -> np.ndarray:
+    """`upper_bound` in NumPy."""
     from scipy.special import chdtri, stdtrit
 
-    n = log_weights.size
+    n, top = log_weights.size, log_weights.max()
+    if not math.isfinite(top):
+        return np.where(np.isnan(top), np.nan, np.inf)
     t = float(stdtrit(max(n - 1, 1), confidence))  # Student's t: the spread is itself estimated from n weights
-    top = jnp.max(log_weights)
-    relative = log_weights - jnp.where(jnp.isfinite(top), top, 0)
-    weights = jnp.exp(relative)
-    mean, sd = jnp.mean(weights), jnp.std(weights, ddof=1) if n > 1 else jnp.asarray(jnp.inf, weights.dtype)
-    settled = jnp.log(mean) + jnp.log1p(t * sd / (mean * math.sqrt(n)))
-    median, upper = jnp.quantile(relative, 0.5), max(n / 2, 1.0)
-    half = jnp.sum(jnp.square(jnp.maximum(relative - median, 0))) / upper / 2
+    relative = log_weights - top
+    weights = np.exp(relative)
+    mean, sd = weights.mean(), weights.std(ddof=1) if n > 1 else np.inf
+    settled = np.log(mean) + np.log1p(t * sd / (mean * math.sqrt(n)))
+    median, upper = np.quantile(relative, 0.5), max(n / 2, 1.0)
+    half = np.square(np.maximum(relative - median, 0)).sum() / upper / 2
     excess = upper / float(chdtri(upper, confidence)) - 1
-    fitted = median + half + jnp.sqrt(t**2 * math.pi * half / n + jnp.square(half * excess))
-    return jnp.where(
-        jnp.isfinite(top), top + jnp.maximum(settled, jnp.where(jnp.isfinite(fitted), fitted, settled)), jnp.inf
-    )
+    fitted = median + half + np.sqrt(t**2 * math.pi * half / n + np.square(half * excess))
+    return top + max(settled, fitted if np.isfinite(fitted) else settled)

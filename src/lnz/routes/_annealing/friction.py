@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.random import fast_key
 from lnz.kernels._kernels import Kernel
 from lnz.routes._annealing.path import Path, walk
-from lnz.routes._annealing.schedule import Pilot, fixed_betas
+from lnz.routes._annealing.programs import on_host, program
+from lnz.routes._annealing.schedule import PILOT, Ladder, Pilot, fixed_betas, ladder_of
 
 _STRETCHES = 50
 _CHAINS = 64
@@ -19,9 +22,9 @@ _LEAST, _MOST = 2, 20  # temperatures of a segment
 _EVENLY = 0.1  # of the steps, approximately, are spread evenly over all segments
 
 
-def friction_betas(
+def friction_ladder(
     path: Path, kernel: Kernel, key: PRNGKeyArray, found: Pilot, temperatures: int, sweeps: int
-) -> Float[Array, " K+1"]:
+) -> Ladder:
     """K steps from 0 to 1 whose number in each segment s is in proportion to √c_s, c_s = Cov(W_s, W): of the segment's work with the whole work.
 
     With n_s steps in a segment the log weight's variance is Σ_s c_s / n_s up to a constant, least for n_s ∝ √c_s. The covariance with the
@@ -39,28 +42,47 @@ def friction_betas(
     Source: Sivak & Crooks 2012, "Thermodynamic metrics and optimal paths" (friction is the summed autocovariance of the slope).
     """
     per_stretch = min(max(temperatures // (_SHARE * _STRETCHES), _LEAST), _MOST)
-    steps, going = per_stretch * _STRETCHES, walk(path, kernel, sweeps=sweeps)
+    steps = per_stretch * _STRETCHES
+    ladder = on_host(_tried, found, steps=steps)
+    gains = _gains(path, key, ladder, kernel=kernel, sweeps=sweeps, steps=steps)
+    return on_host(_by_friction, found, ladder, gains, per_stretch=per_stretch, temperatures=temperatures)
+
+
+def _tried(found: Pilot, *, steps: int) -> Ladder:
+    """Half a linear schedule and half one by the barrier."""
     both = [fixed_betas("linear", steps // 2)[:-1], found.placed("barrier", steps - steps // 2 + 1)[1:]]
-    betas = jnp.sort(jnp.concatenate(both)).at[0].set(0).at[-1].set(1)
-    start_key, key = jax.random.split(key)
+    return ladder_of(np.sort(np.concatenate(both)), found)
+
+
+@program
+def _gains(
+    path: Path, key: PRNGKeyArray, ladder: Ladder, *, kernel: Kernel, sweeps: int, steps: int
+) -> Float[Array, "steps n"]:
+    """The gains of pilot chains at every step."""
+    going = walk(path, kernel, sweeps=sweeps)
+    start_key, key = jax.random.split(jax.random.fold_in(jax.random.fold_in(fast_key(key), PILOT), 1))
 
     def step(x: Any, inputs: tuple[Array, ...]) -> tuple[Any, Array]:
-        before, beta, log_step, key = inputs
+        before, beta, log_step, k = inputs
         gain = going.gain(x, before, beta)
-        return going.move(key, beta, x, log_step)[0], gain
+        return going.move(jax.random.fold_in(key, k), beta, x, log_step)[0], gain
 
-    inputs = (betas[:-1], betas[1:], found.log_steps(betas)[1:], jax.random.split(key, steps))
-    _, gains = jax.lax.scan(step, going.pack(path.start(start_key, _CHAINS)), inputs)
-    gains = jnp.where(
-        jnp.isfinite(gains), gains, 0
-    )  # chains that the model excludes carry no information about where it is slow
-    works = jnp.sum(gains.reshape(_STRETCHES, per_stretch, -1), axis=1)
-    works = works - jnp.mean(works, axis=1, keepdims=True)
-    covariance = jnp.mean(works * jnp.sum(works, axis=0, keepdims=True), axis=1)
-    padded = jnp.pad(covariance, 1, mode="edge")
+    betas, log_steps = ladder.betas, ladder.log_steps
+    inputs = (betas[:steps], betas[1 : steps + 1], log_steps[1 : steps + 1], jnp.arange(steps))
+    return jax.lax.scan(step, going.pack(path.start(start_key, _CHAINS)), inputs)[1]
+
+
+def _by_friction(found: Pilot, ladder: Ladder, gains: np.ndarray, *, per_stretch: int, temperatures: int) -> Ladder:
+    gains = np.where(np.isfinite(gains), gains, 0)  # chains that the model excludes do not know where it is slow
+    works = gains.reshape(_STRETCHES, per_stretch, -1).sum(axis=1)
+    works = works - works.mean(axis=1, keepdims=True)
+    covariance = (works * works.sum(axis=0)).mean(axis=1)
+    padded = np.pad(covariance, 1, mode="edge")
     smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
-    density = jnp.sqrt(jnp.maximum(smooth, jnp.mean(jnp.square(works), axis=1)))
-    density = density + _EVENLY * jnp.mean(density) + jnp.finfo(density.dtype).tiny
-    share = jnp.concatenate([jnp.zeros((1,), density.dtype), jnp.cumsum(jnp.repeat(density, per_stretch))])
-    wanted = jnp.linspace(0, 1, temperatures + 1).astype(share.dtype) * share[-1]
-    return jnp.interp(wanted, share, betas).at[0].set(0).at[-1].set(1)
+    density = np.sqrt(np.maximum(smooth, np.square(works).mean(axis=1)))
+    density = density + _EVENLY * density.mean() + np.finfo(np.float32).tiny
+    share = np.concatenate([[0], np.cumsum(np.repeat(density, per_stretch))])
+    wanted = np.linspace(0, 1, temperatures + 1) * share[-1]
+    betas = np.interp(wanted, share, ladder.betas[: share.size])
+    betas[[0, -1]] = 0, 1
+    return ladder_of(betas, found)

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
+from lnz._core.random import fast_key
 from lnz._core.spaces import Binary, Categorical, Real, Space, Spin, State
 from lnz._models.independent import Gaussian, Independent
 from lnz._models.units import features
 from lnz.kernels._kernels import Kernel
-from lnz.routes._annealing.certificate import lower_bound, upper_bound
-from lnz.routes._annealing.path import Path, move, walk
+from lnz.routes._annealing.annealed import annealed
+from lnz.routes._annealing.certificate import lower_bound_of, upper_bound_of
+from lnz.routes._annealing.path import Path
+from lnz.routes._annealing.programs import on_host, program
+from lnz.routes._annealing.schedule import PROBES, Ladder
 
 _STEPS = (-5.0, 2.0)  # range of the logarithm of step sizes about the fitted one: for narrow regions, and for wide ones
 _CERTAIN = 0.999  # confidence at which mode probes contradict the upper bound
 _LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 _MARGIN = 3.0  # nats
+PROBE_TEMPERATURES = 50  # of the reverse annealing of mode probes, for routes without a number of their own
+ON, BACK = np.int32(0), np.int32(1)
 
 
 def can_probe(space: Space) -> bool:
@@ -32,19 +39,17 @@ def can_probe(space: Space) -> bool:
     return isinstance(space, Binary | Spin | Categorical) or (isinstance(space, Real) and len(space.shape) == 1)
 
 
-def probe_modes(
+def with_mode_probes(
     estimate: Estimate,
     path: Path,
-    kernel: Kernel,
     key: PRNGKeyArray,
     ends: State,
-    log_weights: Float[Array, " n"],
-    back: Callable[[PRNGKeyArray, State], Array],
+    log_weights: Array,
+    ladder: Ladder,
     *,
-    log_step: Float[Array, ""],
+    kernel: Kernel,
     mode_probes: int,
-    moves: int,
-    sweeps: int = 1,
+    sweeps: int,
 ) -> Estimate:
     """The estimate after mode probes: where modes were missed, with flags and a larger upper bound.
 
@@ -68,26 +73,22 @@ def probe_modes(
 
     Args:
         estimate: the estimate by annealed chains along the path.
+        path: from the base to the model.
+        key: of the run.
         ends: the chains' last states (n, *shape).
-        log_weights: the log weights of the ends, up to a constant.
-        back: reverse annealing from states of the model, in the path's own dtype, to the base of the path; returns log weights.
-        log_step: the logarithm of the step size fitted at the model, for kernels that have one.
+        log_weights: the log weights of the ends, (n,) in all, up to a constant.
+        ladder: of the annealed chains. Chains go back along it, and move on for as many steps before; mode probes are annealed in half as many.
+        kernel: how chains move.
         mode_probes: the number of chains of each kind; only ends of annealed chains on spaces without mode probes (see `can_probe`).
-        moves: the number of moves of a mode probe under the model, and again while it is annealed from its own base.
-        sweeps: ends move on 2 · moves · sweeps times, as many as chains that go back.
+        sweeps: moves a step.
 
     Source: the weights are those of Neal 2001; that the works of both directions must agree, Crooks 1999; for the bounds see `certificate`.
     """
-    explore_key, pick_key, on_key, back_key = jax.random.split(key, 4)
-    chosen = jax.random.categorical(pick_key, log_weights, shape=(mode_probes,))
-    usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
-    places, found = [usual, moved_on(path, kernel, on_key, usual, log_step, moves=2 * moves * sweeps)], None
-    if can_probe(observed_space(path.energy)):
-        found, states = explored(path, kernel, explore_key, log_step, mode_probes=mode_probes, moves=max(moves, 8))
-        places.append(states)
-    together = jax.tree.map(lambda *parts: jnp.concatenate([x.astype(parts[0].dtype) for x in parts]), *places)
-    works = jnp.split(path.log_z0() - back(back_key, together), len(places))
-    return compared(estimate, *works) if found is None else compared(estimate, *works, found=found)
+    if mode_probes == 0:
+        return estimate
+    search = searched(path, key, ends, log_weights, ladder, kernel=kernel, mode_probes=mode_probes, sweeps=sweeps)
+    works = along(path, key, search.groups, ladder.reversed(), BACK, kernel=kernel, sweeps=sweeps).works
+    return compared(estimate, *works, found=search.found)
 
 
 # ------------------------------------------------------------------------------------------------------- the comparison
@@ -106,78 +107,149 @@ def compared(
     They are those from `usual`, the ends of annealed chains, from ends that `moved` on, and from where mode `probes` settled, whose own log weights
     are `found`.
     """
+    known = estimate.value, estimate.upper, usual, moved, probes, found
+    upper, figures, raised = on_host(_compared, *known, confidence=estimate.confidence)
+    return dataclasses.replace(
+        estimate, upper=upper, diagnostics=estimate.diagnostics | figures, flags=estimate.flags | raised
+    )
+
+
+def _compared(
+    value: Any, upper: Any, usual: Any, moved: Any, probes: Any, found: Any, *, confidence: float
+) -> tuple[Any, dict[str, Any], dict[EstimateWarning, Any]]:
     # Quartiles, so that a stray chain in a mode that all others miss does not make its work look usual.
-    low, high = jnp.quantile(usual, 0.25), jnp.quantile(usual, 0.75)
+    low, high = np.quantile(usual, [0.25, 0.75])
     far_more = high + 3 * (high - low) + _MARGIN
     left = moved > far_more
-    beyond = jnp.log(jnp.sum(left.astype(moved.dtype))) - jax.nn.logsumexp(jnp.where(left, -moved, -jnp.inf))
-    upper = jnp.where(jnp.any(left), jnp.maximum(estimate.upper, beyond), estimate.upper)
-    diagnostics = estimate.diagnostics | {"ends_that_left": jnp.mean(left.astype(moved.dtype))}
-    flags = estimate.flags | {EstimateWarning.LAGGING_CHAINS: jnp.any(left)}
-    if probes is not None and found is not None:
-        unseen = (found > estimate.value - _LIGHT) & (probes > far_more)
-        sure = lower_bound(found, confidence=_CERTAIN)
-        missed = jnp.any(unseen) | (sure > estimate.upper)
-        allowed = jnp.logaddexp(upper, upper_bound(found, confidence=estimate.confidence))
-        upper = jnp.where(missed, allowed, upper)
-        diagnostics, flags = diagnostics | {"mode_probes_lower": sure}, flags | {EstimateWarning.MISSED_MODES: missed}
-    return dataclasses.replace(estimate, upper=upper, diagnostics=diagnostics, flags=flags)
+    covered = upper
+    if left.any():
+        upper = np.maximum(upper, math.log(left.sum()) - np.logaddexp.reduce(-moved[left]))
+    figures, raised = {"ends_that_left": left.mean()}, {EstimateWarning.LAGGING_CHAINS: left.any()}
+    if probes is not None:
+        unseen = (found > value - _LIGHT) & (probes > far_more)
+        sure = lower_bound_of(found, confidence=_CERTAIN)
+        missed = unseen.any() | (sure > covered)
+        if missed:
+            upper = np.logaddexp(upper, upper_bound_of(found, confidence=confidence))
+        figures["mode_probes_lower"], raised[EstimateWarning.MISSED_MODES] = sure, missed
+    return upper, figures, raised
 
 
 # ----------------------------------------------------------------------------------------------------------- the search
 
 
-def moved_on(path: Path, kernel: Kernel, key: PRNGKeyArray, v: State, log_step: Array, *, moves: int) -> State:
-    """States after so many moves under the model, each move of each chain with a step size of its own where the kernel has one."""
-    going, n = walk(path, kernel), jax.tree.leaves(v)[0].shape[0]
+class Search(NamedTuple):
+    """Where chains are that go back.
 
-    def step(x: Any, key: PRNGKeyArray) -> tuple[Any, None]:
-        step_key, move_key = jax.random.split(key)
-        log_steps = log_step + jax.random.uniform(step_key, (n,), log_step.dtype, *_STEPS)
-        return going.move(move_key, jnp.ones((), log_step.dtype), x, log_steps)[0], None
+    Attributes:
+        groups: ends of annealed chains; where as many moved on; and where mode probes settled, on spaces that have them.
+        found: log weights with mean Z, one for every mode probe, or None.
+    """
 
-    x, _ = jax.lax.scan(step, going.pack(v), jax.random.split(key, moves))
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), v)
+    groups: list[State]
+    found: Float[Array, " n"] | None
 
 
-def explored(
-    path: Path, kernel: Kernel, key: PRNGKeyArray, log_step: Array, *, mode_probes: int, moves: int
+def searched(
+    path: Path,
+    key: PRNGKeyArray,
+    ends: State,
+    log_weights: Array,
+    ladder: Ladder,
+    *,
+    kernel: Kernel,
+    mode_probes: int,
+    sweeps: int,
+) -> Search:
+    """Ends that move on under the model and mode probes, which move under the model and are then annealed from bases of their own."""
+    flat, half = on_host(_flat_and_half, ladder)
+    begin = _begun(path, key, ends, log_weights, mode_probes=mode_probes)
+    on = along(path, key, begin, flat, ON, kernel=kernel, sweeps=sweeps)
+    if on.seen is None:
+        return Search([begin[0], on.states[1]], None)
+    found, settled = _from_their_own(path, key, on.seen, half, kernel=kernel, sweeps=sweeps)
+    return Search([begin[0], on.states[1], settled], found)
+
+
+def _flat_and_half(ladder: Ladder) -> tuple[Ladder, Ladder]:
+    """Steps under the model, as many as the ladder has; and half as many, at least 8, straight to it."""
+    steps, size = np.maximum(ladder.steps, 16), len(ladder.betas)
+    straight = np.minimum(np.arange(size) / (steps // 2), 1)
+    log_steps = np.full(size, ladder.log_steps[-1])
+    return Ladder(np.ones(size), log_steps, steps), Ladder(straight, log_steps, steps // 2)
+
+
+@program
+def _begun(path: Path, key: PRNGKeyArray, ends: State, log_weights: Array, *, mode_probes: int) -> list[State]:
+    """Ends of annealed chains by their weights, twice, and starts of mode probes."""
+    pick_key, start_key = jax.random.split(jax.random.fold_in(_key(key), 0))
+    chosen = jax.random.categorical(pick_key, log_weights.reshape(-1), shape=(mode_probes,))
+    usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
+    if not can_probe(observed_space(path.energy)):
+        return [usual, usual]
+    starts = jax.tree.map(lambda x, like: x.astype(like.dtype), _starts(path, start_key, mode_probes), usual)
+    return [usual, usual, starts]
+
+
+class _Way(NamedTuple):
+    works: list[Float[Array, " n"]]  # log Z_0 less the log weight of each chain, group by group
+    states: list[State]
+    seen: Any  # of mode probes, what `_seen` says of their states, summed over the second half of the steps
+
+
+@program
+def along(
+    path: Path, key: PRNGKeyArray, groups: list[State], ladder: Ladder, which: Array, *, kernel: Kernel, sweeps: int
+) -> _Way:
+    """Groups of chains that move `ON` under the model, the second with step sizes of their own, or go `BACK` to the base: one program."""
+    space, dtype, n = observed_space(path.energy), jnp.result_type(float), len(jax.tree.leaves(groups[0])[0])
+    second = jnp.repeat(jnp.arange(len(groups)) == 1, n).astype(dtype)
+
+    def log_step(key: PRNGKeyArray, log_step: Array) -> Array:
+        return log_step + jnp.where(which == ON, second * jax.random.uniform(key, second.shape, dtype, *_STEPS), 0)
+
+    def look(v: State) -> Any:
+        if len(groups) < 3:
+            return None
+        return jax.vmap(lambda x: _seen(space, x, dtype))(path.public(jax.tree.map(lambda x: x[2 * n :], v)))
+
+    ran = annealed(
+        path,
+        kernel,
+        jax.random.fold_in(_key(key), which),
+        jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups),
+        ladder,
+        sweeps=sweeps,
+        log_step=log_step,
+        look=look,
+        look_from=jnp.where(which == ON, ladder.steps // 2, ladder.steps),
+    )
+    apart = [
+        jax.tree.map(lambda x, k=k: x[k * n : (k + 1) * n], (ran.log_weights, ran.states)) for k in range(len(groups))
+    ]
+    return _Way([path.log_z0() - log_w for log_w, _ in apart], [v for _, v in apart], ran.seen)
+
+
+@program
+def _from_their_own(
+    path: Path, key: PRNGKeyArray, seen: Any, ladder: Ladder, *, kernel: Kernel, sweeps: int
 ) -> tuple[Float[Array, " n"], State]:
-    """Log weights with mean Z, one per mode probe, and their last states. Moves under the model and annealing are one loop."""
-    start_key, key = jax.random.split(key)
-    probe = jax.vmap(lambda key, start: _explored(path, kernel, key, start, log_step, moves))
-    return probe(jax.random.split(key, mode_probes), _starts(path, start_key, mode_probes))
+    """Log weights with mean Z of one chain from each of the bases fitted to mode probes, and the states in the model."""
+    space = observed_space(path.energy)
 
-
-def _explored(
-    path: Path, kernel: Kernel, key: PRNGKeyArray, start: State, log_step: Array, moves: int
-) -> tuple[Array, State]:
-    """The log weight of one mode probe, and its last state."""
-    space, dtype = observed_space(path.energy), jnp.result_type(float)
-    times = jnp.arange(2 * moves)
-    after = jnp.where(times < moves, 1.0, (times - moves + 1) / moves).astype(dtype)
-    before = jnp.where(times < moves, 1.0, (times - moves) / moves).astype(dtype)
-
-    def step(carry: Any, inputs: Any) -> tuple[Any, None]:
-        v, log_w, base, seen = carry
-        t, before, after, key = inputs
+    def probe(key: PRNGKeyArray, seen: Any) -> tuple[Array, State]:
+        own = Path(path.energy, _fitted(space, seen, ladder.log_steps[0]))
         draw_key, move_key = jax.random.split(key)
-        fitted = _fitted(space, seen, log_step)
-        base = jax.tree.map(lambda new, old: jnp.where(t == moves, new, old), fitted, base)
-        own = Path(path.energy, base)
-        v = jax.tree.map(lambda new, old: jnp.where(t == moves, new.astype(old.dtype), old), own.start(draw_key, 1), v)
-        gain = jnp.where(t < moves, 0, own.gain(v, before, after)[0])
-        log_w = jnp.where(log_w == -jnp.inf, log_w, log_w + gain)
-        v, _ = move(kernel, own.at(after), move_key, v, log_step)
-        watched = (t >= moves // 2) & (t < moves)
-        seen = jax.tree.map(lambda s, x: s + jnp.where(watched, x, 0), seen, _seen(space, own.public(v)[0], dtype))
-        return (v, log_w, base, seen), None
+        ran = annealed(own, kernel, move_key, own.start(draw_key, 1), ladder, sweeps=sweeps, rows=True)
+        return ran.log_weights[0] + own.log_z0(), jax.tree.map(lambda x: x[0], ran.states)
 
-    v = path.compact(jax.tree.map(lambda x: x[None], start))
-    nothing = jax.tree.map(jnp.zeros_like, _seen(space, start, dtype))
-    begin = (v, jnp.zeros((), dtype), _fitted(space, nothing, log_step), nothing)
-    (v, log_w, base, _), _ = jax.lax.scan(step, begin, (times, before, after, jax.random.split(key, 2 * moves)))
-    return log_w + Path(path.energy, base).log_z0(), jax.tree.map(lambda x: x[0], v)
+    keys = jax.random.split(jax.random.fold_in(_key(key), 2), len(seen[0]))
+    found, v = jax.vmap(probe)(keys, seen)
+    return found, path.compact(v)
+
+
+def _key(key: PRNGKeyArray) -> PRNGKeyArray:
+    return jax.random.fold_in(fast_key(key), PROBES)
 
 
 def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,16 +16,17 @@ from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
-from lnz._core.numerics import check_whole_number, log_mean_exp
+from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
-from lnz.routes._annealing.ais import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
-from lnz.routes._annealing.bridge import bar, mbar, overlap
-from lnz.routes._annealing.path import Path, fitted_log_step, has_step
+from lnz.routes._annealing.bridge import bar_of, mbar, overlap
+from lnz.routes._annealing.mode_probes import PROBE_TEMPERATURES, with_mode_probes
+from lnz.routes._annealing.path import Path, fitted_log_step, has_step, walk
+from lnz.routes._annealing.programs import on_host, program
 from lnz.routes._annealing.replica_exchange import Swaps, equal_rejections, init_tempering, tempering_step
-from lnz.routes._annealing.schedule import Pilot, pilot
+from lnz.routes._annealing.schedule import MAIN, Ladder, pilot
 
 Estimator = Literal["bar", "mbar", "stepping stone", "thermodynamic integration"]
 
@@ -95,165 +95,202 @@ class ParallelTempering(AnnealingRoute):
         return float(2 * self.iterations * self.sweeps * self.rungs * self.replicates)
 
     def run(self, energy: Energy, key: Any) -> Weighted:
-        path, kernel = self.path(energy), default_kernel(energy)
-        ladder = self._tempered(path, kernel, fast_key(key))
-        swaps, trips = ladder.swaps, ladder.round_trips
-        each = jax.vmap(_ratios, in_axes=(2, 2))(swaps.up, swaps.down)  # of every ladder by itself
-        whole = _ratios(_pooled(swaps.up), _pooled(swaps.down))
-        quantile, count = _student(self.replicates, 0.5 + self.confidence / 2), math.sqrt(self.replicates)
-        log_z0 = path.log_z0()
-        value, error, lower, upper = _ESTIMATES[self.estimator](ladder, whole, each, quantile / count)
-        error = error / count
-        gap = whole.reverse_stepping_stone - whole.stepping_stone
-        doubt = _student(self.replicates, 0.9995) * _sd(each.reverse_stepping_stone - each.stepping_stone) / count
-        excluded = jnp.any(
-            swaps.up == -jnp.inf
-        )  # then samples from above do not cover the rung below, and the estimate is too high
-        disagree = (jnp.abs(gap) > doubt) & ~excluded
-        lower = jnp.where(
-            disagree, jnp.minimum(lower, jnp.minimum(whole.stepping_stone, whole.reverse_stepping_stone)), lower
+        path, kernel, mbar = self.path(energy), default_kernel(energy), self.estimator == "mbar"
+        found = pilot(path, key, 0.9, kernel=kernel)
+        options: Any = {"sweeps": self.sweeps, "rungs": self.rungs, "replicates": self.replicates}
+        ladder = found.ladder("barrier", self.rungs - 1)
+        run = _tempered(path, key, ladder, kernel=kernel, iterations=self.iterations, everywhere=mbar, **options)
+        numbers, figures, raised = on_host(
+            _finished,
+            run,
+            _by_mbar(run.everywhere) if mbar else None,
+            estimator=self.estimator,
+            confidence=self.confidence,
         )
-        upper = jnp.where(
-            disagree, jnp.maximum(upper, jnp.maximum(whole.stepping_stone, whole.reverse_stepping_stone)), upper
-        )
-        disagreement = r_hat(swaps.down[:, -1, :].T)
-        rejected = 1 - jnp.mean(swaps.swapped, axis=(0, 2))
-        states = path.public(jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), ladder.kept))
-        flags = {
-            EstimateWarning.LADDERS_DISAGREE: disagreement > r_hat_threshold(self.replicates, self.iterations),
-            EstimateWarning.FEW_ROUND_TRIPS: jnp.sum(trips) < self.replicates,
-            EstimateWarning.POOR_RUNG_OVERLAP: whole.overlap < _POOR_OVERLAP,
-            EstimateWarning.DIVERGENT_INTEGRATION: excluded & (self.estimator == "thermodynamic integration"),
-            EstimateWarning.STEPPING_STONES_DISAGREE: disagree,
-            **path_flags(path, states),
-        }
         estimate = Estimate(
-            value=value + log_z0,
-            standard_error=error,
-            lower=lower + log_z0,
-            upper=upper + log_z0,
+            **numbers,
             guarantee="conditional",
             route=f"parallel tempering, {self.estimator} ({self.rungs} rungs, {self.iterations:,} iterations, {self.replicates} ladders)",
             confidence=self.confidence,
             assumption="the chains are at equilibrium and visit every mode",
-            diagnostics={
-                "stepping_stone": whole.stepping_stone + log_z0,
-                "reverse_stepping_stone": whole.reverse_stepping_stone + log_z0,
-                "bar": whole.bar + log_z0,
-                "thermodynamic_left": whole.thermodynamic_left + log_z0,
-                "thermodynamic_right": whole.thermodynamic_right + log_z0,
-                "barrier": jnp.sum(rejected),
-                "least_swap_acceptance": 1 - jnp.max(rejected),
-                "least_overlap": whole.overlap,
-                "round_trips": jnp.sum(trips).astype(value.dtype),
-                "r_hat": jnp.where(jnp.isnan(disagreement), 1, disagreement),  # NaN where all energies are equal
-            }
-            | ({"acceptance": jnp.mean(swaps.acceptance)} if has_step(kernel) else {}),
-            flags=flags,
+            diagnostics=figures | run.figures,
+            flags=raised | run.flags,
         )
-        same = jnp.zeros((self.replicates, _KEPT), value.dtype)
-        betas = ladder.pilot.placed("barrier", PROBE_TEMPERATURES)
+        same = jnp.asarray(np.zeros((self.replicates, _KEPT), jnp.result_type(float)))
         estimate = with_mode_probes(
             estimate,
             path,
-            kernel,
-            fast_key(key),
-            (states, same.reshape(-1)),
-            betas,
-            ladder.pilot.log_steps(betas),
+            key,
+            run.states,
+            same,
+            found.ladder("barrier", PROBE_TEMPERATURES),
+            kernel=kernel,
             mode_probes=self.mode_probes,
             sweeps=self.sweeps,
         )
-        return Weighted(estimate, states, same)
-
-    def _tempered(self, path: Path, kernel: Kernel, key: PRNGKeyArray) -> _Run:
-        """Adaptation and the run itself, in one loop; the results are of the latter."""
-        pilot_key, start_key, key = jax.random.split(key, 3)
-        half, dtype = self.iterations, jnp.result_type(float)
-        found = pilot(path, kernel, pilot_key)
-        betas = found.placed("barrier", self.rungs - 1)
-        state = init_tempering(path, start_key, self.rungs, self.replicates)
-        kept = jax.tree.map(lambda x: jnp.zeros((_KEPT, *x.shape[1:]), x.dtype), state.states)
-        rounds = [
-            half // 8,
-            half // 4,
-            half // 2,
-            3 * half // 4,
-        ]  # the ends of ever longer rounds of adaptation; then chains settle
-
-        def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, tuple[Swaps, Array]]:
-            state, betas, log_steps, rejected, kept = carry
-            t, key = inputs
-            state, swaps = tempering_step(path, kernel, betas, log_steps, key, state, sweeps=self.sweeps)
-            adapting = t < half
-            log_steps = log_steps.at[1:].set(
-                jnp.where(adapting, fitted_log_step(log_steps[1:], swaps.acceptance, rate=0.2), log_steps[1:])
-            )
-            rejected = rejected + 1 - jnp.mean(swaps.swapped, axis=1)
-            ends = jnp.any(t == jnp.asarray(rounds, t.dtype))
-            new = jnp.where(ends, equal_rejections(betas, rejected), betas)
-            rejected = jnp.where(ends, jnp.zeros_like(rejected), rejected)
-            state = dataclasses.replace(state, round_trips=jnp.where(adapting, 0, state.round_trips))
-            slot = jnp.maximum((t - half) * _KEPT // half, 0)
-            kept = jax.tree.map(lambda store, x: store.at[slot].set(x[-1]), kept, state.states)
-            everywhere = jnp.zeros((0,), dtype)
-            if self.estimator == "mbar":  # F_j - F_0 of the state of every rung k at every rung j: (k, j, ladders)
-                at_all = jax.vmap(lambda v: jax.vmap(lambda beta: -path.gain(v, zero, beta))(betas))
-                everywhere = at_all(state.states)
-            return (state, new, log_steps, rejected, kept), (swaps, everywhere)
-
-        log_steps, zero = found.log_steps(betas), jnp.zeros((), dtype)
-        begin = (state, betas, log_steps, jnp.zeros((self.rungs - 1,), dtype), kept)
-        times = jnp.arange(2 * half, dtype=jnp.int32)
-        (state, *_, kept), seen = jax.lax.scan(step, begin, (times, jax.random.split(key, 2 * half)))
-        swaps, everywhere = jax.tree.map(lambda x: x[half:], seen)
-        return _Run(swaps, everywhere, state.round_trips, kept, found)
+        return Weighted(estimate, run.states, same)
 
 
 class _Run(NamedTuple):
-    swaps: Swaps  # with a first axis of iterations
-    everywhere: Array  # (iterations, rungs, rungs, replicates) for `mbar`, otherwise empty
+    """A run after its adaptation.
+
+    Attributes:
+        swaps: with a first axis of iterations.
+        everywhere: F_j - F_0 of the state of every rung k at every rung j, (iterations, k, j, replicates), for `mbar`; otherwise None.
+        round_trips: (replicates,).
+        states: (replicates · kept, *shape).
+        log_z0: log Z of the base.
+        figures: the mean acceptance, where moves have one.
+        flags: of the path.
+    """
+
+    swaps: Swaps
+    everywhere: Array | None
     round_trips: Array
-    kept: State  # (kept, replicates, *shape)
-    pilot: Pilot
+    states: State
+    log_z0: Array
+    figures: dict[str, Array]
+    flags: dict[EstimateWarning, Any]
+
+
+@program
+def _tempered(
+    path: Path,
+    key: PRNGKeyArray,
+    ladder: Ladder,
+    *,
+    kernel: Kernel,
+    iterations: int,
+    sweeps: int,
+    rungs: int,
+    replicates: int,
+    everywhere: bool,
+) -> _Run:
+    """Adaptation and the run itself, in one loop; the results are of the latter."""
+    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
+    half, dtype, going = iterations, jnp.result_type(float), walk(path, kernel, sweeps=sweeps, rows=True)
+    start = path.start(start_key, rungs * replicates)
+    state = init_tempering(going.pack(start), rungs, replicates)
+    kept = jax.tree.map(lambda x: jnp.zeros((_KEPT, replicates, *x.shape[1:]), x.dtype), start)
+    rounds = [
+        half // 8,
+        half // 4,
+        half // 2,
+        3 * half // 4,
+    ]  # the ends of ever longer rounds of adaptation; then chains settle
+
+    def step(carry: Any, t: Array) -> tuple[Any, tuple[Swaps, Array | None]]:
+        state, betas, log_steps, rejected, kept = carry
+        state, swaps = tempering_step(going, path, betas, log_steps, jax.random.fold_in(key, t), state)
+        adapting = t < half
+        if has_step(kernel):
+            fitted = fitted_log_step(log_steps[1:], swaps.acceptance, rate=0.2)
+            log_steps = log_steps.at[1:].set(jnp.where(adapting, fitted, log_steps[1:]))
+        rejected = rejected + 1 - jnp.mean(swaps.swapped, axis=1)
+        ends = jnp.any(t == jnp.asarray(rounds, t.dtype))
+        new = jnp.where(ends, equal_rejections(betas, rejected), betas)
+        rejected = jnp.where(ends, jnp.zeros_like(rejected), rejected)
+        state = dataclasses.replace(state, round_trips=jnp.where(adapting, 0, state.round_trips))
+        slot = jnp.maximum((t - half) * _KEPT // half, 0)
+        top = jax.tree.map(lambda x: x[-1], going.unpack(state.states))
+        kept = jax.tree.map(lambda store, x: store.at[slot].set(x.astype(store.dtype)), kept, top)
+        at_all = None
+        if everywhere:
+            at = jax.vmap(lambda x: jax.vmap(lambda beta: -going.gain(x, jnp.zeros((), dtype), beta))(betas))
+            at_all = at(state.states)
+        return (state, new, log_steps, rejected, kept), (swaps, at_all)
+
+    begin = (state, ladder.betas[:rungs], ladder.log_steps[:rungs], jnp.zeros((rungs - 1,), dtype), kept)
+    (state, *_, kept), seen = jax.lax.scan(step, begin, jnp.arange(2 * half, dtype=jnp.int32))
+    swaps, at_all = jax.tree.map(lambda x: x[half:], seen)
+    states = path.public(jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), kept))
+    figures = {"acceptance": jnp.mean(swaps.acceptance)} if has_step(kernel) else {}
+    return _Run(swaps, at_all, state.round_trips, states, path.log_z0(), figures, path_flags(path, states))
 
 
 class _Ratios(NamedTuple):
     """log Z_K - log Z_0 in nats by every estimator, and the least overlap of neighbours."""
 
-    bar: Array
-    stepping_stone: Array
-    reverse_stepping_stone: Array
-    thermodynamic_left: Array
-    thermodynamic_right: Array
-    overlap: Array
+    bar: Any  # numbers, or arrays of one number for each ladder
+    stepping_stone: Any
+    reverse_stepping_stone: Any
+    thermodynamic_left: Any
+    thermodynamic_right: Any
+    overlap: Any
 
 
-def _ratios(up: Float[Array, "n K"], down: Float[Array, "n K"]) -> _Ratios:
-    pairs = jax.vmap(bar, in_axes=1)(up, down)
+def _ratios(up: Float[np.ndarray, "K n"], down: Float[np.ndarray, "K n"]) -> _Ratios:
+    pairs = np.array([bar_of(*works) for works in zip(up, down, strict=True)])
+    log_n = math.log(up.shape[1])
     return _Ratios(
-        jnp.sum(pairs),
-        jnp.sum(jax.vmap(log_mean_exp, in_axes=1)(up)),
-        -jnp.sum(jax.vmap(log_mean_exp, in_axes=1)(down)),
-        jnp.sum(jnp.mean(up, axis=0)),
-        -jnp.sum(jnp.mean(down, axis=0)),
-        jnp.min(jax.vmap(overlap, in_axes=(1, 1, 0))(up, down, pairs)),
+        pairs.sum(),
+        (np.logaddexp.reduce(up, axis=1) - log_n).sum(),
+        -(np.logaddexp.reduce(down, axis=1) - log_n).sum(),
+        up.mean(axis=1).sum(),
+        -down.mean(axis=1).sum(),
+        min(overlap(*works) for works in zip(up, down, pairs, strict=True)),
     )
 
 
-_Interval = tuple[
-    Array, Array, Array, Array
-]  # log Z_K - log Z_0, the standard deviation over the ladders, and the interval
+def _finished(
+    run: _Run, by_mbar: tuple[Any, np.ndarray] | None, *, estimator: Estimator, confidence: float
+) -> tuple[dict[str, Any], dict[str, Any], dict[EstimateWarning, Any]]:
+    """The numbers of the estimate, its figures and its warnings, from a run in NumPy."""
+    up, down = (np.moveaxis(np.asarray(x), 0, 2) for x in run.swaps[:2])  # (rungs, ladders, iterations)
+    pairs, replicates, iterations = up.shape
+    whole = _ratios(up.reshape(pairs, -1), down.reshape(pairs, -1))
+    each = _Ratios(*np.transpose([_ratios(up[:, r], down[:, r]) for r in range(replicates)]))
+    count = math.sqrt(replicates)
+    reach = _student(replicates, 0.5 + confidence / 2) / count
+    if estimator == "thermodynamic integration":
+        value, error, lower, upper = _integration(whole, each, reach)
+    elif estimator == "mbar" and by_mbar is not None:
+        value, error, lower, upper = _around(*by_mbar, reach)
+    else:
+        name = estimator.replace(" ", "_")
+        value, error, lower, upper = _around(getattr(whole, name), getattr(each, name), reach)
+    ends = whole.stepping_stone, whole.reverse_stepping_stone
+    doubt = _student(replicates, 0.9995) * _sd(each.reverse_stepping_stone - each.stepping_stone) / count
+    excluded = (
+        up == -np.inf
+    ).any()  # then samples from above do not cover the rung below, and the estimate is too high
+    disagree = abs(ends[1] - ends[0]) > doubt and not excluded
+    if disagree:
+        lower, upper = min(lower, *ends), max(upper, *ends)
+    disagreement = r_hat(run.swaps.down[:, -1, :].T)
+    rejected = 1 - run.swaps.swapped.mean(axis=(0, 2))
+    trips, log_z0 = run.round_trips.sum(), run.log_z0
+    numbers = {
+        "value": value + log_z0,
+        "standard_error": error / count,
+        "lower": lower + log_z0,
+        "upper": upper + log_z0,
+    }
+    figures = {
+        **{name: getattr(whole, name) + log_z0 for name in _Ratios._fields if name != "overlap"},
+        "barrier": rejected.sum(),
+        "least_swap_acceptance": 1 - rejected.max(),
+        "least_overlap": whole.overlap,
+        "round_trips": np.float64(trips),
+        "r_hat": 1.0 if np.isnan(disagreement) else disagreement,  # NaN where all energies are equal
+    }
+    raised = {
+        EstimateWarning.LADDERS_DISAGREE: disagreement > r_hat_threshold(replicates, iterations),
+        EstimateWarning.FEW_ROUND_TRIPS: trips < replicates,
+        EstimateWarning.POOR_RUNG_OVERLAP: whole.overlap < _POOR_OVERLAP,
+        EstimateWarning.DIVERGENT_INTEGRATION: excluded and estimator == "thermodynamic integration",
+        EstimateWarning.STEPPING_STONES_DISAGREE: disagree,
+    }
+    return numbers, figures, raised
 
 
-def _around(value: Array, spread: Float[Array, " R"], reach: float) -> _Interval:
+_Interval = tuple[float, float, float, float]
+"""log Z_K - log Z_0, the standard deviation over the ladders, and the interval."""
+
+
+def _around(value: Any, spread: Float[np.ndarray, " R"], reach: float) -> _Interval:
     sd = _sd(spread)
-    return (
-        value,
-        sd,
-        jnp.where(jnp.isinf(sd), -jnp.inf, value - reach * sd),
-        jnp.where(jnp.isinf(sd), jnp.inf, value + reach * sd),
-    )
+    return value, sd, -np.inf if np.isinf(sd) else value - reach * sd, np.inf if np.isinf(sd) else value + reach * sd
 
 
 def _integration(whole: _Ratios, each: _Ratios, reach: float) -> _Interval:
@@ -263,16 +300,8 @@ def _integration(whole: _Ratios, each: _Ratios, reach: float) -> _Interval:
     return 0.5 * (lower + upper), _sd(middle), lower, upper
 
 
-# From the run, the ratios of all ladders together and of each, and the standard deviations that the interval reaches to either side.
-_ESTIMATES: dict[Estimator, Callable[[_Run, _Ratios, _Ratios, float], _Interval]] = {
-    "bar": lambda run, whole, each, reach: _around(whole.bar, each.bar, reach),
-    "mbar": lambda run, whole, each, reach: _around(*_all_and_each(run.everywhere), reach),
-    "stepping stone": lambda run, whole, each, reach: _around(whole.stepping_stone, each.stepping_stone, reach),
-    "thermodynamic integration": lambda run, whole, each, reach: _integration(whole, each, reach),
-}
-
-
-def _all_and_each(everywhere: Float[Array, "T k j R"]) -> tuple[Array, Float[Array, " R"]]:
+@jax.jit
+def _by_mbar(everywhere: Float[Array, "T k j R"]) -> tuple[Array, Float[Array, " R"]]:
     """log Z_K - log Z_0 by MBAR, from all ladders and from each."""
     return _all_rungs(everywhere), jax.lax.map(_all_rungs, jnp.moveaxis(everywhere, 3, 0)[..., None])
 
@@ -284,15 +313,9 @@ def _all_rungs(everywhere: Float[Array, "T k j R"]) -> Array:
     return mbar(energies, np.full((rungs,), iterations * ladders)).log_z[-1]
 
 
-def _pooled(x: Float[Array, "T K R"]) -> Float[Array, "n K"]:
-    return jnp.swapaxes(x, 1, 2).reshape(-1, x.shape[1])
-
-
-def _sd(x: Float[Array, " R"]) -> Array:
+def _sd(x: Float[np.ndarray, " R"]) -> float:
     """The standard deviation over the ladders: infinite where one of them says -inf, as no state of its lower rung was possible on the upper."""
-    if x.size == 1:
-        return jnp.asarray(jnp.inf, x.dtype)
-    return jnp.where(jnp.any(jnp.isinf(x)), jnp.inf, jnp.std(x, ddof=1))
+    return float(np.inf if x.size == 1 or np.isinf(x).any() else x.std(ddof=1))
 
 
 def _student(replicates: int, probability: float) -> float:

@@ -23,6 +23,7 @@ from lnz._core.capabilities import (
     data_space,
     free_energy_of,
     log_latent_volume,
+    mixed,
     observed_space,
     require_normalised,
     slope,
@@ -30,12 +31,13 @@ from lnz._core.capabilities import (
     tempers_free_energy,
 )
 from lnz._core.energy import Energy
+from lnz._core.frozen import Frozen
 from lnz._core.given import given_array
 from lnz._core.spaces import ArrayLike, Real, Space, State
 from lnz._models.independent import Gaussian, Independent, base_of
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Gibbs, Kernel, Langevin, compact
-from lnz.kernels._leapfrog import leapfrog_moves
+from lnz.kernels._leapfrog import leapfrog_chains
 
 _ROWS = 4096  # rows of the data that are completed for the means of unobserved variables
 
@@ -74,14 +76,17 @@ class Path(eqx.Module):
 
     Args:
         energy: the model, β = 1.
-        base: β = 0; by default the energy's own `base()`.
+        base: β = 0; by default the energy's own `base()`. A `Frozen` one is a constant of compiled programs.
     """
 
     energy: Energy
     base: Any
+    given: Any = eqx.field(static=True)  # the base as it was given, where that is a constant: None or `Frozen`
 
-    def __init__(self, energy: Energy, base: Energy | None = None):
+    def __init__(self, energy: Energy, base: Energy | Frozen | None = None):
         self.energy = energy
+        self.given = base if base is None or isinstance(base, Frozen) else ...
+        base = base.value if isinstance(base, Frozen) else base
         self.base = base_of(energy) if base is None else jax.tree.map(jnp.asarray, base)
 
     @property
@@ -212,21 +217,15 @@ def move(
     sweeps: int = 1,
     reverse: bool = False,
 ) -> tuple[State, Array]:
-    """`sweeps` moves that leave the energy's distribution invariant, and their mean acceptance (1 for kernels without a step size).
+    """`sweeps` moves that leave the energy's distribution invariant, and the acceptance of each chain (one 1 for kernels without a step size).
 
     With `reverse`, moves of the kernel's reversal where that is known (see `reversible`). Hamiltonian moves stay in a box by its walls, not by
     the kernel's own map to the reals: an annealed chain starts all over the box, where the map would make its distribution steep.
     """
     if has_step(kernel):
-        v, acceptance = leapfrog_moves(
-            energy,
-            key,
-            v,
-            jnp.exp(log_step),
-            moves=sweeps,
-            leapfrogs=kernel.leapfrogs if isinstance(kernel, HamiltonianMonteCarlo) else 1,
-        )
-        return v, acceptance.astype(log_step.dtype)
+        at = jax.vmap(jax.value_and_grad(free_energy_of(energy)))
+        v, _, chances = _leapfrogs(kernel, energy, at, lambda here: here, key, v, at(v), log_step, sweeps)
+        return v, chances
 
     def once(v: State, key: PRNGKeyArray) -> State:
         moved = kernel.reversal(energy, key, v) if reverse and isinstance(kernel, Gibbs) else None
@@ -238,6 +237,22 @@ def move(
     return jax.lax.scan(lambda v, key: (once(v, key), None), v, jax.random.split(key, sweeps))[0], one
 
 
+def _leapfrogs(
+    kernel: Kernel,
+    energy: Energy,
+    at: Callable[[Array], Any],
+    force: Callable[[Any], tuple[Array, Array]],
+    key: PRNGKeyArray,
+    v: Array,
+    here: Any,
+    log_step: Array,
+    sweeps: int,
+) -> tuple[Array, Any, Array]:
+    leapfrogs = kernel.leapfrogs if isinstance(kernel, HamiltonianMonteCarlo) else 1
+    space = observed_space(energy)
+    return leapfrog_chains(at, force, space, key, v, here, jnp.exp(log_step), moves=sweeps, leapfrogs=leapfrogs)
+
+
 class Walk(NamedTuple):
     """Chains along a path in the fastest layout: `pack`, then any number of gains and moves, then `unpack`.
 
@@ -245,7 +260,7 @@ class Walk(NamedTuple):
         pack: from states as given by `Path.start` to the layout.
         unpack: from the layout to states, in a dtype of the layout's own.
         gain: as `Path.gain`, of packed states.
-        move: from a key, β, packed states and the logarithm of the step size to new states and the mean acceptance.
+        move: from a key, β, packed states and the logarithm of the step size to new states and the acceptance, as `move` returns it.
     """
 
     pack: Callable[[State], Any]
@@ -254,13 +269,19 @@ class Walk(NamedTuple):
     move: Callable[[PRNGKeyArray, Any, Any, Array], tuple[Any, Array]]
 
 
-def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) -> Walk:
-    """The walk of a kernel, or of its reversal, with `sweeps` moves at every β. Chains stay in the layout of sweeps where it gives energies too."""
+def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False, rows: bool = False) -> Walk:
+    """The walk of a kernel, or of its reversal, with `sweeps` moves at every β.
+
+    Chains stay in the layout of sweeps where it gives energies too, unless they must be `rows`, the first axis of every leaf. Along geometric
+    paths chains with a step size keep the energies and forces of both ends, which give those at every β.
+    """
+    if has_step(kernel) and path.own and tempers_free_energy(path.energy):
+        return _forced(path, kernel, sweeps)
 
     def step(key: PRNGKeyArray, beta: Any, v: State, log_step: Array) -> tuple[State, Array]:
         return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps, reverse=reverse)
 
-    sweep, difference = _lattice(path, kernel)
+    sweep, difference = (None, None) if rows else _lattice(path, kernel)
     if sweep is None or difference is None or not isinstance(kernel, Gibbs):
         return Walk(lambda v: v, lambda v: v, path.gain, step)
 
@@ -277,6 +298,36 @@ def walk(path: Path, kernel: Kernel, *, sweeps: int = 1, reverse: bool = False) 
         return jax.lax.scan(lambda x, key: (once(key, x), None), x, keys)[0], jnp.ones((), log_step.dtype)
 
     return Walk(sweep.pack, sweep.unpack, gain, packed_step)
+
+
+class _Forced(NamedTuple):
+    """States, and the energies and forces of both ends of the path there."""
+
+    v: Array
+    ends: tuple[tuple[Array, Array], tuple[Array, Array]]
+
+
+def _forced(path: Path, kernel: Kernel, sweeps: int) -> Walk:
+    """The walk of chains that keep the energies and forces of both ends: one evaluation a move serves both it and every gain."""
+    dtype = jnp.result_type(float)
+    both = [jax.vmap(jax.value_and_grad(free_energy_of(energy))) for energy in (path.origin, path.energy)]
+
+    def at(v: Array) -> Any:
+        return tuple(f(v) for f in both)
+
+    def gain(x: _Forced, before: Any, after: Any) -> Array:
+        (start, _), (end, _) = x.ends
+        step = jnp.asarray(after, dtype) - jnp.asarray(before, dtype)
+        return jnp.where(step == 0, 0, step * (start.astype(dtype) - end.astype(dtype)))
+
+    def step(key: PRNGKeyArray, beta: Any, x: _Forced, log_step: Array) -> tuple[_Forced, Array]:
+        def force(ends: Any) -> tuple[Array, Array]:
+            return jax.tree.map(lambda warm, cold: mixed(warm, cold.astype(warm.dtype), beta), *ends)
+
+        v, ends, chances = _leapfrogs(kernel, path.energy, at, force, key, x.v, x.ends, log_step, sweeps)
+        return _Forced(v, ends), chances
+
+    return Walk(lambda v: _Forced(v, at(v)), lambda x: x.v, gain, step)
 
 
 def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], Array] | None]:

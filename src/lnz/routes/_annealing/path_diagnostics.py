@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.random import fast_key
-from lnz.kernels._kernels import default_kernel
-from lnz.routes._annealing.ais import AnnealedImportanceSampling, annealed, planned
+from lnz._core.spaces import State
+from lnz.kernels._kernels import Kernel, default_kernel
+from lnz.routes._annealing.ais import AnnealedImportanceSampling, planned
+from lnz.routes._annealing.annealed import annealed
+from lnz.routes._annealing.bidirectional import reverse_chains
+from lnz.routes._annealing.path import Path
+from lnz.routes._annealing.programs import on_host, program
+from lnz.routes._annealing.schedule import MAIN, Ladder
 from lnz.routes._exact.exact_samples import exact_sampler
 
 _STOPS = 50
@@ -42,18 +48,36 @@ class AlongPath(NamedTuple):
 
 def along_path(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> AlongPath:
     """Anneal once in each direction and record figures at every stop. The number of temperatures is rounded up to a multiple of the stops."""
-    return AlongPath(*_walk(energy, route, key), exact=exact_sampler(energy) is not None)
-
-
-@eqx.filter_jit
-def _walk(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> tuple[Array, ...]:
-    sampler: Any = exact_sampler(energy)
-    per_stop = -(-route.temperatures // _STOPS)
     path, kernel = route.path(energy), default_kernel(energy)
-    pilot_key, start_key, key, pick_key, sample_key, reverse_key = jax.random.split(fast_key(key), 6)
-    given = isinstance(route.schedule, str)
-    schedule: Any = route.schedule if given else "linear"  # a list of temperatures need not fall on the stops
-    betas, log_steps = planned(path, kernel, pilot_key, schedule, per_stop * _STOPS, route.sweeps)
+    per_stop = -(-route.temperatures // _STOPS)
+    schedule: Any = route.schedule if isinstance(route.schedule, str) else "linear"  # a list need not fall on the stops
+    ladder = planned(path, kernel, key, schedule, per_stop * _STOPS, route.sweeps)
+    options: Any = {"kernel": kernel, "sweeps": route.sweeps}
+    along = _walk(path, key, ladder, on_host(_cut, ladder, per_stop=per_stop), chains=route.chains, **options)
+    back, _ = reverse_chains(path, key, along.ends, ladder.reversed(), **options)
+    figures = [jnp.asarray(x) for x in (ladder.betas, *along.figures, along.log_weights, -back)]
+    betas, mean, sd, effective, forward, reverse = figures
+    stops = betas[: per_stop * _STOPS + 1 : per_stop]
+    return AlongPath(stops, mean, sd, effective, forward, reverse, exact=exact_sampler(energy) is not None)
+
+
+def _cut(ladder: Ladder, *, per_stop: int) -> Ladder:
+    """The ladder from stop to stop; neighbours share an end."""
+    at = np.arange(_STOPS)[:, None] * per_stop + np.arange(per_stop + 1)
+    return Ladder(ladder.betas[at], ladder.log_steps[at], np.full(_STOPS, per_stop))
+
+
+class _Along(NamedTuple):
+    figures: tuple[Array, ...]
+    log_weights: Array
+    ends: State  # where reverse chains start
+
+
+@program
+def _walk(
+    path: Path, key: PRNGKeyArray, ladder: Ladder, stretches: Ladder, *, kernel: Kernel, chains: int, sweeps: int
+) -> _Along:
+    start_key, key, end_key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN), 3)
 
     def look(v: Any, log_w: Array) -> tuple[Array, Array, Array]:
         share = jax.nn.softmax(log_w)
@@ -63,28 +87,20 @@ def _walk(energy: Energy, route: AnnealedImportanceSampling, key: Any) -> tuple[
         variance = jnp.sum(jnp.where(seen, share * jnp.square(jnp.where(seen, slope, 0) - mean), 0))
         return mean, jnp.sqrt(variance), 1 / (share.size * jnp.sum(share**2))
 
-    def stretch(carry: tuple[Any, Array], inputs: Any) -> Any:
-        v, log_w = carry
-        betas, log_steps, key = inputs
-        gain, v, _ = annealed(path, kernel, key, v, betas, log_steps, sweeps=route.sweeps)
-        log_w = jnp.where(log_w == -jnp.inf, log_w, log_w + gain)
-        return (v, log_w), look(v, log_w)
+    def stretch(carry: tuple[Any, Array], inputs: tuple[Ladder, Array]) -> Any:
+        (v, log_w), (ladder, key) = carry, inputs
+        ran = annealed(path, kernel, key, v, ladder, sweeps=sweeps)
+        log_w = jnp.where(log_w == -jnp.inf, log_w, log_w + ran.log_weights)
+        return (ran.states, log_w), look(ran.states, log_w)
 
-    def cut(x: Array) -> Array:  # (stops, per_stop + 1): neighbours share an end
-        return jnp.concatenate([x[:-1].reshape(_STOPS, per_stop), x[per_stop::per_stop, None]], axis=1)
-
-    v = path.start(start_key, route.chains)
-    log_w = jnp.zeros((route.chains,), jnp.result_type(float))
+    v, log_w = path.start(start_key, chains), jnp.zeros((chains,), jnp.result_type(float))
     first = look(v, log_w)
-    (v, log_w), seen = jax.lax.scan(stretch, (v, log_w), (cut(betas), cut(log_steps), jax.random.split(key, _STOPS)))
+    (v, log_w), seen = jax.lax.scan(stretch, (v, log_w), (stretches, jax.random.split(key, _STOPS)))
+    figures = tuple(jnp.concatenate([a[None], b]) for a, b in zip(first, seen, strict=True))
+    sampler = exact_sampler(path.energy)
     if sampler is None:
-        chosen = jax.random.categorical(pick_key, log_w, shape=(route.chains,))
-        end = jax.tree.map(lambda x: x[chosen], v)
+        chosen = jax.random.categorical(end_key, log_w, shape=(chains,))
+        ends = jax.tree.map(lambda x: x[chosen], v)
     else:
-        end = path.compact(sampler.draw(sample_key, route.chains))
-    back, _, _ = annealed(
-        path, kernel, reverse_key, end, betas[::-1], log_steps[::-1], sweeps=route.sweeps, reverse=True
-    )
-    mean, sd, effective = (jnp.concatenate([a[None], b]) for a, b in zip(first, seen, strict=True))
-    log_z0 = path.log_z0()
-    return betas[::per_stop], mean, sd, effective, log_w + log_z0, log_z0 - back
+        ends = sampler.draw(end_key, chains)
+    return _Along(figures, log_w + path.log_z0(), ends)

@@ -8,17 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import is_traced
-from lnz._core.numerics import log_mean_exp
 from lnz.routes._annealing.annealing_route import AnnealingRoute, from_weights
 from lnz.routes._annealing.saved_runs import Rounds, mark_of
 
@@ -57,14 +55,16 @@ def repeat_until(
     target = 1 << (max(1, len(parts)) - 1).bit_length()  # the interval is evaluated after 1, 2, 4, … runs
     while True:
         while len(parts) < target and not (parts and time.perf_counter() - begun > max_seconds):
-            log_weights, once = _run(route, energy, jax.random.fold_in(key, len(parts)))
-            rounds.add(log_weights, once.flags, once.route)
+            run = route.run(energy, jax.random.fold_in(key, len(parts)))
+            weights = np.asarray(run.log_weights)
+            mean = np.logaddexp.reduce(weights, axis=1) - weights.dtype.type(math.log(weights.shape[1]))
+            rounds.add(mean, run.estimate.flags, run.estimate.route)
             rounds.seconds = time.perf_counter() - begun
             if file is not None:
                 rounds.save(file, mark)
             if progress is not None and estimate is not None:
                 progress(len(parts), estimate)
-        estimate = _weighed(jnp.asarray(np.concatenate(parts)), route.confidence)
+        estimate = _weighed(np.concatenate(parts), route.confidence)
         if progress is not None:
             progress(len(parts), estimate)
         spent = time.perf_counter() - begun
@@ -81,15 +81,7 @@ def repeat_until(
     )
 
 
-@eqx.filter_jit
-def _run(route: AnnealingRoute, energy: Energy, key: PRNGKeyArray) -> tuple[Float[Array, " n"], Estimate]:
-    """Independent weights with mean Z: of every chain, or population."""
-    run = route.run(energy, key)
-    return jax.vmap(log_mean_exp)(run.log_weights), run.estimate
-
-
-@eqx.filter_jit
-def _weighed(log_weights: Float[Array, " n"], confidence: float) -> Estimate:
+def _weighed(log_weights: np.ndarray, confidence: float) -> Estimate:
     return from_weights(
         log_weights,
         confidence=confidence,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lnz._core.spaces import State
 from lnz.kernels._exchange import swap_neighbours, swap_probability
-from lnz.kernels._kernels import Kernel
-from lnz.routes._annealing.path import Path, move
+from lnz.kernels._leapfrog import mean_chance
+from lnz.routes._annealing.path import Path, Walk
 
 
 class Tempered(eqx.Module):
     """The state of R independent ladders of K + 1 rungs.
 
     Attributes:
-        states: (K + 1, R, *shape), from the base to the model.
+        states: packed, (K + 1, R, …) in every leaf, from the base to the model.
         last_end: (K + 1, R), the end that the walker now on the rung visited last: 1 the base, -1 the model, 0 neither yet.
         round_trips: (R,), the number of round trips of walkers from the base to the model and back.
         steps: the number of steps so far; its parity determines which pairs swap next.
     """
 
-    states: State
+    states: Any
     last_end: Int[Array, "K+1 R"]
     round_trips: Int[Array, " R"]
     steps: Int[Array, ""]
@@ -47,51 +46,49 @@ class Swaps(NamedTuple):
     acceptance: Float[Array, " K"]
 
 
-def init_tempering(path: Path, key: PRNGKeyArray, rungs: int, ladders: int) -> Tempered:
-    """Ladders whose chains all start at exact samples of the base."""
-    v = path.start(key, rungs * ladders)
+def init_tempering(x: Any, rungs: int, ladders: int) -> Tempered:
+    """Ladders whose chains (rungs · ladders, *shape) are all at exact samples of the base."""
     none = jnp.zeros((rungs, ladders), jnp.int32)
-    states = jax.tree.map(lambda x: x.reshape(rungs, ladders, *x.shape[1:]), v)
+    states = jax.tree.map(lambda leaf: leaf.reshape(rungs, ladders, *leaf.shape[1:]), x)
     return Tempered(states, none, none[0], jnp.zeros((), jnp.int32))
 
 
 def tempering_step(
+    going: Walk,
     path: Path,
-    kernel: Kernel,
     betas: Float[Array, " K+1"],
     log_steps: Float[Array, " K+1"],
     key: PRNGKeyArray,
     state: Tempered,
-    *,
-    sweeps: int = 1,
 ) -> tuple[Tempered, Swaps]:
     """Moves on every rung (the base is sampled anew), then swaps between the pairs whose turn it is (see `swap_neighbours`).
 
     Args:
+        going: how chains move, in rows.
         path: from the base to the model.
-        kernel: how chains move.
         betas: the ladder, 0 = β_0 < … < β_K = 1; it may be traced.
         log_steps: logarithms of the step sizes on every rung, for kernels that have one.
         key: a random key.
         state: from `init_tempering`, or the last step.
-        sweeps: moves on every rung before the swaps.
     """
     rungs, ladders = state.last_end.shape
     base_key, move_key, swap_key = jax.random.split(key, 3)
 
-    def moved(beta: Array, log_step: Array, key: PRNGKeyArray, v: State) -> tuple[State, Array]:
-        return move(kernel, path.at(beta), key, v, log_step, sweeps=sweeps)
+    def moved(beta: Array, log_step: Array, key: PRNGKeyArray, x: Any) -> tuple[Any, Array]:
+        x, chances = going.move(key, beta, x, log_step)
+        return x, mean_chance(chances)
 
     others = jax.tree.map(lambda x: x[1:], state.states)
     others, acceptance = jax.vmap(moved)(betas[1:], log_steps[1:], jax.random.split(move_key, rungs - 1), others)
-    v = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), path.start(base_key, ladders), others)
-    gain = jax.vmap(path.gain)
-    up = gain(jax.tree.map(lambda x: x[:-1], v), betas[:-1], betas[1:])
-    down = gain(jax.tree.map(lambda x: x[1:], v), betas[1:], betas[:-1])
-    (v, last_end), _ = swap_neighbours(swap_key, (v, state.last_end), up + down, state.steps)
+    fresh = going.pack(path.start(base_key, ladders))
+    x = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), fresh, others)
+    gain = jax.vmap(going.gain)
+    up = gain(jax.tree.map(lambda leaf: leaf[:-1], x), betas[:-1], betas[1:])
+    down = gain(jax.tree.map(lambda leaf: leaf[1:], x), betas[1:], betas[:-1])
+    (x, last_end), _ = swap_neighbours(swap_key, (x, state.last_end), up + down, state.steps)
     home = (last_end[0] == -1).astype(jnp.int32)
     last_end = last_end.at[0].set(1).at[-1].set(jnp.where(last_end[-1] == 0, 0, -1))
-    after = Tempered(v, last_end, state.round_trips + home, state.steps + 1)
+    after = Tempered(x, last_end, state.round_trips + home, state.steps + 1)
     return after, Swaps(up, down, swap_probability(up + down), acceptance)
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from lnz._core.energy import Energy
-from lnz._core.spaces import State
+from lnz._core.random import fast_key
 from lnz.kernels._kernels import Kernel
+from lnz.kernels._leapfrog import mean_chance
 from lnz.kernels._resampling import systematic
-from lnz.routes._annealing.path import Path, first_log_step, fitted_log_step, has_step, move
+from lnz.routes._annealing.path import Path, first_log_step, fitted_log_step, has_step, walk
+from lnz.routes._annealing.programs import on_host, program, room
 
 Schedule = Literal["linear", "sigmoid", "quadratic", "adaptive", "barrier", "friction"] | tuple[float, ...]
 FIXED = ("linear", "sigmoid", "quadratic")
 FITTED = ("adaptive", "barrier", "friction")
+
+MAIN, PILOT, PROBES, EXACT, REVERSE = range(5)  # what is folded into the key of a run: streams for its parts
 
 _CHAINS = 128
 _MOST = 4096  # the most steps of the pilot
@@ -42,20 +44,55 @@ def checked_schedule(schedule: Any) -> Schedule:
     return tuple(betas.tolist())
 
 
-def fixed_betas(schedule: str | Sequence[float], temperatures: int) -> Float[Array, " K+1"]:
+class Ladder(NamedTuple):
+    """Inverse temperatures from one end of the path to the other, and the logarithms of the step sizes there.
+
+    The last of each is repeated to the end of the arrays (see `programs.room`), so that programs do not depend on their number.
+
+    Attributes:
+        betas: β_0, …, β_K, and so on.
+        log_steps: for kernels that have a step size.
+        steps: K.
+    """
+
+    betas: Any  # arrays, of NumPy on the host
+    log_steps: Any
+    steps: Any
+
+    def reversed(self) -> Ladder:
+        """The ladder from its other end."""
+        return on_host(_reversed, self)
+
+
+def _reversed(ladder: Ladder) -> Ladder:
+    k = ladder.steps
+    return _ladder(ladder.betas[k::-1], ladder.log_steps[k::-1], ladder.betas.size)
+
+
+def _ladder(betas: np.ndarray, log_steps: np.ndarray, size: int = 0) -> Ladder:
+    more = (size or room(betas.size)) - betas.size
+    return Ladder(np.pad(betas, (0, more), "edge"), np.pad(log_steps, (0, more), "edge"), np.asarray(betas.size - 1))
+
+
+def fixed_betas(schedule: str | Sequence[float], temperatures: int) -> np.ndarray:
     """The inverse temperatures 0 = β_0 < … < β_K = 1 of a schedule that needs no pilot."""
     if not isinstance(schedule, str):
-        return jnp.asarray(schedule, jnp.result_type(float))
-    t = jnp.linspace(0, 1, temperatures + 1)
+        return np.asarray(schedule)
+    t = np.linspace(0, 1, temperatures + 1)
     if schedule == "quadratic":
         return t**2
     if schedule == "sigmoid":
-        s = jax.nn.sigmoid(8 * (t - 0.5))
+        s = 1 / (1 + np.exp(-8 * (t - 0.5)))
         return (s - s[0]) / (s[-1] - s[0])
     return t
 
 
-class Pilot(eqx.Module):
+def fixed_ladder(betas: np.ndarray) -> Ladder:
+    """The ladder of these inverse temperatures, for kernels without a step size."""
+    return on_host(_ladder, betas, np.zeros_like(betas))
+
+
+class Pilot(NamedTuple):
     """Figures of pilot chains on their way from the base to the energy, at every stop β_j; the last one is repeated to the end of the arrays.
 
     Attributes:
@@ -65,24 +102,35 @@ class Pilot(eqx.Module):
         log_step: the logarithm of the step size fitted at each stop, for kernels that have one.
     """
 
-    betas: Float[Array, " M"]
-    steps: Int[Array, ""]
-    barrier: Float[Array, " M"]
-    log_step: Float[Array, " M"]
+    betas: Any  # arrays, of NumPy on the host
+    steps: Any
+    barrier: Any
+    log_step: Any
 
-    def placed(self, schedule: str, temperatures: int) -> Float[Array, " K+1"]:
-        """K steps, each with the same share of the pilot's steps (`adaptive`), or of the rejections (`barrier`)."""
-        share = jnp.arange(self.betas.size, dtype=self.betas.dtype)
+    def ladder(self, schedule: Schedule, temperatures: int) -> Ladder:
+        """The ladder of K temperatures: given or fixed ones, or of the pilot's."""
+        return on_host(_ladder_of, self, schedule=schedule, temperatures=temperatures)
+
+    def placed(self, schedule: str, temperatures: int) -> np.ndarray:
+        """K steps, each with the same share of the pilot's steps (`adaptive`), or of the rejections (`barrier`); of a pilot in NumPy."""
+        share = np.arange(self.betas.size, dtype=np.float64)
         if schedule == "barrier":
             share = self.barrier + 0.01 * self.barrier[-1] * self.betas  # so that it rises where no swap was rejected
         last = share[self.steps]
-        wanted = jnp.linspace(0, 1, temperatures + 1).astype(share.dtype) * last
-        betas = jnp.interp(wanted, jnp.minimum(share, last), self.betas)
-        return betas.at[0].set(0).at[-1].set(1)
+        betas = np.interp(np.linspace(0, 1, temperatures + 1) * last, np.minimum(share, last), self.betas)
+        betas[[0, -1]] = 0, 1
+        return betas
 
-    def log_steps(self, betas: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The logarithms of the fitted step sizes at these inverse temperatures."""
-        return jnp.interp(betas, self.betas, self.log_step)
+
+def _ladder_of(found: Pilot, schedule: Schedule, temperatures: int) -> Ladder:
+    fitted = isinstance(schedule, str) and schedule in FITTED
+    betas = found.placed(str(schedule), temperatures) if fitted else fixed_betas(schedule, temperatures)
+    return ladder_of(betas, found)
+
+
+def ladder_of(betas: np.ndarray, found: Pilot) -> Ladder:
+    """The ladder of these inverse temperatures with a pilot's step sizes, in NumPy."""
+    return _ladder(betas, np.interp(betas, found.betas, found.log_step))
 
 
 def conditional_ess(log_gains: Float[Array, " n"]) -> Float[Array, ""]:
@@ -95,47 +143,46 @@ def conditional_ess(log_gains: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.sum(w) ** 2 / jnp.maximum(jnp.sum(alive.astype(w.dtype)) * jnp.sum(w**2), jnp.finfo(w.dtype).tiny)
 
 
-def pilot(path: Path, kernel: Kernel, key: PRNGKeyArray, *, conditional: float = 0.9, sweeps: int = 1) -> Pilot:
+@program
+def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sweeps: int = 1) -> Pilot:
     """Anneal a population of pilot chains along the path, with steps that keep the conditional effective sample size at `conditional`.
 
     They are independent of the chains of the estimate, so that an estimate with their schedule stays unbiased. After 4,096 such steps the rest
     of the path is one step.
     """
-    start_key, settle_key, key = jax.random.split(key, 3)
-    dtype = jnp.result_type(float)
-    nothing = jnp.zeros((_MOST + 1,), dtype)
+    start_key, settle_key, key = jax.random.split(jax.random.fold_in(fast_key(key), PILOT), 3)
+    dtype, going = jnp.result_type(float), walk(path, kernel, rows=True)
+    nothing, fitted = jnp.zeros((_MOST + 1,), dtype), has_step(kernel)
+    some = max(sweeps, 3) if fitted else sweeps
 
-    def adapted(energy: Energy, carry: tuple[State, Array], key: PRNGKeyArray) -> tuple[State, Array]:
-        v, log_step = carry
-        v, acceptance = move(kernel, energy, key, v, log_step)
-        return v, fitted_log_step(log_step, acceptance)
+    def moved(x: Any, beta: Any, log_step: Array, key: PRNGKeyArray, n: int) -> tuple[Any, Array]:
+        def once(carry: tuple[Any, Array], key: PRNGKeyArray) -> tuple[tuple[Any, Array], None]:
+            x, log_step = carry
+            x, chances = going.move(key, beta, x, log_step)
+            return (x, fitted_log_step(log_step, mean_chance(chances)) if fitted else log_step), None
 
-    v, log_step = path.start(start_key, _CHAINS), first_log_step(path.energy)
-    if has_step(kernel):
-        start, keys = path.at(jnp.zeros((), dtype)), jax.random.split(settle_key, 16)
-        (v, log_step), _ = jax.lax.scan(lambda c, key: (adapted(start, c, key), None), (v, log_step), keys)
+        return jax.lax.scan(once, (x, log_step), jax.random.split(key, n))[0] if n > 1 else once((x, log_step), key)[0]
 
-    def going(carry: Any) -> Array:
+    x, log_step = going.pack(path.start(start_key, _CHAINS)), first_log_step(path.energy)
+    if fitted:
+        x, log_step = moved(x, jnp.zeros((), dtype), log_step, settle_key, 16)
+
+    def unfinished(carry: Any) -> Array:
         return (carry[0] < _MOST) & (carry[1] < 1)
 
     def stride(carry: Any) -> Any:
-        k, beta, before, v, log_step, found = carry
+        k, beta, before, x, log_step, found = carry
         resample_key, move_key = jax.random.split(jax.random.fold_in(key, k))
         glance = jnp.minimum(before, 1 - beta)
-        slope = path.gain(v, beta, beta + glance) / glance
-        step = _stride(slope, conditional, 3 * before)
+        slope = going.gain(x, beta, beta + glance) / glance
+        step = _stride(slope, conditional.astype(dtype), 3 * before)
         step = jnp.maximum(step, 8 * jnp.finfo(dtype).eps * beta)
         after = jnp.where((beta + step > 1 - 1e-6) | (k == _MOST - 1), 1, beta + step)
-        gain = path.gain(v, beta, after)
+        gain = going.gain(x, beta, after)
         kept = systematic(resample_key, jnp.where(jnp.max(gain) == -jnp.inf, 0, gain))
-        new = jax.tree.map(lambda x: x[kept], v)
-
-        moves = jax.random.split(move_key, max(sweeps, 3) if has_step(kernel) else sweeps)
-        (new, log_step), _ = jax.lax.scan(
-            lambda c, key: (adapted(path.at(after), c, key), None), (new, log_step), moves
-        )
-        far = jax.tree.map(lambda x: jnp.roll(x, _CHAINS // 2, axis=0), new)
-        swap = jnp.exp(jnp.minimum(gain - path.gain(far, beta, after), 0))
+        new, log_step = moved(jax.tree.map(lambda leaf: leaf[kept], x), after, log_step, move_key, some)
+        far = jax.tree.map(lambda leaf: jnp.roll(leaf, _CHAINS // 2, axis=0), new)
+        swap = jnp.exp(jnp.minimum(gain - going.gain(far, beta, after), 0))
         rejected = 1 - jnp.mean(jnp.where(jnp.isnan(swap), 0, swap))
         betas, barrier, log_steps = found
         found = (
@@ -146,13 +193,13 @@ def pilot(path: Path, kernel: Kernel, key: PRNGKeyArray, *, conditional: float =
         return k + 1, after, step, new, log_step, found
 
     zero = jnp.zeros((), dtype)
-    begin = (jnp.zeros((), jnp.int32), zero, zero + 1e-3, v, log_step, (nothing, nothing, nothing.at[0].set(log_step)))
-    steps, *_, (betas, barrier, log_steps) = jax.lax.while_loop(going, stride, begin)
+    begin = (jnp.zeros((), jnp.int32), zero, zero + 1e-3, x, log_step, (nothing, nothing, nothing.at[0].set(log_step)))
+    steps, *_, (betas, barrier, log_steps) = jax.lax.while_loop(unfinished, stride, begin)
     seen = jnp.minimum(jnp.arange(_MOST + 1, dtype=steps.dtype), steps)
     return Pilot(betas[seen], steps, barrier[seen], log_steps[seen])
 
 
-def _stride(slope: Float[Array, " n"], conditional: float, longest: Array) -> Array:
+def _stride(slope: Float[Array, " n"], conditional: Array, longest: Array) -> Array:
     """The longest step, up to `longest`, whose weights exp(step · slope) have the wanted conditional effective sample size."""
 
     def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
@@ -18,14 +20,16 @@ from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Kernel, Langevin, default_kernel
+from lnz.kernels._leapfrog import mean_chance
 from lnz.kernels._resampling import systematic
-from lnz.routes._annealing.ais import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, path_flags
-from lnz.routes._annealing.path import has_step, move
-from lnz.routes._annealing.schedule import pilot
+from lnz.routes._annealing.mode_probes import PROBE_TEMPERATURES, with_mode_probes
+from lnz.routes._annealing.path import Path, has_step, walk
+from lnz.routes._annealing.programs import on_host, program
+from lnz.routes._annealing.schedule import MAIN, Pilot, pilot
 
-# States, log weights (R, n), log Ẑ up to the last resampling (R,), the fewest effective particles so far, and the sum of acceptances.
-_Carry = tuple[State, Array, Array, Array, Array]
+# Packed states, log weights (R, n), log Ẑ up to the last resampling (R,), the fewest effective particles so far, and the sum of acceptances.
+_Carry = tuple[Any, Array, Array, Array, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,70 +102,100 @@ class SequentialMonteCarlo(AnnealingRoute):
         return default_kernel(energy) if self.leapfrogs == 1 else HamiltonianMonteCarlo(leapfrogs=self.leapfrogs)
 
     def run(self, energy: Energy, key: Any) -> Weighted:
-        pilot_key, start_key, key = jax.random.split(fast_key(key), 3)
-        path, kernel = self.path(energy), self._kernel(energy)
-        found = pilot(path, kernel, pilot_key, conditional=self.conditional, sweeps=self.sweeps)
-        dtype, shape = jnp.result_type(float), (self.replicates, self.particles)
-
-        def step(k: Array, carry: _Carry) -> _Carry:
-            v, log_w, log_z, fewest, accepted = carry
-            before, beta = found.betas[k], found.betas[k + 1]
-            resample_key, move_key = jax.random.split(jax.random.fold_in(key, k))
-            gain = path.gain(v, before, beta).reshape(shape)
-            log_w = jnp.where(log_w == -jnp.inf, -jnp.inf, log_w + gain)
-            size = jax.vmap(_effective)(log_w)
-            poor = size < self.resample_below * self.particles
-            mean = jax.vmap(log_mean_exp)(log_w)
-            kept = systematic(resample_key, jnp.where((mean == -jnp.inf)[:, None], 0, log_w))
-            kept = jnp.where(poor[:, None], kept, jnp.arange(self.particles, dtype=kept.dtype)[None])
-            row = jnp.arange(self.replicates, dtype=kept.dtype)[:, None] * self.particles
-            v = jax.tree.map(lambda x: x[(row + kept).reshape(-1)], v)
-            log_z = jnp.where(poor, log_z + mean, log_z)
-            dead = jnp.where(mean == -jnp.inf, -jnp.inf, jnp.zeros_like(mean))
-            log_w = jnp.where(poor[:, None], dead[:, None], log_w)
-            v, acceptance = move(kernel, path.at(beta), move_key, v, found.log_step[k + 1], sweeps=self.sweeps)
-            return v, log_w, log_z, jnp.minimum(fewest, jnp.min(size)), accepted + acceptance
-
-        v = path.start(start_key, self.replicates * self.particles)
-        zero = jnp.zeros((), dtype)
-        begin = (v, jnp.zeros(shape, dtype), jnp.zeros(shape[:1], dtype), zero + self.particles, zero)
-        v, log_w, log_z, fewest, accepted = jax.lax.fori_loop(0, found.steps, step, begin)
-        log_z = log_z + path.log_z0()
-        totals = log_z + jax.vmap(log_mean_exp)(log_w)
-        spread = jnp.std(totals, ddof=1) if self.replicates > 1 else jnp.asarray(jnp.inf, dtype)
-        v = path.public(v)
-        flags = {
-            EstimateWarning.POPULATIONS_DISAGREE: spread > 1,
-            **path_flags(path, v),
-        }
-        diagnostics = {
-            "temperatures": found.steps,
-            "replicate_sd": spread,
-            "fewest_effective_particles": fewest,
-            "barrier": found.barrier[-1],
-        }
+        path, kernel, sweeps = self.path(energy), self._kernel(energy), self.sweeps
+        found = pilot(path, key, self.conditional, kernel=kernel, sweeps=sweeps)
+        ran = _resampled(
+            path,
+            key,
+            found,
+            self.resample_below,
+            kernel=kernel,
+            sweeps=sweeps,
+            replicates=self.replicates,
+            particles=self.particles,
+        )
+        totals, spread, disagree = on_host(_populations, ran.log_weights)
         estimate = from_weights(
             totals,
             confidence=self.confidence,
             route=f"sequential Monte Carlo ({self.replicates:,} populations of {self.particles:,} particles)",
             assumption="the particles reach every mode; only the lower bound is certified",
-            diagnostics=diagnostics
-            | ({"acceptance": accepted / found.steps.astype(dtype)} if has_step(kernel) else {}),
-            flags=flags,
+            diagnostics={"temperatures": found.steps, "replicate_sd": spread, **ran.figures},
+            flags={EstimateWarning.POPULATIONS_DISAGREE: disagree, **ran.flags},
         )
-        log_weights, betas = log_z[:, None] + log_w, found.placed("adaptive", PROBE_TEMPERATURES)
         estimate = with_mode_probes(
             estimate,
             path,
-            kernel,
             key,
-            (v, log_weights.reshape(-1)),
-            betas,
-            found.log_steps(betas),
+            ran.states,
+            ran.log_weights,
+            found.ladder("adaptive", PROBE_TEMPERATURES),
+            kernel=kernel,
             mode_probes=self.mode_probes,
-            sweeps=self.sweeps,
+            sweeps=sweeps,
         )
-        return Weighted(estimate, v, log_weights)
+        return Weighted(estimate, ran.states, ran.log_weights)
+
+
+class _Resampled(NamedTuple):
+    log_weights: Float[Array, "R n"]  # with mean Z in each population
+    states: State
+    figures: dict[str, Array]
+    flags: dict[EstimateWarning, Any]
+
+
+@program
+def _resampled(
+    path: Path,
+    key: PRNGKeyArray,
+    found: Pilot,
+    resample_below: Array,
+    *,
+    kernel: Kernel,
+    sweeps: int,
+    replicates: int,
+    particles: int,
+) -> _Resampled:
+    """Populations of particles along the pilot's inverse temperatures."""
+    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
+    dtype, shape, going = jnp.result_type(float), (replicates, particles), walk(path, kernel, sweeps=sweeps, rows=True)
+    row = jnp.arange(replicates, dtype=jnp.int32)[:, None] * particles
+
+    def step(k: Array, carry: _Carry) -> _Carry:
+        x, log_w, log_z, fewest, accepted = carry
+        before, beta = found.betas[k], found.betas[k + 1]
+        resample_key, move_key = jax.random.split(jax.random.fold_in(key, k))
+        gain = going.gain(x, before, beta).reshape(shape)
+        log_w = jnp.where(log_w == -jnp.inf, -jnp.inf, log_w + gain)
+        size = jax.vmap(_effective)(log_w)
+        poor = size < resample_below * particles
+        mean = jax.vmap(log_mean_exp)(log_w)
+        kept = systematic(resample_key, jnp.where((mean == -jnp.inf)[:, None], 0, log_w))
+        kept = jnp.where(poor[:, None], kept, jnp.arange(particles, dtype=kept.dtype)[None])
+        x = jax.tree.map(lambda leaf: leaf[(row + kept).reshape(-1)], x)
+        log_z = jnp.where(poor, log_z + mean, log_z)
+        dead = jnp.where(mean == -jnp.inf, -jnp.inf, jnp.zeros_like(mean))
+        log_w = jnp.where(poor[:, None], dead[:, None], log_w)
+        x, chances = going.move(move_key, beta, x, found.log_step[k + 1])
+        return x, log_w, log_z, jnp.minimum(fewest, jnp.min(size)), accepted + mean_chance(chances)
+
+    start = path.start(start_key, replicates * particles)
+    zero = jnp.zeros((), dtype)
+    begin = (going.pack(start), jnp.zeros(shape, dtype), jnp.zeros(shape[:1], dtype), zero + particles, zero)
+    x, log_w, log_z, fewest, accepted = jax.lax.fori_loop(0, found.steps, step, begin)
+    v = path.public(jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), start))
+    figures = {"fewest_effective_particles": fewest, "barrier": found.barrier[-1]}
+    if has_step(kernel):
+        figures["acceptance"] = accepted / found.steps.astype(dtype)
+    log_z = log_z + path.log_z0()
+    return _Resampled(log_z[:, None] + log_w, v, figures, path_flags(path, v))
+
+
+def _populations(log_weights: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+    """log Ẑ of every population, their standard deviation, and whether it is above one nat."""
+    totals = np.logaddexp.reduce(log_weights, axis=1) - math.log(log_weights.shape[1])
+    spread = totals.std(ddof=1) if totals.size > 1 else np.inf
+    return totals, spread, spread > 1
 
 
 def _effective(log_w: Float[Array, " n"]) -> Float[Array, ""]:

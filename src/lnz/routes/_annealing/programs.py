@@ -1,0 +1,92 @@
+"""How a run of chains is cut into few compiled programs, and NumPy on the host for all that is small."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lnz._core.capabilities import arrays_are_data
+from lnz._core.frozen import Frozen, is_traced
+from lnz.routes._annealing.path import Path
+
+_LEAST = 4096  # inverse temperatures of a program
+
+
+def program(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f(path, *data, **options), compiled once for every structure of the path, shapes of the data and options.
+
+    The float arrays of the path's energy and all data are its arguments, a base that was given as `Frozen` is a constant. Where something is
+    traced, the program is a part of that trace.
+    """
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def run(constants: Frozen, options: tuple[tuple[str, Any], ...], parameters: Any, data: Any) -> Any:
+        energy, base = eqx.combine(parameters, constants.value)
+        return f(Path(energy, base), *data, **dict(options))
+
+    @functools.wraps(f)
+    def call(path: Path, *data: Any, **options: Any) -> Any:
+        free = arrays_are_data(path.energy)
+        model = (path.energy, path.base if path.given is ... else path.given)
+        parameters, constants = eqx.partition(
+            model, lambda leaf: eqx.is_inexact_array(leaf) or (eqx.is_array(leaf) and (free or is_traced(leaf)))
+        )
+        return run(Frozen(constants), tuple(sorted(options.items())), parameters, data)
+
+    return call
+
+
+def on_host(f: Callable[..., Any], *data: Any, **options: Any) -> Any:
+    """f(*data, **options) in NumPy, with floats as float64, as a pytree of arrays; behind a callback where data are traced.
+
+    A derivative raises ValueError, since it would be wrong: chains are not differentiated.
+    """
+    dtype = jnp.result_type(float)
+
+    def call(*data: Any) -> Any:
+        wide = jax.tree.map(_wide, data)
+        with np.errstate(all="ignore"):
+            return jax.tree.map(lambda x: _narrow(x, dtype), f(*wide, **options))
+
+    if not any(map(is_traced, jax.tree.leaves(data))):
+        return jax.tree.map(jax.device_put, call(*data))
+    data = jax.tree.map(jnp.asarray, data)
+    like = call(*jax.tree.map(lambda x: np.ones(x.shape, x.dtype), data))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+    behind = jax.custom_jvp(lambda *data: jax.pure_callback(call, shapes, *data, vmap_method="sequential"))
+    behind.defjvp(_refused)
+    return behind(*data)
+
+
+def _refused(primals: Any, tangents: Any) -> Any:
+    raise ValueError(
+        "a stochastic route has no derivative of this: differentiate lnz.log_partition, whose derivative is E[-∂E] by the same chains"
+    )
+
+
+def _wide(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _narrow(x: Any, dtype: Any) -> np.ndarray:
+    x = np.asarray(x)
+    kinds = {"f": dtype, "i": np.int32}
+    return x.astype(kinds.get(x.dtype.kind, x.dtype))
+
+
+def many(n: int) -> int:
+    """The number of chains that a program of n chains runs: up to an eighth more, so that other numbers need no other program."""
+    step = max(1, 1 << max((n - 1).bit_length() - 4, 0))
+    return -(-n // step) * step
+
+
+def room(n: int) -> int:
+    """The size of an array of n inverse temperatures: a power of two, at least 4,096, so that other numbers need no other program."""
+    return max(_LEAST, 1 << (n - 1).bit_length())
