@@ -53,6 +53,25 @@ def run_chains(change: int, energy: lnz.Energy, kernel: lnz.kernels.Kernel) -> o
     return lnz.kernels.run_chains(energy, kernel, start, jax.random.key(change), 3 + change)
 
 
+def stochastic(
+    change: int, energy: lnz.Energy, route: type[lnz.Route], other: dict[str, object], **options: object
+) -> object:
+    """Other parameters, key and confidence, and the other numbers of this route."""
+    energy = jax.tree.map(lambda leaf: leaf / (1 + change), energy)
+    options |= {"confidence": 0.99 - 0.04 * change} | (other if change else {})
+    return lnz.log_partition(energy, route=route(**options), key=jax.random.key(change)).value
+
+
+def gradient(change: int, energy: lnz.Energy) -> object:
+    route = lnz.routes.AnnealedImportanceSampling(temperatures=20 + change, chains=32 - change)
+    return jax.grad(lambda e: lnz.log_partition(e, route=route, key=jax.random.key(change)).value)(energy)
+
+
+AIS, BOTH = lnz.routes.AnnealedImportanceSampling, lnz.routes.BidirectionalAIS
+SMC, TEMPERING = lnz.routes.SequentialMonteCarlo, lnz.routes.ParallelTempering
+FEWER = {"temperatures": 25, "chains": 59}
+SMALL = {"temperatures": 30, "chains": 60, "mode_probes": 4, "other": FEWER}
+
 RBM = lnz.RBM(visible=5, hidden=3, key=jax.random.key(0))
 TORUS = lnz.Ising.lattice((4, 4), 0.3, periodic=True)
 NORMAL = lnz.Gaussian(np.zeros(2, np.float32), np.ones(2, np.float32))
@@ -65,6 +84,13 @@ CALLS = [
     (functools.partial(run_chains, energy=RBM, kernel=lnz.kernels.Gibbs()), 0, 1, 6),
     (functools.partial(run_chains, energy=TORUS, kernel=lnz.kernels.Gibbs()), 0, 1, 6),
     (functools.partial(run_chains, energy=NORMAL, kernel=lnz.kernels.Langevin()), 0, 1, 6),
+    (functools.partial(stochastic, energy=RBM, route=AIS, **SMALL), 0, 1, 11),
+    (functools.partial(stochastic, energy=NORMAL, route=AIS, **SMALL), 0, 1, 12),
+    (functools.partial(stochastic, energy=TORUS, route=AIS, schedule="barrier", chains=60, other=FEWER), 0, 1, 8),
+    (functools.partial(stochastic, energy=TORUS, route=BOTH, temperatures=30, other={"temperatures": 25}), 0, 1, 14),
+    (functools.partial(stochastic, energy=TORUS, route=SMC, particles=8, other={"conditional": 0.9}), 0, 1, 8),
+    (functools.partial(stochastic, energy=TORUS, route=TEMPERING, rungs=4, iterations=16, other={}), 0, 1, 9),
+    (functools.partial(gradient, energy=RBM), 0, 1, 15),
 ]
 
 

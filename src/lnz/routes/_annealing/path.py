@@ -80,14 +80,19 @@ class Path(eqx.Module):
     """
 
     energy: Energy
-    base: Any
+    _base: Any
     given: Any = eqx.field(static=True)  # the base as it was given, where that is a constant: None or `Frozen`
 
     def __init__(self, energy: Energy, base: Energy | Frozen | None = None):
         self.energy = energy
         self.given = base if base is None or isinstance(base, Frozen) else ...
         base = base.value if isinstance(base, Frozen) else base
-        self.base = base_of(energy) if base is None else jax.tree.map(jnp.asarray, base)
+        self._base = None if base is None else jax.tree.map(jnp.asarray, base)
+
+    @property
+    def base(self) -> Any:
+        """The base, as an energy."""
+        return base_of(self.energy) if self._base is None else self._base
 
     @property
     def origin(self) -> Energy:

@@ -28,7 +28,7 @@ def program(f: Callable[..., Any]) -> Callable[..., Any]:
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def run(constants: Frozen, options: tuple[tuple[str, Any], ...], parameters: Any, data: Any) -> Any:
         energy, base = eqx.combine(parameters, constants.value)
-        return f(Path(energy, base), *data, **dict(options))
+        return f(Path(energy, Path(energy, base).base), *data, **dict(options))
 
     @functools.wraps(f)
     def call(path: Path, *data: Any, **options: Any) -> Any:
