@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lnz._core.frozen import is_traced
 
 R_HAT_THRESHOLD = 1.05  # above it chains are called unmixed, unless they are so short that chance alone exceeds it
 _FALSE_ALARM = 1e-3  # the rate at which chains of independent draws may exceed the threshold
@@ -23,7 +24,7 @@ def r_hat(samples: Any) -> Any:
     their distance from the median, which detects chains of different spread.
 
     Args:
-        samples: (chains, draws, *shape), at least 4 draws. A JAX array may be traced; others are computed by NumPy, in double precision.
+        samples: (chains, draws, *shape), at least 4 draws. They may be traced; if not, NumPy computes, in double precision.
 
     Returns:
         An array of this shape. +inf for chains that are stuck at different values, NaN where all states are the same or one is NaN.
@@ -40,7 +41,7 @@ def r_hat(samples: Any) -> Any:
 
     Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, "Rank-normalization, folding, and localization: an improved R̂".
     """
-    xp = jnp if isinstance(samples, jax.Array) else np
+    xp = jnp if is_traced(samples) else np
     halves = _halves(samples, xp)
     with np.errstate(invalid="ignore"):  # the distance from an infinite median is NaN
         folded = xp.abs(halves - xp.median(halves, axis=(0, 1), keepdims=True))

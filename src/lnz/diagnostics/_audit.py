@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy, FunctionEnergy, ModelLike
+from lnz._core.random import fast_key
 from lnz._core.spaces import ArrayLike, Space
 from lnz.diagnostics import _audit_derivative as audit_derivative
 from lnz.diagnostics import _audit_interface as audit_interface
@@ -72,7 +73,7 @@ def audit(
     """
     began = time.perf_counter()
     with float64(), plain_promotion(), np.errstate(all="ignore"):
-        key = jax.random.key(0) if key is None else key
+        key = fast_key(0 if key is None else key)
         checks: list[Check] = []
         function, space = _callable(energy, space)
         name = f"{_name(energy)} on {space}"

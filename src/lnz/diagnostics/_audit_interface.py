@@ -12,6 +12,7 @@ import numpy as np
 
 from lnz._core.spaces import Box, Product, Real, Space
 from lnz.diagnostics._audit_report import Check
+from lnz.diagnostics._audit_subject import uniform
 
 SCALAR = "one number for one state"
 ALONE = "no other members of the batch"
@@ -75,7 +76,7 @@ def _states(space: Space, key: Any) -> Any:
             np.where(np.isfinite(high), high, 0)[None] - x,
         )
     try:
-        return space.uniform(key, 6)
+        return uniform(space, key, 6)
     except (ValueError, TypeError):
         return None
 

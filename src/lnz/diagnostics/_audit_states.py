@@ -14,10 +14,11 @@ from jaxtyping import Array
 from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.convergence import r_hat, r_hat_threshold
 from lnz._core.energy import Energy
+from lnz._core.random import folded
 from lnz._core.spaces import Categorical, Spin, limits_of
 from lnz.diagnostics._audit_derivative import Z, joined
 from lnz.diagnostics._audit_report import Check
-from lnz.diagnostics._audit_subject import Subject, along, energies, grid_states, norms
+from lnz.diagnostics._audit_subject import Subject, along, energies, grid_states, norms, uniform
 from lnz.routes._exact.quadrature import Quadrature
 
 _RADII = 2.0 ** np.arange(-4, 41)
@@ -405,7 +406,7 @@ def _sign(subject: Subject, states: Any, name: str) -> Check:
             math.inf,
         )
     if finite_base:
-        other = np.asarray(energies(subject.energy, space.uniform(jax.random.fold_in(subject.key, 5), 4096)))
+        other = np.asarray(energies(subject.energy, uniform(space, folded(subject.key, 5), 4096)))
         other = other[np.isfinite(other)]
         against = "uniform states"
     else:

@@ -20,7 +20,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz._core.capabilities import FreeEnergy, Normalised, collapsed, free_energy_of, observed_space
 from lnz._core.energy import Energy, widen
 from lnz._core.route import Route
-from lnz._core.spaces import Box, Real
+from lnz._core.spaces import Box, Real, Space
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.quadrature import Quadrature, grids_of, locate
@@ -175,7 +175,7 @@ def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyA
     """Draws of p_θ: exact by enumeration, or from a fine and wide grid of few dimensions, or from annealed chains."""
     space = observed_space(energy)
     if space.discrete and space.count <= STATES:
-        every = space.decode(jnp.arange(space.count))
+        every = listed(space)
         return _drawn(every, -energies(energy, every), SAMPLES, key), "exact draws"
     if isinstance(route, Quadrature):
         return _drawn(*grid_states(energy), SAMPLES, key), "draws from a fine grid"
@@ -226,6 +226,18 @@ def anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray)
 
 
 @eqx.filter_jit
+def uniform(space: Space, key: PRNGKeyArray, n: int) -> Any:
+    """n states from the uniform distribution."""
+    return space.uniform(key, n)
+
+
+@eqx.filter_jit
+def listed(space: Space) -> Any:
+    """Every state of a discrete space."""
+    return space.decode(jnp.arange(space.count))
+
+
+@eqx.filter_jit
 def grid_states(energy: Energy) -> tuple[Array, Array]:
     """States on a fine and wide grid, and their log probabilities (unnormalised)."""
     energy, size = FreeEnergy(energy), math.prod(observed_space(energy).shape)
@@ -245,7 +257,7 @@ def broad_states(energy: Energy, base: Energy | None, key: PRNGKeyArray) -> Any:
     if known is not None:
         return known.sample(key, 2048)
     if space.discrete or (isinstance(space, Box) and space.bounded):
-        return space.uniform(key, 2048)
+        return uniform(space, key, 2048)
     if isinstance(space, Real | Box):
         wide = np.repeat(10.0 ** np.arange(-2, 2), 512)
         x = numpy_source(key).standard_t(2.0, (2048, *space.shape)) * wide.reshape(-1, *(1,) * len(space.shape))
