@@ -13,9 +13,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Compiled programs are kept between runs and shared by workers and by the processes that tests start; so is the bytecode of packages, without which
 # every process spends a second and a half on compiling its imports.
-KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lnz-tests"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KEPT / f"jaxlib-{version('jaxlib')}"))
-os.environ.setdefault("PYTHONPYCACHEPREFIX", str(KEPT / "bytecode"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lnz-tests" / f"jaxlib-{version('jaxlib')}"),
+)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", os.environ["JAX_COMPILATION_CACHE_DIR"] + "-bytecode")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
