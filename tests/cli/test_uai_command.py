@@ -243,3 +243,17 @@ def test_bad_files(model, tmp_path):
 )
 def test_sizes_of_memory(text, size):
     assert LogZ(run=Path("x.uai"), max_memory=text).memory_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "memory"),
+    [
+        ("MARKOV 2 2 2 1 2 0 1 4 1 2 3 4", 1, 56),
+        ("MARKOV 3 4 4 4 1 3 0 1 2 64 " + "1 2 3 5 " * 16, 2, 512),
+        ("MARKOV 2 2 2 0", 0, 56),
+    ],
+)
+def test_what_is_summed_before_there_is_a_tree_has_a_width(tmp_path, text, width, memory):
+    found = answer(save(tmp_path / "x.uai", text))
+    assert found["width"] == width
+    assert found["memory"] >= memory

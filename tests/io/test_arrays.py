@@ -797,10 +797,10 @@ class TestSaveSamples:
     @pytest.mark.parametrize(
         ("array", "grey"),
         [
-            (np.asarray([[0, 1]], np.uint8), [0, 255]),
-            (np.asarray([[False, True]]), [0, 255]),
-            (np.asarray([[0.2, 0.4]]), [51, 102]),
-            (np.asarray([[-1, 1]]), [0, 255]),
+            (np.asarray([[0, 1]], np.uint8), [255, 0]),
+            (np.asarray([[False, True]]), [255, 0]),
+            (np.asarray([[0.2, 0.4]]), [204, 153]),
+            (np.asarray([[-1, 1]]), [255, 0]),
             (np.asarray([[7, 9]], np.uint8), [7, 9]),
             (np.asarray([[-4.0, 6.0]]), [0, 255]),
             (np.asarray([[5.0, 5.0]]), [0, 0]),
@@ -812,7 +812,7 @@ class TestSaveSamples:
         save_samples(tmp_path / "x.png", array, (1, 2))
         with Image.open(tmp_path / "x.png") as picture:
             pixels = np.asarray(picture)
-        assert [pixels[8, 8], pixels[8, 20]] == grey  # a tile is 12 x 24 pixels, behind a border of 2
+        assert [pixels[160, 160], pixels[160, 480]] == grey  # a tile is 320 x 640 pixels, behind a border of 2
 
     def test_tiles(self, tmp_path):
         from PIL import Image
@@ -822,11 +822,12 @@ class TestSaveSamples:
         save_samples(tmp_path / "x.png", array, (24, 30))
         with Image.open(tmp_path / "x.png") as picture:
             pixels = np.asarray(picture)
-        assert pixels.shape == (2 + 2 * 26, 2 + 3 * 32)
+        tall, wide = 8 * 24 + 2, 8 * 30 + 2
+        assert pixels.shape == (2 + 2 * tall, 2 + 3 * wide)
         for i, (row, column) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]):
-            assert (pixels[2 + 26 * row :, 2 + 32 * column :][:24, :30] == 10 * i).all()
+            assert (pixels[2 + tall * row :, 2 + wide * column :][: 8 * 24, : 8 * 30] == 10 * i).all()
         assert (pixels[:2] == 128).all()
-        assert (pixels[28:, 66:] == 128).all()
+        assert (pixels[2 + tall :, 2 + 2 * wide :] == 128).all()
 
     def test_force(self, tmp_path):
         path = tmp_path / "x.npy"

@@ -12,6 +12,7 @@ from PIL import Image
 
 import lnz
 from lnz import report
+from lnz.report._style import Canvas
 
 GENERATOR = np.random.default_rng(3)
 
@@ -57,6 +58,26 @@ def test_samples(n, image_shape, tmp_path):
     drawn, data = GENERATOR.integers(0, 2, (2, n, 12)).astype(np.uint8)
     report.samples(tmp_path / "samples.png", drawn, data, image_shape, name="Data (test)")
     assert picture(tmp_path / "samples.png")[1] > 20
+
+
+@pytest.mark.parametrize(
+    ("values", "marked"), [((0, 1), [0, 1]), ((-1, 1), [-1, 1]), ((0, 1, 2, 3, 4), [0, 1, 2, 3, 4])]
+)
+def test_values_of_discrete_samples_are_marked(values, marked, tmp_path, monkeypatch):
+    seen = []
+    leave = Canvas.__exit__
+
+    def look(self, *error):
+        seen.append([round(tick) for tick in self.figure.axes[-1].get_yticks()])
+        images = [image for axes in self.figure.axes[:2] for image in axes.get_images()]
+        colours = {tuple(image.cmap(image.norm(value))) for image in images for value in values}
+        assert len(colours) == len(values)  # a colour each
+        return leave(self, *error)
+
+    monkeypatch.setattr(Canvas, "__exit__", look)
+    states = GENERATOR.choice(values, (40, 6)).astype(np.int8)
+    report.samples(tmp_path / "samples.png", states, states, None)
+    assert seen == [marked]
 
 
 def test_samples_of_real_data_are_drawn_in_standard_units(tmp_path):

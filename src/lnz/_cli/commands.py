@@ -331,11 +331,11 @@ class LogZ(Options):
             for file in filter(None, (self.run, self.evidence)):
                 existing(file)
         else:
-            only = "is for a graphical model (.uai)."
+            only = "is for a graphical model (.uai). Leave it out"
             for name, function in {"marginals": "marginals", "map_": "map_state"}.items():
-                refuse_given(given, (name,), f"{only} In Python: lnz.{function}(lnz.load({str(self.run)!r}))")
-            refuse_given(given, ("samples", "out"), f"{only} For samples use: {program()} sample {self.run}")
-            refuse_given(given, ("evidence", "force", "max_memory"), f"{only} Leave it out")
+                refuse_given(given, (name,), f"{only}; in Python: lnz.{function}(lnz.load({str(self.run)!r}))")
+            refuse_given(given, ("samples", "out"), f"{only}; for samples use: {program()} sample {self.run}")
+            refuse_given(given, ("evidence", "force", "max_memory"), only)
             self.effort.check()
             if self.path == "moments" and route in ("auto", "exact"):
                 raise BadInput("--path moments applies to annealing. Name the route that anneals, such as --route ais")

@@ -64,8 +64,9 @@ def _answers(options: LogZ) -> dict[str, Any]:
         "known": "exact",
         "guarantee": "exact",
         "route": described(len(model.cardinalities), len(model.scopes)),
-        "width": plan.width,
-        "memory": int(plan.peak_bytes),
+        # What was summed before there was a tree counts too.
+        "width": max([plan.width, *(len(part.scope) - 1 for part in solver.pruned[1])]),
+        "memory": max([int(plan.peak_bytes), *(table.nbytes for table in solver.tables)]),
         "zero": value == -math.inf,
         **counts,
     }

@@ -311,12 +311,8 @@ def _illustrate(run: Run, model: Energy, base: Energy, results: dict[str, Any], 
     report.filters(folder["filters.png"], model, image_shape, units=units)
     report.moments(folder["moments.png"], samples, data.train, categories=data.coding.categories, units=units)
     levels = {name: found["log_likelihood"] for name, found in results["splits"].items()}
-    report.curves(folder["curves.png"], records, levels=levels, baseline=_baseline(results), unit=data.coding.unit)
-
-
-def _baseline(results: dict[str, Any]) -> float:
-    alone = results["factorised"]
-    return alone["validation" if "validation" in alone else held_out(alone)]["log_likelihood"]
+    baseline = results["factorised"][held_out(levels)]["log_likelihood"]
+    report.curves(folder["curves.png"], records, levels=levels, baseline=baseline, unit=data.coding.unit)
 
 
 def _report(run: Run, results: dict[str, Any], records: list[dict[str, Any]]) -> None:

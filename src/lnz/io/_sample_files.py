@@ -16,6 +16,7 @@ from lnz.io._data import DataError, numeric_problem
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".png")
 _TILE = 24  # the least number of pixels of a tile's longer side
+_PICTURE = 640  # and of a picture's
 _GAP, _GAP_GREY = 2, 128
 _PIXELS = 50_000_000
 
@@ -31,8 +32,8 @@ def save_samples(
 
     An `.npz` holds the array under `images` where there is an image shape, otherwise under `x`, so that `load` finds
     it again; a `.csv` has one row per sample under a header x0, x1, …, as UAI files count; a `.png` shows all samples as tiles, row by row.
-    Values from 0 to 1 are drawn from black to white, and so are values from -1 to 1, uint8 values beyond 1 as they
-    are, and any others from the smallest to the largest. The file appears whole or not at all.
+    Values from 0 to 1 are drawn from white to black, as a report draws them, and so are values from -1 to 1; uint8 values beyond 1 as grey
+    levels, and any others from black, the smallest, to white. The file appears whole or not at all.
 
     Args:
         path: where to write.
@@ -102,8 +103,8 @@ def _write_picture(path: Path, array: np.ndarray, image_shape: tuple[int, int] |
         raise DataError(
             f"{path}: a sample holds {array[0].size} values, not {height} x {width}. Give the right height and width"
         )
-    zoom = max(1, math.ceil(_TILE / max(height, width)))
     across = math.ceil(math.sqrt(len(array)))
+    zoom = max(1, math.ceil(max(_TILE, _PICTURE / across) / max(height, width)))
     down = math.ceil(len(array) / across)
     tall, wide = height * zoom + _GAP, width * zoom + _GAP
     if (pixels := (tall * down + _GAP) * (wide * across + _GAP)) > _PIXELS:
@@ -123,6 +124,7 @@ def _grey(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8 and high > 1:
         return array
     if low >= -1 and high <= 1:
-        low, high = (0.0 if low >= 0 else -1.0), 1.0
+        least = 0.0 if low >= 0 else -1.0
+        return np.rint((1.0 - array.astype(np.float64)) / (1.0 - least) * 255).astype(np.uint8)
     span = high - low if high > low else 1.0
     return np.rint((array.astype(np.float64) - low) / span * 255).astype(np.uint8)

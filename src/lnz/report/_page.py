@@ -38,6 +38,8 @@ details { border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px;
 summary { cursor: pointer; font-weight: 500; }
 details table { margin-top: 8px; font-size: 14px; }
 code { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+@media (max-width: 640px) { main { padding: 24px 14px 48px; } th.number { white-space: normal; } th, td { padding-right: 8px; } }
 @media print { main { padding: 0; } details { border: 0; padding: 0; } }
 """
 
@@ -111,7 +113,7 @@ def _alarms(alarms: list[dict[str, Any]] | None) -> str:
         for alarm in alarms
     )
     head = '<tr><th class="number">update</th><th>observation</th><th>remedy</th></tr>'
-    return f'<h2>Alarms</h2><table class="alarms">{head}{rows}</table>'
+    return f'<h2>Alarms</h2><div class="scroll"><table class="alarms">{head}{rows}</table></div>'
 
 
 def _cards(results: dict[str, Any]) -> str:
@@ -160,7 +162,7 @@ def _likelihoods(results: dict[str, Any]) -> str:
         )
         numbers = "".join(f'<td class="number">{escaped(cell)}</td>' for cell in cells)
         rows.append(f'<tr class="{"strong" if name == "test" else ""}"><td>{escaped(name)}</td>{numbers}</tr>')
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
 
 
 def _log_z(results: dict[str, Any]) -> str:

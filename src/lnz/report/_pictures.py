@@ -40,7 +40,7 @@ def curves(
         path: a PNG.
         records: lines of `metrics.jsonl`.
         levels: final log-likelihoods by part of the data, in nats.
-        baseline: the log-likelihood of independent units on the held-out data, in nats.
+        baseline: the log-likelihood of independent units on the part of the data that `levels` has of test, validation, train first, in nats.
         unit: the name of one example.
     """
     looks = [r for r in records if r["validation"] is not None]
@@ -120,13 +120,14 @@ def _likelihood_panel(
         low, high = (np.array([_or_nan(r["validation"][side]) for r in looks]) for side in ("lower", "upper"))
         axes.fill_between(steps, low, high, color=BLUE, alpha=0.18, linewidth=0)
         axes.plot(steps, values, color=BLUE, marker="o", markersize=2.5, linewidth=1.2, label="validation, as it went")
+    judge = next((name for name in ("test", "validation", "train") if name in levels), "")
     styles = {"train": (QUIET, "--"), "validation": (BLUE, "--"), "test": (GREEN, "-")}
     for name, value in levels.items():
         if name == "validation" and "test" in levels:
             continue
         colour, dash = styles[name]
         axes.axhline(value, color=colour, linestyle=dash, linewidth=1, label=f"{name}, at the end")
-    axes.axhline(baseline, color=ORANGE, linestyle=":", linewidth=1.2, label="factorised model")
+    axes.axhline(baseline, color=ORANGE, linestyle=":", linewidth=1.2, label=f"factorised model, {judge}")
     axes.legend(loc="center right")
 
 
@@ -166,7 +167,11 @@ def samples(
     """
     drawn, data = (states.reshape(len(states), -1) for states in (drawn, data))
     low, high = _range(data)
-    cmap = "Greys"
+    cmap: Any = "Greys"
+    levels, step = None, 2 if low == -1 else 1  # spins have no 0
+    if data.dtype.kind in "iu" and high - low < 20 and image_shape is None:
+        levels = np.arange(int(low), int(high) + 1, step)
+        cmap, low, high = _few_colours(len(levels)), low - step / 2, high + step / 2
     if units is not None and image_shape is None:
         drawn, data = ((states - units[0]) / units[1] for states in (drawn, data))
         low, high, cmap = -3.0, 3.0, "RdBu_r"
@@ -186,7 +191,8 @@ def samples(
                 _bare(axes)
         if image_shape is None:
             label = None if units is None else "standard deviations from the mean"
-            figure.colorbar(shown, ax=[left, right], shrink=0.8, pad=0.01, label=label).outline.set_visible(False)
+            bar = figure.colorbar(shown, ax=[left, right], shrink=0.8, pad=0.01, label=label, ticks=levels)
+            bar.outline.set_visible(False)
 
 
 def filters(path: Path, energy: Energy, image_shape: tuple[int, int] | None, *, units: Units | None = None) -> None:
@@ -311,6 +317,14 @@ def _sheet(images: np.ndarray, shape: tuple[int, int], across: int) -> np.ndarra
 def _range(data: np.ndarray) -> tuple[float, float]:
     low, high = float(data.min()), float(data.max())
     return (low, high) if high > low else (low, low + 1)
+
+
+def _few_colours(count: int) -> Any:
+    """White and black for two values, otherwise a colour each."""
+    if count <= 2:
+        return matplotlib().colormaps["Greys"].resampled(count)
+    colours = matplotlib().colormaps["tab10" if count <= 10 else "tab20"].colors
+    return matplotlib("colors").ListedColormap(colours[:count])
 
 
 def _bare(axes: Any) -> None:
