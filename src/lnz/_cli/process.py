@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import lnz
 
+_done = False
 _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _stopped_by = signal.SIGINT
 
@@ -54,6 +55,10 @@ def interruption_code() -> int:
 
 def prepare_jax() -> None:
     """Switch float64 on (models still train in float32) and keep compiled programs in the user's cache folder, where that can be written."""
+    global _done
+    if _done:
+        return
+    _done = True
     import jax
 
     jax.config.update("jax_enable_x64", True)
