@@ -62,6 +62,10 @@ REFUSED = [
     ("sample nowhere", "there is no such run folder"),
     ("sample run --out there.npy", "there.npy: exists already"),
     ("sample run --out x.doc", "cannot be written as '.doc'"),
+    ("sample run --out nowhere/x.npy", "nowhere/x.npy: its folder does not exist"),
+    ("sample notes.doc --out new.npy", "notes.doc: holds no saved energy"),
+    ("logz notes.doc", "notes.doc: holds no saved energy"),
+    ("logz run --plot nowhere/x.png", "nowhere/x.png: its folder does not exist"),
     ("logz nowhere", "there is no such run folder"),
     ("logz run --plot x.pdf", "is not a .png file"),
     ("logz run --route smc --chains 3", "--temperatures and --chains are for"),
@@ -180,6 +184,33 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path):
     assert done.stderr.startswith("lnz: error: the command line needs packages that are not installed: rich.")
     assert done.stderr.endswith("pip install 'lnz[cli]'\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [
+        ("pyarrow", "train x.parquet", "data"),
+        ("matplotlib", "train digits", "cli"),
+        ("PIL", "train pictures", "cli"),
+        ("PIL", "sample run --out x.png", "cli"),
+        ("matplotlib", "logz run --plot x.png", "cli"),
+        ("matplotlib", "audit x.py:energy --report x.html", "cli"),
+    ],
+)
+def test_a_missing_package_is_refused_before_jax_is_imported(tmp_path, package, command, extra):
+    (tmp_path / "x.parquet").touch()
+    (tmp_path / "x.py").touch()
+    (tmp_path / "pictures").mkdir()
+    code = f"""
+        import sys
+        sys.modules[{package!r}] = None
+        from lnz._cli import run
+        assert run({command.split()}) == 2
+        assert "jax" not in sys.modules
+    """
+    done = process(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"packages that are not installed: {package}. Install them by: pip install 'lnz[{extra}]'" in done.stderr
 
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["tag"]])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from lnz._cli import show
-from lnz._cli.errors import BadInput, refuse_given, refuse_with_resume
+from lnz._cli.errors import BadInput, refuse_given, refuse_missing, refuse_with_resume
 from lnz._cli.folder import RunFolder, held_out
 from lnz._cli.options import (
     Argument,
@@ -29,7 +29,7 @@ from lnz._cli.options import (
 )
 from lnz._cli.output import note
 from lnz._cli.process import program
-from lnz._cli.refusals import data_file, existing, new_file
+from lnz._cli.refusals import data_file, existing, model_file, new_file
 from lnz._cli.settings import Settings
 
 _Graph = functools.partial(Option, group="Graphical models")
@@ -72,6 +72,8 @@ class Train(Options):
     - lnz train --resume runs/mine
     - lnz train images.npz --out runs/queued --resume-or-start
     """
+
+    needs = ("rich", "matplotlib", "PIL")
 
     settings: Settings
     validation: Annotated[
@@ -205,6 +207,8 @@ class Sample(Options):
 
     def check(self, given: Mapping[str, str]) -> None:
         new_file(self.out, force=self.force)
+        if self.out.suffix.lower() == ".png":
+            refuse_missing(("PIL",), "pictures")
         if self.out.suffix.lower() not in (*_SAMPLES, ".png"):
             raise BadInput(
                 f"{self.out}: samples cannot be written as {self.out.suffix!r}. Choose one of .npy, .npz, .csv, .png"
@@ -322,8 +326,6 @@ class LogZ(Options):
             _ = self.memory_bytes
             for file in filter(None, (self.marginals, self.plot, self.out if self.samples else None)):
                 new_file(file, force=self.force)
-                if not file.parent.is_dir():
-                    raise BadInput(f"{file}: its folder does not exist. Create the folder first")
             if self.samples and self.out.suffix.lower() not in _SAMPLES:
                 raise BadInput(
                     f"--out: {self.out.suffix!r} is not a format for samples. Choose one of .npy, .npz, .csv"
@@ -349,6 +351,9 @@ class LogZ(Options):
                 )
         if self.plot is not None and self.plot.suffix.lower() != ".png":
             raise BadInput(f"--plot: {self.plot} is not a .png file. Give a name that ends in .png")
+        if self.plot is not None:
+            refuse_missing(("matplotlib",), "pictures")
+            new_file(self.plot, force=True)
         if not self.is_uai:
             _check_model(self.run)
 
@@ -380,6 +385,7 @@ class Audit(Options):
 
     def check(self, given: Mapping[str, str]) -> None:
         if self.report is not None:
+            refuse_missing(("matplotlib",), "pictures")
             if self.report.exists() and not self.force:
                 raise BadInput(f"--report {self.report}: exists already. Give another name, or --force to replace it")
             if not self.report.parent.is_dir():
@@ -443,7 +449,9 @@ class ReferenceRun(Options):
 
 def _check_model(path: Path) -> None:
     """Refuse what is neither a file nor the folder of a finished run."""
-    if not path.is_file():
+    if path.is_file():
+        model_file(path)
+    else:
         RunFolder.open(path).require_finished()
 
 

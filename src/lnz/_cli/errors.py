@@ -58,11 +58,12 @@ def in_options(text: str) -> str:
     return text
 
 
-def refuse_missing(packages: Iterable[str]) -> None:
-    """Refuse the work where a package of the extra `cli` is not installed."""
+def refuse_missing(packages: Iterable[str], user: str = "the command line", *, extra: str = "cli") -> None:
+    """Refuse the work where a package of an extra is not installed."""
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        verb, names = "need" if user.endswith("s") else "needs", ", ".join(missing)
         raise BadInput(
-            f"the command line needs packages that are not installed: {', '.join(missing)}. Install them by: pip install 'lnz[cli]'"
+            f"{user} {verb} packages that are not installed: {names}. Install them by: pip install 'lnz[{extra}]'"
         )
 
 

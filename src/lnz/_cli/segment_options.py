@@ -100,6 +100,8 @@ class Train(Options):
     - lnz segment train --resume runs/street
     """
 
+    needs = ("rich", "matplotlib", "PIL")
+
     folder: Annotated[
         Path | None,
         Argument(
@@ -141,6 +143,8 @@ class Apply(Options):
 
     - lnz segment apply runs/street photographs --out labelled
     """
+
+    needs = ("rich", "PIL")
 
     run: RunArgument
     images: Annotated[Path, Argument(help="Folder of images, an image, or an .npz.")]

@@ -131,8 +131,6 @@ class Apply(Options):
     def check(self, given: Mapping[str, str]) -> None:
         if self.out is not None:
             new_file(self.out, force=self.force)
-            if not self.out.parent.is_dir():
-                raise BadInput(f"{self.out}: its folder does not exist. Create the folder first")
         _check_run(self.run, self.file)
 
 
