@@ -15,7 +15,7 @@ from lnz._cli.dataset import Coding, Dataset, choose_coding, divide
 from lnz._cli.defaults import fill, updates
 from lnz._cli.draw import _draw_annealed, draw
 from lnz._cli.output import strict
-from lnz._cli.settings import Settings
+from lnz._cli.settings import KINDS, Settings
 from lnz.io import Data, digits
 from lnz.learning._negative import NEGATIVE_PHASES
 from lnz.learning._objectives import OBJECTIVES
@@ -141,6 +141,25 @@ def test_weight_decay_spares_biases_and_fields():
         updates, _ = optimiser.update(nothing, optimiser.init(energy), energy)
     assert np.allclose(updates.couplings.strength, -0.5)
     assert np.allclose(updates.fields, 0)
+
+
+@pytest.mark.parametrize("model", ["rbm", "gaussian-rbm", "potts-rbm", "dbm", "ising", "potts"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weight_decay_finds_the_weights_of_every_model(model, wrapped):
+    coding = Coding(KINDS[model], 3, categories=2)
+    dataset = Dataset("x", coding, *(np.ones((4, 3), np.int8),) * 3, "")
+    hidden = {"dbm": (2, 2), "ising": None, "potts": None}.get(model, 2)
+    settings = filled(3, rows=4, categories=coding.categories, model=model, hidden=hidden)
+    energy = model_options.build(settings, dataset, jax.random.key(0))
+    energy = lnz.SelfNormalised(energy) if wrapped else energy
+    named = jax.tree_util.tree_flatten_with_path(model_options._interactions(energy))[0]
+    decayed = {jax.tree_util.keystr(path).removeprefix(".energy") for path, chosen in named if chosen}
+    weights = {
+        "dbm": {".weights[0]", ".weights[1]"},
+        "ising": {".couplings.strength"},
+        "potts": {".couplings.strength"},
+    }
+    assert decayed == weights.get(model, {".weights"})
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])

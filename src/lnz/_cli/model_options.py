@@ -15,6 +15,7 @@ from lnz._cli.settings import Settings
 from lnz._core.capabilities import data_space, observed_space
 from lnz._core.energy import Energy
 from lnz._core.spaces import Space
+from lnz._models.pairwise import Pairwise
 from lnz.learning._negative import NegativePhase
 from lnz.learning._objectives import OBJECTIVES, Objective
 from lnz.learning._positive import PositivePhase
@@ -47,7 +48,7 @@ def learner(settings: Settings, model: Energy, base: Energy | None = None, key: 
     return lnz.SelfNormalised(model, lnz.log_partition(model, route=route, key=key).value)
 
 
-def learned(energy: Energy) -> Energy:
+def learned(energy: Energy) -> Any:
     """The model inside what training has changed."""
     return energy.energy if isinstance(energy, lnz.SelfNormalised) else energy
 
@@ -169,12 +170,19 @@ def optimiser(settings: Settings, updates: int) -> Any:
         "momentum": lambda: optax.sgd(schedule, momentum=0.9),
         "adam": lambda: optax.adam(schedule),
     }[settings.optimizer]()
-    return optax.chain(optax.add_decayed_weights(settings.weight_decay, mask=_interactions), chosen)
+    decay = settings.weight_decay
+    return optax.chain(optax.add_decayed_weights(decay, mask=_interactions) if decay else optax.identity(), chosen)
 
 
 def _interactions(parameters: Any) -> Any:
-    named = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), parameters)
-    return jax.tree.map(lambda name: name.endswith((".weights", ".strength")) or ".weights[" in name, named)
+    """A mask of the weights or couplings."""
+
+    def where(parameters: Any) -> Any:
+        model = learned(parameters)
+        return model.couplings if isinstance(model, Pairwise) else model.weights
+
+    nothing = jax.tree.map(lambda _: False, parameters)
+    return eqx.tree_at(where, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
 
 
 def words(settings: Settings, coding: Coding) -> str:

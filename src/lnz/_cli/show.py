@@ -6,43 +6,7 @@ from typing import Any
 
 from lnz._cli.folder import held_out
 from lnz._cli.output import emit, emit_json, fact_table
-from lnz._core.printing import decimals
-
-_FEW = 50  # effective chains; below, the error of an estimate is unreliable
-
-
-def number(value: float | None, error: float | None = None, *, least: int = 2, most: int = 6) -> str:
-    """A value with as many decimals as its error deserves."""
-    if value is None:
-        return "unknown"
-    digits = 4 if error is None else decimals(error) if error > 0 else 4
-    return f"{value:.{max(least, min(most, digits))}f}"
-
-
-def at_least(row: dict[str, Any]) -> str:
-    """A sign before a log-likelihood of which only a lower bound is known."""
-    return "≥ " if row.get("is_limit") else ""
-
-
-def log_z_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """log Z, its interval, its guarantee and the method, as rows of a table."""
-    exact = found["known"] == "exact"
-    value = number(found["log_z"], None if exact else found["standard_error"])
-    rows = [("log Z", value if exact else f"{value} ± {found['standard_error']:.2g}")]
-    if not exact and found["lower"] is not None and found["upper"] is not None:
-        between = (
-            f"{number(found['lower'], found['standard_error'])} to {number(found['upper'], found['standard_error'])}"
-        )
-        rows.append(("Interval", f"{between}, at {100 * found['confidence']:g} % confidence"))
-    assumption = f" on the assumption that {found['assumption']}" if found["assumption"] else ""
-    rows.append(("Guarantee", found["guarantee"] + assumption))
-    method = found["route"]
-    if found["effective_sample_size"] is not None:
-        method += f", effective sample size {found['effective_sample_size']:.0f}"
-    rows.append(("Method", method))
-    if found["effective_sample_size"] is not None and found["effective_sample_size"] < _FEW:
-        rows.append(("Advice", "few chains dominate this estimate: measure again with more --temperatures or --chains"))
-    return rows
+from lnz.report._facts import likelihood_text, log_z_facts, number
 
 
 def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None = None) -> Any:
@@ -54,7 +18,7 @@ def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None
         table.add_column(name, justify="left" if name.startswith("log-l") else "right")
     for row in rows:
         error = row["standard_error"]
-        value = at_least(row) + number(row["log_likelihood"], error or row["data_standard_error"], most=4)
+        value = likelihood_text(row)
         table.add_row(
             row["name"],
             f"[bold]{value}[/bold]" if row.get("strong") else value,
@@ -76,7 +40,7 @@ def training(results: dict[str, Any], *, as_json: bool) -> None:
     rows.append(results["factorised"][judge] | {"name": f"factorised model, {judge}"})
     phases, seconds = results["phases"], results["seconds"]
     facts = [
-        *log_z_lines(results["log_z_estimate"]),
+        *log_z_facts(results["log_z_estimate"]),
         (
             "Gradient",
             f"relative gradient error {100 * phases['disagreement']:.1f} % (negative phase: {phases['negative_phase']})"
@@ -97,7 +61,7 @@ def likelihood(found: dict[str, Any], *, unit: str, name: str, as_json: bool) ->
         emit_json(found)
         return
     low, high = found["lower"], found["upper"]
-    facts = log_z_lines(estimate_of(found))
+    facts = log_z_facts(estimate_of(found))
     if found["is_limit"]:
         value = number(found["log_likelihood"], found["standard_error"] or found["data_standard_error"], most=4)
         emit(

@@ -7,8 +7,8 @@ import html
 from pathlib import Path
 from typing import Any
 
-from lnz._core.printing import decimals
 from lnz.io import write_atomic
+from lnz.report._facts import likelihood_text, log_z_facts, number
 
 CSS = """
 :root { --ink: #22303c; --quiet: #66727e; --line: #dfe4e8; --soft: #f6f8f9; --blue: #2f6f9f; }
@@ -42,8 +42,6 @@ code { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap
 @media (max-width: 640px) { main { padding: 24px 14px 48px; } th.number { white-space: normal; } th, td { padding-right: 8px; } }
 @media print { main { padding: 0; } details { border: 0; padding: 0; } }
 """
-
-_FEW = 50  # effective chains; below, the error of an estimate is unreliable
 
 _CAPTIONS = {
     "curves": (
@@ -127,11 +125,11 @@ def _cards(results: dict[str, Any]) -> str:
     by_data = "" if of_data is None else f", ± {of_data:.2g} from the data"
     seconds = results["seconds"]
     cards = [
-        (f"{name} log-likelihood, nats per {unit}", _likelihood(found), by_z + by_data),
+        (f"{name} log-likelihood, nats per {unit}", likelihood_text(found), by_z + by_data),
         (
             "above the factorised model",
-            f"{_number(gain, 0.1, sign=True)} nats",
-            f"it scores {_likelihood(alone)}",
+            f"{number(gain, 0.1, sign=True)} nats",
+            f"it scores {likelihood_text(alone)}",
         ),
         ("training time", _duration(seconds["training"]), f"and {_duration(seconds['measuring'])} to measure and draw"),
     ]
@@ -154,10 +152,10 @@ def _likelihoods(results: dict[str, Any]) -> str:
         alone = results["factorised"][name]
         of_data = found["data_standard_error"]
         cells = (
-            _likelihood(found),
+            likelihood_text(found),
             "exact" if found["known"] == "exact" else f"{found['standard_error']:.2g}",
             "unknown" if of_data is None else f"{of_data:.2g}",
-            _likelihood(alone),
+            likelihood_text(alone),
             f"{found['n']:,}",
         )
         numbers = "".join(f'<td class="number">{escaped(cell)}</td>' for cell in cells)
@@ -166,21 +164,8 @@ def _likelihoods(results: dict[str, Any]) -> str:
 
 
 def _log_z(results: dict[str, Any]) -> str:
-    found, phases = results["log_z_estimate"], results["phases"]
-    error = found["standard_error"] or 0.0
-    exact = found["known"] == "exact"
-    rows = [("log Z", _number(found["log_z"], error or 1e-4) + ("" if exact else f" ± {error:.2g}"))]
-    if not exact:
-        low, high = (
-            "unknown" if found[side] is None else _number(found[side], error or 1e-4) for side in ("lower", "upper")
-        )
-        rows.append(("interval", f"{low} to {high}, at {100 * found['confidence']:g} % confidence"))
-    assumption = f" on the assumption that {found['assumption']}" if found["assumption"] else ""
-    rows.append(("guarantee", found["known"] + assumption))
-    ess = found["effective_sample_size"]
-    rows.append(("method", found["route"] + ("" if ess is None else f"; effective sample size {ess:.0f}")))
-    if ess is not None and ess < _FEW:
-        rows.append(("advice", "few chains dominate this estimate: measure again with more temperatures or chains"))
+    phases = results["phases"]
+    rows = [(name if name == "log Z" else name.lower(), fact) for name, fact in log_z_facts(results["log_z_estimate"])]
     rows.append(
         (
             "relative gradient error",
@@ -231,20 +216,8 @@ def _plain(value: Any) -> str:
 
 def _gap(gap: float | None) -> str:
     return (
-        "" if gap is None else f"; the data's mean free energy less the model's is {_number(gap, 0.1, sign=True)} nats"
+        "" if gap is None else f"; the data's mean free energy less the model's is {number(gap, 0.1, sign=True)} nats"
     )
-
-
-def _likelihood(found: dict[str, Any]) -> str:
-    """With the decimals that the error of log Z deserves, or, where that is exact, the error of the data."""
-    return ("≥ " if found.get("is_limit") else "") + _number(
-        found["log_likelihood"], found["standard_error"] or found["data_standard_error"] or 0.01
-    )
-
-
-def _number(value: float, error: float, *, sign: bool = False) -> str:
-    digits = max(2, min(6, decimals(error)))
-    return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def _duration(seconds: float) -> str:
