@@ -243,12 +243,13 @@ def ising_sparse(name: str, edges: np.ndarray, n: int) -> Case:
 def ising_lattice(name: str, shape: tuple[int, ...], periodic: Periodic, **about: Any) -> Case:
     rng = draws(name)
 
+    bonds = [np.asarray(part) for part in zip(*lattice_bonds(shape, periodic), strict=True)]
+
     def log_weight(leaves: Leaves, s: np.ndarray) -> np.ndarray:
         strength, fields = leaves
-        total = s.reshape(len(s), -1) @ fields.ravel()
-        for axis, site, end in lattice_bonds(shape, periodic):
-            total = total + strength[(axis, *site)] * s[(slice(None), *site)] * s[(slice(None), *end)]
-        return total
+        axes, sites, ends = bonds
+        pairs = s[(slice(None), *sites.T)] * s[(slice(None), *ends.T)]
+        return s.reshape(len(s), -1) @ fields.ravel() + pairs @ strength[(axes, *sites.T)]
 
     def build() -> lnz.Energy:
         return lnz.Ising.lattice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,10 @@ def model() -> lnz.Energy:
     return case.at(jnp.asarray(0.5 * case.flat))
 
 
+def begun(phase, energy):
+    return eqx.filter_jit(phase.init)(energy, KEY, len(DATA))
+
+
 def update(phase, energy, state, key):
     """The mean of -∂F as one vector, and the next state."""
     _, gradient, state, _ = phase.gradient(energy, state, DATA, None, key)
@@ -35,7 +40,7 @@ def test_the_state_goes_through_a_file_bit_for_bit(phase, tmp_path):
     energy = model()
     assert phase.unsupported_reason(energy) is None
     step = jax.jit(lambda energy, state, key: update(phase, energy, state, key))
-    start = phase.init(energy, KEY, len(DATA))
+    start = begun(phase, energy)
     first, state = step(energy, start, jax.random.key(1))
     kind = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
     assert kind(state) == kind(start)
@@ -56,7 +61,7 @@ def _is_key(x):
 @pytest.mark.parametrize("phase", [p for p in PHASES if type(p) in UNBIASED], ids=lambda phase: type(phase).__name__)
 def test_the_expected_gradient_is_that_of_log_z(phase):
     energy, seeds = model(), 400
-    state = phase.init(energy, KEY, len(DATA))
+    state = begun(phase, energy)
     many = jax.jit(lambda energy, keys: jax.lax.map(lambda key: update(phase, energy, state, key)[0], keys))
     found = np.asarray(many(energy, jax.random.split(jax.random.key(3), seeds)))
     exact = ravel_pytree(jax.grad(lambda e: lnz.log_partition(e, route=lnz.routes.Enumeration()).value)(energy))[0]

@@ -1,5 +1,7 @@
 """What the tests of learning share: small models with data, and comparisons bit for bit."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -123,11 +125,17 @@ def distance(one, two):
     return max(float(np.abs(a - b).max()) for a, b in zip(arrays(one), arrays(two), strict=True))
 
 
+@functools.cache
+def listed(space):
+    """Every state of a discrete space, by one program."""
+    return np.asarray(jax.jit(space.decode)(np.arange(space.count)))
+
+
 def law(energy):
     """Every observed state (on a grid where they are real) and its log weight, in NumPy: a check that shares no route with the library."""
     space = lnz.capabilities.observed_space(energy)
     if space.discrete:
-        states = np.asarray(space.decode(jnp.arange(space.count)))
+        states = listed(space)
         return states, -free_energies(energy, states)
     line = np.linspace(-12, 12, 241)
     states = np.stack(np.meshgrid(*[line] * space.shape[0], indexing="ij"), axis=-1).reshape(-1, *space.shape)

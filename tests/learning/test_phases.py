@@ -55,16 +55,24 @@ def run(phase, energy, state, draws):
 DATA = jnp.zeros((2, 1))  # no phase that is tested with `run` looks at it
 
 
+@eqx.filter_jit
+def gradients_and_mean(energy, states, every):
+    """-∂F of each of some states, and its exact mean."""
+    of_state = eqx.filter_grad(lambda e, v: -lnz.capabilities.free_energy_of(e)(v))
+    log_z = eqx.filter_grad(lambda e: jax.nn.logsumexp(-jax.vmap(lnz.capabilities.free_energy_of(e))(every)))
+    return jax.vmap(of_state, (None, 0))(energy, states), log_z(energy)
+
+
+def begun(phase, energy, key, n):
+    """The state of a phase before the first update, by one program."""
+    return eqx.filter_jit(phase.init)(energy, key, n)
+
+
 def z_scores(energy, states, weights):
     """Of the mean negative gradient against the exact one, entry by entry."""
-    gradients = jax.vmap(eqx.filter_grad(lambda e, v: -lnz.capabilities.free_energy_of(e)(v)), (None, 0))(
-        energy, states
-    )
+    gradients, exact = gradients_and_mean(energy, states, law(energy)[0])
     w = np.ones(len(states)) if weights is None else np.asarray(weights, float)
     w = w / w.sum()
-    exact = eqx.filter_grad(
-        lambda e: jax.nn.logsumexp(-jax.vmap(lnz.capabilities.free_energy_of(e))(jnp.asarray(law(energy)[0])))
-    )(energy)
     scores = []
     for g, e in zip(jax.tree.leaves(gradients), jax.tree.leaves(exact), strict=True):
         g = np.asarray(g, float).reshape(len(states), -1)
@@ -96,7 +104,7 @@ CASES = {
 )
 def test_under_frozen_parameters_the_mean_is_the_exact_gradient(name, kind):
     energy, phase = target(kind), CASES[name]
-    state = phase.init(energy, KEY, 2)
+    state = begun(phase, energy, KEY, 2)
     if name == "trajectory":  # a ladder of other models, as a run would leave it
         rungs = [scaled(energy, f) for f in (0.1, 0.4, 0.7)]
         models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[eqx.filter(e, eqx.is_inexact_array) for e in rungs])
@@ -145,7 +153,7 @@ class TestFarModes:
         energy = lnz.Ising(0.8 * (np.ones((6, 6)) - np.eye(6)))
         phase = dataclasses.replace(CASES[name], chains=200, **({"checkpoints": 4} if name == "trajectory" else {}))
         start = lnz.Ising(np.zeros((6, 6)))
-        state = phase.init(start, KEY, 2)
+        state = begun(phase, start, KEY, 2)
         if name == "trajectory":
             rungs = [scaled(energy, f) for f in (0.0, 0.25, 0.4, 0.6)]
             models = jax.tree.map(
@@ -166,7 +174,7 @@ class TestFarModes:
         data, shares = jnp.asarray(law(energy)[0])[:64].astype(jnp.float64), []
         for rate in (0.0, 0.3):
             phase = lnz.learning.FastWeights(chains=200, fast_rate=rate)
-            state = phase.init(energy, KEY, 2)._replace(observed=jnp.ones((200, 6)))
+            state = begun(phase, energy, KEY, 2)._replace(observed=jnp.ones((200, 6)))
 
             @eqx.filter_jit
             def go(state, phase=phase):
@@ -192,7 +200,7 @@ class TestJarzynski:
             return state, (figures["log_z"], figures["effective_share"], figures["resampled"], states, weights)
 
         start, go = jax.random.split(key)
-        state = phase.init(self.path(0.3), start, 2)
+        state = begun(phase, self.path(0.3), start, 2)
         return jax.lax.scan(body, state, (factors, jax.random.split(go, steps)))[1]
 
     def test_log_z_along_a_moving_path(self):
@@ -218,7 +226,7 @@ def test_the_ladder_keeps_the_models_that_it_needs():
     """The first model stays, the last is the newest, order is kept, and a model is added only where swaps have become rare."""
     start = lnz.Ising(np.zeros((4, 4)))
     phase = lnz.learning.TrajectoryTempered(chains=100, checkpoints=2, target=0.7)
-    state, kept, fields = phase.init(start, KEY, 2), 0.0, []
+    state, kept, fields = begun(phase, start, KEY, 2), 0.0, []
     draw = eqx.filter_jit(lambda e, s, k: phase.draw(e, s, DATA, None, k)[2:])
     for t in range(120):
         energy = eqx.tree_at(lambda e: e.fields, start, jnp.full((4,), 0.04 * t))

@@ -237,7 +237,7 @@ def folded(key: Key[Array, ""], *numbers: int) -> Key[Array, ""]:
     words = np.asarray(jax.random.key_data(key))[:, None]
     for number in numbers:
         words = np.stack(_threefry(words[0], words[1], np.uint32(0), np.uint32(number)))
-    data = jnp.asarray(words[:, 0])
+    data = jax.device_put(words[:, 0].copy())
     return data if key.dtype == np.uint32 else jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 

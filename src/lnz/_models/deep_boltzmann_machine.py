@@ -77,7 +77,7 @@ class DeepBoltzmannMachine(BilinearLayers, Incomplete, Factored):
         keys = [key] if len(sizes) == 2 else jax.random.split(key, len(sizes) - 1)
         pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
         self.weights = tuple(initial_weights(k, scale, (below, above), dtype) for k, below, above in pairs)
-        self.layer_biases = tuple(jnp.asarray(np.zeros((n,), dtype)) for n in sizes)
+        self.layer_biases = tuple(jax.device_put(np.zeros((n,), dtype)) for n in sizes)
 
     @classmethod
     def from_parameters(cls, weights: Sequence[Any], biases: Sequence[Any]) -> DeepBoltzmannMachine:

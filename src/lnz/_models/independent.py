@@ -295,5 +295,7 @@ def base_of(energy: Energy) -> Energy:
 
 
 def as_float(x: Any) -> Array:
-    x = jnp.asarray(given_array(x, "parameters"))
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+    x = given_array(x, "parameters")
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+    # `jnp.asarray` would compile a program for every shape. `device_put` keeps the memory it is given, hence the copy.
+    return x.astype(dtype) if isinstance(x, jax.Array) else jax.device_put(np.array(x, dtype))

@@ -62,8 +62,8 @@ class RBM(BilinearLayers, Factored, Conditional):
         self.visible = _visible_space(visible)
         features = math.prod(units.feature_shape(self.visible))
         self.weights = initial_weights(key, scale, (features, _hidden_count(hidden)), dtype)
-        self.visible_bias = jnp.asarray(np.zeros((features,), dtype))
-        self.hidden_bias = jnp.asarray(np.zeros((hidden,), dtype))
+        self.visible_bias = jax.device_put(np.zeros((features,), dtype))
+        self.hidden_bias = jax.device_put(np.zeros((hidden,), dtype))
 
     @classmethod
     def from_parameters(
@@ -109,7 +109,7 @@ class RBM(BilinearLayers, Factored, Conditional):
         space = Binary(np.shape(data)[1:]) if visible is None else visible
         rbm = cls(space, hidden, key=key, scale=scale, dtype=dtype)
         bias = np.asarray(Independent.from_data(data, rbm.visible).potentials).reshape(-1).astype(dtype)
-        return eqx.tree_at(lambda r: r.visible_bias, rbm, jnp.asarray(bias))
+        return eqx.tree_at(lambda r: r.visible_bias, rbm, jax.device_put(bias))
 
     @property
     def observed(self) -> Space:
@@ -242,8 +242,8 @@ class GaussianRBM(TwoLayer, Marginal, Annealable):
 
     def __init__(self, visible: int, hidden: int, *, key: PRNGKeyArray, scale: float = 0.01, dtype: Any = jnp.float32):
         self.weights = initial_weights(key, scale, (_hidden_count(visible), _hidden_count(hidden)), dtype)
-        self.visible_bias, self.log_scale = (jnp.asarray(np.zeros((visible,), dtype)) for _ in range(2))
-        self.hidden_bias = jnp.asarray(np.zeros((hidden,), dtype))
+        self.visible_bias, self.log_scale = (jax.device_put(np.zeros((visible,), dtype)) for _ in range(2))
+        self.hidden_bias = jax.device_put(np.zeros((hidden,), dtype))
 
     @property
     def space(self) -> Space:

@@ -217,7 +217,7 @@ class _FitProblem(Problem[Progress, Record]):
         self.validation, self.route = validation, route
         # Small epochs share one call of the compiled loop, because a call costs as much as several updates of a small model.
         self.epochs = max(1, _STRETCH_ROWS // (plan.per_epoch * plan.batch))
-        n = jnp.asarray(plan.n, jnp.int32)
+        n = jax.device_put(np.int32(plan.n))
         self.batches = functools.partial(
             Batches, jax.tree.map(padded, self.data), None if weights is None else padded(weights), n
         )
@@ -307,7 +307,7 @@ class _FitProblem(Problem[Progress, Record]):
         best = Best(tree.energy, int(tree.step), -math.inf)
         if about["best_step"] is not None:
             best = self.keeper.load_best(tree.energy)
-        sums = {name: jnp.asarray(np.float32(total)) for name, total in about["sums"].items()}
+        sums = {name: jax.device_put(np.float32(total)) for name, total in about["sums"].items()}
         return Progress(tree, sums, about["since"], about["recorded"], best)
 
 

@@ -87,10 +87,10 @@ def as_weights(weights: Any, n: int) -> Array:
         raise ValueError(f"weights must have shape ({n},), one per example, but got {np.shape(weights)}")
     if is_traced(weights):
         return weights
-    seen = np.asarray(weights, jnp.result_type(float))
+    seen = np.array(weights, jnp.result_type(float))
     if not np.isfinite(seen).all() or (seen < 0).any() or not (seen > 0).any():
         raise ValueError("weights must be finite, not negative, and not all zero: check them for NaN and overflow")
-    return jnp.asarray(seen)
+    return jax.device_put(seen)
 
 
 def cast(energy: Energy, v: State) -> State:

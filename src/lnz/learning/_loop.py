@@ -137,11 +137,9 @@ def padded(array: ArrayLike, least: int = _ROWS) -> Array:
     array = np.asarray(array)
     n, step = len(array), 2**16
     rows = max(least, 2 ** math.ceil(math.log2(n)) if n <= step else -(-n // step) * step)
-    if rows > n:
-        longer = np.zeros((rows, *array.shape[1:]), array.dtype)
-        longer[:n] = array
-        array = longer
-    return jnp.asarray(array)
+    longer = np.zeros((rows, *array.shape[1:]), array.dtype)
+    longer[:n] = array
+    return jax.device_put(longer)
 
 
 class Batches(NamedTuple):
@@ -162,7 +160,7 @@ class Batches(NamedTuple):
 
 def no_sums(names: tuple[str, ...]) -> dict[str, Array]:
     """The sums of the figures of no updates."""
-    return {name: jnp.asarray(np.zeros((), np.float32)) for name in names}
+    return {name: jax.device_put(np.zeros((), np.float32)) for name in names}
 
 
 def updates(
@@ -177,9 +175,7 @@ def updates(
     over orders is the gradient of all data.
     """
     trainer, numbers = trainer.numbers_apart(state)
-    return _updates(
-        trainer, numbers, batch, state, sums, batches, jnp.asarray(first, jnp.int32), jnp.asarray(stop, jnp.int32)
-    )
+    return _updates(trainer, numbers, batch, state, sums, batches, np.int32(first), np.int32(stop))
 
 
 @eqx.filter_jit

@@ -53,7 +53,7 @@ def checked_data(energy: Energy, data: State, weights: Any) -> tuple[State, Arra
         n = int(kept.sum())
         if n < len(kept):
             data, scaled = jax.tree.map(lambda leaf: leaf[kept], data), scaled[kept] / scaled[kept].mean()
-        weights = jnp.asarray(scaled)
+        weights = jax.device_put(scaled)
     if n < 2:
         raise ValueError(
             f"learning needs at least two examples{'' if weights is None else ' of weight above 0'}, but got {n}"

@@ -170,7 +170,7 @@ class Trainer:
             )
         run_key, negative = _begun(self.negative_phase, energy, key, batch_size)
         optimizer = self._optimizer().init(parameters)
-        return TrainState(energy, optimizer, negative, jnp.asarray(np.zeros((), np.int32)), run_key)
+        return TrainState(energy, optimizer, negative, jax.device_put(np.zeros((), np.int32)), run_key)
 
     def step(
         self, state: TrainState, data: State, weights: ArrayLike = None, *, scale: Any = None
@@ -209,7 +209,8 @@ class Trainer:
             )
         weights = None if weights is None else as_weights(weights, sizes.pop()[0])
         trainer, numbers = self.numbers_apart(state)
-        state, figures = _step(trainer, numbers, state, data, weights, None if scale is None else jnp.asarray(scale))
+        scale = scale if scale is None or is_traced(scale) else np.asarray(scale)
+        state, figures = _step(trainer, numbers, state, data, weights, scale)
         problem = None if is_traced(figures["gradient_norm"]) else self.problem(figures)
         if problem is not None:
             raise NotMet(problem)
