@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from lnz._cli.errors import BadInput, refuse_missing
+from lnz._cli.process import program
 
 LATER: Any = None
 """The default of an option whose value depends on the data and the model: it is None until they are known."""
@@ -241,7 +242,7 @@ class _Help(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=26, width=_width())
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return _wrapped(text, width)
+        return _wrapped(text.replace("\n- lnz ", f"\n- {program()} "), width)
 
 
 def listing(group: str, about: str, commands: Mapping[str, str], epilog: str) -> str:

@@ -24,10 +24,11 @@ class TrainingProgress:
         self._said = time.monotonic() - _LINE_SECONDS
         self._bar: Any = None
         self._updates = updates
+        self._first: tuple[float, int] | None = None  # the time and the updates after compilation
         self._held_out = self._gap = ""
         if shown and sys.stderr.isatty():
-            self._bar = _bar()
-            self._task = self._bar.add_task("", total=updates, epoch="compiling", held_out="", gap="")
+            self._bar = _display("left", "held_out", "gap", stays=True)
+            self._task = self._bar.add_task("compiling", total=updates, left="", held_out="", gap="")
         self._shown = shown
 
     def __enter__(self) -> TrainingProgress:
@@ -44,8 +45,11 @@ class TrainingProgress:
     def step(self, done: int, total: int) -> None:
         """After some updates."""
         if self._bar is not None:
-            epoch = f"epoch {done / self._per_epoch:,.0f}"
-            self._bar.update(self._task, completed=done, epoch=epoch, held_out=self._held_out, gap=self._gap)
+            if self._first is None:
+                self._first = time.monotonic(), done
+            epoch, left = f"epoch {done / self._per_epoch:,.0f}", _left(*self._first, done, total)
+            facts = {"left": left, "held_out": self._held_out, "gap": self._gap}
+            self._bar.update(self._task, description=epoch, completed=done, **facts)
 
     def record(self, record: dict[str, Any]) -> None:
         """After an evaluation on the held-out data."""
@@ -105,7 +109,7 @@ class Step:
             if not self._shown:
                 return
             if sys.stderr.isatty():
-                self._spinner = _spinner()
+                self._spinner = _display(bar=False)
                 self._task = self._spinner.add_task(self._text)
                 self._spinner.start()
             else:
@@ -160,16 +164,16 @@ class Work:
             self._next = now + (_LINE_SECONDS if not on_terminal else 0 if self._long else _BAR_SECONDS)
         if not self._shown or now < self._next:
             return
-        left = f"{_duration((now - self._began) * (1 - share) / share)} left" if share > _TELLING else ""
-        facts = {"stage": stage, "memory": _memory(), "left": left}
+        left = _left(self._began, 0.0, share, 1.0)
+        facts = {"memory": _memory(), "left": left}
         if on_terminal:
             self._next = now + 0.1
             if self._bar is None:
-                self._bar = _work_bar()
-                self._task = self._bar.add_task("", total=1.0, **facts)
+                self._bar = _display("memory", "left")
+                self._task = self._bar.add_task(stage, total=1.0, **facts)
                 self._bar.start()
                 self._say(self._bar.console.print)
-            self._bar.update(self._task, completed=share, **facts)
+            self._bar.update(self._task, description=stage, completed=share, **facts)
         else:
             self._next = now + _LINE_SECONDS
             self._say(_line)
@@ -194,55 +198,25 @@ def _memory() -> str:
         return ""
 
 
+def _left(began: float, from_: float, done: float, total: float) -> str:
+    """The time left, where it can be told: the pace since `began`, when `from_` was done."""
+    if done - from_ <= _TELLING * total:
+        return ""
+    return f"{_duration((time.monotonic() - began) * (total - done) / (done - from_))} left"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _work_bar() -> Any:
+def _display(*fields: str, bar: bool = True, stays: bool = False) -> Any:
+    """A line of rich's on stderr: a spinner, what is done, a bar with its share, the fields of the task, and the time."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    return Progress(
-        TextColumn("{task.fields[stage]}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[memory]}"),
-        TextColumn("{task.fields[left]}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-def _spinner() -> Any:
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-def _bar() -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.fields[epoch]}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("[bold]{task.fields[held_out]}[/bold]"),
-        TextColumn("[dim]{task.fields[gap]}[/dim]"),
-        console=Console(stderr=True),
-    )
+    columns = [SpinnerColumn(), TextColumn("{task.description}")]
+    columns += [BarColumn(bar_width=24), TaskProgressColumn()] if bar else []
+    columns += [*(TextColumn(f"{{task.fields[{name}]}}") for name in fields), TimeElapsedColumn()]
+    return Progress(*columns, console=Console(stderr=True), transient=not stays)
