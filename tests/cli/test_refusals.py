@@ -66,6 +66,10 @@ REFUSED = [
     ("sample notes.doc --out new.npy", "notes.doc: holds no saved energy"),
     ("logz notes.doc", "notes.doc: holds no saved energy"),
     ("logz run --plot nowhere/x.png", "nowhere/x.png: its folder does not exist"),
+    (
+        "sample run --out x.png",
+        "x.png: a picture needs the height and width of one sample, and those of run are no images",
+    ),
     ("logz nowhere", "there is no such run folder"),
     ("logz run --plot x.pdf", "is not a .png file"),
     ("logz run --route smc --chains 3", "--temperatures and --chains are for"),

@@ -214,6 +214,15 @@ class Sample(Options):
                 f"{self.out}: samples cannot be written as {self.out.suffix!r}. Choose one of .npy, .npz, .csv, .png"
             )
         _check_model(self.run)
+        if self.run.is_dir() and not RunFolder(self.run).config()["data"]["coding"].get("image_shape"):
+            self.refuse_picture()
+
+    def refuse_picture(self) -> None:
+        """Refuse a picture of samples that are no images."""
+        if self.out.suffix.lower() == ".png":
+            raise BadInput(
+                f"{self.out}: a picture needs the height and width of one sample, and those of {self.run} are no images. Write .npy or .csv"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from lnz._cli.errors import BadInput, refusing
 from lnz._cli.folder import RunFolder, held_out
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step
-from lnz._core.capabilities import visible_part
+from lnz._core.capabilities import observed_space, visible_part
 from lnz._core.checkpoint import CheckpointError
 from lnz._core.energy import Energy
 from lnz.report._pictures import annealing_path
@@ -146,6 +146,8 @@ def sample(options: Sample) -> None:
     prepare_jax()
     with Step("opening the model"):
         target, image_shape = open_target(options.run), None
+    if target.run is None and len(observed_space(target.energy).shape) != 2:
+        options.refuse_picture()
     if target.run is not None:
         image_shape = dataset.Coding.from_json(target.run.config()["data"]["coding"]).image_shape
     with Step(f"drawing {options.n:,} samples"), refusing():
