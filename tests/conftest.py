@@ -11,6 +11,10 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# There is a worker for every core. Threads of NumPy's BLAS would wait for each other, actively: small products took up to 20 times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Compiled programs are kept between runs and shared by workers and by the processes that tests start; so is the bytecode of packages, without which
 # every process spends a second and a half on compiling its imports.
 os.environ.setdefault(

@@ -243,13 +243,19 @@ def ising_sparse(name: str, edges: np.ndarray, n: int) -> Case:
 def ising_lattice(name: str, shape: tuple[int, ...], periodic: Periodic, **about: Any) -> Case:
     rng = draws(name)
 
-    bonds = [np.asarray(part) for part in zip(*lattice_bonds(shape, periodic), strict=True)]
+    axes, sites, ends = (np.asarray(part).T for part in zip(*lattice_bonds(shape, periodic), strict=True))
+    known: list[Any] = [
+        None,
+        None,
+    ]  # the last states, and their products over bonds and spins, complex for the complex step
 
     def log_weight(leaves: Leaves, s: np.ndarray) -> np.ndarray:
         strength, fields = leaves
-        axes, sites, ends = bonds
-        pairs = s[(slice(None), *sites.T)] * s[(slice(None), *ends.T)]
-        return s.reshape(len(s), -1) @ fields.ravel() + pairs @ strength[(axes, *sites.T)]
+        if known[0] is not s:
+            pairs = s[(slice(None), *sites)] * s[(slice(None), *ends)]
+            known[:] = s, np.concatenate([pairs, s.reshape(len(s), -1)], axis=1).astype(complex)
+        weights = known[1] @ np.concatenate([strength[(axes, *sites)], fields.ravel()])
+        return weights if np.iscomplexobj(fields) else weights.real
 
     def build() -> lnz.Energy:
         return lnz.Ising.lattice(

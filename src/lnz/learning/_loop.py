@@ -180,7 +180,7 @@ def updates(
 
 @eqx.filter_jit
 def _updates(
-    trainer: Trainer, numbers: list[Array], batch: int, state: TrainState, sums: Any, batches: Batches, first: Array, stop: Array
+    trainer: Trainer, numbers: list[Array], batch: int, state: TrainState, sums: Any, batches: Batches, first: Any, stop: Any
 ) -> tuple[TrainState, Any, Array]:  # fmt: skip
     trainer = trainer.with_numbers(numbers)
     arrays, rest = eqx.partition(state, eqx.is_array)
