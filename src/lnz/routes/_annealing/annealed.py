@@ -66,9 +66,12 @@ def annealed(
     def public(x: Any) -> State:
         return jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), v)
 
+    def rung(k: Any) -> tuple[Array, Array, Array]:
+        return ladder.betas[k], ladder.betas[k + 1], ladder.log_steps[k + 1]
+
     def step(k: Array, carry: Any) -> Any:
-        x, log_w, lost, accepted, seen = carry
-        before, beta, size = ladder.betas[k], ladder.betas[k + 1], ladder.log_steps[k + 1]
+        # The numbers of a step are looked up before it begins: XLA fuses a look-up with the moves, and then does not vectorise these.
+        (before, beta, size), x, log_w, lost, accepted, seen = carry
         move_key = jax.random.fold_in(key, k)
         if stepped and log_step is not None:
             step_key, move_key = jax.random.split(move_key)
@@ -82,11 +85,11 @@ def annealed(
         x, chances = going.move(move_key, beta, x, size)
         now = jax.lax.cond(k >= look_from, lambda x: look(public(x)), lambda x: jax.tree.map(jnp.zeros_like, seen), x)
         seen = jax.tree.map(jnp.add, seen, now)
-        return x, total, lost, accepted + jnp.nan_to_num(chances).astype(dtype) if stepped else accepted, seen
+        return rung(k + 1), x, total, lost, accepted + jnp.nan_to_num(chances).astype(dtype) if stepped else accepted, seen
 
     zero = jnp.zeros(jax.tree.leaves(v)[0].shape[:1], dtype)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, v))
-    begin = (going.pack(v), zero, zero, zero if stepped else jnp.ones((), dtype), nothing)
-    x, log_w, _, accepted, seen = jax.lax.fori_loop(0, ladder.steps, step, begin)
+    begin = (rung(0), going.pack(v), zero, zero, zero if stepped else jnp.ones((), dtype), nothing)
+    _, x, log_w, _, accepted, seen = jax.lax.fori_loop(0, ladder.steps, step, begin)
     acceptance = accepted / jnp.maximum(ladder.steps, 1).astype(dtype) if stepped else accepted
     return Annealed(log_w, public(x), acceptance, seen)
