@@ -85,7 +85,14 @@ def annealed(
         x, chances = going.move(move_key, beta, x, size)
         now = jax.lax.cond(k >= look_from, lambda x: look(public(x)), lambda x: jax.tree.map(jnp.zeros_like, seen), x)
         seen = jax.tree.map(jnp.add, seen, now)
-        return rung(k + 1), x, total, lost, accepted + jnp.nan_to_num(chances).astype(dtype) if stepped else accepted, seen
+        return (
+            rung(k + 1),
+            x,
+            total,
+            lost,
+            accepted + jnp.nan_to_num(chances).astype(dtype) if stepped else accepted,
+            seen,
+        )
 
     zero = jnp.zeros(jax.tree.leaves(v)[0].shape[:1], dtype)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, v))
