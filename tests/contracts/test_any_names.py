@@ -144,7 +144,7 @@ def test_all_these_names_at_once_mean_nothing_to_the_library(case, how):
 @HOW
 @pytest.mark.parametrize("name", [*NAMES, *MORE])
 def test_a_name_of_ones_own_means_nothing_to_the_library(name, how):
-    check([(Spins, "default"), (Spins, "Gibbs"), (Points, "quadrature")], lambda kind: how(kind, [name]))
+    check([(Spins, "default"), (Spins, "Gibbs"), (Points, "langevin")], lambda kind: how(kind, [name]))
 
 
 @pytest.mark.slow
