@@ -196,7 +196,7 @@ def expectation(energy: ModelLike, f: Any, *, route: Route | None = None, key: P
     if any(np.isnan(np.asarray(leaf)).any() for leaf in leaves):
         raise ValueError(
             f"E[f] is NaN: f or the energy {type(energy).__name__} is NaN for some state, every state has probability "
-            "zero, or Z is infinite"
+            "zero, or Z is infinite; or E[f] does not exist: |f| e^-E grows or falls too slowly for an integral, or overflows"
         )
     return dataclasses.replace(estimate, quantity="E[f]")
 

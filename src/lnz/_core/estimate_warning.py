@@ -23,6 +23,8 @@ class EstimateWarning(enum.StrEnum):
     STEPPING_STONES_DISAGREE = "stepping-stones-disagree"
     DIRECTIONS_DISAGREE = "directions-disagree"
     POOR_DIRECTION_OVERLAP = "poor-direction-overlap"
+    HEAVY_TAILED_EXPECTATION = "heavy-tailed-expectation"
+    UNRESOLVED_INTEGRAL = "unresolved-integral"
     OUT_OF_TIME = "out-of-time"
 
     @property
@@ -106,6 +108,14 @@ MESSAGES = {
     EstimateWarning.POOR_DIRECTION_OVERLAP: Message(
         "The work distributions of forward and reverse annealing hardly overlap, so the standard error is unreliable (the bounds hold without it)",
         "Use more temperatures",
+    ),
+    EstimateWarning.HEAVY_TAILED_EXPECTATION: Message(
+        "The largest |f| times the weights have a Pareto shape above 0.7, so E[f] may not exist and its standard error is unreliable",
+        "Use a bounded function, or more chains or temperatures",
+    ),
+    EstimateWarning.UNRESOLVED_INTEGRAL: Message(
+        "Grids of different points disagree, so they do not resolve the integrand, or its tails are too heavy for them",
+        "Use more points (lnz.routes.Quadrature(points=…)), coordinates in which the model is equally wide everywhere, or an annealing route",
     ),
     EstimateWarning.OUT_OF_TIME: Message(
         "Time ran out before the interval was as narrow as requested",

@@ -76,7 +76,9 @@ def _compare(subject: Subject, found: dict[str, np.ndarray], numbers: dict[str, 
     worst = int(np.argmax(z))
     label, how = subject.labels[worst], type(subject.route).__name__.lower()
     words = f"along {label} the identity gives {slope[worst]:.6g}, the difference quotient {central[0][worst]:.6g}"
-    if not np.isfinite(slope).all():
+    if np.isinf(slope).any():
+        gradient = Check(GRADIENT, "untested", f"E[-∂E] is infinite, by {how}: see the mean and variance of ∂E")
+    elif not np.isfinite(slope).all():
         bad = int(np.argmin(np.isfinite(slope)))
         gradient = Check(GRADIENT, "failed", f"E[-∂E] along {subject.labels[bad]} is {slope[bad]:g}, by {how}",
                          "find the state whose gradient is not finite", math.inf)  # fmt: skip

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Array
 
 from lnz._core.capabilities import free_energy_of, observed_space
-from lnz._core.convergence import r_hat, r_hat_threshold
+from lnz._core.convergence import pareto_shape, r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.random import folded
 from lnz._core.spaces import Categorical, Spin, limits_of
 from lnz.diagnostics._audit_derivative import Z, joined
 from lnz.diagnostics._audit_report import Check
 from lnz.diagnostics._audit_subject import Subject, along, energies, grid_states, norms, uniform
+from lnz.routes._annealing.flat_directions import LARGEST, flattest, lowest
 from lnz.routes._exact.quadrature import Quadrature
 
 _RADII = 2.0 ** np.arange(-4, 41)
@@ -126,22 +127,16 @@ def _along_rays(energy: Energy, rays: Array, radii: Array) -> Array:
 
 
 @eqx.filter_jit
-def _lowest(energy: Energy, rays: Array, radius: Array) -> Array:
-    """Directions of low energy on a sphere, by descent from given directions."""
+def _flat_rays(energy: Energy, rays: Array) -> tuple[Array, Array]:
+    """The directions in which the energy grows least from the origin, and those of low energy far out, by descent from given ones."""
     shape = observed_space(energy).shape
 
-    def descend(u: Array) -> Array:
-        def step(i: Array, u: Array) -> Array:
-            gradient = jax.grad(lambda u: free_energy_of(energy)((radius * u).reshape(shape)))(u)
-            norm = jnp.linalg.norm(gradient)
-            new = u - 0.3 * 0.85**i * jnp.where(
-                jnp.isfinite(norm) & (norm > 0), gradient / jnp.where(norm > 0, norm, 1), 0
-            )
-            return new / jnp.linalg.norm(new)
+    def at(x: Array) -> Array:
+        return free_energy_of(energy)(x.reshape(shape))
 
-        return jax.lax.fori_loop(0, 60, step, u)
-
-    return jax.lax.map(descend, rays)
+    origin = jnp.zeros((rays.shape[1],))
+    flat = flattest(at, origin, 1.0) if rays.shape[1] <= LARGEST else rays[:0]
+    return flat, lowest(at, rays, 1e3)
 
 
 def _rays(subject: Subject) -> tuple[np.ndarray, list[str]]:
@@ -152,43 +147,18 @@ def _rays(subject: Subject) -> tuple[np.ndarray, list[str]]:
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     axes = np.eye(d)[: min(d, 16)]
     low, high = (np.asarray(bound).ravel() for bound in limits_of(observed_space(subject.energy)))
-    adversarial = (
-        np.asarray(_lowest(subject.energy, jnp.asarray(random), jnp.asarray(1e3)))
-        if np.isinf(low).all() and np.isinf(high).all()
-        else random[:0]
-    )
-    rays = np.concatenate([random, axes, -axes, adversarial])
-    kinds = ["random"] * len(random) + ["a coordinate"] * 2 * len(axes) + ["a direction of descent"] * len(adversarial)
+    open_everywhere = np.isinf(low).all() and np.isinf(high).all()
+    found = _flat_rays(subject.energy, jnp.asarray(random)) if open_everywhere else (random[:0], random[:0])
+    flat, adversarial = (np.asarray(found_rays) for found_rays in found)
+    rays = np.concatenate([random, axes, -axes, flat, adversarial])
+    kinds = ["random"] * len(random) + ["a coordinate"] * 2 * len(axes)
+    kinds += ["a direction of least curvature"] * len(flat) + ["a direction of descent"] * len(adversarial)
     flips = np.where(np.isfinite(low), 1.0, np.where(np.isfinite(high), -1.0, 0.0))
     rays = np.where(flips != 0, np.abs(rays) * flips, rays)
     bounded = np.isfinite(low) & np.isfinite(high)
     rays = np.where(bounded, 0, rays)
     good = np.isfinite(rays).all(axis=1) & (np.abs(rays).max(axis=1) > 0)
     return rays[good], [kind for kind, fine in zip(kinds, good, strict=True) if fine]
-
-
-def pareto_shape(values: np.ndarray) -> float:
-    """The shape k of a generalised Pareto distribution fitted to the largest values: moments of order 1/k and above do not exist.
-
-    Source: Zhang & Stephens 2009; Vehtari et al. 2024 (the weak prior towards 0.5).
-    """
-    values = np.sort(values[np.isfinite(values)])
-    m = int(min(0.2 * values.size, 3 * math.sqrt(values.size)))
-    if m < 25:
-        return math.nan
-    cut = values[-m - 1]
-    x = values[-m:] - cut
-    if x[-1] <= 1e-9 * max(abs(cut), 1e-300) or x[m // 4] <= 0:
-        return -1.0  # bounded, or nearly constant
-    grid = 30 + int(math.sqrt(m))
-    quartile = x[int(m / 4 + 0.5) - 1]
-    b = (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile) + 1 / x[-1]
-    k = np.log1p(-b[:, None] * x[None]).mean(axis=1)
-    length = m * (np.log(-b / k) - k - 1)
-    w = np.exp(length - length.max())
-    b = float(np.sum(b * w) / w.sum())
-    k = float(np.log1p(-b * x).mean())
-    return (k * m + 5) / (m + 10)
 
 
 def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
@@ -218,7 +188,7 @@ def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
         k, noise = _grid_shape(np.asarray(norms(subject.energy, states)), np.asarray(log_p)), 0.05
         words = f"tail exponent k = {k:.2f} of ‖∂E‖ over a grid of {log_p.size:,} states"
     else:
-        k = max((pareto_shape(column) for column in found.T), default=math.nan)
+        k = max((float(pareto_shape(column)) for column in found.T), default=math.nan)
         noise = 2 * (1 + max(k, 0)) / math.sqrt(min(0.2 * len(found), 3 * math.sqrt(len(found))))
         words = f"Pareto shape k = {k:.2f} of ‖∂E‖ over {len(found):,} states ({subject.origin})"
     numbers["tails"]["k"] = k

@@ -23,7 +23,9 @@ from lnz._core.route import Route
 from lnz._core.spaces import Box, Real, Space
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._exact.enumeration import Enumeration
-from lnz.routes._exact.quadrature import Quadrature, grids_of, locate
+from lnz.routes._exact.quadrature import Quadrature
+from lnz.routes._exact.quadrature_grid import grids_of, states_of
+from lnz.routes._exact.quadrature_place import locate
 
 STATES = 2**17  # largest number of states of a discrete space that is enumerated
 POINTS = {1: 16385, 2: 257, 3: 41}  # of quadrature, per dimension
@@ -241,11 +243,11 @@ def listed(space: Space) -> Any:
 def grid_states(energy: Energy) -> tuple[Array, Array]:
     """States on a fine and wide grid, and their log probabilities (unnormalised)."""
     energy, size = FreeEnergy(energy), math.prod(observed_space(energy).shape)
-    centre, scale = locate(energy, POINTS[size])
-    grids = grids_of(energy.space, GRID[size], centre, scale, REACH)
-    nodes = jnp.stack([g.reshape(-1) for g in jnp.meshgrid(*(g[0] for g in grids), indexing="ij")], axis=-1)
-    log_w = sum(g.reshape(-1) for g in jnp.meshgrid(*(g[1] for g in grids), indexing="ij"))
-    states = nodes.reshape(-1, *energy.space.shape)
+    place = locate(energy, POINTS[size])
+    rules = grids_of(energy.space, GRID[size], place, REACH)
+    nodes = jnp.stack([g.reshape(-1) for g in jnp.meshgrid(*(rule.nodes for rule in rules), indexing="ij")], axis=-1)
+    log_w = sum(g.reshape(-1) for g in jnp.meshgrid(*(rule.log_weights for rule in rules), indexing="ij"))
+    states = states_of(energy.space, place, nodes)
     log_p = jnp.where(log_w > -jnp.inf, log_w - jax.vmap(energy)(states), -jnp.inf)
     return states, jnp.where(jnp.isnan(log_p), -jnp.inf, log_p)
 

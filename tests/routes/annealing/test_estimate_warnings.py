@@ -109,6 +109,18 @@ def repeated(*, within, max_seconds):
     return lnz.log_partition_to_accuracy(glass(0.01), route, KEY, within=within, max_seconds=max_seconds).flags
 
 
+def averaged(f):
+    """An expectation of a normal distribution in the plane, by annealing."""
+    route = lnz.routes.AnnealedImportanceSampling(temperatures=30, chains=1024)
+    return lnz.expectation(lnz.FunctionEnergy(bowl, lnz.Real(2)), f, route=route, key=KEY).flags
+
+
+def integral(width):
+    """Quadrature of a ridge in a box."""
+    ridge = lnz.FunctionEnergy(lambda x: x[1] ** 2 + ((x[0] - x[1]) / width) ** 2, lnz.Box(-3.0, 3.0, shape=2))
+    return lnz.log_partition(ridge, route=lnz.routes.Quadrature(points=129)).flags
+
+
 class Case(NamedTuple):
     raised: Callable[[], dict[EstimateWarning, Any]]
     silent: Callable[[], dict[EstimateWarning, Any]]
@@ -132,6 +144,10 @@ CASES = {
     EstimateWarning.STEPPING_STONES_DISAGREE: Case(lambda: ladders(1.0, 2), lambda: ladders(0.01, 2)),
     EstimateWarning.DIRECTIONS_DISAGREE: Case(lambda: directions(1.0), lambda: directions(0.1)),
     EstimateWarning.POOR_DIRECTION_OVERLAP: Case(lambda: directions(30.0), lambda: directions(0.1)),
+    EstimateWarning.HEAVY_TAILED_EXPECTATION: Case(
+        lambda: averaged(lambda x: jnp.exp(2.0 * x[0] ** 2)), lambda: averaged(lambda x: jnp.append(x, x**2))
+    ),
+    EstimateWarning.UNRESOLVED_INTEGRAL: Case(lambda: integral(1e-4), lambda: integral(1.0)),
     EstimateWarning.OUT_OF_TIME: Case(
         lambda: repeated(within=1e-9, max_seconds=1e-3), lambda: repeated(within=9.0, max_seconds=600.0)
     ),
@@ -160,3 +176,12 @@ def test_an_estimate_lists_its_warnings_in_the_order_of_the_table():
     assert estimate.warning_codes == [EstimateWarning.INFINITE_Z, EstimateWarning.OUT_OF_TIME]
     assert estimate.warnings == [code.message for code in estimate.warning_codes]
     assert jax.jit(lambda e: jnp.asarray(len(e.warning_codes)))(estimate) == 0  # nothing is known while it is traced
+
+
+@pytest.mark.parametrize(("nu", "power", "heavy"), [(1.0, 1, True), (1.1, 1, True), (3.0, 2, False), (5.0, 1, False)])
+def test_an_average_of_a_heavy_tail_is_warned_about(nu, power, heavy):
+    """E|x|^k of independent Student units, which annealed chains in the middle give no sign of: the tail of f e^-E is looked at far out."""
+    energy = lnz.FunctionEnergy(lambda x: 0.5 * (nu + 1) * jnp.sum(jnp.log1p(x**2 / nu)), lnz.Real(4))
+    route = lnz.routes.AnnealedImportanceSampling(temperatures=20, chains=256)
+    estimate = lnz.expectation(energy, lambda x: jnp.abs(x) ** power, route=route, key=KEY)
+    assert (EstimateWarning.HEAVY_TAILED_EXPECTATION in estimate.warning_codes) == heavy

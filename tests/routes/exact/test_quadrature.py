@@ -9,6 +9,7 @@ import pytest
 from scipy import special, stats
 
 import lnz
+from lnz._core.estimate_warning import EstimateWarning
 
 L2P = np.log(2 * np.pi)
 
@@ -249,3 +250,152 @@ def test_heavy_tails_that_have_an_integral_are_no_infinity(power):
     energy = lnz.FunctionEnergy(lambda x: power * jnp.log1p(jnp.abs(x[0])), lnz.Real(1))
     estimate = lnz.log_partition(energy, route=lnz.routes.Quadrature())
     assert float(estimate.lower) <= np.log(2 / (power - 1)) <= float(estimate.upper)
+
+
+def ridge(angle, ratio, x, centre=0.0, scale=1.0):
+    """A normal distribution of standard deviations `scale` along the angle and `scale * ratio` across it."""
+    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    return 0.5 * (jnp.dot(along, x - centre) / scale) ** 2 + 0.5 * (jnp.dot(across, x - centre) / (scale * ratio)) ** 2
+
+
+def elongated(x):
+    """A rotated normal distribution in three dimensions with standard deviations 1, 0.1 and 1e-4."""
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    return 0.5 * jnp.sum((jnp.asarray([1.0, 1e1, 1e4]) * (jnp.asarray(axes) @ x)) ** 2)
+
+
+RIDGES = {
+    "diagonal, 1e-4": (lambda x: ridge(np.pi / 4, 1e-4, x), lnz.Real(2), L2P - np.log(1e4)),
+    "1e-6": (lambda x: ridge(0.3, 1e-6, x), lnz.Real(2), L2P - np.log(1e6)),
+    "off the centre, wide": (
+        lambda x: ridge(-0.7, 1e-4, x, 50.0, 1e3),
+        lnz.Real(2),
+        L2P + 2 * np.log(1e3) - np.log(1e4),
+    ),
+    "of Laplace's distribution": (
+        lambda x: 1e4 * jnp.abs(x[0] - x[1]) + jnp.abs(x[0] + x[1]),
+        lnz.Real(2),
+        np.log(2e-4),
+    ),
+    "of Student's distribution": (
+        lambda x: 1.5 * jnp.log1p((x[0] + x[1]) ** 2 + 1e6 * (x[0] - x[1] - 1) ** 2),
+        lnz.Real(2),
+        L2P - np.log(2e3),
+    ),
+    "in space": (elongated, lnz.Real(3), 1.5 * L2P - np.log(1e5)),
+}
+
+
+@pytest.mark.parametrize("name", RIDGES)
+def test_a_narrow_ridge_is_resolved_in_every_direction(name):
+    function, space, truth = RIDGES[name]
+    estimate = lnz.log_partition(lnz.FunctionEnergy(function, space), route=lnz.routes.Quadrature())
+    assert float(estimate.lower) <= truth <= float(estimate.upper)
+    assert not estimate.warnings
+    assert float(estimate.standard_error) < 0.05
+
+
+def test_an_integral_that_is_not_resolved_is_warned_about():
+    """A box has no axes to turn."""
+    energy = lnz.FunctionEnergy(lambda x: ridge(np.pi / 4, 1e-4, x), lnz.Box(-5.0, 5.0, shape=2))
+    estimate = lnz.log_partition(energy, route=lnz.routes.Quadrature())
+    assert estimate.warning_codes == [EstimateWarning.UNRESOLVED_INTEGRAL]
+    wide = lnz.FunctionEnergy(lambda x: ridge(np.pi / 4, 1e-1, x), lnz.Box(-5.0, 5.0, shape=2))
+    assert not lnz.log_partition(wide, route=lnz.routes.Quadrature()).warnings
+
+
+def hierarchical(x):
+    """x[0] is the logarithm of the scale of the others: log Z = 0."""
+    scores = [jax.scipy.stats.norm.logpdf(v, 0.0, jnp.exp(x[0])) for v in x[1:]]
+    return -jax.scipy.stats.norm.logpdf(x[0]) - sum(scores)
+
+
+@pytest.mark.parametrize(
+    ("function", "dimensions", "truth"),
+    [
+        (lambda x: x[0] ** 2 / 18 + 0.5 * x[1] ** 2 * jnp.exp(-x[0]) + x[0] / 2, 2, L2P + np.log(3)),
+        (hierarchical, 2, 0.0),
+        (hierarchical, 3, 0.0),
+        (lambda x: hierarchical(x) + 0.5 * (x[1] - 0.7) ** 2, 2, None),
+    ],
+)
+def test_overflow_far_out_is_no_nan(function, dimensions, truth):
+    """exp(-x) and 1/scale² overflow in the corners of the grid, where 0 · ∞ and ∞ - ∞ are NaN, and so is -log 0 + ∞."""
+    energy = lnz.FunctionEnergy(function, lnz.Real(dimensions))
+    estimate = lnz.log_partition(energy, route=lnz.routes.Quadrature())
+    if truth is None:  # by one dimension less: x[1] is normal with variance 1 + exp(2 x[0])
+        s, w = np.polynomial.hermite_e.hermegauss(80)
+        spread = 1 + np.exp(2 * s)
+        truth = np.log(np.sum(w * np.exp(-0.5 * 0.49 / spread) / np.sqrt(spread)) / np.sqrt(2 * np.pi))
+    assert float(estimate.lower) <= truth <= float(estimate.upper)
+    assert float(estimate.standard_error) < 0.05
+
+
+def test_an_energy_that_is_nan_where_mass_may_be_is_refused():
+    with pytest.raises(ValueError, match="log Z is NaN"):
+        lnz.log_partition(
+            lnz.FunctionEnergy(lambda x: x[0] - jnp.log(x[0]), lnz.Real(1)), route=lnz.routes.Quadrature()
+        )
+
+
+@pytest.mark.parametrize("function", [lambda x: x[0] ** 2 - x[1] ** 2, lambda x: x[0] * x[1]])
+def test_an_indefinite_form_has_an_infinite_z(function):
+    with pytest.raises(ValueError, match=r"log Z is \+inf: .* still grows"):
+        lnz.log_partition(lnz.FunctionEnergy(function, lnz.Real(2)), route=lnz.routes.Quadrature())
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_rotated_valley_without_end_has_an_infinite_z(dimensions):
+    energy = lnz.FunctionEnergy(lambda x: jnp.sum(jnp.diff(x) ** 2), lnz.Real(dimensions))
+    with pytest.raises(ValueError, match=r"log Z is \+inf: .* still grows"):
+        lnz.log_partition(energy, route=lnz.routes.Quadrature())
+
+
+def student(nu, dimensions=1):
+    return lnz.FunctionEnergy(lambda x: 0.5 * (nu + dimensions) * jnp.log1p(jnp.sum(x**2) / nu), lnz.Real(dimensions))
+
+
+HALF_CAUCHY = lnz.FunctionEnergy(lambda x: jnp.log1p(x[0] ** 2), HALF)
+EXPONENTIAL = lnz.FunctionEnergy(lambda x: x[0], HALF)
+BELL = lnz.FunctionEnergy(lambda x: 0.5 * x[0] ** 2, lnz.Real(1))
+
+
+@pytest.mark.parametrize(
+    ("energy", "f"),
+    [
+        (student(1.0), lambda x: jnp.abs(x[0])),
+        (student(1.0), lambda x: jnp.exp(jnp.abs(x[0]))),
+        (student(2.0), lambda x: -(x[0] ** 2)),
+        (student(1.0, 2), lambda x: jnp.sqrt(jnp.sum(x**2))),
+        (HALF_CAUCHY, lambda x: x[0]),
+        (EXPONENTIAL, lambda x: 1 / x[0]),
+    ],
+)
+def test_an_expectation_of_one_sign_without_a_mean_is_infinite(energy, f):
+    estimate = lnz.expectation(energy, f, route=lnz.routes.Quadrature())
+    assert np.isinf(float(estimate.value))
+    assert np.isfinite(float(estimate.lower if float(estimate.value) > 0 else estimate.upper))
+
+
+@pytest.mark.parametrize("f", [lambda x: x[0], lambda x: x[0] ** 3])
+def test_an_expectation_that_does_not_exist_is_refused(f):
+    with pytest.raises(ValueError, match=r"E\[f\] does not exist"):
+        lnz.expectation(student(1.0), f, route=lnz.routes.Quadrature())
+
+
+def test_an_expectation_beyond_the_range_of_floats_is_refused():
+    """f e^-E is 1 everywhere, although e^-E is 0 in floats where f is not yet infinite; a little less grows slowly enough to be seen."""
+    with pytest.raises(ValueError, match=r"E\[f\] does not exist"):
+        lnz.expectation(BELL, lambda x: jnp.exp(0.5 * x[0] ** 2), route=lnz.routes.Quadrature())
+    exact = lnz.expectation(BELL, lambda x: jnp.exp(0.4 * x[0] ** 2), route=lnz.routes.Quadrature())
+    assert float(exact.value) == pytest.approx(np.sqrt(5), rel=1e-9)
+
+
+@pytest.mark.parametrize(("nu", "power"), [(1.1, 1), (1.5, 1), (3.0, 2), (3.0, 1)])
+def test_a_slow_tail_of_an_expectation_is_in_its_error(nu, power):
+    """E|t|^k = ν^(k/2) Γ((k + 1)/2) Γ((ν - k)/2) / (√π Γ(ν/2))."""
+    logs = special.gammaln((power + 1) / 2) + special.gammaln((nu - power) / 2) - special.gammaln(nu / 2)
+    truth = nu ** (power / 2) * np.exp(logs) / np.sqrt(np.pi)
+    estimate = lnz.expectation(student(nu), lambda x: jnp.abs(x[0]) ** power, route=lnz.routes.Quadrature())
+    assert float(estimate.lower) <= truth <= float(estimate.upper)
+    assert bool(estimate.warnings) == (nu - power < 1.5)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lnz._core.capabilities import free_energy_of, observed_space
+from lnz._core.convergence import pareto_shape, pareto_tail
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
@@ -24,11 +25,13 @@ from lnz._core.route import Route
 from lnz._core.spaces import Real, State
 from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.certificate import lower_bound_of, upper_bound_of
+from lnz.routes._annealing.flat_directions import LARGEST, flattest, lowest
 from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.programs import on_host, program
 from lnz.routes._annealing.user_path import AnnealingPath
 
 FEW = 5  # effective chains below which the standard error is unreliable
+HEAVY = 0.7  # Pareto shape from which an average is unreliable (Vehtari et al. 2024)
 
 
 class Weighted(eqx.Module):
@@ -94,7 +97,9 @@ class AnnealingRoute(Route):
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: Any) -> Estimate:
         run = self.run(energy, key)
         values = jax.vmap(f)(run.states)
-        numbers, effective = on_host(_expected, run.log_weights, values, confidence=self.confidence)
+        numbers, effective, heavy = on_host(_expected, run.log_weights, values, confidence=self.confidence)
+        if isinstance(observed_space(energy), Real):
+            heavy = heavy | self._endless_mean(energy, f, run.states)
         return Estimate(
             **numbers,
             guarantee="conditional",
@@ -102,8 +107,14 @@ class AnnealingRoute(Route):
             confidence=self.confidence,
             assumption="the chains reach every mode, and there are enough weights for a normal approximation",
             diagnostics={**run.estimate.diagnostics, "effective_sample_size": effective},
-            flags=run.estimate.flags,
+            flags={**run.estimate.flags, EstimateWarning.HEAVY_TAILED_EXPECTATION: heavy},
         )
+
+    def _endless_mean(self, energy: Energy, f: Callable[[State], Any], v: State) -> Bool[Array, ""]:
+        """Whether |f|^(1/k) p̃ falls too slowly far out, where chains give no sign of it, for the Pareto shape k from which averages are unreliable."""
+        x, log_masses = _far_states(self.path(energy), v)
+        sizes = jax.vmap(lambda x: _largest(f(x)))(x).astype(log_masses.dtype)
+        return _endless(log_masses + jnp.log(sizes).reshape(2, -1) / HEAVY, margin=-0.1)
 
     def mean_gradient(self, energy: Energy, key: Any) -> Any:
         return self.log_partition_and_mean_gradient(energy, key)[1]
@@ -129,8 +140,10 @@ def _shares(log_weights: np.ndarray, n: int) -> np.ndarray:
     return np.pad(share / share.sum(), (0, n - share.size))
 
 
-def _expected(log_weights: np.ndarray, values: Any, *, confidence: float) -> tuple[dict[str, Any], np.ndarray]:
-    """The weighted mean of values, its error and interval, from independent groups of weights (R, n); the effective sample size."""
+def _expected(
+    log_weights: np.ndarray, values: Any, *, confidence: float
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The weighted mean of values, its error and interval, from independent groups of weights (R, n); the effective sample size; heavy tails."""
     share = _shares(log_weights, log_weights.size)
     z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
 
@@ -141,13 +154,27 @@ def _expected(log_weights: np.ndarray, values: Any, *, confidence: float) -> tup
 
     values = jax.tree.map(lambda x: x[: share.size], values)
     mean = jax.tree.map(lambda x: weighted(x).sum(axis=0), values)
+    heavy = np.asarray(any(_heavy_tailed(share, x) for x in jax.tree.leaves(values)))
     error = jax.tree.map(lambda x, m: np.sqrt(np.square(weighted(x - m)).sum(axis=0)), values, mean)
-    return {
-        "value": mean,
-        "standard_error": error,
-        "lower": jax.tree.map(lambda m, e: m - z * e, mean, error),
-        "upper": jax.tree.map(lambda m, e: m + z * e, mean, error),
-    }, 1 / np.square(share).sum()
+    return (
+        {
+            "value": mean,
+            "standard_error": error,
+            "lower": jax.tree.map(lambda m, e: m - z * e, mean, error),
+            "upper": jax.tree.map(lambda m, e: m + z * e, mean, error),
+        },
+        1 / np.square(share).sum(),
+        heavy,
+    )
+
+
+def _heavy_tailed(share: np.ndarray, values: np.ndarray) -> bool:
+    """Whether some |f| times the weights has so heavy a tail that its mean, or the variance of its estimate, may not exist: a Pareto shape above
+    0.7, and above what the largest of so many shapes reaches by chance."""
+    columns = np.abs(values.reshape(share.size, -1)) * share[:, None]
+    noise = 1.7 / math.sqrt(max(pareto_tail(share.size), 1))
+    most = HEAVY + noise * math.sqrt(2 * math.log(max(columns.shape[1], 1)))
+    return any(float(pareto_shape(column)) > most for column in columns.T)
 
 
 def checked(route: Any, *counts: str) -> None:
@@ -217,18 +244,62 @@ def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:
 
 
 def _looks_infinite(energy: Energy, v: State) -> Bool[Array, ""]:
-    """Whether p̃ fails to fall fast enough between two far radii: as r^-d along random directions, as 1/r along an axis."""
+    """Whether p̃ fails to fall fast enough between two far radii: as r^-d along random directions, as 1/r along an axis, in a direction of least
+    curvature or in one found by descent."""
     shape, dtype = observed_space(energy).shape, v.dtype
     d = math.prod(shape)
+    found = _endless(_far_out(energy, v)[1])
+    if d > LARGEST:
+        return found
+    scale, origin = 1 + jnp.max(jnp.abs(v)), v[0].reshape(d)
+
+    def at(x: Array) -> Array:
+        return free_energy_of(energy)(x.reshape(shape)).astype(dtype)
+
+    flat, low = flattest(at, origin, scale), lowest(at, jnp.asarray(_random_directions(d)[:8], dtype), 1e3 * scale)
+    # In float32 a direction is not known well enough to follow a valley farther.
+    reach = (1e4, 1e7) if dtype == jnp.dtype("float64") else (1e2, 1e4)
+    along_flat = _masses(energy, origin, scale, flat, np.ones(len(flat)), reach)[1]
+    along_low = _masses(energy, origin, scale, low, np.ones(len(low)))[1]
+    return found | _endless(along_flat) | _endless(along_low)
+
+
+def _endless(log_masses: Float[Array, "2 k"], margin: float = 0.1) -> Bool[Array, ""]:
+    near, far = log_masses
+    return jnp.any((far > near + margin) & (far > -jnp.inf))
+
+
+def _random_directions(d: int) -> np.ndarray:
     directions = np.random.default_rng(0).normal(size=(64, d))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    dimensions = np.full(64, d)
-    if d <= 256:
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def _far_out(energy: Energy, v: State) -> tuple[State, Float[Array, "2 k"]]:
+    """States at two far radii (2 k, *shape), in random directions and along the axes, and the logs of p̃ times r^d, or times r along an axis."""
+    d = math.prod(observed_space(energy).shape)
+    directions, dimensions = _random_directions(d), np.full(64, d)
+    if d <= LARGEST:
         directions = np.concatenate([directions, np.eye(d), -np.eye(d)])
         dimensions = np.append(dimensions, np.ones(2 * d, int))
-    radii = np.array([1e3, 1e5])
-    scale = 1 + jnp.max(jnp.abs(v))
-    x = v[0].reshape(1, d) + scale * jnp.asarray((radii[:, None, None] * directions).reshape(-1, d), dtype)
-    log_p = -jax.vmap(free_energy_of(energy))(x.reshape(-1, *shape)).astype(dtype).reshape(2, -1)
-    near, far = log_p + jnp.asarray(np.log(radii)[:, None] * dimensions, dtype)
-    return jnp.any((far > near + 0.1) & (far > -jnp.inf))
+    return _masses(energy, v[0].reshape(d), 1 + jnp.max(jnp.abs(v)), jnp.asarray(directions, v.dtype), dimensions)
+
+
+def _masses(
+    energy: Energy, origin: Array, scale: Array, directions: Array, dimensions: np.ndarray, radii: Any = (1e3, 1e5)
+) -> tuple[State, Array]:
+    radii = np.asarray(radii)
+    x = origin[None, None] + scale * jnp.asarray(radii[:, None, None], origin.dtype) * directions[None]
+    x = x.reshape(-1, *observed_space(energy).shape)
+    log_p = -jax.vmap(free_energy_of(energy))(x).astype(origin.dtype).reshape(2, -1)
+    return x, log_p + jnp.asarray(np.log(radii)[:, None] * dimensions, origin.dtype)
+
+
+@program
+def _far_states(path: Path, v: State) -> tuple[State, Array]:
+    return _far_out(path.energy, v)
+
+
+def _largest(tree: Any) -> Array:
+    """The largest |x| of a pytree of arrays; NaN entries are left out."""
+    sizes = [jnp.abs(x.astype(jnp.result_type(float))).reshape(-1) for x in jax.tree.leaves(tree)]
+    return jnp.max(jnp.nan_to_num(jnp.concatenate(sizes), nan=0.0, posinf=jnp.inf), initial=0)
