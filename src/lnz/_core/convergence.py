@@ -171,28 +171,27 @@ def pareto_tail(n: int) -> int:
     return int(min(0.2 * n, 3 * math.sqrt(n)))
 
 
-def pareto_shape(values: Any) -> Any:
+def pareto_shape(values: np.ndarray) -> float:
     """The shape k of a generalised Pareto distribution fitted to the largest of n values (n,): moments of order 1/k and above do not exist.
 
-    NaN for fewer than 125 values, and -1 where the largest are nearly constant. A JAX array may be traced.
+    NaN for fewer than 125 values, and -1 where the largest are nearly constant.
 
     Source: Zhang & Stephens 2009; Vehtari et al. 2024 (the length of the tail, the weak prior towards 0.5).
     """
-    xp: Any = jnp if isinstance(values, jax.Array) else np
     m = pareto_tail(values.size)
     if m < 25:
-        return xp.asarray(math.nan)
-    values = xp.sort(values)
+        return math.nan
+    values = np.sort(values)
     cut, x = values[-m - 1], values[-m:] - values[-m - 1]
     quartile = x[int(m / 4 + 0.5) - 1]
-    constant = (x[-1] <= 1e-9 * xp.maximum(xp.abs(cut), 1e-30)) | (x[m // 4] <= 0) | (quartile <= 0)
-    x, quartile = xp.where(constant, 1, x), xp.where(constant, 1, quartile)
+    if x[-1] <= 1e-9 * max(abs(cut), 1e-300) or x[m // 4] <= 0 or quartile <= 0:
+        return -1.0
     grid = 30 + int(math.sqrt(m))
-    spread = xp.asarray(1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))).astype(x.dtype)
+    spread = 1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
     b = spread / (3 * quartile) + 1 / x[-1]
-    k = xp.log1p(-b[:, None] * x[None]).mean(axis=1)
-    length = m * (xp.log(-b / k) - k - 1)
-    w = xp.exp(length - length.max())
-    b = xp.sum(b * w) / w.sum()
-    k = xp.log1p(-b * x).mean()
-    return xp.where(constant, -1.0, (k * m + 5) / (m + 10))
+    k = np.log1p(-b[:, None] * x[None]).mean(axis=1)
+    length = m * (np.log(-b / k) - k - 1)
+    w = np.exp(length - length.max())
+    b = np.sum(b * w) / w.sum()
+    k = float(np.log1p(-b * x).mean())
+    return (k * m + 5) / (m + 10)

@@ -188,7 +188,7 @@ def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
         k, noise = _grid_shape(np.asarray(norms(subject.energy, states)), np.asarray(log_p)), 0.05
         words = f"tail exponent k = {k:.2f} of ‖∂E‖ over a grid of {log_p.size:,} states"
     else:
-        k = max((float(pareto_shape(column)) for column in found.T), default=math.nan)
+        k = max((pareto_shape(column) for column in found.T), default=math.nan)
         noise = 2 * (1 + max(k, 0)) / math.sqrt(min(0.2 * len(found), 3 * math.sqrt(len(found))))
         words = f"Pareto shape k = {k:.2f} of ‖∂E‖ over {len(found):,} states ({subject.origin})"
     numbers["tails"]["k"] = k

@@ -111,7 +111,7 @@ class AnnealingRoute(Route):
         )
 
     def _endless_mean(self, energy: Energy, f: Callable[[State], Any], v: State) -> Bool[Array, ""]:
-        """Whether |f|^(1/k) p̃ falls too slowly far out, where chains give no sign of it, for the Pareto shape k from which averages are unreliable."""
+        """Whether |f|^(1/k) p̃ falls too slowly far out, where no chain goes, for the Pareto shape k from which averages are unreliable."""
         x, log_masses = _far_states(self.path(energy), v)
         sizes = jax.vmap(lambda x: _largest(f(x)))(x).astype(log_masses.dtype)
         return _endless(log_masses + jnp.log(sizes).reshape(2, -1) / HEAVY, margin=-0.1)
@@ -174,7 +174,7 @@ def _heavy_tailed(share: np.ndarray, values: np.ndarray) -> bool:
     columns = np.abs(values.reshape(share.size, -1)) * share[:, None]
     noise = 1.7 / math.sqrt(max(pareto_tail(share.size), 1))
     most = HEAVY + noise * math.sqrt(2 * math.log(max(columns.shape[1], 1)))
-    return any(float(pareto_shape(column)) > most for column in columns.T)
+    return any(pareto_shape(column) > most for column in columns.T)
 
 
 def checked(route: Any, *counts: str) -> None:

@@ -95,7 +95,7 @@ def _turned(energy: Energy, reach: Array | float, points: int, place: Place) -> 
     space, size = energy.space, place.centre.size
     rules = grids_of(space, max(33, points | 1), place, reach)
     nodes = jnp.stack([x.reshape(-1) for x in jnp.meshgrid(*(rule.nodes for rule in rules), indexing="ij")], axis=-1)
-    log_w = sum(w.reshape(-1) for w in jnp.meshgrid(*(rule.log_weights for rule in rules), indexing="ij"))
+    log_w = jnp.stack(jnp.meshgrid(*(rule.log_weights for rule in rules), indexing="ij")).sum(axis=0).reshape(-1)
     energies = jax.vmap(energy)(states_of(space, place, nodes)).astype(log_w.dtype)
     p, resolved = _tempered_mass(log_w, jnp.where(energies > -jnp.inf, energies, jnp.inf))
     middle = jnp.where(resolved, p @ nodes, _medians(p, rules))
