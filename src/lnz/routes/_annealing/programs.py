@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 
-from lnz._core.capabilities import arrays_are_data
+from lnz._core.capabilities import arrays_are_data, observed_space
 from lnz._core.frozen import Frozen, is_traced
+from lnz._core.spaces import Box, Real
 from lnz.routes._annealing.path import Path
 
 _LEAST = 4096  # inverse temperatures of a program
+_SMALL = 256  # numbers of a state and of the parameters, below which a program takes longer to compile than to run
+# XLA's older emitters compile in half the time what runs as fast where it is small (large products a third slower); jaxlib 0.11 has them no more.
+_OLDER = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
+_SOON = {"xla_cpu_use_fusion_emitters": False} if _OLDER else None
 
 
 def program(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,10 +32,12 @@ def program(f: Callable[..., Any]) -> Callable[..., Any]:
     traced, the program is a part of that trace.
     """
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
     def run(constants: Frozen, options: tuple[tuple[str, Any], ...], parameters: Any, data: Any) -> Any:
         energy, base = eqx.combine(parameters, constants.value)
         return f(Path(energy, Path(energy, base).base), *data, **dict(options))
+
+    compiled = jax.jit(run, static_argnums=(0, 1))
+    soon = jax.jit(run, static_argnums=(0, 1), compiler_options=_SOON)
 
     @functools.wraps(f)
     def call(path: Path, *data: Any, **options: Any) -> Any:
@@ -37,9 +46,20 @@ def program(f: Callable[..., Any]) -> Callable[..., Any]:
         parameters, constants = eqx.partition(
             model, lambda leaf: eqx.is_inexact_array(leaf) or (eqx.is_array(leaf) and (free or is_traced(leaf)))
         )
-        return run(Frozen(constants), tuple(sorted(options.items())), parameters, data)
+        quick = _SOON and _small(path, parameters) and jax.default_backend() == "cpu"
+        traced = any(map(is_traced, jax.tree.leaves((parameters, data))))
+        return (soon if quick and not traced else compiled)(
+            Frozen(constants), tuple(sorted(options.items())), parameters, data
+        )
 
     return call
+
+
+def _small(path: Path, parameters: Any) -> bool:
+    """Whether a state and the parameters are so few real numbers that compilation is what takes time."""
+    space: Any = observed_space(path.energy)
+    numbers = sum(map(np.size, jax.tree.leaves(parameters)))
+    return isinstance(space, Real | Box) and math.prod(space.shape) + numbers <= _SMALL
 
 
 def on_host(f: Callable[..., Any], *data: Any, **options: Any) -> Any:
