@@ -10,6 +10,9 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Set by `uv run pytest`: hints of the command line would begin with `uv run`.
+os.environ.pop("UV", None)
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)
 
 # There is a worker for every core. Threads of NumPy's BLAS would wait for each other, actively: small products took up to 20 times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -12,8 +12,6 @@ def cache(tmp_path_factory):
     """Compiled programs of these tests go to a folder of their own, and to no user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for name in ("UV", "UV_RUN_RECURSION_DEPTH"):  # set by `uv run pytest`; hints would say `uv run lnz`
-            patch.delenv(name, raising=False)
         yield
 
 
