@@ -76,8 +76,10 @@ def test_what_is_refused(key):
     steep = jax.tree.map(lambda leaf: 8 * leaf, energy)
     with pytest.raises(lnz.kernels.NotMet, match=r"annealed chains had not met after 1 moves: .* raise temperatures"):
         lnz.fit(steep, data, negative_phase=poor, epochs=20, key=key)
-    half_line = lnz.FunctionEnergy(
-        jax.tree_util.Partial(lambda t, x: t * jnp.sum(x), jnp.ones(())), lnz.Box(0.0, np.inf, shape=(1,))
+    without_base = lnz.FunctionEnergy(
+        jax.tree_util.Partial(lambda t, x: t * jnp.sum(x[0]), jnp.ones(())), lnz.Product(lnz.Real(1), lnz.Binary(1))
     )
-    with pytest.raises(ValueError, match="no default base"):
-        lnz.fit(half_line, np.ones((3, 1)), negative_phase=lnz.learning.CoupledAnnealing(), key=key)
+    with pytest.raises(ValueError, match="no kernel supports this energy"):
+        lnz.fit(
+            without_base, (np.ones((3, 1)), np.ones((3, 1))), negative_phase=lnz.learning.CoupledAnnealing(), key=key
+        )

@@ -163,12 +163,12 @@ class TestPersistentChains:
         unmoved = (np.asarray(after.observed) == drawn[:, :5]).all(axis=1).mean()
         assert unmoved < 0.5, "the chains do not move"
 
-    def test_any_energy_must_have_a_base(self):
+    def test_an_energy_without_a_kernel_is_refused(self):
         energy = lnz.FunctionEnergy(
-            jax.tree_util.Partial(lambda t, x: t * jnp.sum(x), jnp.ones(())), lnz.Box(0.0, np.inf, shape=(1,))
+            jax.tree_util.Partial(lambda t, x: t * jnp.sum(x[0]), jnp.ones(())), lnz.Product(lnz.Real(1), lnz.Binary(1))
         )
-        with pytest.raises(ValueError, match="no default base"):
-            lnz.fit(energy, np.ones((3, 1)), key=KEY)
+        with pytest.raises(ValueError, match="no kernel supports this energy"):
+            lnz.fit(energy, (np.ones((3, 1)), np.ones((3, 1))), key=KEY)
 
 
 def test_the_exact_phase_draws_nothing():

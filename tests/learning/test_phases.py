@@ -278,10 +278,10 @@ def test_numbers_that_cannot_serve(make, words):
 @pytest.mark.parametrize("name", ["tempered", "trajectory", "jarzynski", "fast-weights"])
 def test_energies_that_cannot_be_served(name):
     energy = lnz.FunctionEnergy(
-        jax.tree_util.Partial(lambda t, x: t * jnp.sum(x), jnp.ones(())), lnz.Box(0.0, np.inf, shape=(1,))
+        jax.tree_util.Partial(lambda t, x: t * jnp.sum(x[0]), jnp.ones(())), lnz.Product(lnz.Real(1), lnz.Binary(1))
     )
-    with pytest.raises(ValueError, match="no default base"):
-        lnz.fit(energy, np.ones((3, 1)), negative_phase=NEGATIVE_PHASES[name](), key=KEY)
+    with pytest.raises(ValueError, match="no kernel supports this energy"):
+        lnz.fit(energy, (np.ones((3, 1)), np.ones((3, 1))), negative_phase=NEGATIVE_PHASES[name](), key=KEY)
 
 
 def test_the_command_line_names_every_phase():

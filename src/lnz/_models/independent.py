@@ -270,8 +270,63 @@ class LogisticReal(Normalised):
         return self.scale * jax.random.logistic(key, (n, *self._space.shape), self.scale.dtype)
 
 
+class HalfLogistic(Normalised):
+    """Independent units on a box without some of its bounds, log Z = 0: logistic units on a line, their absolute values from a single bound on, and
+    uniform ones between two.
+
+    Args:
+        space: a box with constant bounds.
+        scale: of the units that are not between two bounds.
+    """
+
+    scale: Array
+    _space: Space = eqx.field(static=True)
+
+    def __init__(self, space: Space, scale: Any = 1.0):
+        self._space, self.scale = space, as_float(scale)
+
+    @property
+    def space(self) -> Space:
+        return self._space
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        space: Any = self._space
+        low, high = (np.broadcast_to(np.asarray(bound, float), space.shape) for bound in space.limits)
+        return low, high
+
+    def __call__(self, x: State) -> Array:
+        low, high = self._bounds()
+        dtype = self.scale.dtype
+        below, above = np.isfinite(low), np.isfinite(high)
+        origin = np.where(below, low, np.where(above, high, 0))
+        z = jnp.abs(x.astype(dtype) - jnp.asarray(origin, dtype)) / self.scale  # logistic units are symmetric
+        ends = jnp.asarray(np.where(below ^ above, math.log(2), 0), dtype)
+        open_ended = z + 2 * softplus(-z) + jnp.log(self.scale) - ends
+        width = jnp.asarray(np.where(below & above, high - low, 1), dtype)
+        e = jnp.sum(jnp.where(below & above, jnp.log(width), open_ended))
+        inside = jnp.all((x >= jnp.asarray(low, x.dtype)) & (x <= jnp.asarray(high, x.dtype)))
+        return jnp.where(inside, e, jnp.inf)
+
+    def log_normaliser(self) -> Array:
+        return jnp.zeros_like(self.scale)
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Array:
+        low, high = self._bounds()
+        unit_key, place_key = jax.random.split(key)
+        dtype, shape = self.scale.dtype, (n, *low.shape)
+        unit = self.scale * jax.random.logistic(unit_key, shape, dtype)
+        place = jax.random.uniform(place_key, shape, dtype)
+        below, above = np.isfinite(low), np.isfinite(high)
+        start, end = (
+            jnp.asarray(np.where(fine, bound, 0), dtype)[None] for fine, bound in ((below, low), (above, high))
+        )
+        one_sided = jnp.where(below[None], start + jnp.abs(unit), jnp.where(above[None], end - jnp.abs(unit), unit))
+        return jnp.where((below & above)[None], start + place * (end - start), one_sided)
+
+
 def default_base(space: Space) -> Energy:
-    """The default reference of a space: uniform where that exists; on the real line logistic units, seven in ten of scale 1, the others wider.
+    """The default reference of a space: uniform where that exists; on the real line logistic units, seven in ten of scale 1, the others wider; on a
+    box without some of its bounds, their absolute values from the others on.
 
     A model may extend farther than its centre suggests (a funnel, Student's distribution). With units of one scale, few chains with large weights
     reach it then, and short runs miss them without any sign: intervals for Neal's funnel missed log Z in a fifth of the runs. The wide ones guard
@@ -281,8 +336,9 @@ def default_base(space: Space) -> Energy:
         return Independent(jnp.zeros(units.feature_shape(space), jnp.result_type(float)), space)
     if space.bounded if isinstance(space, Box) else np.isfinite(space.log_size):
         return Uniform(space)
-    if isinstance(space, Real):
-        scales = tuple(LogisticReal(space, scale) for scale in (1.0, 3.0, 10.0))
+    if isinstance(space, Real | Box) and not space.moving:
+        units_of = LogisticReal if isinstance(space, Real) else HalfLogistic
+        scales = tuple(units_of(space, scale) for scale in (1.0, 3.0, 10.0))
         return StratifiedMixture(jnp.log(jnp.asarray([0.7, 0.2, 0.1])), scales)
     raise ValueError(f"{space} has no default base: pass base=… with a closed form and exact samples")
 

@@ -22,7 +22,7 @@ from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number
 from lnz._core.route import Route
-from lnz._core.spaces import Real, State
+from lnz._core.spaces import Box, Real, State, limits_of
 from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.certificate import lower_bound_of, upper_bound_of
 from lnz.routes._annealing.flat_directions import LARGEST, flattest, lowest
@@ -238,7 +238,8 @@ def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:
     """Warnings about the path, from states at its end: a base that does not cover the model; a model whose Z looks infinite."""
     uncovered = jnp.any(jax.vmap(free_energy_of(path.origin))(v) == jnp.inf)
     flags = {EstimateWarning.UNCOVERED_STATES: uncovered}
-    if isinstance(observed_space(path.energy), Real):
+    space = observed_space(path.energy)
+    if isinstance(space, Real) or (isinstance(space, Box) and not space.bounded):
         flags[EstimateWarning.INFINITE_Z] = _looks_infinite(path.energy, v)
     return flags
 
@@ -249,7 +250,7 @@ def _looks_infinite(energy: Energy, v: State) -> Bool[Array, ""]:
     shape, dtype = observed_space(energy).shape, v.dtype
     d = math.prod(shape)
     found = _endless(_far_out(energy, v)[1])
-    if d > LARGEST:
+    if d > LARGEST or not isinstance(observed_space(energy), Real):
         return found
     scale, origin = 1 + jnp.max(jnp.abs(v)), v[0].reshape(d)
 
@@ -277,10 +278,16 @@ def _random_directions(d: int) -> np.ndarray:
 def _far_out(energy: Energy, v: State) -> tuple[State, Float[Array, "2 k"]]:
     """States at two far radii (2 k, *shape), in random directions and along the axes, and the logs of p̃ times r^d, or times r along an axis."""
     d = math.prod(observed_space(energy).shape)
-    directions, dimensions = _random_directions(d), np.full(64, d)
+    low, high = (np.asarray(bound).ravel() for bound in limits_of(observed_space(energy)))
+    endless = np.isinf(low) | np.isinf(high)
+    directions, dimensions = _random_directions(d), np.full(64, endless.sum())
     if d <= LARGEST:
         directions = np.concatenate([directions, np.eye(d), -np.eye(d)])
         dimensions = np.append(dimensions, np.ones(2 * d, int))
+    inwards = np.where(np.isfinite(low), 1.0, -1.0)
+    directions = endless * np.where(np.isinf(low) & np.isinf(high), directions, inwards * np.abs(directions))
+    kept = np.abs(directions).max(axis=1) > 0
+    directions, dimensions = directions[kept], dimensions[kept]
     return _masses(energy, v[0].reshape(d), 1 + jnp.max(jnp.abs(v)), jnp.asarray(directions, v.dtype), dimensions)
 
 
