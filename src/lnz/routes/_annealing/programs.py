@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from lnz._core.capabilities import arrays_are_data, observed_space
@@ -21,7 +21,7 @@ from lnz.routes._annealing.path import Path
 _LEAST = 4096  # inverse temperatures of a program
 _SMALL = 256  # numbers of a state and of the parameters, below which a program takes longer to compile than to run
 # XLA's older emitters compile in half the time what runs as fast where it is small (large products a third slower); jaxlib 0.11 has them no more.
-_OLDER = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
+_OLDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
 _SOON = {"xla_cpu_use_fusion_emitters": False} if _OLDER else None
 
 
