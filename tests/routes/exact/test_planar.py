@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 import pytest
+from scipy.spatial import Delaunay
 
 import lnz
 from listing import log_sum, normalised, states
-from lnz._core.frozen import is_traced
+from lnz._core.frozen import Frozen, is_traced
 from lnz.reference import _planar_glass as planar_glass
+from lnz.routes._exact import kac_ward
 from lnz.routes._exact.even_subgraphs import even_subgraphs
 from lnz.routes._exact.planar_embedding import dual
 
@@ -294,3 +296,50 @@ def test_torus_refusals(model, why):
 
 def test_choose_takes_the_formula():
     assert isinstance(lnz.choose(lnz.Ising.lattice((32, 32), 0.4, periodic=True)).route, lnz.routes.Torus)
+
+
+def irregular(seed, n=9, bonds=15):
+    """Bonds of a random triangulation, with normal couplings of unit size."""
+    source = np.random.default_rng(seed)
+    triangles = Delaunay(source.normal(size=(n, 2))).simplices.tolist()
+    edges = sorted({tuple(sorted(pair)) for corners in triangles for pair in itertools.combinations(corners, 2)})
+    source.shuffle(edges)
+    edges = np.array(edges[:bonds])
+    return edges, source.normal(size=len(edges))
+
+
+def correlations(edges, couplings):
+    states = np.array(list(itertools.product([-1, 1], repeat=int(edges.max()) + 1)))
+    pairs = states[:, edges[:, 0]] * states[:, edges[:, 1]]
+    log_w = pairs @ couplings
+    p = np.exp(log_w - log_w.max())
+    return p @ pairs / p.sum()
+
+
+@pytest.mark.parametrize("scale", [5.0, 20.0, 40.0])
+def test_correlations_under_strong_couplings_are_those_of_all_states(scale):
+    """Where log Z keeps its digits, the entries of the inverse may not: differences of log Z confirm or replace them."""
+    for seed in range(12):
+        edges, couplings = irregular(seed)
+        plane = kac_ward._drawn(Frozen(edges), 9, None)
+        found = kac_ward._solve(plane, scale * couplings, np.zeros(9))[1]
+        np.testing.assert_allclose(found, correlations(edges, scale * couplings), atol=1e-6)
+
+
+def test_correlations_that_nothing_confirms_are_refused(monkeypatch):
+    monkeypatch.setattr(kac_ward, "_FEW", 0)
+    edges, couplings = irregular(next(seed for seed in range(60) if _loses_digits(seed)))
+    plane = kac_ward._drawn(Frozen(edges), 9, None)
+    with pytest.raises(FloatingPointError, match="rounding changes the correlations"):
+        kac_ward._solve(plane, 40 * couplings, np.zeros(9))
+
+
+def _loses_digits(seed):
+    """Whether the entries of the inverse alone are wrong at 40 times these couplings."""
+    edges, couplings = irregular(seed)
+    plane = kac_ward._drawn(Frozen(edges), 9, None)
+    try:
+        kac_ward._solve(plane, 40 * couplings, np.zeros(9))
+    except FloatingPointError:
+        return True
+    return False

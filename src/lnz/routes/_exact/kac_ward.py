@@ -26,6 +26,8 @@ from lnz.routes._exact.structural import Structured
 _WEAK = 1.5
 # Rounding error of log Z, in nats, above which an error is raised.
 _MOST_ROUNDING = 1e-3
+# Number of bonds up to which differences of log Z can replace correlations that are lost to rounding.
+_FEW = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,8 @@ class KacWard(Structured):
     Raises:
         ValueError: for a model that is not Ising, has fields, or is not planar, in words. Traced fields are checked when
             the sum runs, which then fails; `choose` leaves such models to other routes.
-        jax.errors.JaxRuntimeError: as the sum runs, with the reason, where rounding may have changed log Z by more than 0.001 nats.
+        jax.errors.JaxRuntimeError: as the sum runs, with the reason, where rounding may have changed log Z by more than 0.001 nats, or where
+            differences of log Z do not confirm the correlations of more than 500 bonds (of fewer, they replace them).
 
     Source: Kac and Ward 1952; Kasteleyn 1963; Thomas and Middleton 2009 (the dual form); Lipton, Rose and Tarjan 1979 (dissection).
 
@@ -233,8 +236,39 @@ def _solve(plane: _Plane, strength: Any, fields: Any) -> tuple[float, np.ndarray
                 "lnz.routes.Elimination(), or weaker couplings"
             )
         spins = _aligned(plane, correlation)
+    if steps:
+        correlation = _confirmed(plane, gauged, correlation * sign, summed.rounding) * sign
     terms = [gauged, [plane.components * math.log(2), summed.log_total]]
     return math.fsum(np.concatenate(terms)), correlation[plane.bond], summed.rounding
+
+
+def _confirmed(plane: _Plane, gauged: np.ndarray, correlation: np.ndarray, rounding: float) -> np.ndarray:
+    """The correlations of every bond, if log Z changes along a random direction as they say; otherwise all from differences of log Z.
+
+    Where couplings are strong, entries of the inverse may be lost to rounding while its determinant is exact.
+    """
+
+    step = min(max(rounding ** (1 / 3), 1e-4), 1e-2)
+    noise = 1e-6 + 4 * (rounding / step + step**2)
+
+    def change(direction: np.ndarray) -> float:
+        """The derivative of log Z, by differences of the sum over walls."""
+        up, down = (plane.walls.total(-2 * (gauged + h * direction)).log_total for h in (step, -step))
+        return float(direction.sum() + (up - down) / (2 * step))
+
+    source = np.random.default_rng(len(gauged))
+    for direction in source.normal(size=(2, len(gauged))):
+        if not abs(change(direction) - direction @ correlation) < noise * np.linalg.norm(direction):
+            break
+    else:
+        return correlation
+    if len(gauged) > _FEW or noise > _MOST_ROUNDING:
+        raise FloatingPointError(
+            "rounding changes the correlations of its bonds, which are the derivative of log Z: the couplings are too strong for this graph. Use "
+            "lnz.routes.Elimination(), or weaker couplings"
+        )
+    differences = np.array([change(one) for one in np.eye(len(gauged))])
+    return np.where(np.abs(differences - correlation) > 1e-3, differences, correlation)  # which are rough themselves
 
 
 def _satisfied(plane: _Plane, j: np.ndarray, spins: np.ndarray) -> bool:
