@@ -1,6 +1,8 @@
 """The audit finds what THEORY's failure table and a list of planted bugs hold, and passes what is right."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -258,3 +260,16 @@ def test_it_leaves_the_callers_settings_alone():
         jax.config.update("jax_enable_x64", before[0])
     assert report.passed, str(report)
     assert (jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion) == before
+
+
+def test_annealing_in_a_process_of_float32():
+    """The audit computes in float64 within a process that is set to float32, which callbacks of other threads do not see."""
+    script = """
+import jax, jax.numpy as jnp, lnz
+def energy(scale, x):
+    return scale * jnp.sum(jnp.diff(x) ** 2)
+report = lnz.audit(lnz.FunctionEnergy(jax.tree_util.Partial(energy, jnp.array(0.5)), lnz.Real(4)), key=jax.random.key(0))
+print(report.passed, [check.name for check in report.checks if check.status == "failed"])
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.strip() == "False ['finite Z']", found.stderr[-2000:]

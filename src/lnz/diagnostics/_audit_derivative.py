@@ -17,7 +17,6 @@ from lnz.diagnostics._audit_subject import (
     STATES,
     Subject,
     along,
-    anneal,
     energies,
     identity,
     moved,
@@ -208,7 +207,7 @@ def sampled(subject: Subject, numbers: dict[str, Any]) -> Check:
 def _bridged(subject: Subject, route: Any, u: np.ndarray, step: float) -> np.ndarray:
     """The difference quotient and the identity along u, without each of 32 blocks of chains and then without none: (33, 2)."""
     ends = [moved(subject.energy, subject.theta + sign * step * u) for sign in (1, -1)]
-    pair = [anneal(route, end, subject.key) for end in ends]
+    pair = [route.anneal(end, subject.key)[:2] for end in ends]
     work = [np.asarray(energies(ends[1], v) - energies(ends[0], v)) for _, v in pair]  # E₋ - E₊ at the states of both
     slopes = [-np.asarray(along(end, jnp.asarray(u)[None], v))[:, 0] for end, (_, v) in zip(ends, pair, strict=True)]
     log_w = [np.asarray(log_w) for log_w, _ in pair]

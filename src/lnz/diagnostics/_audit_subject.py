@@ -184,7 +184,7 @@ def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyA
     annealing = short_annealing(energy, base)
     if isinstance(annealing, str):
         return None, annealing
-    log_w, v = anneal(annealing, energy, key)
+    log_w, v, _ = annealing.anneal(energy, key)
     share = np.exp(np.asarray(log_w) - np.max(log_w))
     share = share / share.sum()
     if not np.isfinite(share).all():
@@ -220,11 +220,6 @@ def short_annealing(energy: Energy, base: Energy | None) -> AnnealedImportanceSa
     except ValueError as error:
         reason, route = str(error), None
     return str(reason) if reason is not None or route is None else route
-
-
-@eqx.filter_jit
-def anneal(route: AnnealedImportanceSampling, energy: Energy, key: PRNGKeyArray) -> tuple[Array, Any]:
-    return route.anneal(energy, key)[:2]
 
 
 @eqx.filter_jit
