@@ -95,3 +95,14 @@ def test_accuracy_needs_a_stochastic_route(key):
     broken = lnz.FunctionEnergy(lambda s: jnp.sqrt(1.0 + 1.5 * s[0] * s[1]), lnz.Spin(2))
     with pytest.raises(ValueError, match="log Z is NaN"):
         lnz.log_partition_bounds(broken)
+
+
+def test_no_error_is_printed_where_the_interval_says_that_it_is_not_to_be_believed():
+    narrow = str(sampled(error=0.25))
+    assert narrow.startswith("log Z = 1.50 ± 0.25, between 1.00 and 2.00 with 99 % confidence")
+    wide = str(sampled(error=0.05))
+    assert wide.startswith("log Z = 1.5, between 1.0 and 2.0 with 99 % confidence")
+    just = Estimate(*(jnp.asarray(x, float) for x in (1.5, 0.1001, 1.0, 2.0)), "conditional", "annealing", 0.99)
+    assert "±" in str(just)
+    one_sided = Estimate(*(jnp.asarray(x, float) for x in (1.5, 0.01, 1.0, jnp.inf)), "conditional", "annealing", 0.99)
+    assert str(one_sided).startswith("log Z = 1.500 ± 0.010, at least 1.000")

@@ -26,6 +26,9 @@ Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
 """
 
 
+_WIDE = 5  # an interval so many times as wide as value ± error says that the error is not what to believe
+
+
 class Estimate(eqx.Module):
     """A value with its error, its bounds and what they rest on. A pytree; prints as a sentence, and `float` gives a scalar value.
 
@@ -137,10 +140,11 @@ class Estimate(eqx.Module):
         return text + "".join(f". Warning: {message}" for message in self.warnings)
 
     def _interval(self, value: float, error: float, lower: float, upper: float) -> str:
-        """The value with its error and its finite bounds, in words."""
-        digits = decimals(error)
+        """The value with its error and its finite bounds, in words; without an error where the interval is over five times as wide."""
+        wide = math.isfinite(upper - lower) and upper - lower > _WIDE * 2 * error
+        digits = decimals(upper - lower if wide else error)
         text = f"{value:.{digits}f}"
-        if error > 0:
+        if error > 0 and not wide:
             text += f" ± {error:.{digits}f}"
         if not (math.isfinite(lower) or math.isfinite(upper)):
             return text
