@@ -75,7 +75,7 @@ def moved_on(shift):
     ladder = ladder._replace(log_steps=jnp.full_like(ladder.log_steps, np.log(3e-3)))
     options = {"kernel": default_kernel(NARROW), "mode_probes": 64, "sweeps": 1}
     search = searched(Path(NARROW), jax.random.key(1), ends, jnp.zeros(200), ladder, **options)
-    found = compared(estimate, *(-jax.vmap(NARROW)(v) for v in search.groups))
+    found = compared(estimate, *(-jax.vmap(NARROW)(v) for v in reversed(search.groups)))
     return found.flags
 
 

@@ -131,10 +131,10 @@ def test_ends_that_move_on_to_where_the_way_back_is_longer_are_a_warning(narrow)
     ladder = stepping(200, np.log(3e-3))
     search = searched(Path(NARROW), jax.random.key(1), ends, jnp.zeros(200), ladder, **options)
     assert search.found is None
-    found = compared(estimate, *(-jax.vmap(NARROW)(v) for v in search.groups))
+    found = compared(estimate, *(-jax.vmap(NARROW)(v) for v in reversed(search.groups)))
     assert EstimateWarning.MISSED_MODES not in found.flags  # mode probes do not know boxes
     assert bool(found.flags[EstimateWarning.LAGGING_CHAINS]) is not narrow
-    usual, after = (-1e4 * np.square(np.asarray(v) - 0.3).sum(axis=1) for v in search.groups)
+    usual, after = (-1e4 * np.square(np.asarray(v) - 0.3).sum(axis=1) for v in reversed(search.groups))
     low, high = np.quantile(usual, [0.25, 0.75])
     left = after > high + 3 * (high - low) + 3
     assert float(found.diagnostics["ends_that_left"]) == pytest.approx(left.mean())
@@ -153,7 +153,7 @@ def test_moving_on_leaves_the_law_as_it_is_and_gets_into_narrow_places():
     flat = flat._replace(betas=jnp.ones_like(flat.betas))
 
     def on(x):
-        return along(path, jax.random.key(2), [x, x], flat, ON, kernel=kernel, sweeps=1).states[1][:, 0]
+        return along(path, jax.random.key(2), [x, x], flat, ON, kernel=kernel, sweeps=1).states[0][:, 0]
 
     after = np.asarray(on(jnp.asarray(x, jnp.float32)), np.float64) / 2
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15)):

@@ -30,6 +30,7 @@ _STEPS = (-5.0, 2.0)  # range of the logarithm of step sizes about the fitted on
 _CERTAIN = 0.999  # confidence at which mode probes contradict the upper bound
 _LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 _MARGIN = 3.0  # nats
+_LARGE = 2**15  # numbers in the states of a group
 PROBE_TEMPERATURES = 50  # of the reverse annealing of mode probes, for routes without a number of their own
 ON, BACK = np.int32(0), np.int32(1)
 
@@ -88,7 +89,8 @@ def with_mode_probes(
         return estimate
     search = searched(path, key, ends, log_weights, ladder, kernel=kernel, mode_probes=mode_probes, sweeps=sweeps)
     works = along(path, key, search.groups, ladder.reversed(), BACK, kernel=kernel, sweeps=sweeps).works
-    return compared(estimate, *works, found=search.found)
+    moved, *probes, usual = works
+    return compared(estimate, usual, moved, *probes, found=search.found)
 
 
 # ------------------------------------------------------------------------------------------------------- the comparison
@@ -142,7 +144,7 @@ class Search(NamedTuple):
     """Where chains are that go back.
 
     Attributes:
-        groups: ends of annealed chains; where as many moved on; and where mode probes settled, on spaces that have them.
+        groups: where ends of annealed chains moved on; where mode probes settled, on spaces that have them; and as many ends as they were.
         found: log weights with mean Z, one for every mode probe, or None.
     """
 
@@ -164,11 +166,13 @@ def searched(
     """Ends that move on under the model and mode probes, which move under the model and are then annealed from bases of their own."""
     flat, half = on_host(_flat_and_half, ladder)
     begin = _begun(path, key, ends, log_weights, mode_probes=mode_probes)
-    on = along(path, key, begin, flat, ON, kernel=kernel, sweeps=sweeps)
+    # Chains that stay where they are move in vain where that is quicker than to compile another program.
+    large = sum(x.size for x in jax.tree.leaves(begin[0])) > _LARGE
+    on = along(path, key, begin[:-1] if large else begin, flat, ON, kernel=kernel, sweeps=sweeps)
     if on.seen is None:
-        return Search([begin[0], on.states[1]], None)
+        return Search([on.states[0], begin[-1]], None)
     found, settled = _from_their_own(path, key, on.seen, half, kernel=kernel, sweeps=sweeps)
-    return Search([begin[0], on.states[1], settled], found)
+    return Search([on.states[0], settled, begin[-1]], found)
 
 
 def _flat_and_half(ladder: Ladder) -> tuple[Ladder, Ladder]:
@@ -181,14 +185,14 @@ def _flat_and_half(ladder: Ladder) -> tuple[Ladder, Ladder]:
 
 @program
 def _begun(path: Path, key: PRNGKeyArray, ends: State, log_weights: Array, *, mode_probes: int) -> list[State]:
-    """Ends of annealed chains by their weights, twice, and starts of mode probes."""
+    """Ends of annealed chains by their weights; starts of mode probes, where there are some; and the same ends again."""
     pick_key, start_key = jax.random.split(jax.random.fold_in(_key(key), 0))
     chosen = jax.random.categorical(pick_key, log_weights.reshape(-1), shape=(mode_probes,))
     usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
     if not can_probe(observed_space(path.energy)):
         return [usual, usual]
     starts = jax.tree.map(lambda x, like: x.astype(like.dtype), _starts(path, start_key, mode_probes), usual)
-    return [usual, usual, starts]
+    return [usual, starts, usual]
 
 
 class _Way(NamedTuple):
@@ -201,17 +205,17 @@ class _Way(NamedTuple):
 def along(
     path: Path, key: PRNGKeyArray, groups: list[State], ladder: Ladder, which: Array, *, kernel: Kernel, sweeps: int
 ) -> _Way:
-    """Groups of chains that move `ON` under the model, the second with step sizes of their own, or go `BACK` to the base: one program."""
+    """Groups of chains that move `ON` under the model, the first with step sizes of their own, or go `BACK` to the base: one program."""
     space, dtype, n = observed_space(path.energy), jnp.result_type(float), len(jax.tree.leaves(groups[0])[0])
-    second = jnp.repeat(jnp.arange(len(groups)) == 1, n).astype(dtype)
+    first = jnp.repeat(jnp.arange(len(groups)) == 0, n).astype(dtype)
 
     def log_step(key: PRNGKeyArray, log_step: Array) -> Array:
-        return log_step + jnp.where(which == ON, second * jax.random.uniform(key, second.shape, dtype, *_STEPS), 0)
+        return log_step + jnp.where(which == ON, first * jax.random.uniform(key, first.shape, dtype, *_STEPS), 0)
 
     def look(v: State) -> Any:
-        if len(groups) < 3:
+        if not can_probe(space):
             return None
-        return jax.vmap(lambda x: _seen(space, x, dtype))(path.public(jax.tree.map(lambda x: x[2 * n :], v)))
+        return jax.vmap(lambda x: _seen(space, x, dtype))(path.public(jax.tree.map(lambda x: x[n : 2 * n], v)))
 
     ran = annealed(
         path,

@@ -25,6 +25,8 @@ MAIN, PILOT, PROBES, EXACT, REVERSE = range(5)  # what is folded into the key of
 
 _CHAINS = 128
 _MOST = 4096  # the most steps of the pilot
+_SETTLING = 5  # steps at the base
+_TRIED = np.exp2(-np.arange(64)[::-1] / 4)  # of the longest step
 
 
 def checked_schedule(schedule: Any) -> Schedule:
@@ -150,7 +152,7 @@ def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sw
     They are independent of the chains of the estimate, so that an estimate with their schedule stays unbiased. After 4,096 such steps the rest
     of the path is one step.
     """
-    start_key, settle_key, key = jax.random.split(jax.random.fold_in(fast_key(key), PILOT), 3)
+    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), PILOT))
     dtype, going = jnp.result_type(float), walk(path, kernel, rows=True)
     nothing, fitted = jnp.zeros((_MOST + 1,), dtype), has_step(kernel)
     some = max(sweeps, 3) if fitted else sweeps
@@ -163,20 +165,18 @@ def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sw
 
         return jax.lax.scan(once, (x, log_step), jax.random.split(key, n))[0] if n > 1 else once((x, log_step), key)[0]
 
-    x, log_step = going.pack(path.start(start_key, _CHAINS)), first_log_step(path.energy)
-    if fitted:
-        x, log_step = moved(x, jnp.zeros((), dtype), log_step, settle_key, 16)
+    settling = _SETTLING if fitted else 0
 
     def unfinished(carry: Any) -> Array:
         return (carry[0] < _MOST) & (carry[1] < 1)
 
     def stride(carry: Any) -> Any:
         k, beta, before, x, log_step, found = carry
-        resample_key, move_key = jax.random.split(jax.random.fold_in(key, k))
+        resample_key, move_key = jax.random.split(jax.random.fold_in(key, k + settling))
         glance = jnp.minimum(before, 1 - beta)
         slope = going.gain(x, beta, beta + glance) / glance
         step = _stride(slope, conditional.astype(dtype), 3 * before)
-        step = jnp.maximum(step, 8 * jnp.finfo(dtype).eps * beta)
+        step = jnp.where(k < 0, 0, jnp.maximum(step, 8 * jnp.finfo(dtype).eps * beta))
         after = jnp.where((beta + step > 1 - 1e-6) | (k == _MOST - 1), 1, beta + step)
         gain = going.gain(x, beta, after)
         kept = systematic(resample_key, jnp.where(jnp.max(gain) == -jnp.inf, 0, gain))
@@ -185,28 +185,25 @@ def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sw
         swap = jnp.exp(jnp.minimum(gain - going.gain(far, beta, after), 0))
         rejected = 1 - jnp.mean(jnp.where(jnp.isnan(swap), 0, swap))
         betas, barrier, log_steps = found
+        stop = jnp.maximum(k + 1, 0)
         found = (
-            betas.at[k + 1].set(after),
-            barrier.at[k + 1].set(barrier[k] + rejected),
-            log_steps.at[k + 1].set(log_step),
+            betas.at[stop].set(after),
+            barrier.at[stop].set(jnp.where(k < 0, 0, barrier[k] + rejected)),
+            log_steps.at[stop].set(log_step),
         )
-        return k + 1, after, step, new, log_step, found
+        return k + 1, after, jnp.where(k < 0, before, step), new, log_step, found
 
     zero = jnp.zeros((), dtype)
-    begin = (jnp.zeros((), jnp.int32), zero, zero + 1e-3, x, log_step, (nothing, nothing, nothing.at[0].set(log_step)))
+    x, log_step = going.pack(path.start(start_key, _CHAINS)), first_log_step(path.energy)
+    # Before the first stride, moves at the base fit the step size there.
+    begin = (jnp.asarray(-settling, jnp.int32), zero, zero + 1e-3, x, log_step, (nothing, nothing, nothing + log_step))
     steps, *_, (betas, barrier, log_steps) = jax.lax.while_loop(unfinished, stride, begin)
     seen = jnp.minimum(jnp.arange(_MOST + 1, dtype=steps.dtype), steps)
     return Pilot(betas[seen], steps, barrier[seen], log_steps[seen])
 
 
 def _stride(slope: Float[Array, " n"], conditional: Array, longest: Array) -> Array:
-    """The longest step, up to `longest`, whose weights exp(step · slope) have the wanted conditional effective sample size."""
-
-    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        poor = conditional_ess(middle * slope) < conditional
-        return jnp.where(poor, low, middle), jnp.where(poor, middle, high)
-
-    low, _ = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(longest), longest))
-    return jnp.where(conditional_ess(longest * slope) < conditional, low, longest)
+    """The longest of some steps up to `longest` whose weights exp(step · slope) have the wanted conditional effective sample size."""
+    steps = longest * jnp.asarray(_TRIED, longest.dtype)
+    good = jax.vmap(lambda step: conditional_ess(step * slope) >= conditional)(steps)
+    return jnp.max(jnp.where(good, steps, steps[0]))
