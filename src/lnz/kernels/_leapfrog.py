@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import free_energy_of, observed_space
@@ -35,7 +36,8 @@ def leapfrog_moves(
     period of the model the energy returns to its value, and trajectories of that one length do not mix (log Z of a normal distribution in 64
     dimensions was 10 nats too low).
 
-    At the walls of a box v is reflected and p changes sign. Such a flow preserves volume and is reversible, so that the acceptance rule stays
+    At the walls of a box v is reflected and p changes sign. A step is at most as long as the box is wide, in every direction: longer ones would
+    go no further, and lose their digits. Such a flow preserves volume and is reversible, so that the acceptance rule stays
     the same. If moves across a wall were rejected, chains in n dimensions could hardly make steps of more than 1/n of the box.
 
     Gradients are carried from one move to the next.
@@ -82,6 +84,8 @@ def leapfrog_chains(
     dtype, n = v.dtype, v.shape[0]
     width = (n,) + (1,) * (v.ndim - 1)
     delta = jnp.sqrt(2 * jnp.broadcast_to(step_size.astype(dtype), (n,))).reshape(width)
+    if isinstance(space, Box):
+        delta = jnp.minimum(delta, jnp.asarray(box_widths(space), dtype)[None])
     wide = jnp.result_type(float)
 
     def kinetic(p: Array) -> Array:
@@ -91,7 +95,7 @@ def leapfrog_chains(
         v, here = carry
         f = force(here)[0]
         noise_key, accept_key, length_key = jax.random.split(key, 3)
-        share = 1 if leapfrogs == 1 else jax.random.uniform(length_key, delta.shape, dtype, 0.5, 1)
+        share = 1 if leapfrogs == 1 else jax.random.uniform(length_key, width, dtype, 0.5, 1)
         step = share * delta
         p = jax.random.normal(noise_key, v.shape, dtype)
         begun = f.astype(wide) + kinetic(p)
@@ -126,6 +130,12 @@ def mean_chance(chances: Float[Array, " n"]) -> Float[Array, ""]:
     """The mean acceptance of chains at possible points, 0 where there are none: others are not evidence about the step size."""
     possible = ~jnp.isnan(chances)
     return jnp.sum(jnp.where(possible, chances, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(chances.dtype)
+
+
+def box_widths(space: Box) -> np.ndarray:
+    """The width of a box in every direction; infinite where there is one wall or none."""
+    low, high = (np.asarray(bound, np.float64) for bound in space.limits)
+    return np.broadcast_to(high - low, space.shape)
 
 
 def bounced(space: Space, x: Float[Array, " n *shape"], p: Float[Array, " n *shape"]) -> tuple[Array, Array]:

@@ -75,7 +75,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
     schedule: Schedule = "linear"
     base: Frozen | None = None
     confidence: float = 0.99
-    mode_probes: int = 0
+    mode_probes: int = 32
 
     def __post_init__(self) -> None:
         checked(self, "temperatures", "chains", "sweeps")

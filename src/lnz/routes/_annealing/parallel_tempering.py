@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import observed_space
 from lnz._core.convergence import r_hat, r_hat_threshold
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
@@ -79,7 +80,7 @@ class ParallelTempering(AnnealingRoute):
     estimator: Estimator = "bar"
     base: Frozen | None = None
     confidence: float = 0.99
-    mode_probes: int = 0
+    mode_probes: int = 32
 
     def __post_init__(self) -> None:
         check_whole_number("mode probes", self.mode_probes, 0)
@@ -169,7 +170,7 @@ def _tempered(
     """Adaptation and the run itself, in one loop; the results are of the latter."""
     start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
     half, dtype, going = iterations, jnp.result_type(float), walk(path, kernel, sweeps=sweeps, rows=True)
-    start = path.start(start_key, rungs * replicates)
+    start, space = path.start(start_key, rungs * replicates), observed_space(path.energy)
     state = init_tempering(going.pack(start), rungs, replicates)
     kept = jax.tree.map(lambda x: jnp.zeros((_KEPT, replicates, *x.shape[1:]), x.dtype), start)
     rounds = [
@@ -184,7 +185,7 @@ def _tempered(
         state, swaps = tempering_step(going, path, betas, log_steps, jax.random.fold_in(key, t), state)
         adapting = t < half
         if has_step(kernel):
-            fitted = fitted_log_step(log_steps[1:], swaps.acceptance, rate=0.2)
+            fitted = fitted_log_step(space, log_steps[1:], swaps.acceptance, rate=0.2)
             log_steps = log_steps.at[1:].set(jnp.where(adapting, fitted, log_steps[1:]))
         rejected = rejected + 1 - jnp.mean(swaps.swapped, axis=1)
         ends = jnp.any(t == jnp.asarray(rounds, t.dtype))
@@ -204,7 +205,7 @@ def _tempered(
     (state, *_, kept), seen = jax.lax.scan(step, begin, jnp.arange(2 * half, dtype=jnp.int32))
     swaps, at_all = jax.tree.map(lambda x: x[half:], seen)
     states = path.public(jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), kept))
-    figures = {"acceptance": jnp.mean(swaps.acceptance)} if has_step(kernel) else {}
+    figures = {"acceptance": jnp.nanmean(swaps.acceptance)} if has_step(kernel) else {}
     return _Run(swaps, at_all, state.round_trips, states, path.log_z0(), figures, path_flags(path, states))
 
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import (
     BlockSweepable,
@@ -33,12 +33,13 @@ from lnz._core.capabilities import (
 from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen
 from lnz._core.given import given_array
-from lnz._core.spaces import ArrayLike, Real, Space, State
+from lnz._core.spaces import ArrayLike, Box, Real, Space, State
 from lnz._models.independent import Gaussian, Independent, base_of
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Gibbs, Kernel, Langevin, compact
-from lnz.kernels._leapfrog import leapfrog_chains
+from lnz.kernels._leapfrog import box_widths, leapfrog_chains
 
+_EXTREME = 60.0  # of the logarithm of a step size
 _ROWS = 4096  # rows of the data that are completed for the means of unobserved variables
 
 
@@ -344,9 +345,19 @@ def _lattice(path: Path, kernel: Kernel) -> tuple[Sweep | None, Callable[[Any], 
     return (None, None) if sweep is None else (sweep, sweep.energy)
 
 
-def fitted_log_step(log_step: Array, acceptance: Array, *, rate: float = 1.0) -> Array:
-    """The step size adapted to the acceptance of a move, towards 57 %, which is best for Langevin moves."""
-    return log_step + rate * (acceptance - 0.574)
+def fitted_log_step(space: Space, log_step: Array, chances: Float[Array, "*k n"], *, rate: float = 1.0) -> Array:
+    """The step size adapted to the acceptance of a move, towards 57 %, which is best for Langevin moves.
+
+    It stays as it is where every chain is at an impossible point, and within what makes a difference: where every move is accepted, as on a
+    plateau or in a flat box, it would grow for ever.
+    """
+    possible = ~jnp.isnan(chances)
+    some = jnp.sum(possible, axis=-1)
+    mean = jnp.sum(jnp.where(possible, chances, 0), axis=-1) / jnp.maximum(some, 1).astype(chances.dtype)
+    new = log_step + jnp.where(some > 0, rate * (mean - 0.574), 0)
+    widest = float(np.max(box_widths(space), initial=0)) if isinstance(space, Box) else math.inf
+    most = min(2 * math.log(widest) - math.log(2), _EXTREME) if widest > 0 else _EXTREME
+    return jnp.clip(new, -_EXTREME, most)
 
 
 def reversible(kernel: Kernel, path: Path) -> bool:

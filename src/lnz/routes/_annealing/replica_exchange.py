@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.kernels._exchange import swap_neighbours, swap_probability
-from lnz.kernels._leapfrog import mean_chance
 from lnz.routes._annealing.path import Path, Walk
 
 
@@ -37,13 +36,13 @@ class Swaps(NamedTuple):
         up: (K, R), F_k - F_{k+1} at the state of rung k: the log weight of moving it one rung up.
         down: (K, R), F_{k+1} - F_k at the state of rung k + 1.
         swapped: (K, R), min(1, exp(up + down)), the probability of a swap.
-        acceptance: (K,), the acceptance of the moves on every rung but the base.
+        acceptance: (K, R), the acceptance of the moves on every rung but the base; (K,) ones for kernels without a step size.
     """
 
     up: Float[Array, "K R"]
     down: Float[Array, "K R"]
     swapped: Float[Array, "K R"]
-    acceptance: Float[Array, " K"]
+    acceptance: Float[Array, "*K"]
 
 
 def init_tempering(x: Any, rungs: int, ladders: int) -> Tempered:
@@ -75,8 +74,7 @@ def tempering_step(
     base_key, move_key, swap_key = jax.random.split(key, 3)
 
     def moved(beta: Array, log_step: Array, key: PRNGKeyArray, x: Any) -> tuple[Any, Array]:
-        x, chances = going.move(key, beta, x, log_step)
-        return x, mean_chance(chances)
+        return going.move(key, beta, x, log_step)
 
     others = jax.tree.map(lambda x: x[1:], state.states)
     others, acceptance = jax.vmap(moved)(betas[1:], log_steps[1:], jax.random.split(move_key, rungs - 1), others)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lnz._core.capabilities import observed_space
 from lnz._core.random import fast_key
 from lnz.kernels._kernels import Kernel
-from lnz.kernels._leapfrog import mean_chance
 from lnz.kernels._resampling import systematic
 from lnz.routes._annealing.path import Path, first_log_step, fitted_log_step, has_step, walk
 from lnz.routes._annealing.programs import on_host, program, room
@@ -161,11 +161,11 @@ def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sw
         def once(carry: tuple[Any, Array], key: PRNGKeyArray) -> tuple[tuple[Any, Array], None]:
             x, log_step = carry
             x, chances = going.move(key, beta, x, log_step)
-            return (x, fitted_log_step(log_step, mean_chance(chances)) if fitted else log_step), None
+            return (x, fitted_log_step(space, log_step, chances) if fitted else log_step), None
 
         return jax.lax.scan(once, (x, log_step), jax.random.split(key, n))[0] if n > 1 else once((x, log_step), key)[0]
 
-    settling = _SETTLING if fitted else 0
+    settling, space = _SETTLING if fitted else 0, observed_space(path.energy)
 
     def unfinished(carry: Any) -> Array:
         return (carry[0] < _MOST) & (carry[1] < 1)

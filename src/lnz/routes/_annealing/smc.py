@@ -73,7 +73,7 @@ class SequentialMonteCarlo(AnnealingRoute):
     resample_below: float = 0.5
     base: Frozen | None = None
     confidence: float = 0.99
-    mode_probes: int = 0
+    mode_probes: int = 32
 
     def __post_init__(self) -> None:
         check_whole_number("mode probes", self.mode_probes, 0)
