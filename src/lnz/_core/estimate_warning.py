@@ -15,6 +15,7 @@ class EstimateWarning(enum.StrEnum):
     INFINITE_Z = "infinite-z"
     MISSED_MODES = "missed-modes"
     LAGGING_CHAINS = "lagging-chains"
+    STUCK_CHAINS = "stuck-chains"
     POPULATIONS_DISAGREE = "populations-disagree"
     LADDERS_DISAGREE = "ladders-disagree"
     FEW_ROUND_TRIPS = "few-round-trips"
@@ -76,6 +77,12 @@ MESSAGES = {
         "Chains continued from the end of annealing reached regions that the annealed chains hardly reach. Annealing lags behind the model, "
         "and the upper bound covers only what was found",
         "Use many more temperatures or sweeps, or coordinates in which the model is equally wide everywhere",
+    ),
+    EstimateWarning.STUCK_CHAINS: Message(
+        "Some chains hardly ever moved, because their step size is too large where they are. The region that they stand for is missing from the "
+        "estimate, however good the acceptance is on average",
+        "Use coordinates in which the model is equally wide everywhere, a base nearer to the model (from_base), or "
+        "lnz.routes.SequentialMonteCarlo",
     ),
     EstimateWarning.POPULATIONS_DISAGREE: Message(
         "Populations differ by more than one nat, so the standard error is unreliable",

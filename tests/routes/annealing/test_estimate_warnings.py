@@ -36,9 +36,10 @@ def machine(strength):
 NARROW = lnz.FunctionEnergy(lambda x: 1e4 * jnp.sum(jnp.square(x - 0.3)), lnz.Box(np.zeros(2), np.ones(2)))
 
 
-def weighed(log_weights):
+def weighed(log_weights, stuck=0.0):
+    figures = {"stuck_chains": jnp.asarray(stuck)}
     estimate = from_weights(
-        jnp.asarray(log_weights, float), confidence=0.99, route="", assumption="", diagnostics={}, flags={}
+        jnp.asarray(log_weights, float), confidence=0.99, route="", assumption="", diagnostics=figures, flags={}
     )
     return estimate.flags
 
@@ -136,6 +137,9 @@ CASES = {
     EstimateWarning.INFINITE_Z: Case(lambda: at_path_end(lambda x: x[0] ** 2), lambda: at_path_end(bowl)),
     EstimateWarning.MISSED_MODES: Case(lambda: probed(True), lambda: probed(False)),
     EstimateWarning.LAGGING_CHAINS: Case(lambda: moved_on(0.6), lambda: moved_on(0.0)),
+    EstimateWarning.STUCK_CHAINS: Case(
+        lambda: weighed(np.linspace(0, 1, 64), 0.3), lambda: weighed(np.linspace(0, 1, 64), 0.02)
+    ),
     EstimateWarning.POPULATIONS_DISAGREE: Case(lambda: populations(1.0), lambda: populations(0.01)),
     EstimateWarning.LADDERS_DISAGREE: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
     EstimateWarning.FEW_ROUND_TRIPS: Case(lambda: ladders(1.0), lambda: ladders(0.01)),

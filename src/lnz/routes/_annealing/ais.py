@@ -33,6 +33,7 @@ from lnz.routes._annealing.schedule import (
     pilot,
 )
 
+_STUCK = 0.01  # the mean acceptance in the second half of the steps below which a chain hardly moves
 _ASSUMPTION = "the annealed chains reach every mode; only the lower bound is certified"
 
 
@@ -61,8 +62,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `AnnealedImportanceSampling.from_base` wraps it.
         confidence: of the bounds.
         mode_probes: chains that search for modes which the annealed chains miss, from far away and from the ends of these (see
-            `mode_probes.probe_modes`), at most as many as these; each costs as many moves as five of them. 0 for none; 32 where `lnz.choose`
-            picks the route.
+            `mode_probes.with_mode_probes`), at most as many as these; each costs as many moves as five of them. 0 for none.
 
     Source: Neal 2001, "Annealed importance sampling"; Salakhutdinov & Murray 2008 for RBMs; Zhou, Johansen & Aston 2016 (adaptive
     schedules); Syed et al. 2021 (the barrier); Sivak & Crooks 2012 (friction).
@@ -130,7 +130,7 @@ class Ran(NamedTuple):
     Attributes:
         log_weights: (n,) with mean Z, or 1/Z for chains from the model, in nats.
         states: the last ones, in the dtype of the base's samples.
-        figures: the mean acceptance of moves, where they have one.
+        figures: the mean acceptance of moves, and the share of chains that hardly move, where they have a step size.
         flags: of the path, from states at its end.
     """
 
@@ -146,8 +146,12 @@ def forward_chains(path: Path, key: PRNGKeyArray, ladder: Ladder, *, kernel: Ker
     start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
     ran = annealed(path, kernel, key, path.start(start_key, chains), ladder, sweeps=sweeps)
     v = path.public(ran.states)
-    figures = {"acceptance": jnp.mean(ran.acceptance)} if has_step(kernel) else {}
-    return Ran(ran.log_weights + path.log_z0(), v, figures, path_flags(path, v))
+    flags = path_flags(path, v)
+    if not has_step(kernel):
+        return Ran(ran.log_weights + path.log_z0(), v, {}, flags)
+    stuck = jnp.mean((ran.acceptance < _STUCK).astype(ran.log_weights.dtype))
+    figures = {"acceptance": jnp.nanmean(ran.acceptance), "stuck_chains": stuck}
+    return Ran(ran.log_weights + path.log_z0(), v, figures, flags)
 
 
 def planned(

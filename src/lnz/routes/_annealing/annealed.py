@@ -21,7 +21,8 @@ class Annealed(NamedTuple):
     Attributes:
         log_weights: (n,) in nats.
         states: the last ones, in the dtype they came in.
-        acceptance: the mean acceptance of each chain's moves, (n,); one 1 for kernels without a step size.
+        acceptance: the mean acceptance of each chain's moves at possible points in the second half of the steps, (n,), NaN where there were none;
+            one 1 for kernels without a step size.
         seen: the sum of what `look` says.
     """
 
@@ -85,18 +86,13 @@ def annealed(
         x, chances = going.move(move_key, beta, x, size)
         now = jax.lax.cond(k >= look_from, lambda x: look(public(x)), lambda x: jax.tree.map(jnp.zeros_like, seen), x)
         seen = jax.tree.map(jnp.add, seen, now)
-        return (
-            rung(k + 1),
-            x,
-            total,
-            lost,
-            accepted + jnp.nan_to_num(chances).astype(dtype) if stepped else accepted,
-            seen,
-        )
+        if stepped:
+            counts = (k >= ladder.steps // 2) & ~jnp.isnan(chances)
+            accepted = accepted[0] + jnp.where(counts, chances.astype(dtype), 0), accepted[1] + counts.astype(dtype)
+        return rung(k + 1), x, total, lost, accepted, seen
 
     zero = jnp.zeros(jax.tree.leaves(v)[0].shape[:1], dtype)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, v))
-    begin = (rung(0), going.pack(v), zero, zero, zero if stepped else jnp.ones((), dtype), nothing)
+    begin = (rung(0), going.pack(v), zero, zero, (zero, zero) if stepped else (jnp.ones((), dtype),) * 2, nothing)
     _, x, log_w, _, accepted, seen = jax.lax.fori_loop(0, ladder.steps, step, begin)
-    acceptance = accepted / jnp.maximum(ladder.steps, 1).astype(dtype) if stepped else accepted
-    return Annealed(log_w, public(x), acceptance, seen)
+    return Annealed(log_w, public(x), accepted[0] / accepted[1], seen)

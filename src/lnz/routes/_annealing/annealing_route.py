@@ -30,6 +30,7 @@ from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.programs import on_host, program
 from lnz.routes._annealing.user_path import AnnealingPath
 
+MANY_STUCK = 0.1  # the share of chains that may stand still in the far tails of a base
 FEW = 5  # effective chains below which the standard error is unreliable
 HEAVY = 0.7  # Pareto shape from which an average is unreliable (Vehtari et al. 2024)
 
@@ -195,7 +196,7 @@ def from_weights(
     flags: dict[EstimateWarning, Bool[Array, ""]],
 ) -> Estimate:
     """log Z from independent weights with mean Z: the logarithm of their mean, a certified lower and a conditional upper bound."""
-    numbers, raised, figures = on_host(_weighed, log_weights, confidence=confidence)
+    numbers, raised, figures = on_host(_weighed, log_weights, diagnostics.get("stuck_chains"), confidence=confidence)
     return Estimate(
         **numbers,
         guarantee="conditional",
@@ -207,7 +208,9 @@ def from_weights(
     )
 
 
-def _weighed(log_weights: np.ndarray, *, confidence: float) -> tuple[dict[str, Any], dict[Any, Any], dict[str, Any]]:
+def _weighed(
+    log_weights: np.ndarray, stuck: Any, *, confidence: float
+) -> tuple[dict[str, Any], dict[Any, Any], dict[str, Any]]:
     log_weights = log_weights.reshape(-1)
     n, tail = log_weights.size, (1 - confidence) / 2
     value = np.logaddexp.reduce(log_weights) - math.log(n)
@@ -226,6 +229,10 @@ def _weighed(log_weights: np.ndarray, *, confidence: float) -> tuple[dict[str, A
         EstimateWarning.ZERO_WEIGHTS: not alive,
         EstimateWarning.FEW_EFFECTIVE_SAMPLES: alive and effective < max(1.5, min(FEW, n / 2)),
     }
+    if stuck is not None:
+        more = -np.log1p(-min(float(stuck), 1 - 1e-9))  # if they had the mean weight of the others
+        raised[EstimateWarning.STUCK_CHAINS] = alive and (stuck > MANY_STUCK or value + more > numbers["upper"])
+        numbers["upper"] = numbers["upper"] + (more if raised[EstimateWarning.STUCK_CHAINS] else 0)
     figures = {
         "effective_sample_size": effective,
         "log_weight_sd": possible.std() if possible.size else np.nan,

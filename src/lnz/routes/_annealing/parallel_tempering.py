@@ -59,7 +59,7 @@ class ParallelTempering(AnnealingRoute):
         estimator: which estimate is the value; all are in `diagnostics`.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `ParallelTempering.from_base` wraps it.
         confidence: of the bounds.
-        mode_probes: chains that start far from the base and search for modes which the ladders miss (see `mode_probes.probe_modes`): each is
+        mode_probes: chains that start far from the base and search for modes which the ladders miss (see `mode_probes.with_mode_probes`): each is
             moved 100 times. 0 for none.
 
     Source: Syed, Bouchard-Côté, Deligiannidis & Doucet 2022 (tempering); Xie, Lewis, Fan, Kuo & Chen 2011 (stepping stone); Bennett 1976.

@@ -51,7 +51,7 @@ class SequentialMonteCarlo(AnnealingRoute):
         resample_below: the effective sample size, as a share of the particles, below which a population is resampled.
         base: the reference, wrapped as `Frozen`; by default the energy's own `base()`. `SequentialMonteCarlo.from_base` wraps it.
         confidence: of the bounds.
-        mode_probes: chains that start far from the base and search for modes which the particles miss (see `mode_probes.probe_modes`): each is
+        mode_probes: chains that start far from the base and search for modes which the particles miss (see `mode_probes.with_mode_probes`): each is
             moved 100 times. 0 for none.
 
     Source: Del Moral, Doucet & Jasra 2006, "Sequential Monte Carlo samplers"; Zhou, Johansen & Aston 2016 (the schedule).

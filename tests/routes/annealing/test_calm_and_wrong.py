@@ -1,0 +1,163 @@
+"""Models on which a route once was wrong without a word: plateaus where step sizes grow, chains that stand still, modes not looked for."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lnz
+from lnz._core.estimate_warning import EstimateWarning
+from lnz.kernels._leapfrog import bounced, leapfrog_moves
+from lnz.routes._annealing.path import fitted_log_step
+
+ROUTES = lnz.routes
+SCHOOLS = np.array([28, 8, -3, 7, -1, 1, 18, 12.0]), np.array([15, 10, 16, 11, 9, 11, 10, 18.0])
+
+
+def simplex(d, high):
+    """0 below the simplex of a cube, and outside a number that stands for infinity."""
+    return lnz.FunctionEnergy(lambda x: jnp.where(x.sum() < 1, 0.0, high), lnz.Box([0.0] * d, [1.0] * d))
+
+
+def raised_disc(radius, height):
+    return lnz.FunctionEnergy(
+        lambda x: jnp.where((x**2).sum() < radius**2, -math.log(height), 0.0), lnz.Box([-10.0] * 2, [10.0] * 2)
+    ), math.log(400 + (height - 1) * math.pi * radius**2)
+
+
+@pytest.mark.parametrize(("d", "high"), [(4, 1e30), (3, 1e20), (2, 1e30), (4, 1e8)])
+def test_a_large_number_in_the_place_of_infinity(d, high):
+    estimate = lnz.log_partition(
+        simplex(d, high), route=ROUTES.SequentialMonteCarlo(mode_probes=0), key=jax.random.key(1)
+    )
+    truth = -math.log(math.factorial(d))
+    assert estimate.lower <= truth <= estimate.upper
+    assert estimate.diagnostics["temperatures"] < 100
+
+
+@pytest.mark.parametrize(("radius", "height"), [(5.0, 10.0), (1.0, 10.0), (5.0, 0.1), (0.5, 1000.0)])
+def test_tempering_between_plateaus(radius, height):
+    energy, truth = raised_disc(radius, height)
+    estimate = lnz.log_partition(energy, route=ROUTES.ParallelTempering(mode_probes=0), key=jax.random.key(2))
+    assert estimate.lower <= truth <= estimate.upper
+
+
+@pytest.mark.parametrize("step", [1e14, 1e30, 3.0])
+def test_steps_as_long_as_one_likes_leave_a_flat_box_flat(step):
+    flat = lnz.FunctionEnergy(lambda x: 0 * x.sum(), lnz.Box([0.0, -1.0], [1.0, 3.0]))
+    v = lnz.kernels.run_chains(flat, lnz.kernels.Langevin(step), jnp.zeros((2000, 2)), jax.random.key(0), 20)
+    np.testing.assert_allclose(v.mean(axis=0), [0.5, 1.0], atol=0.1)
+    np.testing.assert_allclose(v.std(axis=0), np.array([1, 4]) / math.sqrt(12), rtol=0.05)
+
+
+def test_a_step_size_stays_where_it_makes_a_difference():
+    box, line = lnz.Box([0.0], [4.0]), lnz.Real(1)
+    free, refused, nowhere = (jnp.full((8,), x) for x in (1.0, 0.0, jnp.nan))
+    for space, top in ((box, math.log(8)), (line, 60.0)):
+        up, down = jnp.zeros(()), jnp.zeros(())
+        for _ in range(300):
+            up, down = fitted_log_step(space, up, free), fitted_log_step(space, down, refused)
+        assert float(up) == pytest.approx(top)
+        assert float(down) == pytest.approx(-60)
+    assert fitted_log_step(line, jnp.asarray(0.3), nowhere) == jnp.asarray(0.3)  # no chain knows anything
+
+
+def test_a_step_in_a_box_is_no_longer_than_the_box():
+    """Farther ones lose their digits: after 1e9 widths hardly any place of float32 is left."""
+    box = lnz.FunctionEnergy(lambda x: 0 * x.sum(), lnz.Box([0.0], [1.0]))
+    v, _ = leapfrog_moves(box, jax.random.key(0), jnp.full((4000, 1), 0.5, jnp.float32), jnp.asarray(1e20))
+    assert len(np.unique(np.asarray(v))) > 3500
+    far = bounced(box.space, jnp.asarray([[1e9 + 0.25]], jnp.float32), jnp.zeros((1, 1), jnp.float32))[0]
+    assert float(far[0, 0]) != 0.25
+
+
+def schools():
+    """Eight schools (Rubin 1981), centred, in (μ, log τ, θ), with τ's scale and constants left out; and log Z by a sum over log τ."""
+    y, sd = SCHOOLS
+
+    def energy(x):
+        mu, log_tau, theta = x[0], x[1], x[2:]
+        prior = 0.5 * (mu / 5) ** 2 - log_tau + jnp.log1p(jnp.exp(2 * log_tau) / 25)
+        pool = jnp.sum(0.5 * jnp.square((theta - mu) * jnp.exp(-log_tau)) + log_tau)
+        return prior + pool + 0.5 * jnp.sum(jnp.square((jnp.asarray(y, x.dtype) - theta) / jnp.asarray(sd, x.dtype)))
+
+    grid = np.linspace(-15, 12, 5001)
+    variance = np.exp(2 * grid)[:, None] + sd**2
+    precision = 1 / 25 + (1 / variance).sum(axis=1)
+    mean = (y / variance).sum(axis=1) / precision
+    misfit = (y**2 / variance).sum(axis=1) - precision * mean**2
+    logs = grid - np.log1p(np.exp(2 * grid) / 25) + 0.5 * (np.log(2 * np.pi * sd**2) - np.log(variance)).sum(axis=1)
+    logs += 0.5 * np.log(2 * np.pi / precision) - 0.5 * misfit
+    return lnz.FunctionEnergy(energy, lnz.Real(10)), float(np.logaddexp.reduce(logs) + np.log(grid[1] - grid[0]))
+
+
+@pytest.mark.parametrize("temperatures", [500, 1000])
+def test_chains_that_stand_still_are_warned_of(temperatures):
+    energy, truth = schools()
+    for seed in range(3):
+        route = ROUTES.AnnealedImportanceSampling(temperatures=temperatures, mode_probes=0)
+        estimate = lnz.log_partition(energy, route=route, key=jax.random.key(seed))
+        assert EstimateWarning.STUCK_CHAINS in estimate.warning_codes
+        assert estimate.lower < truth
+
+
+@pytest.mark.parametrize("power", [2, 4])
+def test_chains_that_stand_still_in_the_tails_of_the_base_are_not(power):
+    energy = lnz.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2) + 0.1 * jnp.sum(x**power), lnz.Real(5))
+    for seed in range(3):
+        route = ROUTES.AnnealedImportanceSampling(mode_probes=0)
+        estimate = lnz.log_partition(energy, route=route, key=jax.random.key(seed))
+        assert estimate.warning_codes == []
+
+
+def two_modes(weight, visible=40):
+    """An RBM with one hidden unit: its two values are modes of one weight, and the base is at the middle of both."""
+    machine = lnz.RBM(visible, 1, key=jax.random.key(0))
+    bias = jnp.asarray([visible * (math.log(2) - float(np.logaddexp(0, weight)))])
+    parts = (jnp.full((visible, 1), float(weight)), jnp.zeros(visible), bias)
+    return eqx.tree_at(lambda m: (m.weights, m.visible_bias, m.hidden_bias), machine, parts)
+
+
+ANNEALING = [ROUTES.AnnealedImportanceSampling, ROUTES.SequentialMonteCarlo, ROUTES.ParallelTempering]
+
+
+@pytest.mark.parametrize("route", ANNEALING)
+@pytest.mark.parametrize(("weight", "visible"), [(6.0, 40), (-6.0, 40), (8.0, 30)])
+def test_every_route_looks_for_modes(route, weight, visible):
+    energy = two_modes(weight, visible)
+    truth = float(lnz.log_partition(energy).value)
+    estimate = lnz.log_partition(energy, route=route(), key=jax.random.key(3))
+    assert estimate.warnings or estimate.lower <= truth <= estimate.upper
+
+
+def test_coexistence_of_a_potts_model_at_a_small_budget():
+    """Mean field, q = 10, at its transition: an ordered and a disordered phase of like weight (Wu 1982)."""
+    n, q = 50, 10
+    coupling = 2 * (q - 1) * math.log(q - 1) / (q - 2) / n
+    energy = lnz.Potts(coupling * (1 - np.eye(n)), np.zeros((n, q)), q=q)
+    k = np.arange(n + 1.0)
+    one = np.exp(
+        0.5 * coupling * k * (k - 1) - np.array([math.lgamma(x + 1) for x in k])
+    )  # Σ_k e^{J k (k-1) / 2} z^k / k!
+    whole = np.ones(1)
+    for _ in range(q):
+        whole = np.convolve(whole, one)[: n + 1]
+    truth = math.log(whole[n]) + math.lgamma(n + 1)
+    for seed in range(4):
+        route = ROUTES.AnnealedImportanceSampling(temperatures=100, chains=64)
+        estimate = lnz.log_partition(energy, route=route, key=jax.random.key(seed))
+        assert estimate.warnings or estimate.lower <= truth <= estimate.upper
+
+
+@pytest.mark.parametrize("route", ANNEALING)
+def test_no_false_alarm_on_easy_models(route):
+    rng = np.random.default_rng(0)
+    glass = lnz.Ising.lattice((4, 4), 0.3 * rng.normal(size=(2, 4, 4)), 0.3 * rng.normal(size=(4, 4)), periodic=True)
+    machine = lnz.RBM.from_parameters(0.3 * rng.normal(size=(20, 6)), rng.normal(size=20), rng.normal(size=6))
+    normal = lnz.Gaussian(np.arange(3.0), np.array([1.0, 2.0, 0.5]))
+    for energy in (glass, machine, normal):
+        for seed in range(3):
+            assert lnz.log_partition(energy, route=route(), key=jax.random.key(seed)).warning_codes == []
