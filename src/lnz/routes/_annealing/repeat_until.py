@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,8 @@ def repeat_until(
         )
     if not (within > 0 and max_seconds > 0):
         raise ValueError(f"within and max_seconds must be above 0, but are {within} and {max_seconds}")
+    # Modes are looked for once: false alarms would add up.
+    plain: Any = dataclasses.replace(cast("Any", route), mode_probes=0) if hasattr(route, "mode_probes") else route
     file, rounds, mark = None if resume is None else Path(resume), Rounds(), ""
     if file is not None:
         mark = mark_of(energy, route, key)
@@ -55,7 +58,7 @@ def repeat_until(
     target = 1 << (max(1, len(parts)) - 1).bit_length()  # the interval is evaluated after 1, 2, 4, … runs
     while True:
         while len(parts) < target and not (parts and time.perf_counter() - begun > max_seconds):
-            run = route.run(energy, jax.random.fold_in(key, len(parts)))
+            run = (plain if parts else route).run(energy, jax.random.fold_in(key, len(parts)))
             weights = np.asarray(run.log_weights)
             mean = np.logaddexp.reduce(weights, axis=1) - weights.dtype.type(math.log(weights.shape[1]))
             rounds.add(mean, run.estimate.flags, run.estimate.route)
