@@ -86,11 +86,11 @@ CALLS = [
     (functools.partial(run_chains, energy=NORMAL, kernel=lnz.kernels.Langevin()), 0, 1, 6),
     (functools.partial(stochastic, energy=RBM, route=AIS, **SMALL), 0, 1, 11),
     (functools.partial(stochastic, energy=NORMAL, route=AIS, **SMALL), 0, 1, 12),
-    (functools.partial(stochastic, energy=TORUS, route=AIS, schedule="barrier", chains=60, other=FEWER), 0, 1, 8),
+    (functools.partial(stochastic, energy=TORUS, route=AIS, schedule="barrier", chains=60, other=FEWER), 0, 1, 12),
     (functools.partial(stochastic, energy=TORUS, route=BOTH, temperatures=30, other={"temperatures": 25}), 0, 1, 14),
-    (functools.partial(stochastic, energy=TORUS, route=SMC, particles=8, other={"conditional": 0.9}), 0, 1, 8),
-    (functools.partial(stochastic, energy=TORUS, route=TEMPERING, rungs=4, iterations=16, other={}), 0, 1, 9),
-    (functools.partial(gradient, energy=RBM), 0, 1, 15),
+    (functools.partial(stochastic, energy=TORUS, route=SMC, particles=8, other={"conditional": 0.9}), 0, 1, 12),
+    (functools.partial(stochastic, energy=TORUS, route=TEMPERING, rungs=4, iterations=16, other={}), 0, 1, 12),
+    (functools.partial(gradient, energy=RBM), 0, 1, 19),
 ]
 
 

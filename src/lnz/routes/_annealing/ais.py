@@ -108,7 +108,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
             ran.log_weights,
             ladder,
             kernel=kernel,
-            mode_probes=min(self.mode_probes, self.chains),
+            mode_probes=min(self.mode_probes, many(self.chains)),
             sweeps=self.sweeps,
         )
         return Weighted(estimate, ran.states, log_weights)

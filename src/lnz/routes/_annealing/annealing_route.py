@@ -30,7 +30,7 @@ from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.programs import on_host, program
 from lnz.routes._annealing.user_path import AnnealingPath
 
-MANY_STUCK = 0.1  # the share of chains that may stand still in the far tails of a base
+MANY_STUCK = 0.1  # the share of chains that may be stuck in the far tails of a base
 FEW = 5  # effective chains below which the standard error is unreliable
 HEAVY = 0.7  # Pareto shape from which an average is unreliable (Vehtari et al. 2024)
 

@@ -249,7 +249,8 @@ def _from_their_own(
 
     keys = jax.random.split(jax.random.fold_in(_key(key), 2), len(seen[0]))
     found, v = jax.vmap(probe)(keys, seen)
-    return found, path.compact(v)
+    like = jax.eval_shape(lambda: path.start(key, 1))
+    return found, jax.tree.map(lambda x, s: x.astype(s.dtype), v, like)
 
 
 def _key(key: PRNGKeyArray) -> PRNGKeyArray:
