@@ -316,16 +316,16 @@ def dead_steps(subject: Subject) -> Check:
         return Check(
             name, "untested", "the energy has no parameters" if not subject.names else "no states are available"
         )
-    some = jax.tree.map(lambda x: x[:: max(1, x.shape[0] // 2048)], states)
+    some = jax.tree.map(lambda x: np.asarray(x)[:: max(1, x.shape[0] // 2048)], states)
     parameters = eqx.filter(subject.energy, eqx.is_inexact_array)
     start, dead, idle = 0, [], []
-    before = np.asarray(energies(subject.energy, some))
+    before, theta = np.asarray(energies(subject.energy, some)), np.asarray(subject.theta)
     for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
         label = path_name(path)
         which = np.unique(np.linspace(0, leaf.size - 1, min(leaf.size, 4)).astype(int)) if leaf.size else []
         rows = np.zeros((len(which), subject.theta.size))
         for row, i in enumerate(which):
-            rows[row, start + i] = max(0.5 * abs(float(subject.theta[start + i])), 0.25)
+            rows[row, start + i] = max(0.5 * abs(theta[start + i]), 0.25)
         start += leaf.size
         flat_slopes = (
             np.abs(np.asarray(along(subject.energy, jnp.asarray(rows), some))).max(axis=0) if len(rows) else []
@@ -354,5 +354,8 @@ def dead_steps(subject: Subject) -> Check:
 def joined(states: Any, broad: Any) -> Any:
     if states is None or broad is None:
         return broad if states is None else states
-    part = jax.tree.map(lambda x: x[:4096], states)
-    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a), jnp.asarray(b).astype(a.dtype)]), part, broad)
+
+    def both(a: Any, b: Any) -> Any:
+        return jax.device_put(np.concatenate([np.asarray(a)[:4096], np.asarray(b).astype(a.dtype)]))
+
+    return jax.tree.map(both, states, broad)

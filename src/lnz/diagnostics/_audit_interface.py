@@ -25,7 +25,7 @@ def interface(function: Callable[..., Any], space: Space, key: Any) -> list[Chec
     states = _states(space, key)
     if states is None:
         return [Check(n, "untested", f"{space} has no distribution to draw states from") for n in (SCALAR, ALONE, SAME)]
-    one = jax.tree.map(lambda x: x[0], states)
+    one = jax.tree.map(lambda x: jax.device_put(np.asarray(x)[0]), states)
     alone, single_error = _call(function, one)
     batch, _ = _call(function, states)
     n = jax.tree.leaves(states)[0].shape[0]

@@ -157,6 +157,7 @@ def path_name(path: Any) -> str:
     return re.sub(r"^\.parameters", "", name).lstrip(".") or "θ"
 
 
+@eqx.filter_jit
 def moved(energy: Energy, theta: Array) -> Energy:
     """The energy with these parameters."""
     parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
