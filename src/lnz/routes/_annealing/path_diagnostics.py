@@ -37,10 +37,10 @@ class AlongPath(NamedTuple):
         exact: whether the reverse chains started at exact samples; otherwise at the forward chains' ends, drawn by their weights.
     """
 
-    betas: Float[Array, " S+1"]
-    mean: Float[Array, " S+1"]
-    sd: Float[Array, " S+1"]
-    effective: Float[Array, " S+1"]
+    betas: Float[Array, " levels"]
+    mean: Float[Array, " levels"]
+    sd: Float[Array, " levels"]
+    effective: Float[Array, " levels"]
     forward: Float[Array, " n"]
     reverse: Float[Array, " n"]
     exact: bool

@@ -24,7 +24,7 @@ class Tempered(eqx.Module):
     """
 
     states: Any
-    last_end: Int[Array, "K+1 R"]
+    last_end: Int[Array, "levels R"]
     round_trips: Int[Array, " R"]
     steps: Int[Array, ""]
 
@@ -55,8 +55,8 @@ def init_tempering(x: Any, rungs: int, ladders: int) -> Tempered:
 def tempering_step(
     going: Walk,
     path: Path,
-    betas: Float[Array, " K+1"],
-    log_steps: Float[Array, " K+1"],
+    betas: Float[Array, " levels"],
+    log_steps: Float[Array, " levels"],
     key: PRNGKeyArray,
     state: Tempered,
 ) -> tuple[Tempered, Swaps]:
@@ -90,7 +90,7 @@ def tempering_step(
     return after, Swaps(up, down, swap_probability(up + down), acceptance)
 
 
-def equal_rejections(betas: Float[Array, " K+1"], rejected: Float[Array, " K"]) -> Float[Array, " K+1"]:
+def equal_rejections(betas: Float[Array, " levels"], rejected: Float[Array, " K"]) -> Float[Array, " levels"]:
     """The ladder with as many rungs whose swaps would all be rejected equally often: equal shares of the barrier Λ = Σ_k r_k.
 
     Source: Syed et al. 2022, section 5: the barrier is interpolated between the rungs (here linearly) and inverted.
