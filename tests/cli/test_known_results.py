@@ -94,7 +94,7 @@ def test_samples_of_a_lattice_are_pictures(lattice, tmp_path):
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     lnz.save(tmp_path / "chain.lnz", lnz.Ising.lattice((5,), 0.3, periodic=False))
-    assert "are no images. Write .npy" in call("sample", tmp_path / "chain.lnz", "--out", tmp_path / "y.png").error
+    assert "do not form images. Write .npy" in call("sample", tmp_path / "chain.lnz", "--out", tmp_path / "y.png").error
 
 
 def test_what_a_graphical_model_can_be_asked_is_said_of_other_models(lattice):

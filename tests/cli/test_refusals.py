@@ -68,7 +68,7 @@ REFUSED = [
     ("logz run --plot nowhere/x.png", "nowhere/x.png: its folder does not exist"),
     (
         "sample run --out x.png",
-        "x.png: a picture needs the height and width of one sample, and those of run are no images",
+        "x.png: a picture needs the height and width of one sample, and those of run do not form images",
     ),
     ("logz nowhere", "there is no such run folder"),
     ("logz run --plot x.pdf", "is not a .png file"),

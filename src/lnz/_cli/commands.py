@@ -218,10 +218,10 @@ class Sample(Options):
             self.refuse_picture()
 
     def refuse_picture(self) -> None:
-        """Refuse a picture of samples that are no images."""
+        """Refuse a picture of samples that do not form images."""
         if self.out.suffix.lower() == ".png":
             raise BadInput(
-                f"{self.out}: a picture needs the height and width of one sample, and those of {self.run} are no images. Write .npy or .csv"
+                f"{self.out}: a picture needs the height and width of one sample, and those of {self.run} do not form images. Write .npy or .csv"
             )
 
 
