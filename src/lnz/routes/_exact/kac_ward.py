@@ -225,6 +225,7 @@ def _solve(plane: _Plane, strength: Any, fields: Any) -> tuple[float, np.ndarray
     spins, largest = np.ones(plane.n), float(np.abs(j).max(initial=0))
     steps = max(0, math.ceil(math.log2(largest / _WEAK))) if largest > 0 else 0
     frustrated = steps and not _satisfied(plane, j, spins := _aligned(plane, j))
+    sign = correlation = j  # of the last step, at full strength
     for step in range(steps if frustrated else 0, -1, -1):
         sign = spins[plane.first] * spins[plane.second]
         gauged = j * sign * 0.5**step
