@@ -20,10 +20,6 @@ import sys
 import tempfile
 import time
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-
 from timing import machine
 
 FIRST = "import lnz, jax, jax.numpy as jnp, numpy as np\n"
@@ -181,6 +177,23 @@ def warmed(row: Row) -> float:
         return measured(row, cache)["cold"]
 
 
+HEAD = """| | cold (bar) | warm | second | changed (bar) | programs cold | second | changed |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def line(row: Row, figures: dict[str, float], warm: float | None) -> str:
+    """A row of the table, in Markdown."""
+    cells = [
+        row.name,
+        f"{figures['cold']:.2f}" + (f" ({row.cold:g})" if row.cold else ""),
+        "" if warm is None else f"{warm:.2f}",
+        f"{figures['second']:.3f}",
+        (f"{figures['changed']:.3f}" if row.changed else "") + (f" ({row.again:g})" if row.again else ""),
+        *(f"{figures[name]:.0f}" for name in ("programs", "second programs", "changed programs")),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -191,27 +204,14 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     began, clock = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, time.perf_counter()
     measured(Row("bytecode", FIRST + "import optax\n", "for name in dir(lnz): getattr(lnz, name)"))
-    table = Table(
-        "", "cold (bar)", "warm", "second", "changed (bar)", "programs: cold", "second", "changed", title=machine()
-    )
+    print(f"{machine()}\n\n{HEAD}")
     for row in ROWS:
-        if row.name not in options.only.split(";"):
-            continue
-        figures = measured(row)
-        warm = np.nan if options.no_warm else warmed(row)
-        table.add_row(
-            row.name,
-            f"{figures['cold']:.2f}" + (f" ({row.cold:g})" if row.cold else ""),
-            "" if np.isnan(warm) else f"{warm:.2f}",
-            f"{figures['second']:.3f}",
-            (f"{figures['changed']:.3f}" if row.changed else "") + (f" ({row.again:g})" if row.again else ""),
-            *(f"{figures[name]:.0f}" for name in ("programs", "second programs", "changed programs")),
-        )
-        print(f"{row.name}: {figures['cold']:.2f} s", file=sys.stderr, flush=True)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        if row.name in options.only.split(";"):
+            figures = measured(row)
+            print(line(row, figures, None if options.no_warm else warmed(row)), flush=True)
     used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began
     print(
-        f"{used:.0f} s of CPU in {time.perf_counter() - clock:.0f} s: where these differ much, the machine was busy and figures are high"
+        f"\n{used:.0f} s of CPU in {time.perf_counter() - clock:.0f} s: where these differ much, the machine was busy and figures are high"
     )
 
 
