@@ -161,3 +161,27 @@ def test_no_false_alarm_on_easy_models(route):
     for energy in (glass, machine, normal):
         for seed in range(3):
             assert lnz.log_partition(energy, route=route(), key=jax.random.key(seed)).warning_codes == []
+
+
+@pytest.mark.parametrize("wall", [np.inf, 1e30])
+def test_tempering_where_nearly_all_of_the_box_is_impossible(wall):
+    """A twentieth of the cube is possible. Chains that begin outside are moved in; where none is inside, the answer has no error and says so."""
+    energy = lnz.FunctionEnergy(lambda x: jnp.where(x.sum() < 0.65, 0.2 * x.sum(), wall), lnz.Box([0.0] * 3, [1.0] * 3))
+    route = lnz.routes.ParallelTempering(rungs=8, iterations=200, replicates=8, mode_probes=0)
+    found = [lnz.log_partition(energy, route=route, key=jax.random.key(i)) for i in range(12)]
+    assert all(f.lower <= -3.18129 <= f.upper for f in found)
+    settled = [float(f.value) for f in found if np.isfinite(f.standard_error)]
+    assert len(settled) >= 9
+    assert np.mean(settled) == pytest.approx(-3.18129, abs=4 * np.std(settled) / np.sqrt(len(settled)))
+    assert all(f.warnings for f in found if not np.isfinite(f.standard_error))
+
+
+@pytest.mark.parametrize("wall", [np.inf, 1e30])
+def test_tempering_where_no_start_is_possible(wall):
+    """A thousandth of the cube: the run says that it came to no equilibrium, instead of NaN."""
+    energy = lnz.FunctionEnergy(lambda x: jnp.where(x.sum() < 0.15, 0.0, wall), lnz.Box([0.0] * 3, [1.0] * 3))
+    route = lnz.routes.ParallelTempering(rungs=8, iterations=16, replicates=2, mode_probes=0)
+    found = lnz.log_partition(energy, route=route, key=jax.random.key(1))
+    assert found.lower == -np.inf
+    assert found.upper == np.inf
+    assert any("base to the model" in str(w) for w in found.warnings)

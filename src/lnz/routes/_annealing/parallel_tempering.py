@@ -24,7 +24,7 @@ from lnz.kernels._kernels import Kernel, default_kernel
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
 from lnz.routes._annealing.bridge import bar_of, mbar, overlap
 from lnz.routes._annealing.mode_probes import PROBE_TEMPERATURES, with_mode_probes
-from lnz.routes._annealing.path import Path, fitted_log_step, has_step, walk
+from lnz.routes._annealing.path import Path, Walk, fitted_log_step, has_step, walk
 from lnz.routes._annealing.programs import on_host, program
 from lnz.routes._annealing.replica_exchange import Swaps, equal_rejections, init_tempering, tempering_step
 from lnz.routes._annealing.schedule import MAIN, Ladder, pilot
@@ -32,6 +32,7 @@ from lnz.routes._annealing.schedule import MAIN, Ladder, pilot
 Estimator = Literal["bar", "mbar", "stepping stone", "thermodynamic integration"]
 
 _KEPT = 32  # states of the model kept from every ladder, for expectations
+_IMPOSSIBLE = -1e15  # nats: log weights below this are of states that are impossible, or as good as
 _POOR_OVERLAP = 0.03
 
 
@@ -171,7 +172,7 @@ def _tempered(
     start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
     half, dtype, going = iterations, jnp.result_type(float), walk(path, kernel, sweeps=sweeps, rows=True)
     start, space = path.start(start_key, rungs * replicates), observed_space(path.energy)
-    state = init_tempering(going.pack(start), rungs, replicates)
+    state = init_tempering(_possible(going, going.pack(start), start_key), rungs, replicates)
     kept = jax.tree.map(lambda x: jnp.zeros((_KEPT, replicates, *x.shape[1:]), x.dtype), start)
     rounds = [
         half // 8,
@@ -209,6 +210,16 @@ def _tempered(
     return _Run(swaps, at_all, state.round_trips, states, path.log_z0(), figures, path_flags(path, states))
 
 
+def _possible(going: Walk, x: Any, key: PRNGKeyArray) -> Any:
+    """The packed states, with those that are impossible in the model, or as good as, replaced by others: few reach the upper rungs by swaps."""
+    zero = jnp.zeros((), jnp.result_type(float))
+    impossible = ~(going.gain(x, zero, zero + 1) > _IMPOSSIBLE)
+    places = jnp.arange(len(impossible))
+    other = jax.random.categorical(jax.random.fold_in(key, 1), jnp.where(impossible, -jnp.inf, 0.0), shape=places.shape)
+    place = jnp.where(impossible, other, places)
+    return jax.tree.map(lambda leaf: leaf[place], x)
+
+
 class _Ratios(NamedTuple):
     """log Z_K - log Z_0 in nats by every estimator, and the least overlap of neighbours."""
 
@@ -239,6 +250,13 @@ def _finished(
     """The numbers of the estimate, its figures and its warnings, from a run in NumPy."""
     up, down = (np.moveaxis(np.asarray(x), 0, 2) for x in run.swaps[:2])  # (rungs, ladders, iterations)
     pairs, replicates, iterations = up.shape
+    # Impossible states above the base are left from the start: their steps say nothing. The others are one ladder, and so have no error.
+    settled = (np.abs(down) < -_IMPOSSIBLE).all(axis=0)
+    unsettled = not settled.all()
+    if unsettled:
+        nothing = np.full((pairs, 1, 1), -np.inf), np.zeros((pairs, 1, 1))
+        up, down = (x[:, None, settled] for x in (up, down)) if settled.any() else nothing
+        replicates = 1
     whole = _ratios(up.reshape(pairs, -1), down.reshape(pairs, -1))
     each = _Ratios(*np.transpose([_ratios(up[:, r], down[:, r]) for r in range(replicates)]))
     count = math.sqrt(replicates)
@@ -276,8 +294,8 @@ def _finished(
         "r_hat": 1.0 if np.isnan(disagreement) else disagreement,  # NaN where all energies are equal
     }
     raised = {
-        EstimateWarning.LADDERS_DISAGREE: disagreement > r_hat_threshold(replicates, iterations),
-        EstimateWarning.FEW_ROUND_TRIPS: trips < replicates,
+        EstimateWarning.LADDERS_DISAGREE: disagreement > r_hat_threshold(run.swaps.down.shape[2], iterations),
+        EstimateWarning.FEW_ROUND_TRIPS: trips < replicates or unsettled,
         EstimateWarning.POOR_RUNG_OVERLAP: whole.overlap < _POOR_OVERLAP,
         EstimateWarning.DIVERGENT_INTEGRATION: excluded and estimator == "thermodynamic integration",
         EstimateWarning.STEPPING_STONES_DISAGREE: disagree,
