@@ -81,7 +81,7 @@ def test_the_mean_weight_is_z(name):
         (lnz.routes.ParallelTempering, {"rungs": 4, "iterations": 100, "replicates": 4}),
         (lnz.routes.BidirectionalAIS, {"temperatures": 20, "chains": 50}),
         (ANNEALING, {"temperatures": 20, "chains": 50, "schedule": "barrier"}),
-        (ANNEALING, {"temperatures": 20, "chains": 50, "schedule": "adaptive", "mode probes": 4}),
+        (ANNEALING, {"temperatures": 20, "chains": 50, "schedule": "adaptive", "mode_probes": 4}),
     ],
 )
 def test_every_route_takes_every_path(name, route, options):
