@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel
 from lnz.routes._annealing.path import Path, has_step, walk
-from lnz.routes._annealing.schedule import Ladder
+from lnz.routes._annealing.schedule import Ladder, Rung
 
 
 class Annealed(NamedTuple):
@@ -67,12 +67,8 @@ def annealed(
     def public(x: Any) -> State:
         return jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), v)
 
-    def rung(k: Any) -> tuple[Array, Array, Array]:
-        return ladder.betas[k], ladder.betas[k + 1], ladder.log_steps[k + 1]
-
-    def step(k: Array, carry: Any) -> Any:
-        # The numbers of a step are looked up before it begins: XLA fuses a look-up with the moves, and then does not vectorise these.
-        (before, beta, size), x, log_w, lost, accepted, seen = carry
+    def step(k: Array, rung: Rung, carry: Any) -> Any:
+        (before, beta, size), (x, log_w, lost, accepted, seen) = rung, carry
         move_key = jax.random.fold_in(key, k)
         if stepped and log_step is not None:
             step_key, move_key = jax.random.split(move_key)
@@ -89,10 +85,10 @@ def annealed(
         if stepped:
             counts = (k >= ladder.steps // 2) & ~jnp.isnan(chances)
             accepted = accepted[0] + jnp.where(counts, chances.astype(dtype), 0), accepted[1] + counts.astype(dtype)
-        return rung(k + 1), x, total, lost, accepted, seen
+        return x, total, lost, accepted, seen
 
     zero = jnp.zeros(jax.tree.leaves(v)[0].shape[:1], dtype)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, v))
-    begin = (rung(0), going.pack(v), zero, zero, (zero, zero) if stepped else (jnp.ones((), dtype),) * 2, nothing)
-    _, x, log_w, _, accepted, seen = jax.lax.fori_loop(0, ladder.steps, step, begin)
+    begin = (going.pack(v), zero, zero, (zero, zero) if stepped else (jnp.ones((), dtype),) * 2, nothing)
+    x, log_w, _, accepted, seen = ladder.climb(step, begin)
     return Annealed(log_w, public(x), accepted[0] / accepted[1], seen)

@@ -13,7 +13,7 @@ from lnz._core.random import fast_key
 from lnz.kernels._kernels import Kernel
 from lnz.routes._annealing.path import Path, walk
 from lnz.routes._annealing.programs import on_host, program
-from lnz.routes._annealing.schedule import PILOT, Ladder, Pilot, fixed_betas, ladder_of
+from lnz.routes._annealing.schedule import PILOT, Ladder, Pilot, Rung, fixed_betas, ladder_of
 
 _STRETCHES = 50
 _CHAINS = 64
@@ -62,14 +62,14 @@ def _gains(
     going = walk(path, kernel, sweeps=sweeps)
     start_key, key = jax.random.split(jax.random.fold_in(jax.random.fold_in(fast_key(key), PILOT), 1))
 
-    def step(x: Any, inputs: tuple[Array, ...]) -> tuple[Any, Array]:
-        before, beta, log_step, k = inputs
-        gain = going.gain(x, before, beta)
-        return going.move(jax.random.fold_in(key, k), beta, x, log_step)[0], gain
+    def step(k: Array, rung: Rung, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+        x, gains = carry
+        gains = gains.at[k].set(going.gain(x, rung.before, rung.beta))
+        return going.move(jax.random.fold_in(key, k), rung.beta, x, rung.log_step)[0], gains
 
-    betas, log_steps = ladder.betas, ladder.log_steps
-    inputs = (betas[:steps], betas[1 : steps + 1], log_steps[1 : steps + 1], jnp.arange(steps))
-    return jax.lax.scan(step, going.pack(path.start(start_key, _CHAINS)), inputs)[1]
+    x = going.pack(path.start(start_key, _CHAINS))
+    gains = jnp.zeros((steps, _CHAINS), jnp.result_type(float))
+    return ladder.climb(step, (x, gains))[1]
 
 
 def _by_friction(found: Pilot, ladder: Ladder, gains: np.ndarray, *, per_stretch: int, temperatures: int) -> Ladder:

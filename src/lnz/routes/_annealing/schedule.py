@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,17 @@ def checked_schedule(schedule: Any) -> Schedule:
     return tuple(betas.tolist())
 
 
+T = TypeVar("T")
+
+
+class Rung(NamedTuple):
+    """A step up a ladder: from the inverse temperature `before` to `beta`, with moves of this step size."""
+
+    before: Array
+    beta: Array
+    log_step: Array
+
+
 class Ladder(NamedTuple):
     """Inverse temperatures from one end of the path to the other, and the logarithms of the step sizes there.
 
@@ -64,6 +75,20 @@ class Ladder(NamedTuple):
     def reversed(self) -> Ladder:
         """The ladder from its other end."""
         return on_host(_reversed, self)
+
+    def climb(self, step: Callable[[Array, Rung, T], T], begin: T) -> T:
+        """What `step(k, rung, carry)` makes of `begin` over all K rungs; K may be traced.
+
+        A rung is looked up before its step begins: XLA fuses a look-up with the moves, and then does not vectorise these.
+        """
+
+        def rung(k: Any) -> Rung:
+            return Rung(self.betas[k], self.betas[k + 1], self.log_steps[k + 1])
+
+        def one(k: Array, carry: tuple[Rung, T]) -> tuple[Rung, T]:
+            return rung(k + 1), step(k, *carry)
+
+        return jax.lax.fori_loop(0, self.steps, one, (rung(0), begin))[1]
 
 
 def _reversed(ladder: Ladder) -> Ladder:

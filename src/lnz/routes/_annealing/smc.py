@@ -26,7 +26,7 @@ from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, chec
 from lnz.routes._annealing.mode_probes import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.path import Path, has_step, walk
 from lnz.routes._annealing.programs import on_host, program
-from lnz.routes._annealing.schedule import MAIN, Pilot, pilot
+from lnz.routes._annealing.schedule import MAIN, Ladder, Pilot, Rung, pilot
 
 # Packed states, log weights (R, n), log Ẑ up to the last resampling (R,), the fewest effective particles so far, and the sum of acceptances.
 _Carry = tuple[Any, Array, Array, Array, Array]
@@ -161,11 +161,10 @@ def _resampled(
     dtype, shape, going = jnp.result_type(float), (replicates, particles), walk(path, kernel, sweeps=sweeps, rows=True)
     row = jnp.arange(replicates, dtype=jnp.int32)[:, None] * particles
 
-    def step(k: Array, carry: _Carry) -> _Carry:
+    def step(k: Array, rung: Rung, carry: _Carry) -> _Carry:
         x, log_w, log_z, fewest, accepted = carry
-        before, beta = found.betas[k], found.betas[k + 1]
         resample_key, move_key = jax.random.split(jax.random.fold_in(key, k))
-        gain = going.gain(x, before, beta).reshape(shape)
+        gain = going.gain(x, rung.before, rung.beta).reshape(shape)
         log_w = jnp.where(log_w == -jnp.inf, -jnp.inf, log_w + gain)
         size = jax.vmap(_effective)(log_w)
         poor = size < resample_below * particles
@@ -176,13 +175,13 @@ def _resampled(
         log_z = jnp.where(poor, log_z + mean, log_z)
         dead = jnp.where(mean == -jnp.inf, -jnp.inf, jnp.zeros_like(mean))
         log_w = jnp.where(poor[:, None], dead[:, None], log_w)
-        x, chances = going.move(move_key, beta, x, found.log_step[k + 1])
+        x, chances = going.move(move_key, rung.beta, x, rung.log_step)
         return x, log_w, log_z, jnp.minimum(fewest, jnp.min(size)), accepted + mean_chance(chances)
 
     start = path.start(start_key, replicates * particles)
     zero = jnp.zeros((), dtype)
     begin = (going.pack(start), jnp.zeros(shape, dtype), jnp.zeros(shape[:1], dtype), zero + particles, zero)
-    x, log_w, log_z, fewest, accepted = jax.lax.fori_loop(0, found.steps, step, begin)
+    x, log_w, log_z, fewest, accepted = Ladder(found.betas, found.log_step, found.steps).climb(step, begin)
     v = path.public(jax.tree.map(lambda new, old: new.astype(old.dtype), going.unpack(x), start))
     figures = {"fewest_effective_particles": fewest, "barrier": found.barrier[-1]}
     if has_step(kernel):
