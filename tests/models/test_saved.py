@@ -10,7 +10,7 @@ import pytest
 
 import lnz
 from lnz._core.checkpoint import CheckpointError, load_arrays, save_tree
-from lnz._models.independent import LogisticReal
+from lnz._models.independent import HalfLogistic, LogisticReal
 from lnz.io import WriteError
 from lnz.io import _saved as saved
 
@@ -69,6 +69,7 @@ ENERGIES = {
     "independent spins on a grid": lambda: lnz.Independent(np.ones((2, 2)), lnz.Spin((2, 2))),
     "gaussian": lambda: lnz.Gaussian([1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]]),
     "logistic": lambda: LogisticReal(lnz.Real(2), 1.5),
+    "half logistic": lambda: HalfLogistic(lnz.Box([0.0, -np.inf], [np.inf, 1.0]), 1.5),
     "uniform on a box": lambda: lnz.Uniform(lnz.Box([0.0, -1.0], 2.0)),
     "uniform on a product": lambda: lnz.Uniform(lnz.Product(lnz.Binary(2), lnz.Product(lnz.Spin(1), lnz.Categorical((1, 2), k=3)))),
     "mixture": lambda: lnz.Mixture([0.1, 0.9], [lnz.Gaussian([0.0], [1.0]), lnz.Gaussian([3.0], [[2.0]])]),

@@ -270,7 +270,7 @@ class LogisticReal(Normalised):
         return self.scale * jax.random.logistic(key, (n, *self._space.shape), self.scale.dtype)
 
 
-class HalfLogistic(Normalised):
+class HalfLogistic(LogisticReal):
     """Independent units on a box without some of its bounds, log Z = 0: logistic units on a line, their absolute values from a single bound on, and
     uniform ones between two.
 
@@ -279,15 +279,8 @@ class HalfLogistic(Normalised):
         scale: of the units that are not between two bounds.
     """
 
-    scale: Array
-    _space: Space = eqx.field(static=True)
-
     def __init__(self, space: Space, scale: Any = 1.0):
-        self._space, self.scale = space, as_float(scale)
-
-    @property
-    def space(self) -> Space:
-        return self._space
+        super().__init__(space, scale)
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         space: Any = self._space
@@ -306,9 +299,6 @@ class HalfLogistic(Normalised):
         e = jnp.sum(jnp.where(below & above, jnp.log(width), open_ended))
         inside = jnp.all((x >= jnp.asarray(low, x.dtype)) & (x <= jnp.asarray(high, x.dtype)))
         return jnp.where(inside, e, jnp.inf)
-
-    def log_normaliser(self) -> Array:
-        return jnp.zeros_like(self.scale)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Array:
         low, high = self._bounds()

@@ -46,6 +46,7 @@ _CLASSES = {
         independent.Independent,
         independent.Gaussian,
         independent.LogisticReal,
+        independent.HalfLogistic,
         independent.Mixture,
         independent.Uniform,
         self_normalised.SelfNormalised,

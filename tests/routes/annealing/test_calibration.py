@@ -1,9 +1,5 @@
 """benchmarks/calibration.py: its exact values are right, and, slowly, intervals hold on models that nobody tuned."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +10,8 @@ import lnz
 
 
 @pytest.fixture(scope="module")
-def calibration():
-    path = Path(__file__).parents[3] / "benchmarks" / "calibration.py"
-    spec = importlib.util.spec_from_file_location("calibration", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["calibration"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["calibration"]
+def calibration(benchmark):
+    return benchmark("calibration")
 
 
 @pytest.mark.parametrize("kind", ["chain", "tree", "ring", "small graph", "glass", "rbm"])

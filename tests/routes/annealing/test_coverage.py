@@ -1,8 +1,5 @@
 """benchmarks/coverage.py tells intervals that hold from those that do not; and, slowly, a small version of it."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +10,8 @@ from lnz.routes._annealing.certificate import upper_bound
 
 
 @pytest.fixture(scope="module")
-def coverage():
-    path = Path(__file__).parents[3] / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("coverage_of_log_z", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def coverage(benchmark):
+    return benchmark("coverage")
 
 
 def test_a_verdict_tells_what_fails(coverage):

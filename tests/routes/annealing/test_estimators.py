@@ -88,6 +88,17 @@ def test_populations_are_unbiased_and_their_limits_hold():
     assert 0.6 < np.sqrt(np.mean(estimates.standard_error**2)) / error < 1.6
 
 
+def test_expectations_and_gradients_are_by_the_weights():
+    """Three temperatures, so that the chains alone are far from the model: their weights make the difference."""
+    energy = lnz.Ising([[0, 0.9, -0.4], [0.9, 0, 0.7], [-0.4, 0.7, 0]], [0.8, -0.3, 0.5])
+    route, key = lnz.routes.AnnealedImportanceSampling(temperatures=3, chains=20_000, mode_probes=0), jax.random.key(3)
+    exact = lnz.expectation(energy, lambda s: s.astype(jnp.float64), route=lnz.routes.Enumeration()).value
+    found = lnz.expectation(energy, lambda s: s.astype(jnp.float64), route=route, key=key).value
+    np.testing.assert_allclose(found, exact, atol=0.04)
+    gradient = jax.grad(lambda e: lnz.log_partition(e, route=route, key=key).value)(energy)
+    np.testing.assert_allclose(gradient.fields, exact, atol=0.04)
+
+
 @pytest.mark.slow
 def test_a_ladder_gives_one_answer_by_every_estimator():
     """T9: MBAR, BAR, stepping stone both ways, and the brackets of thermodynamic integration."""

@@ -17,11 +17,13 @@ from lnz._core.capabilities import arrays_are_data, observed_space
 from lnz._core.frozen import Frozen, is_traced
 from lnz._core.spaces import Box, Real
 from lnz.routes._annealing.path import Path
+from lnz.routes._exact.numpy_callback import undifferentiated
 
 _LEAST = 4096  # inverse temperatures of a program
 _SMALL = 256  # numbers of a state and of the parameters, below which a program takes longer to compile than to run
 # XLA's older emitters compile in half the time what runs as fast where it is small (large products a third slower); jaxlib 0.11 has them no more.
 _OLDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
+_REFUSAL = "a stochastic route has no derivative of this: differentiate lnz.log_partition, whose derivative is E[-∂E] by the same chains"
 _SOON = {"xla_cpu_use_fusion_emitters": False} if _OLDER else None
 
 
@@ -79,15 +81,8 @@ def on_host(f: Callable[..., Any], *data: Any, **options: Any) -> Any:
     data = jax.tree.map(jnp.asarray, data)
     like = call(*jax.tree.map(lambda x: np.ones(x.shape, x.dtype), data))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-    behind = jax.custom_jvp(lambda *data: jax.pure_callback(call, shapes, *data, vmap_method="sequential"))
-    behind.defjvp(_refused)
+    behind = undifferentiated(lambda *data: jax.pure_callback(call, shapes, *data, vmap_method="sequential"), _REFUSAL)
     return behind(*data)
-
-
-def _refused(primals: Any, tangents: Any) -> Any:
-    raise ValueError(
-        "a stochastic route has no derivative of this: differentiate lnz.log_partition, whose derivative is E[-∂E] by the same chains"
-    )
 
 
 def _wide(x: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import log_sum_exp
 from lnz._models.pairwise import DenseCouplings, Ising, Potts
-from lnz.routes._exact.numpy_callback import undifferentiated
+from lnz.routes._exact.numpy_callback import orders_only, undifferentiated
 from lnz.routes._exact.structural import Structured
 
 _TRACED = "are traced, so that it is unknown whether they are equal: name route=lnz.routes.CompleteGraph() if they are"
@@ -105,7 +105,7 @@ class CompleteGraph(Structured):
     def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂E]: ½ E[s_i s_j], or ½ P(x_i = x_j), for every entry of the matrix, and E[φ(x_i)] for the fields."""
         means = _potts_means if isinstance(energy, Potts) else _ising_means
-        pairs, sites = undifferentiated(lambda *p: means(*p), self)(*_parameters(energy))
+        pairs, sites = undifferentiated(lambda *p: means(*p), orders_only(self))(*_parameters(energy))
         pairs = jnp.where(_diagonal(len(sites)), jnp.zeros((), pairs.dtype), 0.5 * pairs)
         parameters: Any = eqx.filter(energy, eqx.is_inexact_array)
         new = pairs.astype(parameters.couplings.strength.dtype), sites.astype(parameters.fields.dtype)

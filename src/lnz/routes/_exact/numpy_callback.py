@@ -31,23 +31,30 @@ def on_host(
         order: the order of the derivatives of log Z that the route supports, 1 or 2.
     """
     method = "broadcast_all" if batched else "sequential"
-    call = undifferentiated(lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method), route, order)
+    call = undifferentiated(
+        lambda *arrays: jax.pure_callback(run, shapes, *arrays, vmap_method=method), orders_only(route, order)
+    )
     return call(*arguments)
 
 
-def undifferentiated(f: Callable[..., Any], route: Any, order: int = 1) -> Callable[..., Any]:
-    """A function of arrays whose derivative raises a ValueError, since its value is used for log Z or for a derivative up to `order`."""
+def undifferentiated(f: Callable[..., Any], refusal: str) -> Callable[..., Any]:
+    """A function of arrays whose derivative raises a ValueError with this message."""
     once = jax.custom_jvp(f)
 
     @once.defjvp
     def rule(primals: Any, tangents: Any) -> Any:
-        given, wanted = ("first", "second") if order == 1 else ("first and second", "third")
-        raise ValueError(
-            f"{type(route).__name__} gives {given} derivatives only. For {wanted} derivatives of log Z pass route=lnz.routes.Enumeration(), or use "
-            "differences"
-        )
+        raise ValueError(refusal)
 
     return once
+
+
+def orders_only(route: Any, order: int = 1) -> str:
+    """The refusal of a further derivative by a route that gives derivatives of log Z up to this order, 1 or 2."""
+    given, wanted = ("first", "second") if order == 1 else ("first and second", "third")
+    return (
+        f"{type(route).__name__} gives {given} derivatives only. For {wanted} derivatives of log Z pass route=lnz.routes.Enumeration(), or use "
+        "differences"
+    )
 
 
 def symmetric(product: Callable[[Array], Array], t: Array, unsupported: Callable[[Array], Array]) -> Array:
