@@ -221,9 +221,16 @@ def test_correlations_of_many_spins_keep_their_digits():
     fields = rng.normal(size=n)
     close = np.argsort(fields)[np.argmin(np.diff(np.sort(fields))) + np.arange(2)]
     fields[close[0]] = fields[close[1]] + 1e-5
-    pairs = 2 * np.asarray(
-        compiled(lnz.routes.CompleteGraph())(lnz.Ising(complete(n, 1.3 / n), fields))[1].couplings.strength
-    )
+    fields = fields.astype(np.float32).astype(float)
+    coupling = float(np.float32(1.3 / n))
+
+    def pairs_in(dtype):
+        model = lnz.Ising(complete(n, coupling).astype(dtype), fields.astype(dtype))
+        return 2 * np.asarray(compiled(lnz.routes.CompleteGraph())(model)[1].couplings.strength, float)
+
+    pairs = pairs_in(float)
+    with single_precision():
+        np.testing.assert_allclose(pairs_in(np.float32), pairs, rtol=0, atol=1e-6)
     up = 1 / (1 + np.exp(-2 * fields.astype(np.longdouble)))
     for (i, j), atol in (((0, 1), 1e-12), (close, 2e-9)):
         ways = np.ones(1, np.longdouble)
@@ -233,7 +240,7 @@ def test_correlations_of_many_spins_keep_their_digits():
         for a, b in np.ndindex(2, 2):
             total = 2.0 * (np.arange(n - 1) + a + b) - n
             chance = (up[i] if a else 1 - up[i]) * (up[j] if b else 1 - up[j])
-            joint[a, b] = chance * np.sum(ways * np.exp(0.65 / n * total**2))
+            joint[a, b] = chance * np.sum(ways * np.exp(coupling / 2 * total**2))
         mean = (joint[0, 0] + joint[1, 1] - joint[0, 1] - joint[1, 0]) / joint.sum()
         assert float(pairs[i, j] - mean) == pytest.approx(0, abs=atol)
         assert pairs[i, j] == pairs[j, i]

@@ -17,7 +17,7 @@ from lnz._core.estimate import Estimate, exact
 from lnz._core.frozen import is_traced
 from lnz._core.numerics import log_sum_exp
 from lnz._models.pairwise import DenseCouplings, Ising, Potts
-from lnz.routes._exact.numpy_callback import orders_only, undifferentiated
+from lnz.routes._exact.numpy_callback import on_host, orders_only, undifferentiated
 from lnz.routes._exact.structural import Structured
 
 _TRACED = "are traced, so that it is unknown whether they are equal: name route=lnz.routes.CompleteGraph() if they are"
@@ -32,9 +32,9 @@ class CompleteGraph(Structured):
 
         Z = Σ_k c_k exp(½ J ((2k - n)² - n)).
 
-    That takes n² operations, and n where the fields are equal (binomial coefficients). Potts states are counted colour by colour, where all sites
-    have the same fields: Z = n! Σ Π_a exp(½ J n_a (n_a - 1) + h_a n_a) / n_a!, by q - 1 convolutions of n² operations. All terms are positive,
-    and are added up as logarithms.
+    That takes n² operations, and n where the fields are equal (binomial coefficients), in float64 on the host. Potts states are counted
+    colour by colour, where all sites have the same fields: Z = n! Σ Π_a exp(½ J n_a (n_a - 1) + h_a n_a) / n_a!, by q - 1 convolutions of
+    n² operations. All terms are positive, and are added up as logarithms.
 
     The gradient is that of every single coupling and field, although they are equal. Sites with equal fields share it; for others
 
@@ -92,21 +92,31 @@ class CompleteGraph(Structured):
 
     def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
         coupling, fields = _parameters(energy)
-        n = len(fields)
+        n, dtype = len(fields), jnp.result_type(float)
+        size = 0.5 * n * n * jnp.abs(coupling) + jnp.sum(jnp.abs(fields)) + math.lgamma(n + 1)
         if isinstance(energy, Potts):
-            value, colours = _potts_log_z(coupling, fields[0], n), fields.shape[1]
+            value, eps = _potts_log_z(coupling, fields[0], n), float(jnp.finfo(fields.dtype).eps)
+            counts = f"{fields.shape[1]} colours on {n:,} sites"
         else:
-            value, colours = _ising_log_z(coupling, fields), 2
-        counts = f"{n + 1:,} sums of {n:,} spins" if isinstance(energy, Ising) else f"{colours} colours on {n:,} sites"
-        size = 1 + jnp.abs(value) + 0.5 * n * n * jnp.abs(coupling) + jnp.sum(jnp.abs(fields)) + math.lgamma(n + 1)
-        rounding = (8 + math.sqrt(n)) * jnp.finfo(value.dtype).eps * size
-        return exact(value, rounding=rounding, route=f"counting of {counts}")
+            shape = jax.ShapeDtypeStruct((), dtype)
+            value = on_host(lambda *p: _ising_log_z(*p).astype(dtype), shape, coupling, fields, route=self)
+            eps, counts = np.finfo(float).eps, f"{n + 1:,} sums of {n:,} spins"
+        rounding = (8 + math.sqrt(n)) * eps * (1 + jnp.abs(value) + size.astype(dtype))
+        rounding = rounding + 8 * jnp.finfo(dtype).eps * (1 + jnp.abs(value))
+        return exact(value, rounding=jax.lax.stop_gradient(rounding), route=f"counting of {counts}")
 
     def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂E]: ½ E[s_i s_j], or ½ P(x_i = x_j), for every entry of the matrix, and E[φ(x_i)] for the fields."""
-        means = _potts_means if isinstance(energy, Potts) else _ising_means
-        pairs, sites = undifferentiated(lambda *p: means(*p), orders_only(self))(*_parameters(energy))
-        pairs = jnp.where(_diagonal(len(sites)), jnp.zeros((), pairs.dtype), 0.5 * pairs)
+        coupling, fields = _parameters(energy)
+        n = len(fields)
+        if isinstance(energy, Potts):
+            pairs, sites = undifferentiated(lambda *p: _potts_means(*p), orders_only(self))(coupling, fields)
+        else:
+            shapes = tuple(jax.ShapeDtypeStruct(shape, fields.dtype) for shape in ((n, n), (n,)))
+            pairs, sites = on_host(
+                lambda *p: tuple(x.astype(fields.dtype) for x in _ising_means(*p)), shapes, coupling, fields, route=self
+            )
+        pairs = jnp.where(_diagonal(n), jnp.zeros((), pairs.dtype), 0.5 * pairs)
         parameters: Any = eqx.filter(energy, eqx.is_inexact_array)
         new = pairs.astype(parameters.couplings.strength.dtype), sites.astype(parameters.fields.dtype)
         return eqx.tree_at(lambda e: (e.couplings.strength, e.fields), parameters, new)
@@ -141,75 +151,66 @@ def _log_factorials(n: int) -> np.ndarray:
     return np.array([math.lgamma(k + 1) for k in range(n + 1)])
 
 
-def _sums(n: int, dtype: Any) -> Array:
-    """The sum of n spins of which k = 0 … n are up."""
-    return jnp.asarray(2.0 * np.arange(n + 1) - n, dtype)
+def _log_weights(coupling: Any, n: int) -> np.ndarray:
+    """½ J ((2k - n)² - n) for k = 0 … n spins up, in float64."""
+    return 0.5 * float(coupling) * ((2.0 * np.arange(n + 1) - n) ** 2 - n)
 
 
-def _equal_fields(coupling: Array, field: Array, n: int) -> Array:
+def _equal_fields(coupling: Any, field: float, n: int) -> np.ndarray:
     """The log-weight of k = 0 … n spins up in one field."""
-    sums, log_factorials = _sums(n, field.dtype), _log_factorials(n)
-    ways = jnp.asarray(log_factorials[n] - log_factorials - log_factorials[::-1], field.dtype)
-    return ways + field * sums + 0.5 * coupling * (sums**2 - n)
+    log_factorials = _log_factorials(n)
+    ways = log_factorials[n] - log_factorials - log_factorials[::-1]
+    return ways + field * (2.0 * np.arange(n + 1) - n) + _log_weights(coupling, n)
 
 
-def _any_fields(coupling: Array, fields: Array) -> Array:
-    """The log-weight of k = 0 … n spins up, site after site."""
+def _ising_log_z(coupling: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """log Z, on the host."""
+    fields = np.asarray(fields, np.float64)
+    if len(fields) and (fields == fields[0]).all():
+        return np.logaddexp.reduce(_equal_fields(coupling, fields[0], len(fields)))
+    ways = _log_weights(coupling, len(fields))
+    for field in fields:
+        ways = np.logaddexp(ways[1:] + field, ways[:-1] - field)
+    return ways[0]
+
+
+def _ising_means(coupling: np.ndarray, fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E[s_i s_j] (n, n) and E[s_i] (n,), on the host."""
+    fields = np.asarray(fields, np.float64)
     n = len(fields)
-    sums = _sums(n, fields.dtype)
-
-    def add(ways: Array, field: Array) -> tuple[Array, None]:
-        up = jnp.concatenate([jnp.full((1,), -jnp.inf, ways.dtype), ways[:-1]])
-        return log_sum_exp(jnp.stack([up + field, ways - field]), 0), None
-
-    none = jnp.where(jnp.arange(n + 1) == 0, jnp.zeros((), fields.dtype), -jnp.inf)
-    ways, _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), none, fields)
-    return ways + 0.5 * coupling * (sums**2 - n)
-
-
-def _all_same(fields: Array) -> Array:
-    return jnp.all(fields == fields[:1])
-
-
-def _ising_log_z(coupling: Array, fields: Array) -> Array:
-    n = len(fields)
-    first = fields[0] if n else jnp.zeros((), fields.dtype)
-    return jax.lax.cond(
-        _all_same(fields),
-        lambda: log_sum_exp(_equal_fields(coupling, first, n)),
-        lambda: log_sum_exp(_any_fields(coupling, fields)),
-    )
+    sums = 2.0 * np.arange(n + 1) - n
+    if n and (fields == fields[0]).all():
+        logs = _equal_fields(coupling, fields[0], n)
+        weights = np.exp(logs - np.logaddexp.reduce(logs))
+        pair = weights @ (sums**2 - n) / max(n * (n - 1), 1)
+        return np.full((n, n), pair), np.full(n, weights @ sums / n)
+    # The spins one by one are a Markov chain, whose state is the number of those that are up: the chance that the next one is up, given that
+    # number, and E[Σ_j s_j], given the number after it. All terms are positive, so that none of them loses digits.
+    ways, total, steps = _log_weights(coupling, n), sums, []
+    for field in fields[::-1]:
+        up, down = ways[1:] + field, ways[:-1] - field
+        ways = np.logaddexp(up, down)
+        chance = np.exp(up - ways)
+        steps.append((chance, total))
+        total = chance * total[1:] + (1 - chance) * total[:-1]
+    mean, with_sum, reached = np.empty(n), np.empty(n), np.ones(1)
+    for i, (chance, total) in enumerate(reversed(steps)):
+        up, down = reached * chance, reached * (1 - chance)
+        mean[i], with_sum[i] = np.sum(up - down), up @ total[1:] - down @ total[:-1]
+        reached = np.append(down, 0) + np.append(0, up)
+    return _pair_means(fields, mean, with_sum), mean
 
 
-def _ising_means(coupling: Array, fields: Array) -> tuple[Array, Array]:
-    """E[s_i s_j] (n, n) and E[s_i] (n,)."""
-    n = len(fields)
-
-    def same() -> tuple[Array, Array]:
-        weights = jax.nn.softmax(_equal_fields(coupling, fields[0], n))
-        sums = _sums(n, fields.dtype)
-        pair = jnp.sum(weights * (sums**2 - n)) / max(n * (n - 1), 1)
-        return jnp.full((n, n), pair), jnp.full((n,), jnp.sum(weights * sums) / n)
-
-    def different() -> tuple[Array, Array]:
-        slope = jax.grad(lambda h: log_sum_exp(_any_fields(coupling, h)))
-        mean, with_sum = jax.jvp(slope, (fields,), (jnp.ones_like(fields),))
-        with_sum = with_sum + mean * jnp.sum(mean)  # E[s_i Σ_j s_j]
-        return _pair_means(fields, mean, with_sum), mean
-
-    return jax.lax.cond(_all_same(fields), same, different) if n else (jnp.zeros((0, 0), fields.dtype), fields)
-
-
-def _pair_means(fields: Array, mean: Array, with_sum: Array) -> Array:
+def _pair_means(fields: np.ndarray, mean: np.ndarray, with_sum: np.ndarray) -> np.ndarray:
     """E[s_i s_j] from the fields, E[s_i] and E[s_i Σ_j s_j]: (n, n), with an undefined diagonal."""
     apart = fields[:, None] - fields[None]
-    close = jnp.abs(apart) < 1e-6 if fields.dtype == jnp.float64 else jnp.abs(apart) < 1e-2
-    pairs = jnp.where(close, 0, 1 - (mean[:, None] - mean[None]) / jnp.tanh(jnp.where(close, 1, apart)))
+    close = np.abs(apart) < 1e-6
+    pairs = np.where(close, 0, 1 - (mean[:, None] - mean[None]) / np.tanh(np.where(close, 1, apart)))
     # Sites in nearly equal fields: the mean over those of each site, corrected to first order for its own field.
-    others = jnp.maximum(jnp.sum(close, 1) - 1, 1).astype(mean.dtype)
-    near = (with_sum - 1 - jnp.sum(pairs, 1)) / others
-    middle = ((close.astype(mean.dtype) @ near) - near) / others
-    return jnp.where(close, near[:, None] + near[None] - 0.5 * (middle[:, None] + middle[None]), pairs)
+    others = np.maximum(close.sum(1) - 1, 1)
+    near = (with_sum - 1 - pairs.sum(1)) / others
+    middle = (close @ near - near) / others
+    return np.where(close, near[:, None] + near[None] - 0.5 * (middle[:, None] + middle[None]), pairs)
 
 
 def _potts_log_z(coupling: Array, fields: Array, n: int) -> Array:
