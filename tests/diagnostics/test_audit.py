@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import lnz
+from lnz.routes._exact import quadrature
+from lnz.routes._exact.quadrature_place import locate
 
 GRADIENT, SIDES, SUPPORT, DEAD = (
     "gradient against difference",
@@ -127,9 +129,12 @@ class TestTheTable:
 
         assert FINITE in failures(lnz.audit(model(energy, 1.0, lnz.Real(4))))
 
-    def test_hard_constraints(self):
+    def test_hard_constraints(self, monkeypatch):
+        searches = []
+        monkeypatch.setattr(quadrature, "locate", lambda *known: searches.append(known) or locate(*known))
         report = lnz.audit(model(lambda t, x: jnp.where(x[0] > 0, x[0] - jnp.log(t * x[0]), jnp.inf), 1.0, LINE))
         assert report.passed
+        assert len(searches) == 1, "the search for the mass is compiled once"
         roots = lnz.audit(
             model(
                 lambda t, x: jnp.where(x[0] > t - 5, x[0] ** 2 + t, jnp.inf) + 0 * jnp.sqrt(x[0] - 8) ** 2, 1.0, LINE

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnz._core.capabilities import observed_space
-from lnz._core.route import Route
 from lnz.diagnostics._audit_report import Check
 from lnz.diagnostics._audit_subject import (
     STATES,
@@ -43,7 +42,7 @@ def derivative(subject: Subject, numbers: dict[str, Any]) -> list[Check]:
         ]
     observed = observed_space(subject.energy)
     listed = not observed.discrete or observed.count <= STATES
-    found = identity(subject.route, subject.energy, jnp.asarray(subject.directions), listed)
+    found = identity(subject.route, subject.energy, jnp.asarray(subject.directions), subject.place, listed)
     found = {name: np.asarray(value) for name, value in found.items()} | subject.log_z
     if not np.isfinite(found["centre"]):
         reason = f"log Z is {found['centre']:g}"
@@ -263,7 +262,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
             where = int(np.argmax(lost))
             example = np.array2string(np.asarray(jax.tree.leaves(states)[0][where]).ravel()[:4], precision=4)
             term = (
-                _boundary(subject, subject.route, u)
+                _boundary(subject, u)
                 if subject.route is not None and subject.size == 1 and not observed_space(subject.energy).discrete
                 else None
             )
@@ -279,7 +278,7 @@ def support(subject: Subject, numbers: dict[str, Any]) -> Check:
     )
 
 
-def _boundary(subject: Subject, route: Route, u: np.ndarray) -> float | None:
+def _boundary(subject: Subject, u: np.ndarray) -> float | None:
     """The boundary term Σ p(b) db/dθ n over the ends b of a support in one dimension, each found by bisection."""
     energy, h = subject.energy, 1e-4
     shape = observed_space(energy).shape
@@ -303,7 +302,7 @@ def _boundary(subject: Subject, route: Route, u: np.ndarray) -> float | None:
         return a
 
     here, speed = ends(0.0), (ends(h) - ends(-h)) / (2 * h)
-    log_z = float(route.log_partition(energy, None).value)
+    log_z = subject.log_z["centre"]
     density = np.exp(-np.asarray(energies(energy, jnp.asarray(here).reshape(-1, *shape))) - log_z)
     return float(np.sum(density * speed * np.sign(outside - inside)))
 

@@ -18,7 +18,7 @@ from lnz._core.random import folded
 from lnz._core.spaces import Categorical, Spin, limits_of
 from lnz.diagnostics._audit_derivative import Z, joined
 from lnz.diagnostics._audit_report import Check
-from lnz.diagnostics._audit_subject import Subject, along, energies, grid_states, norms, uniform
+from lnz.diagnostics._audit_subject import Subject, along, energies, norms, uniform
 from lnz.routes._annealing.flat_directions import LARGEST, flattest, lowest
 from lnz.routes._exact.quadrature import Quadrature
 
@@ -184,7 +184,7 @@ def tails(subject: Subject, numbers: dict[str, Any]) -> Check:
         )
     numbers["tails"] = {"sizes": np.sort(found.max(axis=1))[::-1][:2000].tolist()}
     if isinstance(subject.route, Quadrature):  # p itself is known on a grid, without sampling noise
-        states, log_p = grid_states(subject.energy)
+        states, log_p = subject.grid
         k, noise = _grid_shape(np.asarray(norms(subject.energy, states)), np.asarray(log_p)), 0.05
         words = f"tail exponent k = {k:.2f} of ‖∂E‖ over a grid of {log_p.size:,} states"
     else:

@@ -24,8 +24,7 @@ from lnz._core.spaces import Box, Real, Space
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._exact.enumeration import Enumeration
 from lnz.routes._exact.quadrature import Quadrature
-from lnz.routes._exact.quadrature_grid import grids_of, states_of
-from lnz.routes._exact.quadrature_place import locate
+from lnz.routes._exact.quadrature_grid import Place, grids_of, no_values, states_of
 
 STATES = 2**17  # largest number of states of a discrete space that is enumerated
 POINTS = {1: 16385, 2: 257, 3: 41}  # of quadrature, per dimension
@@ -98,15 +97,36 @@ class Subject:
         few = observed_space(self.energy).discrete or self.size == 1
         return self.scales[:, None] * (STEPS if few else STEPS[::2])[None]
 
+    @property
+    def around(self) -> np.ndarray:
+        """θ, and θ ± step · u for every direction and step: (1 + 2 d k, p)."""
+        steps, theta = self.steps, np.asarray(self.theta)
+        shifts = steps[:, :, None, None] * np.asarray([1.0, -1.0])[:, None] * self.directions[:, None, None]
+        return np.concatenate([theta[None], theta + shifts.reshape(2 * steps.size, theta.size)])
+
+    @functools.cached_property
+    def places(self) -> Place | None:
+        """Where quadrature finds the mass at each of `around`; None for other routes."""
+        return _places(self.route, self.energy, jnp.asarray(self.around)) if isinstance(self.route, Quadrature) else None
+
+    @property
+    def place(self) -> Place | None:
+        """Where quadrature finds the mass at θ; None for other routes."""
+        return jax.tree.map(lambda x: np.asarray(x)[0], self.places)
+
+    @property
+    def grid(self) -> tuple[Array, Array]:
+        """States on a fine and wide grid where quadrature finds the mass, and their log probabilities (unnormalised)."""
+        assert self.place is not None, "a grid is available only with quadrature"
+        return grid_states(self.energy, self.place)
+
     @functools.cached_property
     def log_z(self) -> dict[str, np.ndarray]:
         """log Z and its error by the route at θ, and at θ ± step · u: (d, k, 2). Computed once, at the first use."""
         steps = self.steps
-        shifts = steps[:, :, None, None] * np.asarray([1.0, -1.0])[:, None] * self.directions[:, None, None]
-        theta = np.asarray(self.theta)
-        places = np.concatenate([theta[None], theta + shifts.reshape(2 * steps.size, theta.size)])
         assert self.route is not None, "log Z is available only with a route"
-        value, error = (np.asarray(x) for x in log_partitions(self.route, self.energy, jnp.asarray(places)))
+        found = log_partitions(self.route, self.energy, jnp.asarray(self.around), self.places)
+        value, error = (np.asarray(x) for x in found)
         around = {"value": value[1:].reshape(*steps.shape, 2), "error": error[1:].reshape(*steps.shape, 2)}
         return {"centre": value[0], "centre_error": error[0]} | around
 
@@ -119,10 +139,7 @@ def subject(energy: Energy, *, states: Any, base: Energy | None, key: PRNGKeyArr
     keys = jax.random.split(key, 4)
     quick = observed_space(energy).discrete or math.prod(observed_space(energy).shape) == 1
     directions, scales, labels = _directions(np.asarray(theta), names, keys[0], quick=quick)
-    origin = "the samples given"
-    if states is None:
-        states, origin = draw(energy, route, base, keys[1])
-    return Subject(
+    found = Subject(
         energy,
         route,
         theta,
@@ -131,10 +148,13 @@ def subject(energy: Energy, *, states: Any, base: Energy | None, key: PRNGKeyArr
         scales,
         labels,
         states,
-        origin,
+        "the samples given",
         broad_states(energy, base, keys[2]),
         keys[3],
     )
+    if states is None:
+        found.states, found.origin = draw(found, base, keys[1])
+    return found
 
 
 def flat(energy: Energy) -> tuple[Array, list[str]]:
@@ -174,14 +194,15 @@ def exact_route(energy: Energy) -> Route | None:
     return route if route.unsupported_reason(energy) is None else None
 
 
-def draw(energy: Energy, route: Route | None, base: Energy | None, key: PRNGKeyArray) -> tuple[Any, str]:
+def draw(subject: Subject, base: Energy | None, key: PRNGKeyArray) -> tuple[Any, str]:
     """Draws of p_θ: exact by enumeration, or from a fine and wide grid of few dimensions, or from annealed chains."""
+    energy = subject.energy
     space = observed_space(energy)
     if space.discrete and space.count <= STATES:
         every = listed(space)
         return _drawn(every, -energies(energy, every), SAMPLES, key), "exact draws"
-    if isinstance(route, Quadrature):
-        return _drawn(*grid_states(energy), SAMPLES, key), "draws from a fine grid"
+    if isinstance(subject.route, Quadrature):
+        return _drawn(*subject.grid, SAMPLES, key), "draws from a fine grid"
     annealing = short_annealing(energy, base)
     if isinstance(annealing, str):
         return None, annealing
@@ -236,10 +257,9 @@ def listed(space: Space) -> Any:
 
 
 @eqx.filter_jit
-def grid_states(energy: Energy) -> tuple[Array, Array]:
-    """States on a fine and wide grid, and their log probabilities (unnormalised)."""
+def grid_states(energy: Energy, place: Place) -> tuple[Array, Array]:
+    """States on a fine and wide grid at this place, and their log probabilities (unnormalised)."""
     energy, size = FreeEnergy(energy), math.prod(observed_space(energy).shape)
-    place = locate(energy, POINTS[size])
     rules = grids_of(energy.space, GRID[size], place, REACH)
     nodes = jnp.stack([g.reshape(-1) for g in jnp.meshgrid(*(rule.nodes for rule in rules), indexing="ij")], axis=-1)
     log_w = sum(g.reshape(-1) for g in jnp.meshgrid(*(rule.log_weights for rule in rules), indexing="ij"))
@@ -319,15 +339,25 @@ def norms(energy: Energy, states: Any) -> Array:
 
 
 @eqx.filter_jit
-def log_partitions(route: Route, energy: Energy, places: Array) -> tuple[Array, Array]:
-    """log Z and its error at n parameter vectors (n, p): (n,) each."""
+def _places(route: Quadrature, energy: Energy, thetas: Array) -> Place:
+    return jax.lax.map(lambda theta: route.place(moved(energy, theta)), thetas)
 
-    def log_z(at: Array) -> tuple[Array, Array]:
-        estimate = route.log_partition(moved(energy, at), None)
+
+@eqx.filter_jit
+def log_partitions(route: Route, energy: Energy, thetas: Array, places: Place | None) -> tuple[Array, Array]:
+    """log Z and its error at n parameter vectors (n, p): (n,) each; by quadrature, at places that are known."""
+
+    def log_z(at: tuple[Array, Place]) -> tuple[Array, Array]:
+        theta, place = at
+        there = moved(energy, theta)
+        if isinstance(route, Quadrature):
+            estimate = route.integrate(there, no_values, place)[0]
+        else:
+            estimate = route.log_partition(there, None)
         spread = jnp.maximum(estimate.upper - estimate.value, estimate.value - estimate.lower)
         return estimate.value, spread
 
-    return jax.lax.map(log_z, places)
+    return jax.lax.map(log_z, (thetas, places))
 
 
 def _derivatives(f: Callable[[Array], Array]) -> tuple[Array, Array]:
@@ -340,7 +370,9 @@ def _derivatives(f: Callable[[Array], Array]) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def identity(route: Route, energy: Energy, directions: Array, moments_too: bool) -> dict[str, Array]:
+def identity(
+    route: Route, energy: Energy, directions: Array, place: Place | None, moments_too: bool
+) -> dict[str, Array]:
     """The slopes u·E[-∂E] by the route, their errors, and second moments if those are asked for: (d,) each."""
     theta, found = flat(energy)[0], {}
 
@@ -354,7 +386,10 @@ def identity(route: Route, energy: Energy, directions: Array, moments_too: bool)
 
     noise: Any = 0.0
     if moments_too:
-        expected = route.expectation(energy, moments, None)
+        by_place = isinstance(route, Quadrature)
+        expected = (
+            route.integrate(energy, moments, place)[1] if by_place else route.expectation(energy, moments, None)
+        )
         slope, mean, square, bend = expected.value
         noise = expected.standard_error[0]
         found = {"variance": square - mean**2, "bend": bend}

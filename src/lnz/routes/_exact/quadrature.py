@@ -19,7 +19,7 @@ from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.route import Route
 from lnz._core.spaces import Box, Real, State
-from lnz.routes._exact.quadrature_grid import Integral, Rule, beyond_range, grids_of, integral_on, no_values
+from lnz.routes._exact.quadrature_grid import Integral, Place, Rule, beyond_range, grids_of, integral_on, no_values
 from lnz.routes._exact.quadrature_place import locate
 
 _POINTS = {1: 2**16 + 1, 2: 1025, 3: 161}
@@ -71,10 +71,10 @@ class Quadrature(Route):
         return self.points or _POINTS.get(dimensions, 1)
 
     def log_partition(self, energy: Energy, key: PRNGKeyArray | None = None) -> Estimate:
-        return self._integrate(energy, no_values)[0]
+        return self.integrate(energy, no_values)[0]
 
     def expectation(self, energy: Energy, f: Callable[[State], Any], key: PRNGKeyArray | None = None) -> Estimate:
-        return self._integrate(energy, f)[1]
+        return self.integrate(energy, f)[1]
 
     def mean_gradient(self, energy: Energy, key: PRNGKeyArray | None = None) -> Gradient:
         """E[-∂_θ E], and where the bounds of a box are parameters the boundary term (T4): Σ p(face) ∂bound/∂θ, outwards."""
@@ -100,7 +100,7 @@ class Quadrature(Route):
         """The marginal density at the lower and the upper face of every dimension: p(x_i = bound_i)."""
         energy = FreeEnergy(widen(energy))
         size = math.prod(energy.space.shape)
-        place = locate(energy, self._points(size))  # of a bounded box: no search
+        place = self.place(energy)  # of a bounded box: no search
         grids = grids_of(energy.space, self._points(size), place, 1.0)
         log_z = integral_on(energy, no_values, grids, place).log_z
 
@@ -115,10 +115,18 @@ class Quadrature(Route):
         low, high = (jnp.stack([density(i, limit) for i, limit in enumerate(side)]) for side in sides)
         return low, high
 
-    def _integrate(self, energy: Energy, f: Callable[[State], Any]) -> tuple[Estimate, Estimate]:
+    def place(self, energy: Energy) -> Place:
+        """Where the mass is, for `integrate`."""
+        energy = FreeEnergy(widen(energy))
+        return locate(energy, self._points(math.prod(energy.space.shape)))
+
+    def integrate(
+        self, energy: Energy, f: Callable[[State], Any], place: Place | None = None
+    ) -> tuple[Estimate, Estimate]:
+        """log Z and E[f], from grids at a place that is known, or is looked for."""
+        place = self.place(energy) if place is None else place
         energy = FreeEnergy(widen(energy))
         space, n = energy.space, self._points(math.prod(energy.space.shape))
-        place = locate(energy, n)
         fine = integral_on(energy, f, grids_of(space, n, place, 1.0), place)
         rough = integral_on(energy, f, grids_of(space, 2 * n // 3 | 1, place, 0.5, uneven=True), place)
         coarse = integral_on(
