@@ -1,7 +1,9 @@
 """Estimates as numbers, text and plain values; and the three ways to log Z with the options of version 0.1."""
 
+import dataclasses
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ import pytest
 import lnz
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
+from lnz._core.frozen import Frozen
+from lnz.report._facts import error_text
 
 GLASS = lnz.Ising.lattice((3, 3), np.linspace(-0.9, 1.2, 18).reshape(2, 3, 3), 0.1, periodic=False)
 AIS = lnz.routes.AnnealedImportanceSampling(temperatures=8, chains=64)
@@ -106,3 +110,30 @@ def test_no_error_is_printed_where_the_interval_says_that_it_is_not_to_be_believ
     assert "±" in str(just)
     one_sided = Estimate(*(jnp.asarray(x, float) for x in (1.5, 0.01, 1.0, jnp.inf)), "conditional", "annealing", 0.99)
     assert str(one_sided).startswith("log Z = 1.500 ± 0.010, at least 1.000")
+
+
+@pytest.mark.parametrize(
+    "route", [AIS, lnz.routes.SequentialMonteCarlo(particles=16, replicates=4)], ids=["ais", "smc"]
+)
+def test_without_a_base_the_sentence_begins_with_what_needs_no_assumption(route, key):
+    """A narrow mode that nobody's chains reach: only the lower bound is certain, and the number comes after its condition."""
+    energy = lnz.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), lnz.Box([-1.0] * 5, [1.0] * 5))
+    alone = lnz.log_partition(energy, route=route, key=key)
+    sentence = (
+        r"log Z is at least -?[\d.]+ with 99 % confidence; if the .* reach every mode, -?[\d.]+.* \(conditional\), by "
+    )
+    assert re.match(sentence, str(alone))
+    told = float(re.findall(r"at least (\S+) with", str(alone))[0])
+    assert told == pytest.approx(float(alone.lower), abs=0.05)
+    chosen = dataclasses.replace(route, base=Frozen(lnz.Uniform(energy.space)))
+    given = lnz.log_partition(energy, route=chosen, key=key)
+    assert str(given).startswith("log Z = ")
+    assert "only the lower bound is certified" in str(given)
+
+
+def test_no_error_is_told_on_a_terminal_or_a_page_where_the_interval_denies_it():
+    found = {"known": "conditional", "standard_error": 0.05, "lower": 1.0, "upper": 2.0}
+    assert error_text(found) == "unknown"
+    assert error_text(found | {"upper": 1.4}) == "0.05"
+    assert error_text(found | {"upper": None}) == "0.05"
+    assert error_text(found | {"known": "exact"}) == "exact"

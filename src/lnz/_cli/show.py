@@ -6,7 +6,7 @@ from typing import Any
 
 from lnz._cli.folder import held_out
 from lnz._cli.output import emit, emit_json, fact_table
-from lnz.report._facts import likelihood_text, log_z_facts, number
+from lnz.report._facts import error_text, likelihood_text, log_z_facts, number
 
 
 def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None = None) -> Any:
@@ -17,12 +17,11 @@ def likelihood_table(rows: list[dict[str, Any]], *, unit: str, title: str | None
     for name in (f"log-likelihood, nats per {unit}", "", "± from log Z", "± from the data", "n"):
         table.add_column(name, justify="left" if name.startswith("log-l") else "right")
     for row in rows:
-        error = row["standard_error"]
         value = likelihood_text(row)
         table.add_row(
             row["name"],
             f"[bold]{value}[/bold]" if row.get("strong") else value,
-            "exact" if row["known"] == "exact" else f"{error:.2g}",
+            error_text(row),
             "unknown" if row["data_standard_error"] is None else f"{row['data_standard_error']:.2g}",
             f"{row['n']:,}",
         )

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import is_traced
-from lnz._core.printing import decimals
+from lnz._core.printing import decimals, is_believed
 
 Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
 """What the bounds of an estimate rest on.
@@ -24,9 +24,6 @@ Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
 - ``conditional``: the bounds hold with the stated probability if the assumption named in the estimate is true.
 - ``approximate``: a value with an error estimate, and no guarantee.
 """
-
-
-_WIDE = 5  # an interval so many times as wide as value ± error says that the error is not what to believe
 
 
 class Estimate(eqx.Module):
@@ -44,6 +41,8 @@ class Estimate(eqx.Module):
         diagnostics: named arrays, such as the effective sample size.
         flags: for every warning that the route can raise, whether it is raised: booleans, shaped like a batch of estimates.
         quantity: what it estimates, in words.
+        base_by_default: whether nobody chose the base of a continuous energy, so that nothing is known of its modes: the sentence then begins with
+            the bound that needs no assumption.
     """
 
     value: Any  # this and the next three: an array, or for an expectation a pytree of arrays
@@ -57,6 +56,7 @@ class Estimate(eqx.Module):
     diagnostics: dict[str, Array] = eqx.field(default_factory=dict)
     flags: dict[EstimateWarning, Any] = eqx.field(default_factory=dict)
     quantity: str = eqx.field(static=True, default="log Z")
+    base_by_default: bool = eqx.field(static=True, default=False)
 
     @property
     def known(self) -> Guarantee:
@@ -131,8 +131,11 @@ class Estimate(eqx.Module):
             rounding = max(upper - value, value - lower)
             return f"{name} = {value:.10g} (exact up to rounding of {rounding:.1g}), by {self.route}"
         small = 0 < error < 1e-8  # beyond the digits worth printing
-        text = f"{name} = {value:.10g} ± {error:.1g}" if small else f"{name} = {self._interval(*numbers)}"
-        text += f" ({self.guarantee}{': ' + self.assumption if self.assumption else ''}), by {self.route}"
+        if self.base_by_default and math.isfinite(lower):
+            text = f"{name} is {self._certain_first(*numbers)} ({self.guarantee}), by {self.route}"
+        else:
+            text = f"{name} = {value:.10g} ± {error:.1g}" if small else f"{name} = {self._interval(*numbers)}"
+            text += f" ({self.guarantee}{': ' + self.assumption if self.assumption else ''}), by {self.route}"
         if "converged" in self.diagnostics and not float(self.diagnostics["converged"]):
             text += f", not converged: the last change was {float(self.diagnostics['residual']):.2g}"
         if "effective_sample_size" in self.diagnostics:
@@ -141,11 +144,7 @@ class Estimate(eqx.Module):
 
     def _interval(self, value: float, error: float, lower: float, upper: float) -> str:
         """The value with its error and its finite bounds, in words; without an error where the interval is over five times as wide."""
-        wide = math.isfinite(upper - lower) and upper - lower > _WIDE * 2 * error
-        digits = decimals(upper - lower if wide else error)
-        text = f"{value:.{digits}f}"
-        if error > 0 and not wide:
-            text += f" ± {error:.{digits}f}"
+        text, digits = _with_error(value, error, lower, upper)
         if not (math.isfinite(lower) or math.isfinite(upper)):
             return text
         if not math.isfinite(upper):
@@ -156,6 +155,12 @@ class Estimate(eqx.Module):
             text += f", between {lower:.{digits}f} and {upper:.{digits}f}"
         return text + (f" with {100 * self.confidence:g} % confidence" if self.confidence < 1 else "")
 
+    def _certain_first(self, value: float, error: float, lower: float, upper: float) -> str:
+        """What needs no assumption, and then what does."""
+        text, digits = _with_error(value, error, lower, upper)
+        above = f" and at most {upper:.{digits}f}" if math.isfinite(upper) else ""
+        return f"at least {lower:.{digits}f} with {100 * self.confidence:g} % confidence; if {self.assumption}, {text}{above}"
+
     def _numbers(self) -> tuple[float, float, float, float] | None:
         """Value, standard error and bounds of an estimate of one number; None for arrays, and while JAX traces it."""
         leaves = jax.tree.leaves((self.value, self.standard_error, self.lower, self.upper))
@@ -163,6 +168,13 @@ class Estimate(eqx.Module):
             return None
         value, error, lower, upper = map(float, leaves)
         return value, error, lower, upper
+
+
+def _with_error(value: float, error: float, lower: float, upper: float) -> tuple[str, int]:
+    """The value, with its error where that is to be believed, and the number of decimals."""
+    believed = is_believed(error, lower, upper)
+    digits = decimals(error if believed else upper - lower)
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error > 0 and believed else ""), digits
 
 
 def _plain(tree: Any) -> Any:

@@ -5,6 +5,14 @@ from __future__ import annotations
 import math
 
 
+_WIDE = 5  # an interval so many times as wide as value ± error says that the error is not what to believe
+
+
+def is_believed(error: float, lower: float, upper: float) -> bool:
+    """Whether an error is worth printing beside the interval from `lower` to `upper`, which may be infinite."""
+    return not math.isfinite(upper - lower) or upper - lower <= _WIDE * 2 * error
+
+
 def decimals(error: float) -> int:
     """The number of decimals that show two digits of an error of this size."""
     return min(max(1 - math.floor(math.log10(error)), 0), 12) if error > 0 and math.isfinite(error) else 4

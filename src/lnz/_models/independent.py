@@ -333,10 +333,15 @@ def default_base(space: Space) -> Energy:
     raise ValueError(f"{space} has no default base: pass base=… with a closed form and exact samples")
 
 
-def base_of(energy: Energy) -> Energy:
-    """The energy's own reference, `energy.base()`, or the default one of its observed space."""
+def own_base(energy: Energy) -> Energy | None:
+    """The energy's own reference, `energy.base()`, or None."""
     annealable = energy.offers(Annealable)
-    own = None if annealable is None else annealable.base()
+    return None if annealable is None else annealable.base()
+
+
+def base_of(energy: Energy) -> Energy:
+    """The energy's own reference, or the default one of its observed space."""
+    own = own_base(energy)
     return default_base(observed_space(energy)) if own is None else own
 
 

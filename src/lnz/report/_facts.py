@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lnz._core.printing import decimals
+from lnz._core.printing import decimals, is_believed
 
 _FEW = 50  # effective chains; below, the error of an estimate is unreliable
 
@@ -23,11 +23,20 @@ def likelihood_text(found: dict[str, Any]) -> str:
     return at_least + number(found["log_likelihood"], found["standard_error"] or found["data_standard_error"], most=4)
 
 
+def error_text(found: dict[str, Any]) -> str:
+    """The standard error from log Z, where the interval is not so wide that it is not to be believed."""
+    error, lower, upper = found["standard_error"], found.get("lower"), found.get("upper")
+    if found["known"] == "exact":
+        return "exact"
+    bounded = lower is not None and upper is not None
+    return "unknown" if bounded and not is_believed(error, lower, upper) else f"{error:.2g}"
+
+
 def log_z_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     """log Z, its interval, its guarantee and the method, by name."""
-    exact, error = found["known"] == "exact", found["standard_error"]
+    exact, error, known = found["known"] == "exact", found["standard_error"], error_text(found)
     value = number(found["log_z"], None if exact else error)
-    rows = [("log Z", value if exact else f"{value} ± {error:.2g}")]
+    rows = [("log Z", value if known in ("exact", "unknown") else f"{value} ± {known}")]
     if not exact and (found["lower"], found["upper"]) != (None, None):
         between = f"{number(found['lower'], error)} to {number(found['upper'], error)}"
         rows.append(("Interval", f"{between}, at {100 * found['confidence']:g} % confidence"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lnz.io import write_atomic
-from lnz.report._facts import likelihood_text, log_z_facts, number
+from lnz.report._facts import error_text, likelihood_text, log_z_facts, number
 
 CSS = """
 :root { --ink: #22303c; --quiet: #66727e; --line: #dfe4e8; --soft: #f6f8f9; --blue: #2f6f9f; }
@@ -119,8 +119,8 @@ def _cards(results: dict[str, Any]) -> str:
     name = next(part for part in ("test", "validation", "train") if part in splits)
     found, alone = splits[name], results["factorised"][name]
     gain = found["log_likelihood"] - alone["log_likelihood"]
-    error = found["standard_error"]
-    by_z = "log Z is exact" if found["known"] == "exact" else f"± {error:.2g} from log Z"
+    error = error_text(found)
+    by_z = {"exact": "log Z is exact", "unknown": "unknown error from log Z"}.get(error, f"± {error} from log Z")
     of_data = found["data_standard_error"]
     by_data = "" if of_data is None else f", ± {of_data:.2g} from the data"
     seconds = results["seconds"]
@@ -153,7 +153,7 @@ def _likelihoods(results: dict[str, Any]) -> str:
         of_data = found["data_standard_error"]
         cells = (
             likelihood_text(found),
-            "exact" if found["known"] == "exact" else f"{found['standard_error']:.2g}",
+            error_text(found),
             "unknown" if of_data is None else f"{of_data:.2g}",
             likelihood_text(alone),
             f"{found['n']:,}",

@@ -34,7 +34,7 @@ from lnz.routes._annealing.schedule import (
 )
 
 _STUCK = 0.01  # the mean acceptance in the second half of the steps below which a chain hardly moves
-_ASSUMPTION = "the annealed chains reach every mode; only the lower bound is certified"
+_ASSUMPTION = "the annealed chains reach every mode"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,7 @@ class AnnealedImportanceSampling(AnnealingRoute):
             confidence=self.confidence,
             route=f"annealed importance sampling ({self.temperatures:,} temperatures, {self.chains:,} chains)",
             assumption=_ASSUMPTION,
+            base_by_default=path.by_default,
             diagnostics=ran.figures,
             flags=ran.flags,
         )

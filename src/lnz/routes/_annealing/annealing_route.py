@@ -194,6 +194,7 @@ def from_weights(
     assumption: str,
     diagnostics: dict[str, Array],
     flags: dict[EstimateWarning, Bool[Array, ""]],
+    base_by_default: bool = False,
 ) -> Estimate:
     """log Z from independent weights with mean Z: the logarithm of their mean, a certified lower and a conditional upper bound."""
     numbers, raised, figures = on_host(_weighed, log_weights, diagnostics.get("stuck_chains"), confidence=confidence)
@@ -202,7 +203,8 @@ def from_weights(
         guarantee="conditional",
         route=route,
         confidence=confidence,
-        assumption=assumption,
+        assumption=assumption + ("" if base_by_default else "; only the lower bound is certified"),
+        base_by_default=base_by_default,
         diagnostics={**figures, **diagnostics},
         flags={**raised, **flags},
     )

@@ -34,7 +34,7 @@ from lnz._core.energy import Energy
 from lnz._core.frozen import Frozen
 from lnz._core.given import given_array
 from lnz._core.spaces import ArrayLike, Box, Real, Space, State
-from lnz._models.independent import Gaussian, Independent, base_of
+from lnz._models.independent import Gaussian, Independent, base_of, own_base
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Gibbs, Kernel, Langevin, compact
 from lnz.kernels._leapfrog import box_widths, leapfrog_chains
@@ -94,6 +94,12 @@ class Path(eqx.Module):
     def base(self) -> Any:
         """The base, as an energy."""
         return base_of(self.energy) if self._base is None else self._base
+
+    @property
+    def by_default(self) -> bool:
+        """Whether nobody chose the base of a continuous energy."""
+        continuous = isinstance(observed_space(self.energy), Real | Box)
+        return continuous and self.given is None and own_base(self.energy) is None
 
     @property
     def origin(self) -> Energy:

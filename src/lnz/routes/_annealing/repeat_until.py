@@ -67,7 +67,7 @@ def repeat_until(
                 rounds.save(file, mark)
             if progress is not None and estimate is not None:
                 progress(len(parts), estimate)
-        estimate = _weighed(np.concatenate(parts), route.confidence)
+        estimate = _weighed(np.concatenate(parts), route.confidence, route.path(energy).by_default)
         if progress is not None:
             progress(len(parts), estimate)
         spent = time.perf_counter() - begun
@@ -84,12 +84,13 @@ def repeat_until(
     )
 
 
-def _weighed(log_weights: np.ndarray, confidence: float) -> Estimate:
+def _weighed(log_weights: np.ndarray, confidence: float, base_by_default: bool) -> Estimate:
     return from_weights(
         log_weights,
         confidence=confidence,
         route="",
-        assumption="the chains reach every mode; only the lower bound is certified",
+        assumption="the chains reach every mode",
+        base_by_default=base_by_default,
         diagnostics={},
         flags={},
     )

@@ -119,7 +119,8 @@ class SequentialMonteCarlo(AnnealingRoute):
             totals,
             confidence=self.confidence,
             route=f"sequential Monte Carlo ({self.replicates:,} populations of {self.particles:,} particles)",
-            assumption="the particles reach every mode; only the lower bound is certified",
+            assumption="the particles reach every mode",
+            base_by_default=path.by_default,
             diagnostics={"temperatures": found.steps, "replicate_sd": spread, **ran.figures},
             flags={EstimateWarning.POPULATIONS_DISAGREE: disagree, **ran.flags},
         )
