@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -24,6 +25,12 @@ Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
 - ``conditional``: the bounds hold with the stated probability if the assumption named in the estimate is true.
 - ``approximate``: a value with an error estimate, and no guarantee.
 """
+_LOG_Z = "log Z"
+
+
+def digits_lost(value: Any, dtype: Any) -> Any:
+    """Whether numbers of this dtype lie more than one apart at this value, so that no bound in nats can be told from them."""
+    return np.abs(np.where(np.isfinite(value), value, 0)) * float(jnp.finfo(dtype).eps) > 1
 
 
 class Estimate(eqx.Module):
@@ -55,7 +62,7 @@ class Estimate(eqx.Module):
     assumption: str = eqx.field(static=True, default="")
     diagnostics: dict[str, Array] = eqx.field(default_factory=dict)
     flags: dict[EstimateWarning, Any] = eqx.field(default_factory=dict)
-    quantity: str = eqx.field(static=True, default="log Z")
+    quantity: str = eqx.field(static=True, default=_LOG_Z)
     base_by_default: bool = eqx.field(static=True, default=False)
 
     @property
@@ -72,6 +79,8 @@ class Estimate(eqx.Module):
     def warning_codes(self) -> list[EstimateWarning]:
         """The warnings that are raised; for a batch of estimates, those that any member raises. Empty while JAX traces them."""
         raised = {code for code, flag in self.flags.items() if not is_traced(flag) and np.any(np.asarray(flag))}
+        if self.quantity == _LOG_Z and not is_traced(self.value) and self._digits_lost():
+            raised.add(EstimateWarning.LOST_DIGITS)
         return [code for code in EstimateWarning if code in raised]
 
     @property
@@ -129,7 +138,7 @@ class Estimate(eqx.Module):
             if math.isinf(value):
                 return f"{name} = {value} (exact), by {self.route}"
             rounding = max(upper - value, value - lower)
-            return f"{name} = {value:.10g} (exact up to rounding of {rounding:.1g}), by {self.route}"
+            return f"{name} = {value:.10g} (exact up to rounding of {rounding:.1g}), by {self.route}" + self._warned()
         small = 0 < error < 1e-8  # beyond the digits worth printing
         if self.base_by_default and math.isfinite(lower):
             text = f"{name} is {self._certain_first(*numbers)} ({self.guarantee}), by {self.route}"
@@ -140,7 +149,10 @@ class Estimate(eqx.Module):
             text += f", not converged: the last change was {float(self.diagnostics['residual']):.2g}"
         if "effective_sample_size" in self.diagnostics:
             text += f", effective sample size {float(self.diagnostics['effective_sample_size']):.0f}"
-        return text + "".join(f". Warning: {message}" for message in self.warnings)
+        return text + self._warned()
+
+    def _warned(self) -> str:
+        return "".join(f". Warning: {message}" for message in self.warnings)
 
     def _interval(self, value: float, error: float, lower: float, upper: float) -> str:
         """The value with its error and its finite bounds, in words; without an error where the interval is over five times as wide."""
@@ -160,6 +172,10 @@ class Estimate(eqx.Module):
         text, digits = _with_error(value, error, lower, upper)
         above = f" and at most {upper:.{digits}f}" if math.isfinite(upper) else ""
         return f"at least {lower:.{digits}f} with {100 * self.confidence:g} % confidence; if {self.assumption}, {text}{above}"
+
+    def _digits_lost(self) -> bool:
+        value = np.asarray(self.value)
+        return value.dtype.kind == "f" and bool(np.any(digits_lost(value, value.dtype)))
 
     def _numbers(self) -> tuple[float, float, float, float] | None:
         """Value, standard error and bounds of an estimate of one number; None for arrays, and while JAX traces it."""

@@ -26,6 +26,7 @@ class EstimateWarning(enum.StrEnum):
     POOR_DIRECTION_OVERLAP = "poor-direction-overlap"
     HEAVY_TAILED_EXPECTATION = "heavy-tailed-expectation"
     UNRESOLVED_INTEGRAL = "unresolved-integral"
+    LOST_DIGITS = "lost-digits"
     OUT_OF_TIME = "out-of-time"
 
     @property
@@ -123,6 +124,10 @@ MESSAGES = {
     EstimateWarning.UNRESOLVED_INTEGRAL: Message(
         "Grids of different points disagree, so they do not resolve the integrand, or its tails are too heavy for them",
         "Use more points (lnz.routes.Quadrature(points=…)), coordinates in which the model is equally wide everywhere, or an annealing route",
+    ),
+    EstimateWarning.LOST_DIGITS: Message(
+        "Floating-point numbers of the size of log Z lie more than a nat apart in this precision, and so do the energies: the last digits are rounding",
+        'Subtract a constant from the energy, or switch on float64 (jax.config.update("jax_enable_x64", True))',
     ),
     EstimateWarning.OUT_OF_TIME: Message(
         "Time ran out before the interval was as narrow as requested",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-
 _WIDE = 5  # an interval so many times as wide as value ± error says that the error is not what to believe
 
 

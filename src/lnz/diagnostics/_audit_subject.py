@@ -107,7 +107,9 @@ class Subject:
     @functools.cached_property
     def places(self) -> Place | None:
         """Where quadrature finds the mass at each of `around`; None for other routes."""
-        return _places(self.route, self.energy, jnp.asarray(self.around)) if isinstance(self.route, Quadrature) else None
+        return (
+            _places(self.route, self.energy, jnp.asarray(self.around)) if isinstance(self.route, Quadrature) else None
+        )
 
     @property
     def place(self) -> Place | None:
@@ -387,9 +389,7 @@ def identity(
     noise: Any = 0.0
     if moments_too:
         by_place = isinstance(route, Quadrature)
-        expected = (
-            route.integrate(energy, moments, place)[1] if by_place else route.expectation(energy, moments, None)
-        )
+        expected = route.integrate(energy, moments, place)[1] if by_place else route.expectation(energy, moments, None)
         slope, mean, square, bend = expected.value
         noise = expected.standard_error[0]
         found = {"variance": square - mean**2, "bend": bend}

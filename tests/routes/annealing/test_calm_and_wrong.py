@@ -185,3 +185,26 @@ def test_tempering_where_no_start_is_possible(wall):
     assert found.lower == -np.inf
     assert found.upper == np.inf
     assert any("base to the model" in str(w) for w in found.warnings)
+
+
+def test_where_nothing_is_possible_the_pilot_ends_early():
+    """No particle has a weight after a few steps, nor will one have later: not 4,096 of them."""
+    nowhere = lnz.FunctionEnergy(lambda s: jnp.where(jnp.sum(s) > 9, 0.0, jnp.inf), lnz.Spin(3))
+    route = ROUTES.SequentialMonteCarlo(particles=16, replicates=4, mode_probes=0)
+    estimate = lnz.log_partition(nowhere, route=route, key=jax.random.key(0))
+    assert estimate.diagnostics["temperatures"] < 100
+    assert EstimateWarning.ZERO_WEIGHTS in estimate.warning_codes
+
+
+def test_an_offset_that_single_precision_cannot_hold():
+    """Its numbers lie 64 apart at 1e9: an exact sum says so, and so do chains, whose bounds are then worth nothing."""
+    offset = lnz.FunctionEnergy(lambda s: jnp.float32(1e9) + 0.5 * jnp.sum(s).astype(jnp.float32), lnz.Spin(6))
+    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+        exact = lnz.log_partition(offset)
+        route = ROUTES.AnnealedImportanceSampling(temperatures=12, chains=16, mode_probes=0)
+        sampled = lnz.log_partition(offset, route=route, key=jax.random.key(0))
+    truth = 6 * math.log(2 * math.cosh(0.5)) - 1e9
+    for estimate in (exact, sampled):
+        assert float(estimate.lower) <= truth <= float(estimate.upper)
+        assert EstimateWarning.LOST_DIGITS in estimate.warning_codes
+        assert "switch on float64" in str(estimate)

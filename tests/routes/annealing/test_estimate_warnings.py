@@ -122,6 +122,16 @@ def integral(width):
     return lnz.log_partition(ridge, route=lnz.routes.Quadrature(points=129)).flags
 
 
+def of_size(offset):
+    """Weights of chains in a model whose energy has an offset: where digits are lost, nothing is certain."""
+    estimate = from_weights(
+        jnp.asarray(np.linspace(0, 1, 64)) - offset, confidence=0.99, route="", assumption="", diagnostics={}, flags={}
+    )
+    code = EstimateWarning.LOST_DIGITS
+    assert (code in estimate.warning_codes) == np.isneginf(float(estimate.lower))
+    return {code: code in estimate.warning_codes}
+
+
 class Case(NamedTuple):
     raised: Callable[[], dict[EstimateWarning, Any]]
     silent: Callable[[], dict[EstimateWarning, Any]]
@@ -152,6 +162,7 @@ CASES = {
         lambda: averaged(lambda x: jnp.exp(2.0 * x[0] ** 2)), lambda: averaged(lambda x: jnp.append(x, x**2))
     ),
     EstimateWarning.UNRESOLVED_INTEGRAL: Case(lambda: integral(1e-4), lambda: integral(1.0)),
+    EstimateWarning.LOST_DIGITS: Case(lambda: of_size(2e16), lambda: of_size(4e15)),
     EstimateWarning.OUT_OF_TIME: Case(
         lambda: repeated(within=1e-9, max_seconds=1e-3), lambda: repeated(within=9.0, max_seconds=600.0)
     ),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.convergence import pareto_shape, pareto_tail
 from lnz._core.energy import Energy
-from lnz._core.estimate import Estimate
+from lnz._core.estimate import Estimate, digits_lost
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number
@@ -197,7 +197,9 @@ def from_weights(
     base_by_default: bool = False,
 ) -> Estimate:
     """log Z from independent weights with mean Z: the logarithm of their mean, a certified lower and a conditional upper bound."""
-    numbers, raised, figures = on_host(_weighed, log_weights, diagnostics.get("stuck_chains"), confidence=confidence)
+    numbers, raised, figures = on_host(
+        _weighed, log_weights, diagnostics.get("stuck_chains"), confidence=confidence, dtype=log_weights.dtype
+    )
     return Estimate(
         **numbers,
         guarantee="conditional",
@@ -211,7 +213,7 @@ def from_weights(
 
 
 def _weighed(
-    log_weights: np.ndarray, stuck: Any, *, confidence: float
+    log_weights: np.ndarray, stuck: Any, *, confidence: float, dtype: Any
 ) -> tuple[dict[str, Any], dict[Any, Any], dict[str, Any]]:
     log_weights = log_weights.reshape(-1)
     n, tail = log_weights.size, (1 - confidence) / 2
@@ -231,6 +233,7 @@ def _weighed(
         EstimateWarning.ZERO_WEIGHTS: not alive,
         EstimateWarning.FEW_EFFECTIVE_SAMPLES: alive and effective < max(1.5, min(FEW, n / 2)),
     }
+    numbers = unless_lost(numbers, dtype)
     if stuck is not None:
         more = -np.log1p(-min(float(stuck), 1 - 1e-9))  # if they had the mean weight of the others
         raised[EstimateWarning.STUCK_CHAINS] = alive and (stuck > MANY_STUCK or value + more > numbers["upper"])
@@ -241,6 +244,14 @@ def _weighed(
         "certified_lower": lower_bound_of(log_weights, confidence=confidence),
     }
     return numbers, raised, figures
+
+
+def unless_lost(numbers: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """The numbers of an estimate; without bounds where numbers of this dtype lie more than a nat apart."""
+    if not digits_lost(numbers["value"], dtype):
+        return numbers
+    apart = abs(numbers["value"]) * float(jnp.finfo(dtype).eps)
+    return numbers | {"standard_error": max(numbers["standard_error"], apart), "lower": -np.inf, "upper": np.inf}
 
 
 def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:

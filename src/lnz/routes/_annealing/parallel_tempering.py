@@ -21,7 +21,7 @@ from lnz._core.numerics import check_whole_number
 from lnz._core.random import fast_key
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
-from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags
+from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags, unless_lost
 from lnz.routes._annealing.bridge import bar_of, mbar, overlap
 from lnz.routes._annealing.mode_probes import PROBE_TEMPERATURES, with_mode_probes
 from lnz.routes._annealing.path import Path, Walk, fitted_log_step, has_step, walk
@@ -108,6 +108,7 @@ class ParallelTempering(AnnealingRoute):
             _by_mbar(run.everywhere) if mbar else None,
             estimator=self.estimator,
             confidence=self.confidence,
+            dtype=jnp.result_type(float),
         )
         estimate = Estimate(
             **numbers,
@@ -245,7 +246,7 @@ def _ratios(up: Float[np.ndarray, "K n"], down: Float[np.ndarray, "K n"]) -> _Ra
 
 
 def _finished(
-    run: _Run, by_mbar: tuple[Any, np.ndarray] | None, *, estimator: Estimator, confidence: float
+    run: _Run, by_mbar: tuple[Any, np.ndarray] | None, *, estimator: Estimator, confidence: float, dtype: Any
 ) -> tuple[dict[str, Any], dict[str, Any], dict[EstimateWarning, Any]]:
     """The numbers of the estimate, its figures and its warnings, from a run in NumPy."""
     up, down = (np.moveaxis(np.asarray(x), 0, 2) for x in run.swaps[:2])  # (rungs, ladders, iterations)
@@ -285,6 +286,7 @@ def _finished(
         "lower": lower + log_z0,
         "upper": upper + log_z0,
     }
+    numbers = unless_lost(numbers, dtype)
     figures = {
         **{name: getattr(whole, name) + log_z0 for name in _Ratios._fields if name != "overlap"},
         "barrier": rejected.sum(),
@@ -294,6 +296,7 @@ def _finished(
         "r_hat": 1.0 if np.isnan(disagreement) else disagreement,  # NaN where all energies are equal
     }
     raised = {
+        EstimateWarning.ZERO_WEIGHTS: value == -np.inf,
         EstimateWarning.LADDERS_DISAGREE: disagreement > r_hat_threshold(run.swaps.down.shape[2], iterations),
         EstimateWarning.FEW_ROUND_TRIPS: trips < replicates or unsettled,
         EstimateWarning.POOR_RUNG_OVERLAP: whole.overlap < _POOR_OVERLAP,

@@ -25,6 +25,7 @@ MAIN, PILOT, PROBES, EXACT, REVERSE = range(5)  # what is folded into the key of
 
 _CHAINS = 128
 _MOST = 4096  # the most steps of the pilot
+_HOPELESS = 32  # strides after which one without a possible state ends
 _SETTLING = 5  # steps at the base
 _TRIED = np.exp2(-np.arange(64)[::-1] / 4)  # of the longest step
 
@@ -202,7 +203,9 @@ def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sw
         slope = going.gain(x, beta, beta + glance) / glance
         step = _stride(slope, conditional.astype(dtype), 3 * before)
         step = jnp.where(k < 0, 0, jnp.maximum(step, 8 * jnp.finfo(dtype).eps * beta))
-        after = jnp.where((beta + step > 1 - 1e-6) | (k == _MOST - 1), 1, beta + step)
+        # After that many moves no state is possible, and none will be: the rest is one step, at the end of which all weights are zero.
+        hopeless = (k == _HOPELESS) & (jnp.max(slope) == -jnp.inf)
+        after = jnp.where((beta + step > 1 - 1e-6) | (k == _MOST - 1) | hopeless, 1, beta + step)
         gain = going.gain(x, beta, after)
         kept = systematic(resample_key, jnp.where(jnp.max(gain) == -jnp.inf, 0, gain))
         new, log_step = moved(jax.tree.map(lambda leaf: leaf[kept], x), after, log_step, move_key, some)
