@@ -89,6 +89,8 @@ def trouble(text: str, module: str, *, is_package: bool = False) -> list[str]:
         parts = name.split(".")
         if parts[0] in HEAVY and not late:
             wrong.append(f"{module}:{line} imports {parts[0]} as it loads: move that into the function that needs it")
+        if name.startswith("scipy.stats") and room != "testing":
+            wrong.append(f"{module}:{line} imports scipy.stats, which takes a second: scipy.special has the quantiles")
         if parts[0] != "lnz" or len(parts) == 1 or parts[1] not in HOUSE:
             continue  # a name of `lnz` itself is loaded when it is used
         if HOUSE.index(parts[1]) > HOUSE.index(room) and not (late and (room, parts[1]) in LATE):
@@ -121,6 +123,7 @@ def test_no_import_goes_up(name, path):
         ("from .checkpoint import save_tree", "lnz.io._sample_files", False),
         ("import scipy.linalg", "lnz.routes._exact.quadrature", True),
         ("def f():\n    import scipy.linalg", "lnz.routes._exact.quadrature", False),
+        ("def f():\n    from scipy import stats", "lnz._core.convergence", True),
         ("if TYPE_CHECKING:\n    import optax", "lnz.learning._fit", False),
     ],
 )

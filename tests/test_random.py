@@ -23,6 +23,7 @@ from lnz._core.random import (
     bits_of,
     fast_key,
     folded,
+    parted,
     permutations,
 )
 
@@ -79,6 +80,14 @@ def test_permutations_are_those_of_stock_jax(n):
             own = jax.random.fold_in(jax.random.fold_in(key, 3), number)
             np.testing.assert_array_equal(row, jax.random.permutation(own, n))
             assert same(folded(key, 3, number), own)
+
+
+def test_parts_are_those_of_stock_jax():
+    for key in (jax.random.key(5), fast_key(6), jax.random.PRNGKey(7), fast_key(8, bits="hash")):
+        stock = jax.random.split(jax.random.fold_in(jax.random.fold_in(fast_key(key), 3), 5), 3)
+        assert same(parted(key, 3, 3, 5), stock)
+        assert bits_of(parted(key, 3, 3, 5)) == bits_of(fast_key(key))
+    assert same(jax.jit(lambda key: parted(key, 3, 3, 5))(jax.random.key(5)), parted(jax.random.key(5), 3, 3, 5))
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**31, 2**40 + 5, 2**63 - 1, -(2**63), np.uint32(7), np.int8(-3)])

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import lnz
-from lnz._core.convergence import R_HAT_THRESHOLD, autocorrelation_time, r_hat_threshold
+from lnz._core.convergence import R_HAT_THRESHOLD, _mean_ranks, autocorrelation_time, r_hat_threshold
 from lnz.diagnostics import EstimateWarning, ess, r_hat
 from lnz.diagnostics._audit_states import _mixing
 from lnz.learning._monitor import Watch, alarms
@@ -190,7 +191,9 @@ def tempered(chains, draws):
     options = {"iterations": draws, "sweeps": 1, "rungs": 2, "replicates": chains, "everywhere": False}
     kernel = lnz.kernels.Gibbs()
     ladder = parallel_tempering.pilot(path, KEY, 0.9, kernel=kernel).ladder("barrier", 1)
-    return jax.tree.map(np.asarray, parallel_tempering._tempered(path, KEY, ladder, kernel=kernel, **options))
+    return jax.tree.map(
+        np.asarray, parallel_tempering._tempered(path, jax.random.split(KEY), ladder, kernel=kernel, **options)
+    )
 
 
 def by_tempering(x):
@@ -198,7 +201,9 @@ def by_tempering(x):
     run = tempered(*x.shape)
     run = run._replace(swaps=run.swaps._replace(down=x.T[:, None, :]))
     return bool(
-        parallel_tempering._finished(run, None, estimator="bar", confidence=0.99)[2][EstimateWarning.LADDERS_DISAGREE]
+        parallel_tempering._finished(run, None, estimator="bar", confidence=0.99, dtype=np.float64)[2][
+            EstimateWarning.LADDERS_DISAGREE
+        ]
     )
 
 
@@ -253,3 +258,15 @@ def test_the_threshold():
     assert r_hat_threshold(4, 1000) == r_hat_threshold(128, 8) == R_HAT_THRESHOLD
     assert r_hat_threshold(4, 8) > r_hat_threshold(4, 16) > 1.15
     assert r_hat_threshold(4, 16, quantities=100) > r_hat_threshold(4, 16)
+
+
+def test_ranks_are_those_of_scipy():
+    source = np.random.default_rng(0)
+    ties = source.integers(0, 5, (50, 4)).astype(float)
+    for x in (
+        source.normal(size=(50, 3)),
+        ties,
+        np.where(ties == 0, np.inf, ties),
+        np.where(source.random((50, 4)) < 0.01, np.nan, ties),
+    ):
+        np.testing.assert_array_equal(_mean_ranks(x), stats.rankdata(x, axis=0))

@@ -34,6 +34,8 @@ import numpy as np
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 from jaxtyping import Array, ArrayLike, Int, Key, UInt, UInt32
 
+from lnz._core.frozen import is_traced
+
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
 _WIDTHS = (8, 16, 32, 64)
@@ -231,19 +233,43 @@ _TYPES = {
 
 
 def folded(key: Key[Array, ""], *numbers: int) -> Key[Array, ""]:
-    """The key with one number after another folded in, on the host, where nothing has to be compiled."""
+    """The key with one number after another folded in, on the host where it is known, where nothing has to be compiled."""
     if not _on_host(key):
         return functools.reduce(jax.random.fold_in, numbers, key)
-    words = np.asarray(jax.random.key_data(key))[:, None]
+    return _of_words(key, np.stack(_folded_words(key, numbers), axis=-1)[0])
+
+
+def parted(key: ArrayLike, n: int, *numbers: int) -> Key[Array, " n"]:
+    """n keys of `fast_key`: `jax.random.split`, bit for bit, of the key with one number after another folded in, on the host where it is known.
+
+    Example:
+        >>> import jax
+        >>> keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 3), 4)
+        >>> bool((jax.random.key_data(parted(jax.random.key(0), 4, 3)) == jax.random.key_data(keys)).all())
+        True
+    """
+    key = fast_key(key)
+    if not _on_host(key):
+        return jax.random.split(functools.reduce(jax.random.fold_in, numbers, key), n)
+    first, second = _folded_words(key, numbers)
+    return _of_words(key, np.stack(_threefry(first, second, np.uint32(0), np.arange(n, dtype=np.uint32)), axis=-1))
+
+
+def _folded_words(key: Key[Array, ""], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(jax.random.key_data(key))[:, None]
     for number in numbers:
-        words = np.stack(_threefry(words[0], words[1], np.uint32(0), np.uint32(number)))
-    data = jax.device_put(words[:, 0].copy())
-    return data if key.dtype == np.uint32 else jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+        first, second = _threefry(first, second, np.uint32(0), np.uint32(number))
+    return first, second
+
+
+def _of_words(like: Key[Array, "..."], words: np.ndarray) -> Key[Array, "..."]:
+    data = jax.device_put(words.copy())
+    return data if like.dtype == np.uint32 else jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
 
 
 def _on_host(key: Key[Array, ""]) -> bool:
-    """Whether the bits of a key are Threefry's of this module, so that NumPy can draw them."""
-    return bits_of(key) in ("threefry2x32", "threefry") and not _left_to_stock(())
+    """Whether the key is known and its bits are Threefry's of this module, so that NumPy can draw them."""
+    return not is_traced(key) and bits_of(key) in ("threefry2x32", "threefry") and not _left_to_stock(())
 
 
 def permutations(key: Key[Array, ""], label: int, numbers: range, n: int) -> Int[np.ndarray, "numbers n"]:
@@ -261,7 +287,7 @@ def permutations(key: Key[Array, ""], label: int, numbers: range, n: int) -> Int
         key = jax.random.fold_in(key, label)
         return np.stack([jax.random.permutation(jax.random.fold_in(key, number), n) for number in numbers])
     zero, mask = np.uint32(0), np.uint64(2**32 - 1)
-    first, second = np.asarray(jax.random.key_data(folded(key, label)))[:, None]
+    first, second = _folded_words(key, (label,))
     first, second = _threefry(first, second, zero, np.asarray(numbers, np.uint32))
     places, orders = np.arange(n, dtype=np.uint64), np.broadcast_to(np.arange(n), (len(numbers), n))
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):

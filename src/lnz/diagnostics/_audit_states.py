@@ -454,6 +454,6 @@ def _conditional(energy: Energy, states: Array) -> Array:
 
 def _student_threshold(groups: int, tests: int) -> float:
     """The threshold that the largest of `tests` Student t values exceeds with a probability of one in a million."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    return float(stats.t.isf(0.5e-6 / tests, groups - 1))
+    return -float(stdtrit(groups - 1, 0.5e-6 / tests))

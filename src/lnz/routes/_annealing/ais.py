@@ -13,7 +13,7 @@ from lnz._core.energy import Energy
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number
-from lnz._core.random import fast_key
+from lnz._core.random import parted
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
 from lnz.routes._annealing.annealed import annealed
@@ -141,10 +141,14 @@ class Ran(NamedTuple):
     flags: dict[EstimateWarning, Any]
 
 
-@program
 def forward_chains(path: Path, key: PRNGKeyArray, ladder: Ladder, *, kernel: Kernel, chains: int, sweeps: int) -> Ran:
     """Chains from exact samples of the base to the model."""
-    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
+    return _forward(path, parted(key, 2, MAIN), ladder, kernel=kernel, chains=chains, sweeps=sweeps)
+
+
+@program
+def _forward(path: Path, keys: PRNGKeyArray, ladder: Ladder, *, kernel: Kernel, chains: int, sweeps: int) -> Ran:
+    start_key, key = keys
     ran = annealed(path, kernel, key, path.start(start_key, chains), ladder, sweeps=sweeps)
     v = path.public(ran.states)
     flags = path_flags(path, v)

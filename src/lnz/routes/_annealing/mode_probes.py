@@ -15,7 +15,7 @@ from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
-from lnz._core.random import fast_key
+from lnz._core.random import fast_key, folded, parted
 from lnz._core.spaces import Binary, Categorical, Real, Space, Spin, State
 from lnz._models.independent import Gaussian, Independent
 from lnz._models.units import features
@@ -23,7 +23,7 @@ from lnz.kernels._kernels import Kernel
 from lnz.routes._annealing.annealed import annealed
 from lnz.routes._annealing.certificate import lower_bound_of, upper_bound_of
 from lnz.routes._annealing.path import Path
-from lnz.routes._annealing.programs import on_host, program
+from lnz.routes._annealing.programs import brief, on_host, program
 from lnz.routes._annealing.schedule import PROBES, Ladder
 
 _STEPS = (-5.0, 2.0)  # range of the logarithm of step sizes about the fitted one: for narrow regions, and for wide ones
@@ -88,7 +88,15 @@ def with_mode_probes(
     if mode_probes == 0:
         return estimate
     search = searched(path, key, ends, log_weights, ladder, kernel=kernel, mode_probes=mode_probes, sweeps=sweeps)
-    works = along(path, key, search.groups, ladder.reversed(), BACK, kernel=kernel, sweeps=sweeps).works
+    works = along(
+        path,
+        folded(fast_key(key), PROBES, int(BACK)),
+        search.groups,
+        ladder.reversed(),
+        BACK,
+        kernel=kernel,
+        sweeps=sweeps,
+    ).works
     moved, *probes, usual = works
     return compared(estimate, usual, moved, *probes, found=search.found)
 
@@ -165,13 +173,17 @@ def searched(
 ) -> Search:
     """Ends that move on under the model and mode probes, which move under the model and are then annealed from bases of their own."""
     flat, half = on_host(_flat_and_half, ladder)
-    begin = _begun(path, key, ends, log_weights, mode_probes=mode_probes)
+    key = fast_key(key)
+    begin = _begun(path, parted(key, 4, PROBES, 0), ends, log_weights, mode_probes=mode_probes)
     # Chains that stay where they are move in vain where that is quicker than to compile another program.
     large = sum(x.size for x in jax.tree.leaves(begin[0])) > _LARGE
-    on = along(path, key, begin[:-1] if large else begin, flat, ON, kernel=kernel, sweeps=sweeps)
+    on = along(
+        path, folded(key, PROBES, int(ON)), begin[:-1] if large else begin, flat, ON, kernel=kernel, sweeps=sweeps
+    )
     if on.seen is None:
         return Search([on.states[0], begin[-1]], None)
-    found, settled = _from_their_own(path, key, on.seen, half, kernel=kernel, sweeps=sweeps)
+    keys = parted(key, mode_probes, PROBES, 2)
+    found, settled = _from_their_own(path, keys, on.seen, half, kernel=kernel, sweeps=sweeps)
     return Search([on.states[0], settled, begin[-1]], found)
 
 
@@ -183,15 +195,14 @@ def _flat_and_half(ladder: Ladder) -> tuple[Ladder, Ladder]:
     return Ladder(np.ones(size), log_steps, steps), Ladder(straight, log_steps, steps // 2)
 
 
-@program
-def _begun(path: Path, key: PRNGKeyArray, ends: State, log_weights: Array, *, mode_probes: int) -> list[State]:
+@brief
+def _begun(path: Path, keys: PRNGKeyArray, ends: State, log_weights: Array, *, mode_probes: int) -> list[State]:
     """Ends of annealed chains by their weights; starts of mode probes, where there are some; and the same ends again."""
-    pick_key, start_key = jax.random.split(jax.random.fold_in(_key(key), 0))
-    chosen = jax.random.categorical(pick_key, log_weights.reshape(-1), shape=(mode_probes,))
+    chosen = jax.random.categorical(keys[0], log_weights.reshape(-1), shape=(mode_probes,))
     usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
     if not can_probe(observed_space(path.energy)):
         return [usual, usual]
-    starts = jax.tree.map(lambda x, like: x.astype(like.dtype), _starts(path, start_key, mode_probes), usual)
+    starts = jax.tree.map(lambda x, like: x.astype(like.dtype), _starts(path, keys[1:], mode_probes), usual)
     return [usual, starts, usual]
 
 
@@ -220,7 +231,7 @@ def along(
     ran = annealed(
         path,
         kernel,
-        jax.random.fold_in(_key(key), which),
+        key,
         jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups),
         ladder,
         sweeps=sweeps,
@@ -234,9 +245,9 @@ def along(
     return _Way([path.log_z0() - log_w for log_w, _ in apart], [v for _, v in apart], ran.seen)
 
 
-@program
+@brief
 def _from_their_own(
-    path: Path, key: PRNGKeyArray, seen: Any, ladder: Ladder, *, kernel: Kernel, sweeps: int
+    path: Path, keys: PRNGKeyArray, seen: Any, ladder: Ladder, *, kernel: Kernel, sweeps: int
 ) -> tuple[Float[Array, " n"], State]:
     """Log weights with mean Z of one chain from each of the bases fitted to mode probes, and the states in the model."""
     space = observed_space(path.energy)
@@ -247,20 +258,15 @@ def _from_their_own(
         ran = annealed(own, kernel, move_key, own.start(draw_key, 1), ladder, sweeps=sweeps, rows=True)
         return ran.log_weights[0] + own.log_z0(), jax.tree.map(lambda x: x[0], ran.states)
 
-    keys = jax.random.split(jax.random.fold_in(_key(key), 2), len(seen[0]))
     found, v = jax.vmap(probe)(keys, seen)
-    like = jax.eval_shape(lambda: path.start(key, 1))
+    like = jax.eval_shape(lambda: path.start(keys[0], 1))
     return found, jax.tree.map(lambda x, s: x.astype(s.dtype), v, like)
 
 
-def _key(key: PRNGKeyArray) -> PRNGKeyArray:
-    return jax.random.fold_in(fast_key(key), PROBES)
-
-
-def _starts(path: Path, key: PRNGKeyArray, n: int) -> State:
+def _starts(path: Path, keys: PRNGKeyArray, n: int) -> State:
     """Dispersed starts: reals at up to 64 times the base's width; units with one probability of being on, or of each category, per mode probe."""
     space: Any = observed_space(path.energy)
-    first, second, third = jax.random.split(key, 3)
+    first, second, third = keys
     like, dtype = path.public(path.start(first, n)), jnp.result_type(float)
     if isinstance(space, Real):
         scale = 2 ** jax.random.uniform(third, (n, *(1,) * len(space.shape)), like.dtype, 1, 6)

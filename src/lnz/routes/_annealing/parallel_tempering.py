@@ -18,7 +18,7 @@ from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number
-from lnz._core.random import fast_key
+from lnz._core.random import parted
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags, unless_lost
@@ -101,7 +101,8 @@ class ParallelTempering(AnnealingRoute):
         found = pilot(path, key, 0.9, kernel=kernel)
         options: Any = {"sweeps": self.sweeps, "rungs": self.rungs, "replicates": self.replicates}
         ladder = found.ladder("barrier", self.rungs - 1)
-        run = _tempered(path, key, ladder, kernel=kernel, iterations=self.iterations, everywhere=mbar, **options)
+        keys = parted(key, 2, MAIN)
+        run = _tempered(path, keys, ladder, kernel=kernel, iterations=self.iterations, everywhere=mbar, **options)
         numbers, figures, raised = on_host(
             _finished,
             run,
@@ -159,7 +160,7 @@ class _Run(NamedTuple):
 @program
 def _tempered(
     path: Path,
-    key: PRNGKeyArray,
+    keys: PRNGKeyArray,
     ladder: Ladder,
     *,
     kernel: Kernel,
@@ -170,19 +171,22 @@ def _tempered(
     everywhere: bool,
 ) -> _Run:
     """Adaptation and the run itself, in one loop; the results are of the latter."""
-    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
+    start_key, key = keys
     half, dtype, going = iterations, jnp.result_type(float), walk(path, kernel, sweeps=sweeps, rows=True)
     start, space = path.start(start_key, rungs * replicates), observed_space(path.energy)
-    state = init_tempering(_possible(going, going.pack(start), start_key), rungs, replicates)
+    state = init_tempering(_possible(going, going.pack(start)), rungs, replicates)
     kept = jax.tree.map(lambda x: jnp.zeros((_KEPT, replicates, *x.shape[1:]), x.dtype), start)
-    rounds = [
+    times = np.arange(2 * half, dtype=np.int32)
+    rounds = (
         half // 8,
         half // 4,
         half // 2,
         3 * half // 4,
-    ]  # the ends of ever longer rounds of adaptation; then chains settle
+    )  # the ends of ever longer ones of adaptation; then chains settle
+    slots = np.maximum((times.astype(np.int64) - half) * _KEPT // half, 0).astype(np.int32)
 
-    def step(carry: Any, t: Array) -> tuple[Any, tuple[Swaps, Array | None]]:
+    def step(carry: Any, now: tuple[Array, Array, Array]) -> tuple[Any, tuple[Swaps, Array | None]]:
+        t, ends, slot = now
         state, betas, log_steps, rejected, kept = carry
         state, swaps = tempering_step(going, path, betas, log_steps, jax.random.fold_in(key, t), state)
         adapting = t < half
@@ -190,13 +194,13 @@ def _tempered(
             fitted = fitted_log_step(space, log_steps[1:], swaps.acceptance, rate=0.2)
             log_steps = log_steps.at[1:].set(jnp.where(adapting, fitted, log_steps[1:]))
         rejected = rejected + 1 - jnp.mean(swaps.swapped, axis=1)
-        ends = jnp.any(t == jnp.asarray(rounds, t.dtype))
         new = jnp.where(ends, equal_rejections(betas, rejected), betas)
         rejected = jnp.where(ends, jnp.zeros_like(rejected), rejected)
         state = dataclasses.replace(state, round_trips=jnp.where(adapting, 0, state.round_trips))
-        slot = jnp.maximum((t - half) * _KEPT // half, 0)
         top = jax.tree.map(lambda x: x[-1], going.unpack(state.states))
-        kept = jax.tree.map(lambda store, x: store.at[slot].set(x.astype(store.dtype)), kept, top)
+        kept = jax.tree.map(
+            lambda store, x: jax.lax.dynamic_update_index_in_dim(store, x.astype(store.dtype), slot, 0), kept, top
+        )
         at_all = None
         if everywhere:
             at = jax.vmap(lambda x: jax.vmap(lambda beta: -going.gain(x, jnp.zeros((), dtype), beta))(betas))
@@ -204,20 +208,21 @@ def _tempered(
         return (state, new, log_steps, rejected, kept), (swaps, at_all)
 
     begin = (state, ladder.betas[:rungs], ladder.log_steps[:rungs], jnp.zeros((rungs - 1,), dtype), kept)
-    (state, *_, kept), seen = jax.lax.scan(step, begin, jnp.arange(2 * half, dtype=jnp.int32))
+    steps = jax.tree.map(jnp.asarray, (times, np.isin(times, rounds), slots))
+    (state, *_, kept), seen = jax.lax.scan(step, begin, steps)
     swaps, at_all = jax.tree.map(lambda x: x[half:], seen)
     states = path.public(jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), kept))
     figures = {"acceptance": jnp.nanmean(swaps.acceptance)} if has_step(kernel) else {}
     return _Run(swaps, at_all, state.round_trips, states, path.log_z0(), figures, path_flags(path, states))
 
 
-def _possible(going: Walk, x: Any, key: PRNGKeyArray) -> Any:
-    """The packed states, with those that are impossible in the model, or as good as, replaced by others: few reach the upper rungs by swaps."""
+def _possible(going: Walk, x: Any) -> Any:
+    """The packed states, with those that are impossible in the model, or as good as, replaced by the next ones: few reach the upper rungs by swaps."""
     zero = jnp.zeros((), jnp.result_type(float))
-    impossible = ~(going.gain(x, zero, zero + 1) > _IMPOSSIBLE)
-    places = jnp.arange(len(impossible))
-    other = jax.random.categorical(jax.random.fold_in(key, 1), jnp.where(impossible, -jnp.inf, 0.0), shape=places.shape)
-    place = jnp.where(impossible, other, places)
+    possible = going.gain(x, zero, zero + 1) > _IMPOSSIBLE
+    n = len(possible)
+    away = (np.arange(n) - np.arange(n)[:, None]) % n
+    place = jnp.argmin(jnp.where(possible[None], away.astype(np.int32), n), axis=1)
     return jax.tree.map(lambda leaf: leaf[place], x)
 
 

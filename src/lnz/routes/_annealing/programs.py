@@ -20,18 +20,19 @@ from lnz.routes._annealing.path import Path
 from lnz.routes._exact.numpy_callback import undifferentiated
 
 _LEAST = 4096  # inverse temperatures of a program
-_SMALL = 256  # numbers of a state and of the parameters, below which a program takes longer to compile than to run
+_SMALL = 256  # real numbers of a state and of the parameters, below which a program takes longer to compile than to run
+_BRIEF = 2**15  # numbers of a state and of the parameters, below which a program of few steps does
 # XLA's older emitters compile in half the time what runs as fast where it is small (large products a third slower); jaxlib 0.11 has them no more.
 _OLDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
 _REFUSAL = "a stochastic route has no derivative of this: differentiate lnz.log_partition, whose derivative is E[-∂E] by the same chains"
 _SOON = {"xla_cpu_use_fusion_emitters": False} if _OLDER else None
 
 
-def program(f: Callable[..., Any]) -> Callable[..., Any]:
+def program(f: Callable[..., Any], *, brief: bool = False) -> Callable[..., Any]:
     """f(path, *data, **options), compiled once for every structure of the path, shapes of the data and options.
 
     The float arrays of the path's energy and all data are its arguments, a base that was given as `Frozen` is a constant. Where something is
-    traced, the program is a part of that trace.
+    traced, the program is a part of that trace. A `brief` one does few steps, so that it is compiled in less time where the model is not large.
     """
 
     def run(constants: Frozen, options: tuple[tuple[str, Any], ...], parameters: Any, data: Any) -> Any:
@@ -48,7 +49,7 @@ def program(f: Callable[..., Any]) -> Callable[..., Any]:
         parameters, constants = eqx.partition(
             model, lambda leaf: eqx.is_inexact_array(leaf) or (eqx.is_array(leaf) and (free or is_traced(leaf)))
         )
-        quick = _SOON and _small(path, parameters) and jax.default_backend() == "cpu"
+        quick = _SOON and _small(path, parameters, brief) and jax.default_backend() == "cpu"
         traced = any(map(is_traced, jax.tree.leaves((parameters, data))))
         return (soon if quick and not traced else compiled)(
             Frozen(constants), tuple(sorted(options.items())), parameters, data
@@ -57,11 +58,16 @@ def program(f: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _small(path: Path, parameters: Any) -> bool:
-    """Whether a state and the parameters are so few real numbers that compilation is what takes time."""
-    space: Any = observed_space(path.energy)
-    numbers = sum(map(np.size, jax.tree.leaves(parameters)))
-    return isinstance(space, Real | Box) and math.prod(space.shape) + numbers <= _SMALL
+def brief(f: Callable[..., Any]) -> Callable[..., Any]:
+    """A `program` of few steps."""
+    return program(f, brief=True)
+
+
+def _small(path: Path, parameters: Any, brief: bool) -> bool:
+    """Whether a state and the parameters are so few numbers that compilation is what takes time."""
+    space = observed_space(path.energy)
+    numbers = sum(map(np.size, jax.tree.leaves((parameters, space.struct))))
+    return numbers <= (_BRIEF if brief else _SMALL if isinstance(space, Real | Box) else 0)
 
 
 def on_host(f: Callable[..., Any], *data: Any, **options: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lnz.kernels._exchange import swap_neighbours, swap_probability
@@ -85,7 +86,8 @@ def tempering_step(
     down = gain(jax.tree.map(lambda leaf: leaf[1:], x), betas[1:], betas[:-1])
     (x, last_end), _ = swap_neighbours(swap_key, (x, state.last_end), up + down, state.steps)
     home = (last_end[0] == -1).astype(jnp.int32)
-    last_end = last_end.at[0].set(1).at[-1].set(jnp.where(last_end[-1] == 0, 0, -1))
+    rung = np.arange(rungs)[:, None]
+    last_end = jnp.where(rung == 0, 1, jnp.where(rung == rungs - 1, -jnp.abs(last_end), last_end))
     after = Tempered(x, last_end, state.round_trips + home, state.steps + 1)
     return after, Swaps(up, down, swap_probability(up + down), acceptance)
 
@@ -96,8 +98,10 @@ def equal_rejections(betas: Float[Array, " levels"], rejected: Float[Array, " K"
     Source: Syed et al. 2022, section 5: the barrier is interpolated between the rungs (here linearly) and inverted.
     """
     # A little is added, so that the barrier rises where nothing was rejected, and no gap between rungs becomes too wide.
-    widths = jnp.diff(betas)
+    widths, k = jnp.diff(betas), np.arange(rejected.size)
     rejected = rejected + 0.05 * (jnp.sum(rejected) + 1e-3) * widths
-    barrier = jnp.concatenate([jnp.zeros((1,), betas.dtype), jnp.cumsum(rejected)])
-    placed = jnp.interp(jnp.linspace(0, 1, betas.size).astype(betas.dtype) * barrier[-1], barrier, betas)
-    return placed.at[0].set(0).at[-1].set(1)
+    # Comparisons of all with all are quicker to compile than a search.
+    barrier = jnp.sum(jnp.where(k[:, None] > k, rejected[None], 0), axis=1)
+    wanted = np.linspace(0, 1, betas.size)[1:-1, None].astype(betas.dtype) * jnp.sum(rejected)
+    share = jnp.clip((wanted - barrier[None]) / jnp.maximum(rejected, jnp.finfo(rejected.dtype).tiny)[None], 0, 1)
+    return jnp.concatenate([betas[:1], jnp.sum(share * widths[None], axis=1), betas[-1:]])

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import observed_space
-from lnz._core.random import fast_key
+from lnz._core.random import parted
 from lnz.kernels._kernels import Kernel
 from lnz.kernels._resampling import systematic
 from lnz.routes._annealing.path import Path, first_log_step, fitted_log_step, has_step, walk
-from lnz.routes._annealing.programs import on_host, program, room
+from lnz.routes._annealing.programs import brief, on_host, room
 
 Schedule = Literal["linear", "sigmoid", "quadratic", "adaptive", "barrier", "friction"] | tuple[float, ...]
 FIXED = ("linear", "sigmoid", "quadratic")
@@ -171,14 +171,18 @@ def conditional_ess(log_gains: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.sum(w) ** 2 / jnp.maximum(jnp.sum(alive.astype(w.dtype)) * jnp.sum(w**2), jnp.finfo(w.dtype).tiny)
 
 
-@program
 def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sweeps: int = 1) -> Pilot:
     """Anneal a population of pilot chains along the path, with steps that keep the conditional effective sample size at `conditional`.
 
     They are independent of the chains of the estimate, so that an estimate with their schedule stays unbiased. After 4,096 such steps the rest
     of the path is one step.
     """
-    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), PILOT))
+    return _pilot(path, parted(key, 2, PILOT), conditional, kernel=kernel, sweeps=sweeps)
+
+
+@brief
+def _pilot(path: Path, keys: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sweeps: int) -> Pilot:
+    start_key, key = keys
     dtype, going = jnp.result_type(float), walk(path, kernel, rows=True)
     nothing, fitted = jnp.zeros((_MOST + 1,), dtype), has_step(kernel)
     some = max(sweeps, 3) if fitted else sweeps

@@ -16,7 +16,7 @@ from lnz._core.energy import Energy
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number, log_mean_exp
-from lnz._core.random import fast_key
+from lnz._core.random import parted
 from lnz._core.spaces import State
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Kernel, Langevin, default_kernel
@@ -106,7 +106,7 @@ class SequentialMonteCarlo(AnnealingRoute):
         found = pilot(path, key, self.conditional, kernel=kernel, sweeps=sweeps)
         ran = _resampled(
             path,
-            key,
+            parted(key, 2, MAIN),
             found,
             self.resample_below,
             kernel=kernel,
@@ -148,7 +148,7 @@ class _Resampled(NamedTuple):
 @program
 def _resampled(
     path: Path,
-    key: PRNGKeyArray,
+    keys: PRNGKeyArray,
     found: Pilot,
     resample_below: Array,
     *,
@@ -158,7 +158,7 @@ def _resampled(
     particles: int,
 ) -> _Resampled:
     """Populations of particles along the pilot's inverse temperatures."""
-    start_key, key = jax.random.split(jax.random.fold_in(fast_key(key), MAIN))
+    start_key, key = keys
     dtype, shape, going = jnp.result_type(float), (replicates, particles), walk(path, kernel, sweeps=sweeps, rows=True)
     row = jnp.arange(replicates, dtype=jnp.int32)[:, None] * particles
 
