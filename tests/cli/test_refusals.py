@@ -84,6 +84,7 @@ REFUSED = [
     ("audit x.py:energy --report there.npy", "there.npy: exists already"),
     ("audit x.py:energy --samples nowhere.npy", "nowhere.npy: there is no such file"),
     ("reference run --route exact", "which exact route applies depends on the model"),
+    ("reference run --models torus", "no reference model 'torus': there are torus-4x4-hot"),
     ("tag train nowhere.txt --out new", "nowhere.txt: there is no such file"),
     ("tag train notes.doc --out run", "run: exists already"),
     ("tag apply run notes.doc", "is a run of `lnz train`, not of `lnz tag train`"),

@@ -9,6 +9,7 @@ import pytest
 
 import lnz
 from lnz import reference
+from lnz.reference._names import NAMES
 
 # One of every kind that an exact route serves, small: the others differ in size.
 CHECKED = ["torus-4x4-critical", "sherrington-kirkpatrick-12", "rbm-patterns-24x6", "gaussian-20"]
@@ -47,7 +48,8 @@ def test_every_other_model_that_can_be_summed(name):
 
 def test_the_list_is_whole():
     models = lnz.reference.reference_models()
-    assert len({m.name for m in models}) == len(models) >= 35
+    assert tuple(m.name for m in models) == NAMES
+    assert len(set(NAMES)) == len(NAMES) >= 35
     assert all(m.title and m.source and math.isfinite(m.log_z) for m in models)
     assert sum(m.slopes is not None for m in models) >= 15
     with pytest.raises(ValueError, match="no reference model 'torus': there are torus-4x4-hot"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from lnz._cli import show
-from lnz._cli.errors import BadInput, refuse_given, refuse_missing, refuse_with_resume
+from lnz._cli.errors import BadInput, refuse_given, refuse_missing, refuse_with_resume, refusing
 from lnz._cli.folder import RunFolder, held_out
 from lnz._cli.options import (
     Argument,
@@ -31,6 +31,7 @@ from lnz._cli.output import note
 from lnz._cli.process import program
 from lnz._cli.refusals import data_file, existing, model_file, new_file
 from lnz._cli.settings import Settings
+from lnz.reference._names import check_names
 
 _Graph = functools.partial(Option, group="Graphical models")
 _ANNEALED = ("auto", "exact", "ais", "bidirectional")  # routes with temperatures and chains
@@ -454,6 +455,8 @@ class ReferenceRun(Options):
             raise BadInput(
                 "--route exact: which exact route applies depends on the model. Give auto, ais, smc, tempering or bidirectional"
             )
+        with refusing():
+            check_names(self.models)
 
 
 def _check_model(path: Path) -> None:

@@ -126,7 +126,8 @@ MESSAGES = {
         "Use more points (lnz.routes.Quadrature(points=…)), coordinates in which the model is equally wide everywhere, or an annealing route",
     ),
     EstimateWarning.LOST_DIGITS: Message(
-        "Floating-point numbers of the size of log Z lie more than a nat apart in this precision, and so do the energies: the last digits are rounding",
+        "Floating-point numbers of the size of log Z lie more than a nat apart in this precision, and so do the energies: the last digits are "
+        "rounding",
         'Subtract a constant from the energy, or switch on float64 (jax.config.update("jax_enable_x64", True))',
     ),
     EstimateWarning.OUT_OF_TIME: Message(

@@ -19,6 +19,7 @@ from lnz._core.spaces import Binary, Box, Categorical, Real
 from lnz._models.independent import Gaussian
 from lnz._models.pairwise import Ising, Potts
 from lnz._models.rbm import RBM
+from lnz.reference._names import check_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +83,8 @@ def reference_models(*names: str) -> tuple[ReferenceModel, ...]:
         >>> round(float(lnz.log_partition(torus.energy()).value), 4)
         12.7855
     """
+    check_names(names)
     known = {model.name: model for model in MODELS}
-    for name in names:
-        if name not in known:
-            raise ValueError(f"no reference model {name!r}: there are {', '.join(known)}")
     return tuple(known[name] for name in names) if names else MODELS
 
 

@@ -177,12 +177,8 @@ def _tempered(
     state = init_tempering(_possible(going, going.pack(start)), rungs, replicates)
     kept = jax.tree.map(lambda x: jnp.zeros((_KEPT, replicates, *x.shape[1:]), x.dtype), start)
     times = np.arange(2 * half, dtype=np.int32)
-    rounds = (
-        half // 8,
-        half // 4,
-        half // 2,
-        3 * half // 4,
-    )  # the ends of ever longer ones of adaptation; then chains settle
+    # The ends of ever longer rounds of adaptation; then chains settle.
+    rounds = half // 8, half // 4, half // 2, 3 * half // 4
     slots = np.maximum((times.astype(np.int64) - half) * _KEPT // half, 0).astype(np.int32)
 
     def step(carry: Any, now: tuple[Array, Array, Array]) -> tuple[Any, tuple[Swaps, Array | None]]:
@@ -217,7 +213,7 @@ def _tempered(
 
 
 def _possible(going: Walk, x: Any) -> Any:
-    """The packed states, with those that are impossible in the model, or as good as, replaced by the next ones: few reach the upper rungs by swaps."""
+    """The packed states; the next ones replace those that are impossible in the model, or as good as: few reach the upper rungs by swaps."""
     zero = jnp.zeros((), jnp.result_type(float))
     possible = going.gain(x, zero, zero + 1) > _IMPOSSIBLE
     n = len(possible)
