@@ -141,10 +141,10 @@ def test_all_these_names_at_once_mean_nothing_to_the_library(case, how):
     check([case], lambda kind: how(kind, [*NAMES, *MORE]))
 
 
-@HOW
 @pytest.mark.parametrize("name", [*NAMES, *MORE])
-def test_a_name_of_ones_own_means_nothing_to_the_library(name, how):
-    check([(Spins, "default"), (Spins, "Gibbs"), (Points, "langevin")], lambda kind: how(kind, [name]))
+def test_a_name_of_ones_own_means_nothing_to_the_library(name):
+    """As a method; as a field, with every route, it is asked for in the slow tests below."""
+    check([(Spins, "default"), (Spins, "Gibbs"), (Points, "langevin")], lambda kind: with_methods(kind, [name]))
 
 
 @pytest.mark.slow

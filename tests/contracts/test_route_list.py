@@ -107,6 +107,14 @@ class Sampler(lnz.routes.AnnealedImportanceSampling):
         return dataclasses.replace(estimate, **moved)
 
 
+SAMPLER = Sampler(temperatures=12, chains=16)
+FOUR_SPINS = lnz.Ising.lattice((4,), [[0.5, -0.4, 0.3, 0]], [0.2, -0.3, 0.1, 0.4], periodic=False)
+
+
+def test_a_sound_sampler_passes():
+    lnz.testing.check_route(SAMPLER, energies=[FOUR_SPINS])
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -115,11 +123,8 @@ class Sampler(lnz.routes.AnnealedImportanceSampling):
     ],
 )
 def test_a_broken_sampler_is_caught(fault, words):
-    energies = [lnz.Ising.lattice((4,), [[0.5, -0.4, 0.3, 0]], [0.2, -0.3, 0.1, 0.4], periodic=False)]
-    sampler = Sampler(temperatures=12, chains=16)
-    lnz.testing.check_route(sampler, energies=energies)
     with pytest.raises(AssertionError, match=words):
-        lnz.testing.check_route(dataclasses.replace(sampler, **fault), energies=energies)
+        lnz.testing.check_route(dataclasses.replace(SAMPLER, **fault), energies=[FOUR_SPINS])
 
 
 def test_a_route_that_supports_nothing_is_reported():

@@ -7,6 +7,12 @@ from contracts.energies import CASES
 
 TWINS = (
     "torus",
+    "ring",
+    "spins",
+    "sparse tables",
+    "potts grid",
+    "uniform on",
+    "equinox",
     "cylinder",
     "3d",
     "dense",

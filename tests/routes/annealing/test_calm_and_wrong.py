@@ -1,5 +1,6 @@
 """Models on which a route once was wrong without a word: plateaus where step sizes grow, chains that stand still, modes not looked for."""
 
+import functools
 import math
 
 import equinox as eqx
@@ -17,15 +18,27 @@ ROUTES = lnz.routes
 SCHOOLS = np.array([28, 8, -3, 7, -1, 1, 18, 12.0]), np.array([15, 10, 16, 11, 9, 11, 10, 18.0])
 
 
+def with_numbers(function, *numbers, space):
+    """An energy whose numbers are parameters: models of one space share their compiled programs."""
+    return lnz.FunctionEnergy(jax.tree_util.Partial(function, *map(jnp.asarray, numbers)), space)
+
+
+def below_the_simplex(high, x):
+    return jnp.where(x.sum() < 1, 0.0, high)
+
+
 def simplex(d, high):
     """0 below the simplex of a cube, and outside a number that stands for infinity."""
-    return lnz.FunctionEnergy(lambda x: jnp.where(x.sum() < 1, 0.0, high), lnz.Box([0.0] * d, [1.0] * d))
+    return with_numbers(below_the_simplex, high, space=lnz.Box([0.0] * d, [1.0] * d))
+
+
+def in_the_disc(radius, height, x):
+    return jnp.where((x**2).sum() < radius**2, -jnp.log(height), 0.0)
 
 
 def raised_disc(radius, height):
-    return lnz.FunctionEnergy(
-        lambda x: jnp.where((x**2).sum() < radius**2, -math.log(height), 0.0), lnz.Box([-10.0] * 2, [10.0] * 2)
-    ), math.log(400 + (height - 1) * math.pi * radius**2)
+    energy = with_numbers(in_the_disc, radius, height, space=lnz.Box([-10.0] * 2, [10.0] * 2))
+    return energy, math.log(400 + (height - 1) * math.pi * radius**2)
 
 
 @pytest.mark.parametrize(("d", "high"), [(4, 1e30), (3, 1e20), (2, 1e30), (4, 1e8)])
@@ -74,6 +87,7 @@ def test_a_step_in_a_box_is_no_longer_than_the_box():
     assert float(far[0, 0]) != 0.25
 
 
+@functools.cache
 def schools():
     """Eight schools (Rubin 1981), centred, in (μ, log τ, θ), with τ's scale and constants left out; and log Z by a sum over log τ."""
     y, sd = SCHOOLS
@@ -104,9 +118,13 @@ def test_chains_that_stand_still_are_warned_of(temperatures):
         assert estimate.lower < truth
 
 
+def powers(square, fourth, x):
+    return square * jnp.sum(x**2) + fourth * jnp.sum(x**4)
+
+
 @pytest.mark.parametrize("power", [2, 4])
 def test_chains_that_stand_still_in_the_tails_of_the_base_are_not(power):
-    energy = lnz.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2) + 0.1 * jnp.sum(x**power), lnz.Real(5))
+    energy = with_numbers(powers, *{2: (0.6, 0.0), 4: (0.5, 0.1)}[power], space=lnz.Real(5))
     for seed in range(3):
         route = ROUTES.AnnealedImportanceSampling(mode_probes=0)
         estimate = lnz.log_partition(energy, route=route, key=jax.random.key(seed))
@@ -125,7 +143,7 @@ ANNEALING = [ROUTES.AnnealedImportanceSampling, ROUTES.SequentialMonteCarlo, ROU
 
 
 @pytest.mark.parametrize("route", ANNEALING)
-@pytest.mark.parametrize(("weight", "visible"), [(6.0, 40), (-6.0, 40), (8.0, 30)])
+@pytest.mark.parametrize(("weight", "visible"), [(6.0, 40), (-6.0, 40), (8.0, 40)])
 def test_every_route_looks_for_modes(route, weight, visible):
     energy = two_modes(weight, visible)
     truth = float(lnz.log_partition(energy).value)
@@ -152,21 +170,31 @@ def test_coexistence_of_a_potts_model_at_a_small_budget():
         assert estimate.warnings or estimate.lower <= truth <= estimate.upper
 
 
-@pytest.mark.parametrize("route", ANNEALING)
-def test_no_false_alarm_on_easy_models(route):
+def easy(name):
     rng = np.random.default_rng(0)
-    glass = lnz.Ising.lattice((4, 4), 0.3 * rng.normal(size=(2, 4, 4)), 0.3 * rng.normal(size=(4, 4)), periodic=True)
-    machine = lnz.RBM.from_parameters(0.3 * rng.normal(size=(20, 6)), rng.normal(size=20), rng.normal(size=6))
-    normal = lnz.Gaussian(np.arange(3.0), np.array([1.0, 2.0, 0.5]))
-    for energy in (glass, machine, normal):
-        for seed in range(3):
-            assert lnz.log_partition(energy, route=route(), key=jax.random.key(seed)).warning_codes == []
+    if name == "glass":
+        strengths, fields = 0.3 * rng.normal(size=(2, 4, 4)), 0.3 * rng.normal(size=(4, 4))
+        return lnz.Ising.lattice((4, 4), strengths, fields, periodic=True)
+    if name == "machine":
+        return lnz.RBM.from_parameters(0.3 * rng.normal(size=(20, 6)), rng.normal(size=20), rng.normal(size=6))
+    return lnz.Gaussian(np.arange(3.0), np.array([1.0, 2.0, 0.5]))
+
+
+@pytest.mark.parametrize("route", ANNEALING)
+@pytest.mark.parametrize("name", ["glass", pytest.param("machine", marks=pytest.mark.slow), "normal"])
+def test_no_false_alarm_on_easy_models(route, name):
+    for seed in range(3):
+        assert lnz.log_partition(easy(name), route=route(), key=jax.random.key(seed)).warning_codes == []
+
+
+def in_a_corner(edge, slope, wall, x):
+    return jnp.where(x.sum() < edge, slope * x.sum(), wall)
 
 
 @pytest.mark.parametrize("wall", [np.inf, 1e30])
 def test_tempering_where_nearly_all_of_the_box_is_impossible(wall):
     """A twentieth of the cube is possible. Chains that begin outside are moved in; where none is inside, the answer has no error and says so."""
-    energy = lnz.FunctionEnergy(lambda x: jnp.where(x.sum() < 0.65, 0.2 * x.sum(), wall), lnz.Box([0.0] * 3, [1.0] * 3))
+    energy = with_numbers(in_a_corner, 0.65, 0.2, wall, space=lnz.Box([0.0] * 3, [1.0] * 3))
     route = lnz.routes.ParallelTempering(rungs=8, iterations=200, replicates=8, mode_probes=0)
     found = [lnz.log_partition(energy, route=route, key=jax.random.key(i)) for i in range(12)]
     assert all(f.lower <= -3.18129 <= f.upper for f in found)
@@ -179,7 +207,7 @@ def test_tempering_where_nearly_all_of_the_box_is_impossible(wall):
 @pytest.mark.parametrize("wall", [np.inf, 1e30])
 def test_tempering_where_no_start_is_possible(wall):
     """A thousandth of the cube: the run says that it came to no equilibrium, instead of NaN."""
-    energy = lnz.FunctionEnergy(lambda x: jnp.where(x.sum() < 0.15, 0.0, wall), lnz.Box([0.0] * 3, [1.0] * 3))
+    energy = with_numbers(in_a_corner, 0.15, 0.0, wall, space=lnz.Box([0.0] * 3, [1.0] * 3))
     route = lnz.routes.ParallelTempering(rungs=8, iterations=16, replicates=2, mode_probes=0)
     found = lnz.log_partition(energy, route=route, key=jax.random.key(1))
     assert found.lower == -np.inf
