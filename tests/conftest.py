@@ -63,26 +63,65 @@ def pytest_addoption(parser):
 
 
 # Files of more than about eight seconds. What is neither here nor slow is marked quick, for `-m quick`.
-LONG = """
-apps/segmentation/test_segmentation.py
-cli/test_audit_command.py cli/test_cli_resume.py cli/test_commands.py cli/test_compilation_cache.py cli/test_training_commands.py
-contracts/test_any_names.py contracts/test_exact.py contracts/test_invariance.py contracts/test_local_kernels.py
-contracts/test_negative_phases.py contracts/test_route_list.py
-crf/test_conditional_training.py crf/test_linear_chain.py crf/test_objectives.py crf/test_random_field.py
-diagnostics/test_audit.py diagnostics/test_contract_audit.py diagnostics/test_convergence.py
-graphs/test_elimination.py graphs/test_queries.py
-io/test_uai.py kernels/test_leapfrog.py
-learning/test_coupled_annealing.py learning/test_coupled_chains.py learning/test_deep.py learning/test_fit.py learning/test_negative.py
-learning/test_objectives_without_z.py learning/test_phases.py learning/test_replay.py learning/test_resume.py learning/test_trainer.py
-models/test_half_infinite_boxes.py models/test_saved.py
-report/test_report.py
-routes/annealing/test_bridge.py routes/annealing/test_calm_and_wrong.py routes/annealing/test_estimate_warnings.py
-routes/annealing/test_estimators.py routes/annealing/test_failures.py routes/annealing/test_flat_directions.py
-routes/annealing/test_logz_resume.py routes/annealing/test_paths.py routes/annealing/test_scouts.py routes/annealing/test_subgraph.py
-routes/annealing/test_unbiased.py routes/bounds/test_field_inference.py routes/bounds/test_local.py
-routes/exact/test_planar.py routes/exact/test_quadrature.py routes/exact/test_structured.py
-test_compilations.py test_docs.py test_installation.py test_quality.py test_random.py
-""".split()
+LONG = [
+    "apps/segmentation/test_segmentation.py",
+    "cli/test_audit_command.py",
+    "cli/test_cli_resume.py",
+    "cli/test_commands.py",
+    "cli/test_compilation_cache.py",
+    "cli/test_training_commands.py",
+    "contracts/test_any_names.py",
+    "contracts/test_exact.py",
+    "contracts/test_invariance.py",
+    "contracts/test_local_kernels.py",
+    "contracts/test_negative_phases.py",
+    "contracts/test_route_list.py",
+    "crf/test_conditional_training.py",
+    "crf/test_linear_chain.py",
+    "crf/test_objectives.py",
+    "crf/test_random_field.py",
+    "diagnostics/test_audit.py",
+    "diagnostics/test_contract_audit.py",
+    "diagnostics/test_convergence.py",
+    "graphs/test_elimination.py",
+    "graphs/test_queries.py",
+    "io/test_uai.py",
+    "kernels/test_leapfrog.py",
+    "learning/test_coupled_annealing.py",
+    "learning/test_coupled_chains.py",
+    "learning/test_deep.py",
+    "learning/test_fit.py",
+    "learning/test_negative.py",
+    "learning/test_objectives_without_z.py",
+    "learning/test_phases.py",
+    "learning/test_replay.py",
+    "learning/test_resume.py",
+    "learning/test_trainer.py",
+    "models/test_half_infinite_boxes.py",
+    "models/test_saved.py",
+    "report/test_report.py",
+    "routes/annealing/test_bridge.py",
+    "routes/annealing/test_calm_and_wrong.py",
+    "routes/annealing/test_estimate_warnings.py",
+    "routes/annealing/test_estimators.py",
+    "routes/annealing/test_failures.py",
+    "routes/annealing/test_flat_directions.py",
+    "routes/annealing/test_logz_resume.py",
+    "routes/annealing/test_paths.py",
+    "routes/annealing/test_scouts.py",
+    "routes/annealing/test_subgraph.py",
+    "routes/annealing/test_unbiased.py",
+    "routes/bounds/test_field_inference.py",
+    "routes/bounds/test_local.py",
+    "routes/exact/test_planar.py",
+    "routes/exact/test_quadrature.py",
+    "routes/exact/test_structured.py",
+    "test_compilations.py",
+    "test_docs.py",
+    "test_installation.py",
+    "test_quality.py",
+    "test_random.py",
+]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -112,7 +151,9 @@ def pytest_configure(config):
     """
     if not any(asked in config.option.markexpr for asked in ("not slow", "quick")):
         return
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] += (
+        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
+    )
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
