@@ -236,3 +236,12 @@ def test_an_offset_that_single_precision_cannot_hold():
         assert float(estimate.lower) <= truth <= float(estimate.upper)
         assert EstimateWarning.LOST_DIGITS in estimate.warning_codes
         assert "switch on float64" in str(estimate)
+
+
+def test_samples_that_no_forward_chain_reaches_are_no_sign_of_nothing():
+    """Reverse chains start at possible states, so log Z is not -inf, whatever the forward chains say."""
+    single = lnz.FunctionEnergy(lambda s: jnp.where(jnp.all(s > 0), 0.0, jnp.inf), lnz.Spin(20))
+    route = ROUTES.BidirectionalAIS.from_samples(np.ones((16, 20)), exact=True, temperatures=12, chains=16)
+    estimate = lnz.log_partition(single, route=route, key=jax.random.key(0))
+    assert 0 < float(estimate.value) <= float(estimate.upper)
+    assert EstimateWarning.ZERO_WEIGHTS in estimate.warning_codes

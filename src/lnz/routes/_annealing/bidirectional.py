@@ -189,7 +189,10 @@ def _compared(
     ends = _log_mean(forward), -_log_mean(reverse)
     errors = _relative_error(forward), _relative_error(reverse)
     by_reverse = errors[1] < errors[0] and not excluded
-    if disagree and not exact:  # the forward estimate depends on less
+    nothing = ends[0] == -np.inf
+    if nothing:  # the samples are possible all the same
+        value, error = ends[1], np.inf
+    elif disagree and not exact:  # the forward estimate depends on less
         value, error = ends[0], errors[0]
     elif paired and not disagree:
         value = bar_of(forward, reverse)
@@ -201,8 +204,9 @@ def _compared(
     value = np.clip(value, lower, upper)
     shared = overlap(forward, reverse, value)
     raised = {
+        EstimateWarning.ZERO_WEIGHTS: nothing,
         EstimateWarning.DIRECTIONS_DISAGREE: disagree,
-        EstimateWarning.POOR_DIRECTION_OVERLAP: shared < _POOR_OVERLAP,
+        EstimateWarning.POOR_DIRECTION_OVERLAP: not shared >= _POOR_OVERLAP,
     }
     numbers = {"value": value, "standard_error": error, "lower": lower, "upper": upper}
     return numbers, {"forward": ends[0], "reverse": ends[1], "overlap": shared}, raised
