@@ -12,7 +12,7 @@ import pytest
 
 import lnz
 from crf.chain_cases import Chain, exists, listed, random_chain, stacked
-from lnz.routes._exact.forward_backward import chain_sums
+from lnz.routes._exact.forward_backward import _most, chain_sums
 
 T, K = 7, 4
 
@@ -341,3 +341,10 @@ def test_masked_nodes_have_no_marginals_in_the_sum_by_logarithms(holes):
                 np.testing.assert_allclose(found.sum(axis=1), np.asarray(holes, float), atol=1e-9)
                 assert (found[~np.asarray(holes)] == 0).all()
         assert (np.asarray(lnz.crf.mpm_state(chain))[~np.asarray(holes)] == 0).all()
+
+
+def test_entries_that_are_rounded_to_zero_change_log_z_by_an_eighth_of_a_unit_in_the_last_place():
+    """The smallest positive number, at every entry of every node, times what is trusted at most."""
+    p = lnz.LinearChain(np.zeros((9, 4)), np.zeros((4, 4))).potentials()
+    about = np.finfo(p.nodes.dtype)
+    assert _most(p) * about.tiny * p.nodes.size * p.nodes.shape[1] == pytest.approx(about.eps / 8)

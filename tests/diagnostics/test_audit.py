@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lnz
+from lnz.diagnostics import _audit_states
 from lnz.routes._exact import quadrature
 from lnz.routes._exact.quadrature_place import locate
 
@@ -279,3 +280,14 @@ print(report.passed, [check.name for check in report.checks if check.status == "
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout.strip() == "False ['finite Z']", found.stderr[-2000:]
+
+
+def test_an_error_of_the_audit_itself_is_raised(monkeypatch):
+    """What an energy or JAX says is "untested"; a fault of a check is none of the energy's."""
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(_audit_states, "finite_z", broken)
+    with pytest.raises(ZeroDivisionError):
+        lnz.audit(lnz.Independent(np.zeros(2), lnz.Binary(2)), key=jax.random.key(0))

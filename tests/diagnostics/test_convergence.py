@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 import lnz
-from lnz._core.convergence import R_HAT_THRESHOLD, _mean_ranks, autocorrelation_time, r_hat_threshold
+from lnz._core.convergence import R_HAT_THRESHOLD, _mean_ranks, _r_hat_of, autocorrelation_time, r_hat_threshold
 from lnz.diagnostics import EstimateWarning, ess, r_hat
 from lnz.diagnostics._audit_states import _mixing
 from lnz.learning._monitor import Watch, alarms
@@ -270,3 +270,20 @@ def test_ranks_are_those_of_scipy():
         np.where(source.random((50, 4)) < 0.01, np.nan, ties),
     ):
         np.testing.assert_array_equal(_mean_ranks(x), stats.rankdata(x, axis=0))
+
+
+def test_r_hat_of_four_numbers():
+    """Two chains of two draws: the variance within is ½, that of the means 2, so R-hat² = ½ + 2 / ½."""
+    assert float(_r_hat_of(np.array([[0.0, 1.0], [2.0, 3.0]]), np)) == pytest.approx(math.sqrt(0.5 + 4))
+
+
+@pytest.mark.parametrize(("steps", "open_ended"), [(range(30), False), (range(2), True)], ids=["whole", "tail"])
+def test_the_autocorrelation_time_of_an_autoregressive_chain(steps, open_ended):
+    """Correlations ½^t sum to τ = 3, also where a tail must be assumed."""
+    rng = np.random.default_rng(0)
+    states = [rng.normal(size=(4000, 1))]
+    for _ in steps[1:]:
+        states.append(0.5 * states[-1] + math.sqrt(0.75) * rng.normal(size=(4000, 1)))
+    tau, lower_bound = autocorrelation_time(list(steps), np.array(states))
+    assert tau == pytest.approx(3, rel=0.1)
+    assert lower_bound == open_ended

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from lnz.io import DataError, Sentences, read_conll
+from lnz.io import DataError, Sentences, _text_blocks, read_conll
 
 TEXT = "the DT B-NP\ndog NN I-NP\nbarks VBZ B-VP\n\nquietly RB O\n. . O\n"
 LINES = [
@@ -181,3 +181,11 @@ def test_carriage_returns_alone_end_lines(tmp_path):
     assert (
         table(read_conll(save(tmp_path / "x", TEXT.replace("DT", "DT\r")))) == LINES
     )  # white space where there are LF
+
+
+def test_a_packed_file_of_more_text_than_the_limit_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.txt.gz"
+    path.write_bytes(gzip.compress(b"word TAG\n" * 2000))
+    monkeypatch.setattr(_text_blocks, "_UNPACKED_LIMIT", 1000)
+    with pytest.raises(DataError, match=r"unpacks to more than 0 GiB of text\. Use a smaller file"):
+        read_conll(path)

@@ -463,3 +463,11 @@ def test_comments_and_lower_case(tmp_path, monkeypatch, text, block):
     place = next((i, row.split().index("2.5")) for i, row in enumerate(text.split("\n")) if "2.5" in row)
     with pytest.raises(ValueError, match=rf"line {place[0] + 1}, word {place[1] + 1}: 'oops' is not a finite number"):
         read_uai_model(path)
+
+
+def test_a_packed_file_is_the_same_at_any_time(tmp_path, monkeypatch):
+    graph = read_uai(save(tmp_path / "m.uai", MODEL))
+    for name, now in (("a", 1e9), ("b", 1.5e9)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        write_uai(tmp_path / f"{name}.uai.gz", graph)
+    assert (tmp_path / "a.uai.gz").read_bytes() == (tmp_path / "b.uai.gz").read_bytes()

@@ -181,3 +181,21 @@ class TestGradientError:
     def test_what_cannot_serve(self, phase, options, words):
         with pytest.raises(ValueError, match=words):
             lnz.learning.gradient_error(self.RBM, self.DATA, phase, key=KEY, **options)
+
+
+@pytest.mark.parametrize(("lag", "tau", "raised"), [(1.1, 5, True), (0.9, 5, False), (0.6, 60, True), (0.4, 60, False)])
+def test_half_a_nat_of_lag_is_too_much_where_chains_mix_slowly(lag, tau, raised):
+    condition = next(alarm.when for alarm in ALARMS if alarm.name == "lag")
+    assert condition({"lag": lag, "tau": tau}) == raised
+
+
+def test_the_bias_of_a_phase_is_corrected_for_the_noise_of_its_mean():
+    """Means that differ from the exact gradient by noise alone have no bias, and those that differ by more have what is left."""
+    rng = np.random.default_rng(0)
+    exact, repeats, draws = np.zeros(400), 16, 5
+    mean = rng.normal(size=(draws, 400)) / 4  # the variance of one draw is 400, that of the mean of 16 is 25
+    variance = np.full(draws, 400.0)
+    noise = lnz.learning.GradientError(exact, mean, variance, repeats, "phase").bias
+    assert (noise < 2.5).all()
+    shifted = lnz.learning.GradientError(exact, mean + 0.5, variance, repeats, "phase").bias
+    np.testing.assert_allclose(shifted, 10, rtol=0.15)

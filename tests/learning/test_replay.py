@@ -248,3 +248,13 @@ def test_narrow_chains_in_a_wide_process():
     assert v.dtype == jnp.float32
     assert float(v.mean()) == pytest.approx(0.7, abs=4.5 / 100)
     assert float(v.var()) == pytest.approx(1, abs=4.5 * math.sqrt(2) / 100)
+
+
+def test_which_place_is_drawn_says_nothing_of_restarts():
+    """A row restarts as often whichever of its places is drawn."""
+    phase = lnz.learning.ReplayBuffer(size=20_000, restart=0.5, chains=5000, sweeps=1, kernel=Add())
+    _, _, after, _ = phase.draw(pulled([0.0, 0.0]), jnp.full((5000, 4, 2), 1e3), None, None, KEY)
+    place = np.asarray(after)[..., 0] != 1e3
+    fresh = (np.asarray(after)[..., 0] < 500).sum(1)
+    rates = [fresh[place[:, i]].mean() for i in range(4)]
+    assert np.ptp(rates) < 0.15

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import lnz
 from lnz import report
+from lnz.report._pictures import _likelihood_panel
 from lnz.report._style import Canvas
 
 GENERATOR = np.random.default_rng(3)
@@ -228,3 +230,11 @@ def test_alarms_stand_in_the_page(tmp_path):
     assert not reader.open
     for words in ("Alarms", "12,800", "The chains <lag>.", "Lower the learning rate."):
         assert words in reader.text
+
+
+def test_the_band_of_a_likelihood_is_its_interval():
+    looks = [{"step": t, "validation": {"log_likelihood": -3.0, "lower": -3.5, "upper": -2.75}} for t in (1, 2)]
+    axes = Figure().subplots()
+    _likelihood_panel(axes, looks, {"test": -3.0}, -8.0, "image")
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (-3.5, -2.75)

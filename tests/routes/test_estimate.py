@@ -137,3 +137,9 @@ def test_no_error_is_told_on_a_terminal_or_a_page_where_the_interval_denies_it()
     assert error_text(found | {"upper": 1.4}) == "0.05"
     assert error_text(found | {"upper": None}) == "0.05"
     assert error_text(found | {"known": "exact"}) == "exact"
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(0.75, 1.125), (0.875, 1.25)])
+def test_the_rounding_of_an_exact_value_is_that_of_its_farther_side(lower, upper):
+    numbers = (jnp.asarray(x, float) for x in (1.0, 0.0, lower, upper))
+    assert "exact up to rounding of 0.2" in str(Estimate(*numbers, "exact", "a sum"))

@@ -18,6 +18,7 @@ from lnz.apps._segmentation.network import Hourglass, Relation, Trunk, relation_
 from lnz.apps._segmentation.neural_potentials import Architecture, Potentials
 from lnz.apps._segmentation.segment_settings import Settings
 from lnz.apps._segmentation.segment_training import coarse_labels
+from lnz.apps._segmentation.variation import _moved
 from lnz.io import DataError
 
 
@@ -384,3 +385,10 @@ def test_the_stride_follows_the_size_of_the_images(size, stride):
     data = made(2, 0)
     images, labels = np.zeros((2, *size, 3), np.uint8), np.zeros((2, *size), np.int32)
     assert Settings().architecture(dataclasses.replace(data, images=images, labels=labels)).stride == stride
+
+
+def test_what_a_varied_image_shows_beyond_its_edge_has_no_label():
+    """Shifted, turned and shrunk images of one class: the rest is void."""
+    images, labels = jnp.zeros((20, 12, 16, 1), jnp.float32), jnp.ones((20, 12, 16), jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 20)
+    assert set(np.unique(jax.vmap(_moved)(images, labels, keys)[1])) == {-1, 1}

@@ -293,3 +293,20 @@ def test_the_rounding_is_that_of_a_factors_largest_entry():
     shared = lnz.RandomField(lnz.crf.Chain(50), np.zeros((50, 2)), np.asarray([[9.0, 0.0], [0.0, 0.0]]))
     found = lnz.log_partition(shared, route=lnz.routes.BeliefPropagation(schedule="parallel"))
     assert float(found.upper - found.value) > 32 * eps * 49 * 9
+
+
+def test_messages_that_are_wholly_damped_stand_still():
+    """In turn and in parallel; half damped ones go half of the way."""
+    rng = np.random.default_rng(0)
+    graph = lnz.FactorGraph([2] * 4, [(0, 1), (1, 2), (2, 3), (3, 0)], list(rng.normal(size=(4, 2, 2))))
+    found = messages.model(graph, np.asarray(graph.log_potentials))
+    for way in (lambda m, d: m.sweep(d), lambda m, d: m.largest_first(d, 1.0)):
+        ends = []
+        for damping in (1.0, 0.5, 0.0):
+            passed = messages.Messages(found, [range(len(found.scopes))])
+            before = passed.messages.copy()
+            way(passed, damping)
+            ends.append(passed.messages - before)
+        assert not ends[0].any()
+        assert np.abs(ends[2]).max() > 0.1
+        np.testing.assert_allclose(ends[1], ends[2] / 2, atol=1e-12)
