@@ -144,7 +144,7 @@ MUTANTS = [
         "return labels[rng.permutation(n)] if len(parts) > 2 else labels",
         "return labels",
         "exact samples in slice order",
-        "tests/graphs/test_queries.py",
+        f"{ELIMINATION} -k exact_law",
     ),
     Mutant(
         "_graphs/contraction.py",

@@ -108,6 +108,9 @@ def test_samples_follow_the_exact_law():
         counts = np.bincount(np.ravel_multi_index(tuple(states.T), listed.cardinalities), minlength=p.size)
         assert counts[p == 0].sum() == 0
         cells = n * p > 5
+        # Rows are independent, whatever slice they are from: the next one differs as often as any other.
+        differ, other = (np.mean(states[s:] != states[: n - s], axis=0) for s in (1, n // 2))
+        np.testing.assert_allclose(differ, other, atol=6 * 0.5 / np.sqrt(n // 2))
         observed = np.append(counts[cells], counts[~cells].sum())
         expected = np.maximum(np.append(n * p[cells], n * p[~cells].sum()), 1e-9)
         chi = np.sum((observed - expected) ** 2 / np.maximum(expected, 1))
