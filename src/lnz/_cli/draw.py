@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 import lnz
 from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
-from lnz._core.random import fast_key
+from lnz._core.random import parted
 from lnz._models.independent import base_of
 from lnz.kernels._kernels import default_kernel
-from lnz.kernels._resampling import systematic
 from lnz.routes._exact.exact_samples import exact_sampler
 
-_CHAINS = 1024  # that anneal together
+_CHAINS = 512  # that anneal together: as many as measure log Z, by the same program
 
 
 def draw(
@@ -56,27 +54,28 @@ def _draw_annealed(
     )
     route.require(energy, key)
     kernel = default_kernel(energy)
-
-    @eqx.filter_jit
-    def block(energy: Energy, key: Any) -> tuple[Any, Any]:
-        anneal_key, choice_key, sweep_key = jax.random.split(key, 3)
-        log_weights, states, _ = route.anneal(energy, anneal_key)
-        share = jax.nn.softmax(log_weights)
-        chosen = systematic(choice_key, log_weights)
-        moved = (
-            lnz.kernels.run_chains(energy, kernel, states[chosen], fast_key(sweep_key), sweeps)
-            if sweeps
-            else states[chosen]
-        )
-        return moved, 1 / (chains * jnp.sum(share**2))
-
     parts, shares = [], []
     for i in range(-(-n // chains)):
-        moved, share = block(energy, jax.random.fold_in(key, i))
+        anneal_key, choice_key, sweep_key = parted(key, 3, i)
+        log_weights, states, _ = route.anneal(energy, anneal_key)
+        chosen, share = _chosen(
+            np.asarray(log_weights), np.random.default_rng(np.asarray(jax.random.key_data(choice_key)))
+        )
+        moved = np.asarray(states)[chosen]
+        if sweeps:
+            moved = lnz.kernels.run_chains(energy, kernel, moved, sweep_key, sweeps)
         order = np.random.default_rng(i).permutation(chains)  # resampling leaves copies side by side
         parts.append(np.asarray(moved)[order])
-        shares.append(float(share))
+        shares.append(share)
     return np.concatenate(parts)[:n], float(np.mean(shares))
+
+
+def _chosen(log_weights: Float[np.ndarray, " n"], source: np.random.Generator) -> tuple[Int[np.ndarray, " n"], float]:
+    """Chains by their weights, systematically, and their effective share; in NumPy, which compiles nothing."""
+    n, weights = log_weights.size, np.exp(log_weights - log_weights.max(), dtype=np.float64)
+    total = np.cumsum(weights)
+    places = (np.arange(n) + source.random()) / n
+    return np.searchsorted(total / total[-1], places, side="right"), total[-1] ** 2 / (n * np.sum(weights**2))
 
 
 def _dtype(energy: Energy) -> Any:

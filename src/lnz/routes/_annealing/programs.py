@@ -18,7 +18,7 @@ from lnz._core.spaces import Box, Real
 from lnz.routes._annealing.path import Path
 from lnz.routes._exact.numpy_callback import undifferentiated
 
-_LEAST = 4096  # inverse temperatures of a program
+_LEAST = 2**14  # inverse temperatures of a program
 _SMALL = 256  # real numbers of a state and of the parameters, below which a program takes longer to compile than to run
 _BRIEF = 2**15  # numbers of a state and of the parameters, below which a program of few steps does
 # XLA's older emitters compile in half the time what runs as fast where it is small (large products a third slower); jaxlib 0.11 has them no more.
@@ -108,5 +108,5 @@ def many(n: int) -> int:
 
 
 def room(n: int) -> int:
-    """The size of an array of n inverse temperatures: a power of two, at least 4,096, so that other numbers need no other program."""
+    """The size of an array of n inverse temperatures: a power of two, at least 16,384, so that other numbers need no other program."""
     return max(_LEAST, 1 << (n - 1).bit_length())
