@@ -18,6 +18,8 @@ KINDS = {
     ),
     "steps": lambda rate: optax.sgd(optax.piecewise_constant_schedule(rate, {round(20 * rate): 0.5})),
     "rmsprop": optax.rmsprop,
+    "every second update": lambda rate: optax.MultiSteps(optax.adam(rate), 2),
+    "finite updates": lambda rate: optax.apply_if_finite(optax.sgd(rate), 3),
     "injected": lambda rate: optax.inject_hyperparams(optax.adam)(learning_rate=rate),
 }
 
@@ -72,11 +74,11 @@ def test_recipes_of_other_kinds_or_shapes_differ():
     assert clipped[0] == clipped[1] != run(optax.sgd(0.1))[0]
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: optax.MultiSteps(optax.sgd(0.1), 2), lambda: optax.apply_if_finite(optax.sgd(0.1), 3)]
-)
-def test_optimisers_with_branches_stay_whole(make):
-    optimizer = make()
+def test_an_optimiser_with_a_loop_stays_whole():
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: 0.9 * x, x), updates), state
+
+    optimizer = optax.GradientTransformation(lambda params: (), update)
     static, found = run(optimizer)
     assert static is optimizer
-    jax.tree.map(np.testing.assert_array_equal, found, run_directly(make()))
+    jax.tree.map(np.testing.assert_array_equal, found, run_directly(optimizer))
