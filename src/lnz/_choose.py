@@ -11,6 +11,7 @@ from lnz._core.energy import Energy, ModelLike, as_energy
 from lnz._core.frozen import is_traced, known_values
 from lnz._core.route import Choice, Route
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
+from lnz.routes._annealing.fitted_smc import FittedSMC
 from lnz.routes._exact.exact_routes import exact_route, explained
 
 
@@ -21,7 +22,7 @@ class Budget:
     Attributes:
         evaluations: energy evaluations that an exact route may use; elimination, whose time is predicted, may take 4.8 µs for each (20 s
             by default).
-        temperatures: number of annealing temperatures, where no exact route is affordable.
+        temperatures: number of temperatures of annealed importance sampling, where neither an exact route nor a fitted base is possible.
         chains: number of annealed chains, likewise.
     """
 
@@ -31,7 +32,8 @@ class Budget:
 
 
 def choose(energy: ModelLike, budget: Budget | None = None) -> Choice:
-    """The first route that supports the energy within the budget, and why: those of `ROUTES` in order, then annealed importance sampling.
+    """The first route that supports the energy within the budget, and why: those of `ROUTES` in order; sequential Monte Carlo from a fitted base, for
+    real vectors of up to 64 dimensions; annealed importance sampling.
 
     Inside one `jax.grad` outside `jit` and `vmap` the choice is that of the plain call. Where values cannot be seen, routes that depend on
     them are passed over.
@@ -52,6 +54,11 @@ def choose(energy: ModelLike, budget: Budget | None = None) -> Choice:
     choice, passed = exact_route(energy, budget.evaluations)
     if choice is not None:
         return choice
+    fitted = FittedSMC()
+    reason = fitted.unsupported_reason(energy)
+    if reason is None:
+        size = f"{fitted.replicates:,} populations of {fitted.particles:,} particles; no exact route is affordable"
+        return Choice(fitted, explained(fitted, size, passed))
     route = AnnealedImportanceSampling(temperatures=budget.temperatures, chains=budget.chains, mode_probes=32)
     reason = route.unsupported_reason(energy)
     if reason is not None:

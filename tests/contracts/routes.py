@@ -33,6 +33,9 @@ STOCHASTIC: list[lnz.Route] = [
     lnz.routes.SequentialMonteCarlo(particles=16, replicates=4),
 ]
 
+# The same for known values alone, so that no trace can run them hundreds of times: routes/annealing/test_fitted_smc.py holds them to it.
+ON_HOST: list[lnz.Route] = [lnz.routes.FittedSMC(particles=4, replicates=2000, rounds=1, mode_probes=0)]
+
 # Routes without a promise that a sum can refute.
 APPROXIMATE: list[lnz.Route] = [
     lnz.routes.BeliefPropagation(),

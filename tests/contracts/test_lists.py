@@ -22,7 +22,11 @@ def public(room: Any, kind: type) -> set[type]:
 @pytest.mark.parametrize(
     ("room", "kind", "listed"),
     [
-        (lnz.routes, lnz.Route, [*routes.EXACT, *routes.BOUNDS.values(), *routes.STOCHASTIC, *routes.APPROXIMATE]),
+        (
+            lnz.routes,
+            lnz.Route,
+            [*routes.EXACT, *routes.BOUNDS.values(), *routes.STOCHASTIC, *routes.ON_HOST, *routes.APPROXIMATE],
+        ),
         (lnz.kernels, lnz.kernels.Kernel, KERNELS),
         (lnz.learning, lnz.learning.NegativePhase, negative_phases.PHASES),
     ],

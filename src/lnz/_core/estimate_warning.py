@@ -17,6 +17,7 @@ class EstimateWarning(enum.StrEnum):
     LAGGING_CHAINS = "lagging-chains"
     STUCK_CHAINS = "stuck-chains"
     POPULATIONS_DISAGREE = "populations-disagree"
+    UNSETTLED_BASE = "unsettled-base"
     LADDERS_DISAGREE = "ladders-disagree"
     FEW_ROUND_TRIPS = "few-round-trips"
     POOR_RUNG_OVERLAP = "poor-rung-overlap"
@@ -88,6 +89,11 @@ MESSAGES = {
     EstimateWarning.POPULATIONS_DISAGREE: Message(
         "Populations differ by more than one nat, so the standard error is unreliable",
         "Use more particles, sweeps or temperatures (conditional nearer to 1)",
+    ),
+    EstimateWarning.UNSETTLED_BASE: Message(
+        "log Z still rose in the last rounds of the pilot run, so the base that was fitted to them has not arrived at the model, and log Z may be "
+        "too low",
+        "Use more rounds, coordinates in which the model is equally wide everywhere, or a base nearer to the model (from_base)",
     ),
     EstimateWarning.LADDERS_DISAGREE: Message(
         "The ladders disagree about the energies of the model (R-hat above 1.05), so some have not reached equilibrium",

@@ -5,6 +5,7 @@ from ._annealing.bidirectional import BidirectionalAIS as BidirectionalAIS
 from ._annealing.bridge import MBAR as MBAR
 from ._annealing.bridge import bar as bar
 from ._annealing.bridge import mbar as mbar
+from ._annealing.fitted_smc import FittedSMC as FittedSMC
 from ._annealing.parallel_tempering import ParallelTempering as ParallelTempering
 from ._annealing.path import fitted_base as fitted_base
 from ._annealing.smc import SequentialMonteCarlo as SequentialMonteCarlo

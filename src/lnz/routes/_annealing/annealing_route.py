@@ -264,6 +264,12 @@ def path_flags(path: Path, v: State) -> dict[EstimateWarning, Bool[Array, ""]]:
     return flags
 
 
+@program
+def looks_infinite(path: Path, v: State) -> Bool[Array, ""]:
+    """Whether the Z of a model of real vectors looks infinite, from some of its states."""
+    return _looks_infinite(path.energy, v)
+
+
 def _looks_infinite(energy: Energy, v: State) -> Bool[Array, ""]:
     """Whether p̃ fails to fall fast enough between two far radii: as r^-d along random directions, as 1/r along an axis, in a direction of least
     curvature or in one found by descent."""

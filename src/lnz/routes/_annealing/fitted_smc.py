@@ -1,0 +1,484 @@
+"""Sequential Monte Carlo for badly scaled continuous models, from a base that rounds of a pilot run fit to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lnz._core.capabilities import free_energy_of, observed_space
+from lnz._core.energy import Energy
+from lnz._core.estimate_warning import EstimateWarning
+from lnz._core.frozen import Frozen, is_traced, known_values
+from lnz._core.numerics import check_whole_number
+from lnz._core.spaces import Real
+from lnz._models.independent import LogisticReal, Mixture
+from lnz.kernels._kernels import Langevin, default_kernel
+from lnz.routes._annealing.ais import AnnealedImportanceSampling
+from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, looks_infinite
+from lnz.routes._annealing.path import Path
+from lnz.routes._annealing.triangular_map import TriangularMap, fitted_map
+
+_LARGEST = 64  # dimensions up to which a map is fitted
+_ROWS = 1024  # states of one call of the energy's program
+_FIRST, _ROUND = (8, 128), (16, 128)  # populations and particles of a round of the pilot
+_WIDEN = 1.1  # of fitted scales
+_STEPS = (-3.0, 0.7)  # range of the logarithm of step sizes about the fitted one
+_LEAPFROGS = 8
+_AFTERWARDS = 10  # moves under the model
+_TEMPERATURES = 100
+_ARRIVED = 0.03  # nats that log Z may rise in a round
+_RISEN = 0.2  # nats that it may rise in the last of all rounds without a warning
+_ESCAPED = 0.02  # the share of particles that may move on to where the base hardly reaches
+_LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
+
+# The log density of states (d, n), up to log Z, and its gradient.
+Target = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedSMC(AnnealingRoute):
+    """Sequential Monte Carlo (SMC) for continuous models whose scales differ by orders of magnitude: hierarchies, funnels, ridges.
+
+    In rounds, a pilot population is annealed to the model from a base, and the next base is fitted to it: the image of independent variables under
+    a triangular map, where every coordinate has a location and a scale that depend on the earlier ones. Rounds end when log Z rises no more. Then
+    the base, the inverse temperatures and the moves are fixed, and R independent populations of n particles are annealed from exact samples of the
+    base: every estimate Ẑ has mean Z exactly, whatever the pilot found. The moves are Hamiltonian ones of the variables, in which the model is
+    about equally wide everywhere.
+
+    All but the energy runs in NumPy, so that one small program is compiled. It needs known values; where the key alone is traced, the run is one of
+    `AnnealedImportanceSampling`.
+
+    Attributes:
+        particles: n, in each population.
+        replicates: R, the number of independent populations.
+        rounds: the most rounds of the pilot.
+        base: where the first round begins, wrapped as `Frozen`; by default the energy's own `base()`.
+        confidence: of the bounds.
+        mode_probes: chains from dispersed starts that search for modes which the particles miss; 0 for none.
+
+    Source: Del Moral, Doucet & Jasra 2006, "Sequential Monte Carlo samplers"; Parno & Marzouk 2018, "Transport map accelerated Markov chain Monte
+    Carlo".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lnz
+        >>> def funnel(x):
+        ...     return x[0] ** 2 / 18 + jnp.sum(0.5 * x[1:] ** 2 * jnp.exp(-x[0]) + 0.5 * x[0])
+        >>> estimate = lnz.log_partition(lnz.FunctionEnergy(funnel, lnz.Real(6)), route=lnz.routes.FittedSMC(), key=jax.random.key(0))
+        >>> bool(estimate.lower < 3 * jnp.log(2 * jnp.pi) + jnp.log(3) < estimate.upper)
+        True
+    """
+
+    unbiased: ClassVar[bool] = True
+    particles: int = 128
+    replicates: int = 64
+    rounds: int = 10
+    base: Frozen | None = None
+    confidence: float = 0.99
+    mode_probes: int = 1024
+
+    def __post_init__(self) -> None:
+        check_whole_number("mode probes", self.mode_probes, 0)
+        checked(self, "particles", "replicates", "rounds")
+
+    def cost(self, energy: Energy) -> float:
+        """The cost of one temperature, and of five rounds of as many moves."""
+        return float(10 * _LEAPFROGS * (self.particles * self.replicates + 5 * math.prod(_ROUND)))
+
+    def unsupported_reason(self, energy: Energy) -> str | None:
+        space = observed_space(energy)
+        if not isinstance(space, Real):
+            return f"maps are fitted to real vectors, and this energy is on {space}"
+        if math.prod(space.shape) > _LARGEST:
+            return f"maps are fitted in up to {_LARGEST} dimensions, and this energy has {math.prod(space.shape)}"
+        if any(map(is_traced, jax.tree.leaves(known_values(energy)))):
+            return "its values are traced, and maps are fitted on the host"
+        reason = super().unsupported_reason(energy)
+        if reason is None and not isinstance(default_kernel(energy), Langevin):
+            return "the energy has moves of its own"
+        return reason
+
+    def run(self, energy: Energy, key: Any) -> Weighted:
+        if is_traced(key):
+            other = AnnealedImportanceSampling(base=self.base, confidence=self.confidence)
+            return dataclasses.replace(other, mode_probes=min(self.mode_probes, 32)).run(energy, key)
+        path = self.path(energy)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+        with np.errstate(all="ignore"):
+            target, starts = target_of(energy), _starts(path, key, rng)
+            pilot = _piloted(target, starts, rng, self.rounds)
+            ran = _annealed(target, pilot.base, rng, (self.replicates, self.particles), pilot.plan)
+            limit = _far_more(ran.ends.log_ratio)
+            ends = _moved(target, pilot.base, rng, ran.ends, pilot.plan[-1], _AFTERWARDS)
+            escaped = ends.log_ratio > limit
+            missed = -np.inf
+            if self.mode_probes:
+                missed = mass_elsewhere(target, pilot.base, rng, _dispersed(starts, rng, self.mode_probes), limit)
+            v = _states(path, ends.x)
+            estimate = from_weights(
+                jnp.asarray(ran.log_z),
+                confidence=self.confidence,
+                route=f"sequential Monte Carlo from a fitted base ({self.replicates:,} populations of {self.particles:,} particles)",
+                assumption="the particles reach every mode",
+                base_by_default=path.by_default,
+                diagnostics={
+                    "temperatures": jnp.asarray(len(pilot.plan)),
+                    "pilot_log_z": jnp.asarray(pilot.log_z),
+                    "replicate_sd": jnp.asarray(ran.log_z.std(ddof=1) if self.replicates > 1 else np.inf),
+                    "escaped": jnp.asarray(escaped.mean()),
+                    "log_mass_elsewhere": jnp.asarray(missed),
+                },
+                flags={
+                    EstimateWarning.UNSETTLED_BASE: jnp.asarray(pilot.rising),
+                    EstimateWarning.LAGGING_CHAINS: jnp.asarray(escaped.mean() > _ESCAPED),
+                    EstimateWarning.POPULATIONS_DISAGREE: jnp.asarray(
+                        self.replicates > 1 and ran.log_z.std(ddof=1) > 1
+                    ),
+                    EstimateWarning.INFINITE_Z: looks_infinite(path, v[:_ROWS]),
+                },
+            )
+        heavy = missed > float(estimate.value) - _LIGHT
+        # What the base hardly reaches may be missing from all of its populations: the interval covers the last round of the pilot as well.
+        upper = jnp.maximum(estimate.upper, pilot.upper)
+        upper = jnp.logaddexp(upper, missed + 1) if heavy else upper
+        flags = {**estimate.flags, EstimateWarning.MISSED_MODES: jnp.asarray(heavy)}
+        estimate = dataclasses.replace(estimate, upper=upper, flags=flags)
+        return Weighted(estimate, v, jnp.repeat(jnp.asarray(ran.log_z)[:, None], self.particles, axis=1))
+
+
+# ------------------------------------------------------------------------------------------------------------ the model
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _values(constants: Frozen, parameters: Any, rows: Float[Array, "n d"]) -> tuple[Array, Array]:
+    energy: Energy = eqx.combine(parameters, constants.value)
+    shape, dtype = observed_space(energy).shape, jnp.result_type(float)
+    return jax.vmap(jax.value_and_grad(lambda x: free_energy_of(energy)(x.reshape(shape)).astype(dtype)))(rows)
+
+
+def target_of(energy: Energy) -> Target:
+    """The log density of the model, by a program of one shape."""
+    dtype: Any = observed_space(energy).struct.dtype
+    parameters, constants = eqx.partition(energy, eqx.is_inexact_array)
+    constants = Frozen(constants)
+
+    def target(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        n = x.shape[1]
+        rows = np.concatenate([x.T, np.repeat(x.T[-1:], -n % _ROWS, axis=0)]).astype(dtype)
+        found = [_values(constants, parameters, rows[i : i + _ROWS]) for i in range(0, n, _ROWS)]
+        values, slopes = (
+            np.concatenate([np.asarray(part) for part in parts])[:n] for parts in zip(*found, strict=True)
+        )
+        slopes = -slopes.T.astype(np.float64)
+        return -values.astype(np.float64), np.where(np.isfinite(slopes), slopes, 0.0)
+
+    return target
+
+
+def _starts(path: Path, key: Any, rng: np.random.Generator) -> np.ndarray:
+    """States of the path's base, (d, n); of the default one without a compiled program."""
+    n, base = math.prod(_FIRST), path.base
+    parts = base.components if isinstance(base, Mixture) else ()
+    scales = [part.scale for part in parts if isinstance(part, LogisticReal)]
+    if scales and len(scales) == len(parts):
+        weights = np.exp(np.asarray(base.log_weights, np.float64))
+        return rng.choice(np.asarray(scales, np.float64), n, p=weights / weights.sum()) * rng.logistic(
+            size=(math.prod(base.space.shape), n)
+        )
+    v = np.asarray(path.start(key, n), np.float64)
+    return v.reshape(n, -1).T
+
+
+def _states(path: Path, x: np.ndarray) -> Array:
+    space: Any = observed_space(path.energy)
+    return jnp.asarray(x.T.reshape(-1, *space.shape), space.struct.dtype)
+
+
+# ------------------------------------------------------------------------------------------------------- particles, moves
+
+
+class Particles(NamedTuple):
+    """Particles, and the log densities and gradients of both ends of the path, by the variables of the base.
+
+    Attributes:
+        noise: the variables (d, n).
+        x: the states (d, n).
+        model: the log density of the model (n,), and its gradient (d, n).
+        base: of the base.
+    """
+
+    noise: np.ndarray
+    x: np.ndarray
+    model: tuple[np.ndarray, np.ndarray]
+    base: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def log_ratio(self) -> np.ndarray:
+        """The log of model over base, -inf where the model is impossible."""
+        return self.model[0] - self.base[0]
+
+    def at(self, beta: float) -> tuple[np.ndarray, np.ndarray]:
+        """The log density at β and its gradient."""
+        if beta == 1:
+            return self.model
+        (model, by_model), (base, by_base) = self.model, self.base
+        return beta * model + (1 - beta) * base, beta * by_model + (1 - beta) * by_base
+
+    def taken(self, where: np.ndarray, other: Particles) -> Particles:
+        """The particles of another population where it says so, and these elsewhere."""
+        return Particles(*jax.tree.map(lambda new, old: np.where(where, new, old), tuple(other), tuple(self)))
+
+    def chosen(self, which: np.ndarray) -> Particles:
+        """Some of the particles."""
+        return Particles(*jax.tree.map(lambda a: a[..., which], tuple(self)))
+
+
+class Stop(NamedTuple):
+    """An inverse temperature of a plan, and how particles move there: the root of their covariance, their step size and the number of moves."""
+
+    beta: float
+    root: np.ndarray
+    step: float
+    moves: int
+
+
+class Ran(NamedTuple):
+    """Particles annealed to the model: log Ẑ of every population, the particles, and what was planned on the way."""
+
+    log_z: np.ndarray
+    ends: Particles
+    plan: list[Stop]
+
+
+def _at(target: Target, base: TriangularMap, noise: np.ndarray) -> Particles:
+    parts = []
+    for i in range(0, noise.shape[1], _ROWS):
+        placed = base.place(np.ascontiguousarray(noise[:, i : i + _ROWS]))
+        value, slope = target(placed.x)
+        model = value + placed.log_volume, base.pulled(placed, slope)
+        parts.append((placed.noise, placed.x, model, base.log_density(placed.noise)))
+    return Particles(*jax.tree.map(lambda *each: np.concatenate(each, axis=-1), *parts))
+
+
+def _move(
+    target: Target, base: TriangularMap, rng: np.random.Generator, here: Particles, stop: Stop
+) -> tuple[Particles, float]:
+    """A Hamiltonian move of the variables, whose step size every particle draws, and its mean acceptance."""
+    step = stop.step * np.exp(rng.uniform(*_STEPS, here.noise.shape[1]))
+    p = rng.normal(size=here.noise.shape)
+    there, (value, slope) = here, here.at(stop.beta)
+    begun = value - 0.5 * np.square(p).sum(axis=0)
+    for _ in range(rng.integers(1, _LEAPFROGS + 1)):
+        p = p + 0.5 * step * (stop.root.T @ slope)
+        there = _at(target, base, there.noise + step * (stop.root @ p))
+        value, slope = there.at(stop.beta)
+        p = p + 0.5 * step * (stop.root.T @ slope)
+    gain = value - 0.5 * np.square(p).sum(axis=0) - begun
+    chance = np.where(np.isnan(gain), 0.0, np.exp(np.minimum(gain, 0)))
+    return here.taken(rng.random(len(chance)) < chance, there), float(chance.mean())
+
+
+def _moved(
+    target: Target, base: TriangularMap, rng: np.random.Generator, here: Particles, stop: Stop, moves: int
+) -> Particles:
+    for _ in range(moves):
+        here, _ = _move(target, base, rng, here, stop)
+    return here
+
+
+def _settled(
+    target: Target, base: TriangularMap, rng: np.random.Generator, here: Particles, stop: Stop, most: int
+) -> tuple[Particles, Stop]:
+    """Particles moved until they have forgotten where they were, or for so many moves, and the stop with the step size and moves that took."""
+    begun, step, moves = here.noise, stop.step, 0
+    while moves < most and (moves < 3 or _remembered(begun, here.noise) > 0.4):
+        here, rate = _move(target, base, rng, here, stop._replace(step=step))
+        step = min(max(step * math.exp(0.3 * (rate - 0.6)), 1e-4), 3.0)
+        moves += 1
+    return here, stop._replace(step=step, moves=moves)
+
+
+def _remembered(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest correlation of a variable, or of its square, between two times; of clipped variables, whose moments exist."""
+    worst = 0.0
+    for f in (lambda x: x.clip(-4, 4), lambda x: np.square(x.clip(-4, 4))):
+        x, y = (f(c) - f(c).mean(axis=1, keepdims=True) for c in (a, b))
+        size = np.sqrt(np.square(x).sum(axis=1) * np.square(y).sum(axis=1))
+        worst = max(worst, float((np.abs((x * y).sum(axis=1)) / np.maximum(size, 1e-300)).max()))
+    return worst
+
+
+def _annealed(
+    target: Target,
+    base: TriangularMap,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    plan: list[Stop] | None = None,
+    *,
+    effective: float = 0.5,
+    most: int = 30,
+) -> Ran:
+    """Populations annealed from the base to the model along a plan, or along one that is made on the way and keeps this effective sample size.
+
+    At every stop particles are resampled and moved; with a plan, not at the last one.
+    """
+    here, log_z, beta, made, step = _at(target, base, base.drawn(rng, math.prod(size))), np.zeros(size[0]), 0.0, [], 0.5
+    while beta < 1:
+        ratio = here.log_ratio
+        if plan is None:
+            ratio = np.nan_to_num(ratio, nan=-np.inf, posinf=1e15).clip(-1e15)
+            stride = 1 - beta if len(made) >= _TEMPERATURES else _stride(ratio, 1 - beta, effective)
+            stop = Stop(1.0 if stride >= 1 - beta - 1e-9 else beta + stride, np.eye(len(here.noise)), step, 0)
+        else:
+            stop = plan[len(made)]
+        gain = (np.zeros_like(ratio) if stop.beta == beta else (stop.beta - beta) * ratio).reshape(size)
+        log_z = log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1])
+        here, beta = here.chosen(_resampled(rng, gain)), stop.beta
+        if plan is None:
+            here, stop = _settled(target, base, rng, here, stop._replace(root=_root(here.noise)), most)
+            step = stop.step
+        elif beta < 1:
+            here = _moved(target, base, rng, here, stop, stop.moves)
+        made.append(stop)
+    return Ran(log_z, here, made)
+
+
+def _stride(ratio: np.ndarray, most: float, effective: float) -> float:
+    """The longest step of β, up to `most`, whose weights have this effective sample size, as a share of the particles."""
+
+    def fine(stride: float) -> bool:
+        w = np.exp(stride * (ratio - ratio.max()))
+        return bool(w.sum() ** 2 >= effective * len(w) * np.square(w).sum())
+
+    low, high = 0.0, most
+    if fine(high):
+        return high
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if fine(middle) else (low, middle)
+    return max(low, 1e-7)
+
+
+def _resampled(rng: np.random.Generator, log_weights: np.ndarray) -> np.ndarray:
+    """Systematic resampling of every population (R, n): the places of the particles that are kept."""
+    replicates, n = log_weights.shape
+    top = log_weights.max(axis=1, keepdims=True)
+    w = np.exp(log_weights - np.where(np.isfinite(top), top, 0))
+    w = np.where((w.sum(axis=1, keepdims=True) > 0) & np.isfinite(w), w, 1.0)
+    shares = np.cumsum(w, axis=1) / w.sum(axis=1, keepdims=True)
+    places = (rng.random((replicates, 1)) + np.arange(n)) / n
+    kept = [
+        np.searchsorted(share[:-1], place, side="right") + n * r
+        for r, (share, place) in enumerate(zip(shares, places, strict=True))
+    ]
+    return np.concatenate(kept)
+
+
+def _root(noise: np.ndarray) -> np.ndarray:
+    """The Cholesky root of the covariance of variables, clipped as those of heavy tails have none."""
+    covariance = np.atleast_2d(np.cov(noise.clip(-20, 20)))
+    return np.linalg.cholesky(covariance + 1e-8 * (1 + np.trace(covariance) / len(noise)) * np.eye(len(noise)))
+
+
+# ------------------------------------------------------------------------------------------------------------ the pilot
+
+
+class _Piloted(NamedTuple):
+    """What the pilot run fixes, the base and the plan from it; log Ẑ of every round, whether it still rises, and the upper end of the last one."""
+
+    base: TriangularMap
+    plan: list[Stop]
+    log_z: np.ndarray
+    rising: bool
+    upper: float
+
+
+def _piloted(target: Target, starts: np.ndarray, rng: np.random.Generator, rounds: int) -> _Piloted:
+    base = fitted_map(starts, 1.0)
+    ran = _annealed(target, base, rng, _FIRST, effective=0.3, most=15)
+    found = [_mean_and_error(ran.log_z)]
+    for _ in range(rounds):
+        x = ran.ends.x
+        for again in range(
+            2
+        ):  # states that explore further than the annealed ones, in coordinates that suit them better
+            base = fitted_map(x, _WIDEN, base.order if again else None)
+            here = _at(target, base, base.variables(x))
+            x = _settled(target, base, rng, here, Stop(1.0, _root(here.noise), 0.5, 0), 10)[0].x
+        base = fitted_map(x, _WIDEN, base.order)
+        ran = _annealed(target, base, rng, _ROUND)
+        found.append(_mean_and_error(ran.log_z))
+        (before, error), (after, new_error) = found[-2:]
+        rise, noise = after - before, 2 * math.hypot(error, new_error)
+        if len(found) > 3 and len(ran.plan) <= 2 and rise < max(_ARRIVED, noise):
+            break
+    return _Piloted(
+        base, ran.plan, np.asarray([mean for mean, _ in found]), rise > max(_RISEN, noise), after + 3 * new_error
+    )
+
+
+def _mean_and_error(log_z: np.ndarray) -> tuple[float, float]:
+    """The logarithm of the mean Ẑ of populations, and its standard error."""
+    mean = np.logaddexp.reduce(log_z) - math.log(len(log_z))
+    return float(mean), float(np.exp(log_z - mean).std(ddof=1) / math.sqrt(len(log_z)))
+
+
+def _far_more(log_ratios: np.ndarray) -> float:
+    """The log ratio above which a state is far from where the base reaches, by those of usual ones."""
+    low, high = np.quantile(log_ratios, [0.25, 0.75])
+    return float(high + 3 * (high - low) + 3)
+
+
+# ------------------------------------------------------------------------------------------------------- other modes
+
+
+def _dispersed(starts: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
+    """States (d, n) around those of the base, from half as far apart to eight times as far."""
+    first, second = (starts[:, rng.integers(starts.shape[1], size=n)] for _ in range(2))
+    return first + np.exp2(rng.uniform(-1, 3, n)) * (second - first)
+
+
+def mass_elsewhere(target: Target, base: TriangularMap, rng: np.random.Generator, x: np.ndarray, limit: float) -> float:
+    """The log of the model's mass in regions where chains from these states settle and the base hardly reaches; -inf for none.
+
+    It is that of an annealed population from a base of its own, fitted to the chains there.
+    """
+
+    def elsewhere(x: np.ndarray) -> np.ndarray:
+        return _at(target, base, base.variables(x)).log_ratio > limit
+
+    plain = _plain(x)
+    x = _settled(target, plain, rng, _at(target, plain, plain.variables(x)), Stop(1.0, np.eye(len(x)), 0.5, 0), 60)[0].x
+    settled = x[:, elsewhere(x)]
+    if settled.shape[1] < 2:
+        return -np.inf
+    own = fitted_map(settled, _WIDEN) if settled.shape[1] > 10 * len(x) else _plain(settled)
+    ran = _annealed(target, own, rng, _FIRST)
+    share = elsewhere(ran.ends.x).mean()
+    return _mean_and_error(ran.log_z)[0] + float(np.log(share))
+
+
+def _plain(x: np.ndarray) -> TriangularMap:
+    """The map of independent coordinates, with the centre and width of the states."""
+    d = len(x)
+    none = np.zeros((d, d))
+    width = np.maximum(x.std(axis=1), 1e-6)
+    ends = np.tile([-1.0, 1.0], (d, 1))
+    return TriangularMap(
+        np.arange(d),
+        x.mean(axis=1),
+        width,
+        ends,
+        (np.zeros(d), none),
+        [[]] * d,
+        (np.zeros(d), none, none),
+        np.full(d, 8.0),
+    )

@@ -1,0 +1,181 @@
+"""SMC from a base that a pilot fits: exact weights whatever was fitted, right on models of many scales, and words where it has not arrived."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lnz
+from contracts.routes import ON_HOST
+from lnz._core.estimate_warning import EstimateWarning
+from lnz.routes._annealing.fitted_smc import mass_elsewhere, target_of
+from lnz.routes._annealing.triangular_map import fitted_map
+
+ROUTE = lnz.routes.FittedSMC()
+SCHOOLS = np.array([28, 8, -3, 7, -1, 1, 18, 12.0]), np.array([15, 10, 16, 11, 9, 11, 10, 18.0])
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def funnel(d):
+    """Neal's funnel, log Z = 0."""
+
+    def energy(x):
+        rest = 0.5 * x[1:] ** 2 * jnp.exp(-x[0]) + 0.5 * x[0]
+        return x[0] ** 2 / 18 + math.log(3) + jnp.sum(rest) + d * HALF_LOG_2PI
+
+    return lnz.FunctionEnergy(energy, lnz.Real(d)), 0.0
+
+
+def banana(d):
+    def energy(x):
+        return jnp.sum(100 * (x[1::2] - x[::2] ** 2) ** 2 + (1 - x[::2]) ** 2) / 20
+
+    return lnz.FunctionEnergy(energy, lnz.Real(d)), d / 2 * math.log(2 * math.pi)
+
+
+def rotated(d):
+    """A normal distribution whose variances, from 10^-3 to 10^3, lie in no axis."""
+    axes = np.linalg.qr(np.random.default_rng(3).normal(size=(d, d)))[0]
+    variances = 10.0 ** np.linspace(-3, 3, d)
+    root = jnp.asarray(axes / np.sqrt(variances))
+    log_z = d * HALF_LOG_2PI + 0.5 * np.log(variances).sum()
+    return lnz.FunctionEnergy(lambda x: 0.5 * jnp.sum((x @ root) ** 2), lnz.Real(d)), log_z
+
+
+def schools():
+    """Eight schools (Rubin 1981), centred, in (μ, log τ, θ), with μ ~ N(0, 5²) and τ half-Cauchy of scale 5."""
+    y, sd = map(jnp.asarray, SCHOOLS)
+
+    def energy(x):
+        mean, log_tau, theta = x[0], x[1], x[2:]
+        prior = 0.5 * (mean / 5) ** 2 + math.log(5) + HALF_LOG_2PI - math.log(2 / math.pi / 5)
+        prior = prior + jnp.log1p(jnp.exp(2 * log_tau) / 25) - log_tau
+        each = 0.5 * (theta - mean) ** 2 * jnp.exp(-2 * log_tau) + log_tau + 0.5 * ((y - theta) / sd) ** 2 + jnp.log(sd)
+        return prior + jnp.sum(each) + 16 * HALF_LOG_2PI
+
+    return lnz.FunctionEnergy(energy, lnz.Real(10)), -31.3113
+
+
+def two_alike(separation, d):
+    """Two standard normal distributions, each of mass 1; or one, without a separation."""
+
+    def energy(x):
+        one = 0.5 * jnp.sum(x**2)
+        both = one if separation is None else -jnp.logaddexp(-one, -0.5 * jnp.sum((x - separation) ** 2))
+        return both + d * HALF_LOG_2PI
+
+    return lnz.FunctionEnergy(energy, lnz.Real(d))
+
+
+@functools.cache
+def curved_states():
+    """States with a ridge, a neck and a bend."""
+    x = np.random.default_rng(0).normal(size=(4, 3000))
+    x[1] = x[0] ** 2 + 0.1 * x[1]
+    x[2] = x[0] * np.maximum(x[1], 0) + np.exp(0.5 * x[0]) * x[2]
+    return x
+
+
+def test_a_map_has_its_inverse_its_volume_and_its_derivative():
+    fitted = fitted_map(curved_states(), 1.0)
+    noise = fitted.drawn(np.random.default_rng(1), 5)
+    placed, mix = fitted.place(noise), np.random.default_rng(2).normal(size=(4, 4))
+    np.testing.assert_allclose(fitted.variables(placed.x), noise, atol=1e-9)
+    assert len(fitted.terms[2]) > 0  # so that all of its parts are differentiated
+    pulled = fitted.pulled(placed, mix.T @ np.cos(mix @ placed.x))
+    jacobian = np.empty((4, 4, 5))
+    for i in range(4):
+        step = 1e-6 * np.eye(4)[:, [i]]
+        above, below = fitted.place(noise + step), fitted.place(noise - step)
+        values = [np.sin(mix @ each.x).sum(axis=0) + each.log_volume for each in (above, below)]
+        np.testing.assert_allclose(pulled[i], (values[0] - values[1]) / 2e-6, rtol=1e-6, atol=1e-6)
+        jacobian[:, i] = (above.x - below.x) / 2e-6
+    np.testing.assert_allclose(placed.log_volume, np.linalg.slogdet(jacobian.transpose(2, 0, 1))[1], atol=1e-6)
+
+
+def test_a_fitted_map_is_likelier_than_independent_variables():
+    x = curved_states()
+    fitted = fitted_map(x, 1.0)
+    noise = fitted.variables(x)
+    log_density = fitted.log_density(noise)[0] - fitted.place(noise).log_volume
+    normal = -0.5 * np.linalg.slogdet(np.cov(x))[1] - 2 * math.log(2 * math.pi) - 2
+    assert log_density.mean() > normal + 2
+
+
+def test_estimates_of_z_have_mean_z_however_little_the_pilot_found():
+    """Thousands of populations of four particles from one base: independent estimates of Z."""
+    energy, log_z = funnel(4)
+    (route,) = ON_HOST
+    estimate = lnz.log_partition(energy, route=route, key=jax.random.key(1))
+    assert estimate.diagnostics["replicate_sd"] > 0.1  # else there is nothing to see
+    assert abs(math.expm1(float(estimate.value) - log_z)) < 4 * float(estimate.standard_error) < 0.2
+    assert estimate.lower <= log_z
+
+
+@pytest.mark.parametrize(
+    ("model", "d"),
+    [
+        (rotated, 6),
+        pytest.param(funnel, 10, marks=pytest.mark.slow),
+        pytest.param(banana, 10, marks=pytest.mark.slow),
+        pytest.param(rotated, 10, marks=pytest.mark.slow),
+        pytest.param(schools, None, marks=pytest.mark.slow),
+    ],
+)
+def test_models_of_many_scales(model, d):
+    energy, log_z = model() if d is None else model(d)
+    estimates = [lnz.log_partition(energy, key=jax.random.key(seed)) for seed in range(1 if d == 6 else 6)]
+    assert np.abs(np.mean([float(e.value) for e in estimates]) - log_z) < 0.05
+    assert sum(bool(e.lower <= log_z <= e.upper) for e in estimates) >= len(estimates) - 1
+    assert not any(e.warnings for e in estimates)
+    assert all(e.upper - e.lower < 0.5 for e in estimates)
+
+
+def test_a_pilot_that_has_not_arrived_says_so():
+    energy, log_z = banana(10)
+    estimate = lnz.log_partition(
+        energy, route=lnz.routes.FittedSMC(particles=32, replicates=16, rounds=1, mode_probes=0), key=jax.random.key(0)
+    )
+    assert estimate.flags[EstimateWarning.UNSETTLED_BASE]
+    assert estimate.lower <= log_z
+
+
+@pytest.mark.parametrize(("separation", "mass"), [(6.0, 0.0), (None, -np.inf)])
+def test_chains_from_dispersed_starts_weigh_a_mode_that_the_base_misses(separation, mass):
+    energy = two_alike(separation, 4)
+    rng, target = np.random.default_rng(0), target_of(energy)
+    base = fitted_map(rng.normal(size=(4, 2000)), 1.1)
+    found = mass_elsewhere(target, base, rng, 8 * rng.normal(size=(4, 1024)), limit=6.0)
+    assert found == pytest.approx(mass, abs=0.3)
+
+
+def test_the_derivative_is_the_mean_of_that_of_the_energy():
+    def log_z(scale):
+        energy = lnz.FunctionEnergy(jax.tree_util.Partial(lambda a, x: 0.5 * a * jnp.sum(x**2), scale), lnz.Real(5))
+        return lnz.log_partition(energy, key=jax.random.key(0)).value
+
+    value, slope = jax.value_and_grad(log_z)(jnp.asarray(2.0))
+    assert float(value) == pytest.approx(2.5 * math.log(math.pi), abs=0.05)
+    assert float(slope) == pytest.approx(-1.25, abs=0.1)
+
+
+def test_where_it_is_chosen_and_where_it_cannot_be():
+    def choice(d):
+        return lnz.choose(lnz.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), lnz.Real(d))).route
+
+    assert isinstance(choice(6), lnz.routes.FittedSMC)
+    assert isinstance(choice(65), lnz.routes.AnnealedImportanceSampling)
+    assert "real vectors" in ROUTE.unsupported_reason(lnz.Ising(jnp.zeros((2, 2))))
+    energy = rotated(6)[0]
+    wide = lnz.Gaussian(jnp.zeros(6), jnp.full(6, 1e-2))
+    assert ROUTE.unsupported_reason(energy) is None
+    assert lnz.routes.FittedSMC.from_base(wide).unsupported_reason(energy) is None
+    with pytest.raises(ValueError, match="traced"):
+        jax.jit(lambda a: ROUTE.require(lnz.FunctionEnergy(jax.tree_util.Partial(jnp.dot, a), lnz.Real(6)), None))(
+            jnp.zeros(6)
+        )
+    with pytest.raises(ValueError, match="rounds"):
+        lnz.routes.FittedSMC(rounds=0)
