@@ -33,7 +33,6 @@ WARNINGS = "tests/routes/annealing/test_estimate_warnings.py"
 PLANAR = "tests/routes/exact/test_planar.py"
 ESTIMATE = "tests/routes/test_estimate.py"
 HALF = "tests/models/test_half_infinite_boxes.py"
-PROBES = "tests/routes/annealing/test_scouts.py"
 ELIMINATION = "tests/graphs/test_elimination.py"
 LIMITS = "tests/routes/bounds/test_limits.py"
 ANYTIME = "tests/routes/bounds/test_anytime.py"
@@ -123,7 +122,7 @@ MUTANTS = [
         "unseen.any() | (sure > covered)",
         "unseen.any()",
         "modes missed: sure above the upper bound",
-        f"{PROBES} -k mode",
+        f"{WARNINGS} -k lie_above",
     ),
     Mutant(
         "io/_uai.py",

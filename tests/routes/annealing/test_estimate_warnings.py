@@ -14,7 +14,7 @@ from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import MESSAGES, EstimateWarning
 from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.annealing_route import from_weights, path_flags
-from lnz.routes._annealing.mode_probes import compared, searched
+from lnz.routes._annealing.mode_probes import _compared, compared, searched
 from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.schedule import fixed_ladder
 
@@ -200,3 +200,12 @@ def test_an_average_of_a_heavy_tail_is_warned_about(nu, power, heavy):
     route = lnz.routes.AnnealedImportanceSampling(temperatures=20, chains=256)
     estimate = lnz.expectation(energy, lambda x: jnp.abs(x) ** power, route=route, key=KEY)
     assert (EstimateWarning.HEAVY_TAILED_EXPECTATION in estimate.warning_codes) == heavy
+
+
+@pytest.mark.parametrize(("found", "missed"), [(5.0, True), (0.5, False)])
+def test_mode_probes_whose_weights_lie_above_the_upper_bound_have_found_more(found, missed):
+    """Though the way back from none of them is long: their weights have mean Z as well, and show that it is above what annealing allows for."""
+    calm = np.zeros(64)
+    upper, _, raised = _compared(0.0, 1.0, calm, calm, calm, np.full(64, found), confidence=0.99)
+    assert bool(raised[EstimateWarning.MISSED_MODES]) == missed
+    assert (upper > found) if missed else upper == 1
