@@ -134,6 +134,14 @@ def test_gibbs_sweeps(name):
         assert np.allclose(flow, flow.T) == one_class, "two layers are in detailed balance, a sweep over classes is not"
 
 
+@pytest.mark.parametrize("name", [name for name in GIBBS if "checkerboard" in name or name == "classes of spins"])
+def test_packed_energies(name):
+    energy, states, law = GIBBS[name].build()
+    sweep = lnz.kernels.Gibbs().sweep(energy)
+    found = np.asarray(sweep.energy(sweep.pack(states)))
+    np.testing.assert_allclose(found - found[0], np.log(law[0]) - np.log(law), atol=1e-9)
+
+
 def ising_square():
     return at_one(ising_lattice("ising square", (2, 2), False))()
 

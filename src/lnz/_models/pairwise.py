@@ -324,7 +324,18 @@ class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
             own = fields[c][:, None]
             return gather(c, jnp.broadcast_to(own, (own.shape[0], x.shape[1], *own.shape[2:])), term)
 
-        return class_sweep(self.space, sites, potentials)
+        def energy(x: Array) -> Array:
+            # Every pair is in the potentials of both its sites: E = -½ Σ_i s_i (h_i + the potential of i).
+            def less(c: Array, total: Array) -> Array:
+                up = jax.lax.dynamic_slice_in_dim(x, c * length, length)
+                terms = jnp.where(up, 0.5, -0.5).astype(dtype) * (fields[c][:, None] + potentials(c, x))
+                return total - jnp.sum(jnp.where(present[c][:, None], terms, 0), axis=0)
+
+            return jax.lax.fori_loop(0, len(sites.order), less, jnp.zeros(x.shape[1:], dtype))
+
+        length, present = sites.order.shape[1], jnp.asarray(sites.order >= 0)
+        sweep = class_sweep(self.space, sites, potentials)
+        return sweep._replace(energy=energy) if isinstance(self.space, Spin) else sweep
 
     def _dense_sweep(self, matrix: Array) -> Sweep:
         """Site after site, in order. States are packed as features with chains last, (n, chains) or (n · q, chains): one product per site."""

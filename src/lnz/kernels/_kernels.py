@@ -230,8 +230,18 @@ def _moved_with_energies(
     energy: Energy, kernel: Kernel, key: PRNGKeyArray, v: State, sweeps: Any
 ) -> tuple[State, Array]:
     """One program for any number of sweeps: the states of `moved_chains` and their energies F, shape (n,)."""
+    by_layers = energy.offers(TwoLayer) is not None
+    sweep = kernel.sweep(energy) if isinstance(kernel, Gibbs) and not by_layers else None
+    if sweep is not None and sweep.energy is not None:
+        packed = _swept(sweep, fast_key(key), v, sweeps)
+        return sweep.unpack(packed).astype(v.dtype), sweep.energy(packed)
     moved = moved_chains(energy, kernel, key, v, sweeps)[0]
     return moved, jax.vmap(free_energy_of(energy))(moved)
+
+
+def _swept(sweep: Sweep, key: PRNGKeyArray, v: State, sweeps: Any) -> Any:
+    """The packed states after the sweeps."""
+    return jax.lax.fori_loop(0, sweeps, lambda i, x: sweep.step(jax.random.fold_in(key, i), x), sweep.pack(v))
 
 
 def _require_finite(energies: np.ndarray, v: State) -> None:
@@ -261,8 +271,7 @@ def moved_chains(
 
     sweep = kernel.sweep(energy) if isinstance(kernel, Gibbs) else None
     if sweep is not None:
-        packed = jax.lax.fori_loop(0, sweeps, lambda i, x: sweep.step(jax.random.fold_in(key, i), x), sweep.pack(v))
-        return sweep.unpack(packed).astype(v.dtype), {}
+        return sweep.unpack(_swept(sweep, key, v, sweeps)).astype(v.dtype), {}
 
     def body(i: Array, carry: tuple[State, dict[str, Array]]) -> tuple[State, dict[str, Array]]:
         v, totals = carry
