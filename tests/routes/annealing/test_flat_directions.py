@@ -65,13 +65,16 @@ def test_annealing_warns_of_an_infinite_z(name, dtype):
     assert bool(flags[EstimateWarning.INFINITE_Z]) == (name in INFINITE)
 
 
-@pytest.mark.parametrize("name", ["differences, 4", "differences, 100", "separable logistic regression"])
+@pytest.mark.parametrize(
+    "name",
+    ["differences, 4", pytest.param("differences, 100", marks=pytest.mark.slow), "separable logistic regression"],
+)
 def test_the_audit_sees_an_infinite_z(name):
     function, d = INFINITE[name]
     assert lnz.audit(lnz.FunctionEnergy(function, lnz.Real(d)))["finite Z"].status == "failed"
 
 
-@pytest.mark.parametrize("name", ["ill-conditioned", "funnel", "Cauchy"])
+@pytest.mark.parametrize("name", [pytest.param("ill-conditioned", marks=pytest.mark.slow), "funnel", "Cauchy"])
 def test_the_audit_is_silent_where_z_is_finite(name):
     function, d = FINITE[name]
     assert lnz.audit(lnz.FunctionEnergy(function, lnz.Real(d)))["finite Z"].status == "passed"
