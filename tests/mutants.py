@@ -74,7 +74,13 @@ MUTANTS = [
         "the tail of f e^-E is not looked at",
         WARNINGS,
     ),
-    Mutant("routes/_annealing/annealing_route.py", "endless * np.where(", "np.where(", "rays out of a box", HALF),
+    Mutant(
+        "routes/_annealing/annealing_route.py",
+        "endless * np.where(",
+        "np.where(",
+        "rays out of a box",
+        f"{HALF} -k rays_to",
+    ),
     Mutant(
         "routes/_exact/kac_ward.py", "    if steps:\n", "    if False:\n", "correlations that nothing confirms", PLANAR
     ),

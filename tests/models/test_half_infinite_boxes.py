@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lnz
+from lnz.routes._annealing.annealing_route import _far_out
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._models.independent import HalfLogistic, default_base
 
@@ -71,3 +72,14 @@ def test_an_infinite_z_on_half_lines_is_warned_about(key):
 
 def test_the_default_base_is_wide_too():
     assert sorted(float(c.scale) for c in default_base(MIXED).components) == [1.0, 3.0, 10.0]
+
+
+def test_rays_to_where_an_infinite_z_would_show_stay_in_the_box():
+    """Bounded coordinates stay where they are, half-infinite ones grow inwards."""
+    low, high = np.array([0.0, -1.0, -np.inf, -np.inf]), np.array([np.inf, 1.0, 2.0, np.inf])
+    energy = lnz.FunctionEnergy(lambda x: jnp.sum(x**2), lnz.Box(low, high))
+    x = np.asarray(_far_out(energy, jnp.full((3, 4), 0.5))[0])
+    assert ((x >= low) & (x <= high)).all()
+    assert (np.abs(x).max(axis=1) > 100).all()
+    for i in (0, 2, 3):
+        assert np.abs(x[:, i]).max() > 100
