@@ -33,6 +33,27 @@ def logistic(labels):
     return lambda w: jnp.sum(jax.nn.softplus(-jnp.asarray(labels, float) * (jnp.asarray(ROWS, float) @ w)))
 
 
+def hidden_plane(dimensions, rows):
+    """Logistic regression on labels that one plane separates: the cone of such planes is thin."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(rows, dimensions))
+    signed = jnp.asarray(x * np.sign(x @ rng.normal(size=dimensions))[:, None], float)
+    return lambda w: jnp.sum(jax.nn.softplus(-signed @ w))
+
+
+def network(prior):
+    """The squares of a small ReLU network, whose layers can be scaled against each other."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(50, 2))
+    x, y = jnp.asarray(x, float), jnp.asarray(np.sin(x[:, 0]), float)
+
+    def energy(w):
+        hidden = jax.nn.relu(x @ w[:8].reshape(2, 4) + w[8:12][None])
+        return 5 * jnp.sum((hidden @ w[12:16] - y) ** 2) + 0.5 * prior * jnp.sum(w**2)
+
+    return energy
+
+
 INFINITE = {
     "differences, 4": (pinless, 4),
     "differences, 100": (pinless, 100),
@@ -41,6 +62,8 @@ INFINITE = {
     "a map of too low a rank": (lambda x: jnp.sum((jnp.asarray(MAP, float) @ x) ** 2), 8),
     "about the centre of mass": (lambda x: jnp.sum((x - jnp.mean(x)) ** 2), 7),
     "separable logistic regression": (logistic(LABELS), 5),
+    "a plane hidden in 100 dimensions": (hidden_plane(100, 400), 100),
+    "a network": (network(0.0), 16),
 }
 FINITE = {
     "pinned differences": (lambda x: pinless(x) + 0.01 * x[0] ** 2, 30),
@@ -51,6 +74,7 @@ FINITE = {
     "funnel": (lambda x: x[0] ** 2 / 18 + 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) + 4.5 * x[0], 10),
     "Laplace": (lambda x: jnp.sum(jnp.abs(x)), 5),
     "logistic regression": (logistic(NOISY), 5),
+    "a network with a prior": (network(1.0), 16),
     "wells": (lambda x: jnp.sum((x**2 - 1) ** 2) + pinless(x), 8),
 }
 
