@@ -120,6 +120,8 @@ LONG = [
     "routes/annealing/test_unbiased.py",
     "routes/bounds/test_field_inference.py",
     "routes/bounds/test_local.py",
+    "routes/exact/test_memory.py",
+    "routes/exact/test_moving_box.py",
     "routes/exact/test_planar.py",
     "routes/exact/test_quadrature.py",
     "routes/exact/test_structured.py",
