@@ -91,8 +91,8 @@ MESSAGES = {
         "Use more particles, sweeps or temperatures (conditional nearer to 1)",
     ),
     EstimateWarning.UNSETTLED_BASE: Message(
-        "log Z still rose in the last rounds of the pilot run, so the base that was fitted to them has not arrived at the model, and log Z may be "
-        "too low",
+        "In the last round of the pilot run log Z still rose, so the base that was fitted in it has not arrived at the model, and log Z may be too "
+        "low",
         "Use more rounds, coordinates in which the model is equally wide everywhere, or a base nearer to the model (from_base)",
     ),
     EstimateWarning.LADDERS_DISAGREE: Message(

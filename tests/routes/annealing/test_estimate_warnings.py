@@ -14,6 +14,7 @@ from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import MESSAGES, EstimateWarning
 from lnz.kernels._kernels import default_kernel
 from lnz.routes._annealing.annealing_route import from_weights, path_flags
+from lnz.routes._annealing.fitted_smc import still_rises
 from lnz.routes._annealing.mode_probes import _compared, compared, searched
 from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.schedule import fixed_ladder
@@ -132,6 +133,10 @@ def of_size(offset):
     return {code: code in estimate.warning_codes}
 
 
+def rounds(before):
+    return {EstimateWarning.UNSETTLED_BASE: still_rises([(-3.0, 0.5), (before, 0.1), (0.0, 0.02)], 0.2)}
+
+
 class Case(NamedTuple):
     raised: Callable[[], dict[EstimateWarning, Any]]
     silent: Callable[[], dict[EstimateWarning, Any]]
@@ -151,6 +156,7 @@ CASES = {
         lambda: weighed(np.linspace(0, 1, 64), 0.3), lambda: weighed(np.linspace(0, 1, 64), 0.02)
     ),
     EstimateWarning.POPULATIONS_DISAGREE: Case(lambda: populations(1.0), lambda: populations(0.01)),
+    EstimateWarning.UNSETTLED_BASE: Case(lambda: rounds(-0.5), lambda: rounds(-0.1)),
     EstimateWarning.LADDERS_DISAGREE: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
     EstimateWarning.FEW_ROUND_TRIPS: Case(lambda: ladders(1.0), lambda: ladders(0.01)),
     EstimateWarning.POOR_RUNG_OVERLAP: Case(lambda: ladders(1.0), lambda: ladders(0.01)),

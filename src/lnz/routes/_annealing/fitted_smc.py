@@ -416,13 +416,17 @@ def _piloted(target: Target, starts: np.ndarray, rng: np.random.Generator, round
         base = fitted_map(x, _WIDEN, base.order)
         ran = _annealed(target, base, rng, _ROUND)
         found.append(_mean_and_error(ran.log_z))
-        (before, error), (after, new_error) = found[-2:]
-        rise, noise = after - before, 2 * math.hypot(error, new_error)
-        if len(found) > 3 and len(ran.plan) <= 2 and rise < max(_ARRIVED, noise):
+        if len(found) > 3 and len(ran.plan) <= 2 and not still_rises(found, _ARRIVED):
             break
-    return _Piloted(
-        base, ran.plan, np.asarray([mean for mean, _ in found]), rise > max(_RISEN, noise), after + 3 * new_error
-    )
+    last, error = found[-1]
+    means = np.asarray([mean for mean, _ in found])
+    return _Piloted(base, ran.plan, means, still_rises(found, _RISEN), last + 3 * error)
+
+
+def still_rises(found: list[tuple[float, float]], least: float) -> bool:
+    """Whether log Z, with its error, has risen in the last round: by more than `least` nats and twice the error of the difference."""
+    (before, error), (after, new_error) = found[-2:]
+    return after - before > max(least, 2 * math.hypot(error, new_error))
 
 
 def _mean_and_error(log_z: np.ndarray) -> tuple[float, float]:
