@@ -12,6 +12,7 @@ import pytest
 
 import lnz
 from listing import Listed, random_graph
+from lnz._graphs import contraction
 from lnz._graphs import orders, table_products
 from lnz._graphs.solver import EliminationBudget, Solver
 from lnz._models.factor_graph import states_of
@@ -378,3 +379,14 @@ def test_choose_is_quick_about_what_is_hopeless():
     lnz.choose(torus)
     assert time.perf_counter() - began < max(2.0, first)
     assert first < 30
+
+
+def test_sums_of_many_terms_have_room_in_a_floats_range():
+    """Entries whose products fit, but whose sum over e^200 terms would not: brought to the middle of the range, or else to logarithms."""
+    high = contraction.ScaledTable(np.exp([399.0, 400.0]), (0,), 0.0, 399.0, 400.0)
+    one = contraction.ScaledTable(np.ones(2), (0,), 0.0, 0.0, 0.0)
+    assert not any(table.logs for table in contraction.compatible(high, one, 200.0))
+    assert contraction.compatible(high, one, 300.0)[0].high < 1
+    wide = contraction.from_logs(np.array([-250.0, 250.0]), (0,))
+    assert not contraction.compatible(wide, wide, 100.0)[0].logs
+    assert contraction.compatible(wide, wide, 300.0)[0].logs

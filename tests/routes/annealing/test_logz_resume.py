@@ -58,6 +58,8 @@ def test_a_stopped_job_goes_on_as_if_it_had_not_been(tmp_path, key):
     assert found.diagnostics["seconds"] > 0
     assert [done for done, _ in told][-1] == runs
     assert told[0][0] == 4  # nothing was drawn again
+    kept = Rounds.load(tmp_path / "runs", mark_of(MODEL, ROUTE, key)).log_weights
+    assert len({weights.tobytes() for weights in kept}) == runs, "every run has a key of its own"
     again, told = joined(tmp_path, key)  # of a finished job, the answer
     same(again, whole)
     assert len(told) == 1

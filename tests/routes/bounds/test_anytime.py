@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lnz
-from lnz._graphs.anytime_solver import Interval, tighten
+from lnz._graphs.anytime_solver import Interval, _Tightening, tighten
 from lnz._models.factor_graph import unpacked
 
 
@@ -171,3 +171,12 @@ def test_no_bucket_of_a_wide_factor_is_lost():
     for side in ("lower", "upper"):
         estimate = lnz.log_partition(graph, route=lnz.routes.MiniBucket(i_bound=2, side=side))
         assert float(estimate.lower) <= exact <= float(estimate.upper)
+
+
+def test_bounds_move_outwards_by_their_rounding():
+    graph = glass(3, 1.0, 0)
+    search = _Tightening(*parts(graph), 0.1, 60.0, 2.0**30, 0, None)
+    search._below(-50.0, "")
+    search._above(90.0, "")
+    assert -50.0 - 1e-9 < search.found.lower < -50.0
+    assert 90.0 < search.found.upper < 90.0 + 1e-9

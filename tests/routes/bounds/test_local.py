@@ -310,3 +310,14 @@ def test_messages_that_are_wholly_damped_stand_still():
         assert not ends[0].any()
         assert np.abs(ends[2]).max() > 0.1
         np.testing.assert_allclose(ends[1], ends[2] / 2, atol=1e-12)
+
+
+def test_both_sides_of_an_unsplit_bucket_tree_allow_for_rounding():
+    """Where nothing is split both bounds are log Z, and rounding alone is between them."""
+    rng = np.random.default_rng(0)
+    graph = lnz.FactorGraph([2] * 4, [(0, 1), (1, 2), (2, 3)], list(rng.normal(size=(3, 2, 2))))
+    upper, lower = (
+        float(lnz.log_partition(graph, route=lnz.routes.MiniBucket(i_bound=9, side=side)).value)
+        for side in ("upper", "lower")
+    )
+    assert lower < float(lnz.log_partition(graph)) < upper < lower + 1e-12
