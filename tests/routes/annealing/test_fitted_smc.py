@@ -162,6 +162,16 @@ def test_the_derivative_is_the_mean_of_that_of_the_energy():
     assert float(slope) == pytest.approx(-1.25, abs=0.1)
 
 
+def test_impossible_states_have_no_mass_and_a_nan_is_refused():
+    def half(other):
+        return lnz.FunctionEnergy(lambda x: jnp.where(x[0, 0] > 0.5, other, 0.5 * jnp.sum(x**2)), lnz.Real((2, 2)))
+
+    possible = lnz.log_partition(half(jnp.inf), key=jax.random.key(0))
+    assert float(possible.value) == pytest.approx(2 * math.log(2 * math.pi) + math.log(0.691462), abs=0.05)
+    with pytest.raises(ValueError, match="log Z is NaN"):
+        lnz.log_partition(half(jnp.nan), key=jax.random.key(0))
+
+
 def test_where_it_is_chosen_and_where_it_cannot_be():
     def choice(d):
         return lnz.choose(lnz.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), lnz.Real(d))).route
