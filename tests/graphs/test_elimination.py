@@ -12,8 +12,7 @@ import pytest
 
 import lnz
 from listing import Listed, random_graph
-from lnz._graphs import contraction
-from lnz._graphs import orders, table_products
+from lnz._graphs import contraction, orders, table_products
 from lnz._graphs.solver import EliminationBudget, Solver
 from lnz._models.factor_graph import states_of
 

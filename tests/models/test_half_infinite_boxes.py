@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import lnz
-from lnz.routes._annealing.annealing_route import _far_out
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._models.independent import HalfLogistic, default_base
+from lnz.routes._annealing.annealing_route import _far_out
 
 INF = np.inf
 MIXED = lnz.Box([0.0, -INF, 0.0, -1.0, -INF], [INF, 2.0, 1.0, INF, INF])
