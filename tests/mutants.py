@@ -352,7 +352,7 @@ MUTANTS = [
         "jnp.where((bad < 0) & ~fine, i, bad)",
         "jnp.where(~fine, i, bad)",
         "the last bad step is told",
-        "tests/learning/test_fit.py -k step",
+        "tests/learning/test_fit.py -k several_bad",
     ),
     Mutant(
         "learning/_negative/replay.py",

@@ -59,6 +59,15 @@ class TestBatches:
         by_hand = ascent(energy, *((data[rows], w[rows], w[rows].mean() / w.mean()) for rows in (order[:3], order[3:])))
         assert distance(fitted.energy, by_hand) < 1e-14
 
+    def test_the_first_of_several_bad_steps_is_told(self):
+        energy, data = model("ising")
+        data, w = data[:3], np.full(3, np.nan)
+        trainer = lnz.Trainer(SGD, EXACT)
+        state = trainer.init(energy, KEY, batch_size=2)
+        order = jnp.asarray([0, 1, 2, 0], jnp.int32)
+        batches = Batches(padded(data), padded(w), jnp.asarray(3, jnp.int32), order)
+        assert int(updates(trainer, 2, state, no_sums(trainer.figures(energy)), batches, 0, 2)[2]) == 0
+
     @pytest.mark.parametrize("batch", [0, 1])
     def test_weighted_batches_have_no_bias(self, batch):
         """The mean over every order of the data is the gradient of all data, for the full and for the short batch."""
