@@ -215,7 +215,7 @@ def _tempered(
 def _possible(going: Walk, x: Any) -> Any:
     """The packed states; the next ones replace those that are impossible in the model, or as good as: few reach the upper rungs by swaps."""
     zero = jnp.zeros((), jnp.result_type(float))
-    possible = going.gain(x, zero, zero + 1) > _IMPOSSIBLE
+    possible = ~(going.gain(x, zero, zero + 1) <= _IMPOSSIBLE)  # or NaN, which must be seen
     n = len(possible)
     away = (np.arange(n) - np.arange(n)[:, None]) % n
     place = jnp.argmin(jnp.where(possible[None], away.astype(np.int32), n), axis=1)
@@ -253,7 +253,7 @@ def _finished(
     up, down = (np.moveaxis(np.asarray(x), 0, 2) for x in run.swaps[:2])  # (rungs, ladders, iterations)
     pairs, replicates, iterations = up.shape
     # Impossible states above the base are left from the start: their steps say nothing. The others are one ladder, and so have no error.
-    settled = (np.abs(down) < -_IMPOSSIBLE).all(axis=0)
+    settled = ~(np.abs(down) >= -_IMPOSSIBLE).any(axis=0)
     unsettled = not settled.all()
     if unsettled:
         nothing = np.full((pairs, 1, 1), -np.inf), np.zeros((pairs, 1, 1))
