@@ -99,6 +99,28 @@ def test_far_modes_of_a_density(keys):
     assert (wrong & ~warned).sum() <= 3
 
 
+def test_a_mode_too_narrow_for_chains_to_enter_is_warned_of(keys):
+    """Beside a normal density one of a fifth of its width, of half of the weight or of none: one program."""
+
+    class Two(lnz.Energy):
+        log_weight: jax.Array
+        space = lnz.Real(3)
+
+        def __call__(self, x):
+            away = jnp.sum(jnp.square(x - jnp.asarray([3.0, -2.0, 3.0])))
+            return -jnp.logaddexp(-0.5 * jnp.sum(jnp.square(x)), self.log_weight + 3 * math.log(5) - 12.5 * away)
+
+    def found(log_weight):
+        value, *_, warned = map(np.asarray, asked(Two(jnp.asarray(log_weight)), keys[:30]))
+        return value - 1.5 * math.log(2 * math.pi), warned
+
+    value, warned = found(0.0)
+    missed = value < 0.4
+    assert missed.sum() > 10
+    assert warned[missed].mean() > 0.9
+    assert found(-50.0)[1].sum() <= 1
+
+
 @pytest.mark.slow
 def test_chains_that_do_not_get_into_a_funnel_are_warned_of(keys):
     (model,) = lnz.reference.reference_models("funnel-10")

@@ -263,13 +263,13 @@ def _from_their_own(
     space = observed_space(path.energy)
 
     def probe(key: PRNGKeyArray, seen: Any) -> tuple[Array, State]:
-        own = Path(path.energy, _fitted(space, seen, ladder.log_steps[0]))
-        draw_key, move_key = jax.random.split(key)
         steps = ladder
-        if isinstance(space, Real):  # no larger ones than the region is wide
+        if isinstance(space, Real):  # hardly larger ones than the region is wide
             _, variance = _moments(seen)
             least = jnp.log(jnp.maximum(jnp.min(variance), jnp.finfo(variance.dtype).tiny))
-            steps = ladder._replace(log_steps=jnp.minimum(ladder.log_steps, first_log_step(path.energy) + least))
+            steps = ladder._replace(log_steps=jnp.minimum(ladder.log_steps, first_log_step(path.energy) + least + 1))
+        own = Path(path.energy, _fitted(space, seen, steps.log_steps[0]))
+        draw_key, move_key = jax.random.split(key)
         ran = annealed(own, kernel, move_key, own.start(draw_key, 1), steps, sweeps=sweeps, rows=True)
         return ran.log_weights[0] + own.log_z0(), jax.tree.map(lambda x: x[0], ran.states)
 
@@ -289,7 +289,8 @@ def _starts(path: Path, keys: PRNGKeyArray, n: int, usual: State) -> State:
         far = like + scale * (path.public(path.start(second, n)) - like)
         if math.prod(space.shape) > _FEW:
             return far
-        return jnp.concatenate([far[: n // 2], _behind_barriers(path, second, n - n // 2, usual)])
+        few = _behind_barriers(path, second, n - n // 2, usual).astype(far.dtype)
+        return jnp.concatenate([far[: n // 2], few])
     last = (space.k,) if isinstance(space, Categorical) else (1,) * 0
     each = 2 * jax.random.logistic(second, (n, *(1,) * len(space.shape), *last), dtype)
     shape = (n, *space.shape, *last)
@@ -305,7 +306,11 @@ def _behind_barriers(path: Path, key: PRNGKeyArray, n: int, usual: Float[Array, 
     point half way to the middle; beside each pick then the lowest of as many points at all smaller distances.
     """
     draw_key, wide_key, pick_key, near_key, far_key = jax.random.split(key, 5)
-    d, dtype, at = usual.shape[1], usual.dtype, jax.vmap(free_energy_of(path.energy))
+    d, dtype = usual.shape[1], usual.dtype
+
+    def at(x: Array) -> Array:
+        return jax.vmap(free_energy_of(path.energy))(x).astype(dtype)
+
     middle, scatter = jnp.mean(usual, axis=0)[None], jnp.cov(usual, rowvar=False).reshape(d, d)
     root = jnp.linalg.cholesky(scatter + jnp.diag(1e-3 * jnp.diag(scatter) + jnp.finfo(dtype).tiny)).T
     z = jax.random.normal(draw_key, (_POINTS, d), dtype) / jnp.abs(jax.random.normal(wide_key, (_POINTS, 1), dtype))
@@ -317,8 +322,8 @@ def _behind_barriers(path: Path, key: PRNGKeyArray, n: int, usual: Float[Array, 
     near = jax.random.normal(near_key, (max(_POINTS // n, 1), n, d), dtype) @ root
     near = picks[None] + near * 10 ** jax.random.uniform(far_key, (max(_POINTS // n, 1), n, 1), dtype, -3, 0)
     e = at(near.reshape(-1, d)).reshape(-1, n)
-    lowest = jnp.argmin(jnp.where(jnp.isnan(e), jnp.inf, e), axis=0)
-    return near[lowest, jnp.arange(n)]
+    lowest = near[jnp.argmin(jnp.where(jnp.isnan(e), jnp.inf, e), axis=0), jnp.arange(n)]
+    return jnp.where(jnp.all(jnp.isfinite(lowest), axis=1, keepdims=True), lowest, usual[:n])
 
 
 def _seen(space: Space, v: Array, dtype: Any) -> tuple[Array, Array, Array]:
@@ -341,7 +346,7 @@ def _fitted(space: Space, seen: tuple[Array, Array, Array], log_step: Array) -> 
         return Independent(jnp.log(total + 1) - jnp.log(count + space.k), space)
     if isinstance(space, Real):
         mean, variance = _moments(seen)
-        return Gaussian(mean, 1 / (4 * variance + 2 * jnp.exp(log_step + _STEPS[0])))
+        return Gaussian(mean, 1 / (4 * variance + 2 * jnp.exp(log_step)))
     on = total if isinstance(space, Binary) else 0.5 * (count + total)
     log_odds = jnp.log(on + 1) - jnp.log(count - on + 1)
     return Independent(log_odds if isinstance(space, Binary) else 0.5 * log_odds, space)
