@@ -351,8 +351,11 @@ def log_partitions(route: Route, energy: Energy, thetas: Array, places: Place | 
 
     def log_z(at: tuple[Array, Place]) -> tuple[Array, Array]:
         theta, place = at
-        there, known = moved(energy, theta), isinstance(route, Quadrature)
-        estimate = route.integrate(there, no_values, place)[0] if known else route.log_partition(there, None)
+        there = moved(energy, theta)
+        if isinstance(route, Quadrature):
+            estimate = route.integrate(there, no_values, place)[0]
+        else:
+            estimate = route.log_partition(there, None)
         spread = jnp.maximum(estimate.upper - estimate.value, estimate.value - estimate.lower)
         return estimate.value, spread
 

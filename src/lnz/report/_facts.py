@@ -28,8 +28,8 @@ def error_text(found: dict[str, Any]) -> str:
     error, lower, upper = found["standard_error"], found.get("lower"), found.get("upper")
     if found["known"] == "exact":
         return "exact"
-    bounded = lower is not None and upper is not None
-    return "unknown" if bounded and not is_believed(error, lower, upper) else f"{error:.2g}"
+    believed = lower is None or upper is None or is_believed(error, lower, upper)
+    return f"{error:.2g}" if believed else "unknown"
 
 
 def log_z_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
