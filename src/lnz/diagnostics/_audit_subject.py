@@ -352,10 +352,11 @@ def log_partitions(route: Route, energy: Energy, thetas: Array, places: Place | 
     def log_z(at: tuple[Array, Place]) -> tuple[Array, Array]:
         theta, place = at
         there = moved(energy, theta)
-        if isinstance(route, Quadrature):
-            estimate = route.integrate(there, no_values, place)[0]
-        else:
-            estimate = route.log_partition(there, None)
+        estimate = (
+            route.integrate(there, no_values, place)[0]
+            if isinstance(route, Quadrature)
+            else route.log_partition(there, None)
+        )
         spread = jnp.maximum(estimate.upper - estimate.value, estimate.value - estimate.lower)
         return estimate.value, spread
 
