@@ -266,8 +266,8 @@ def _from_their_own(
         steps = ladder
         if isinstance(space, Real):  # hardly larger ones than the region is wide
             _, variance = _moments(seen)
-            least = jnp.log(jnp.maximum(jnp.min(variance), jnp.finfo(variance.dtype).tiny))
-            steps = ladder._replace(log_steps=jnp.minimum(ladder.log_steps, first_log_step(path.energy) + least + 1))
+            own_step = first_log_step(path.energy) + jnp.log(jnp.min(variance)) + 1
+            steps = ladder._replace(log_steps=jnp.clip(own_step, ladder.log_steps + _STEPS[0], ladder.log_steps))
         own = Path(path.energy, _fitted(space, seen, steps.log_steps[0]))
         draw_key, move_key = jax.random.split(key)
         ran = annealed(own, kernel, move_key, own.start(draw_key, 1), steps, sweeps=sweeps, rows=True)
