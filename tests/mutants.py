@@ -125,8 +125,36 @@ MUTANTS = [
     # Faults that survived the tests once.
     Mutant(
         "routes/_annealing/mode_probes.py",
-        "unseen.any() | (sure > covered)",
-        "unseen.any()",
+        " | (several.mean() >= _SEVERAL)",
+        "",
+        "modes missed: by several probes",
+        "tests/routes/annealing/test_scouts.py -k eighth",
+    ),
+    Mutant(
+        "routes/_annealing/mode_probes.py",
+        "jnp.concatenate([far[: n // 2], few])",
+        "far",
+        "no starts of mode probes in narrow regions",
+        "tests/routes/annealing/test_scouts.py -k too_narrow",
+    ),
+    Mutant(
+        "routes/_annealing/mode_probes.py",
+        "jnp.clip(own_step, ladder.log_steps + _STEPS[0], ladder.log_steps)",
+        "jnp.minimum(own_step, ladder.log_steps)",
+        "bases of single points",
+        "tests/routes/annealing/test_scouts.py -k never_move",
+    ),
+    Mutant(
+        "routes/_annealing/fitted_smc.py",
+        "log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1])",
+        "log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1]) - 0.05 * (stop.beta == 1)",
+        "estimates from a fitted base 0.05 nats low",
+        "tests/routes/annealing/test_fitted_smc.py -k derivative",
+    ),
+    Mutant(
+        "routes/_annealing/mode_probes.py",
+        " | (sure > covered)",
+        "",
         "modes missed: sure above the upper bound",
         f"{WARNINGS} -k lie_above",
     ),

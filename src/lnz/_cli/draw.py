@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
 
 import lnz
 from lnz._core.capabilities import observed_space
@@ -14,6 +13,7 @@ from lnz._core.energy import Energy
 from lnz._core.random import parted
 from lnz._models.independent import base_of
 from lnz.kernels._kernels import default_kernel
+from lnz.kernels._resampling import systematic_on_host
 from lnz.routes._exact.exact_samples import exact_sampler
 
 _CHAINS = 512  # that anneal together: as many as measure log Z, by the same program
@@ -58,24 +58,22 @@ def _draw_annealed(
     for i in range(-(-n // chains)):
         anneal_key, choice_key, sweep_key = parted(key, 3, i)
         log_weights, states, _ = route.anneal(energy, anneal_key)
-        chosen, share = _chosen(
-            np.asarray(log_weights), np.random.default_rng(np.asarray(jax.random.key_data(choice_key)))
+        log_weights, source = (
+            np.asarray(log_weights),
+            np.random.default_rng(np.asarray(jax.random.key_data(choice_key))),
         )
-        moved = np.asarray(states)[chosen]
+        moved = np.asarray(states)[systematic_on_host(source, log_weights[None])[0]]
         if sweeps:
             moved = lnz.kernels.run_chains(energy, kernel, moved, sweep_key, sweeps)
         order = np.random.default_rng(i).permutation(chains)  # resampling leaves copies side by side
         parts.append(np.asarray(moved)[order])
-        shares.append(share)
+        shares.append(_effective_share(log_weights))
     return np.concatenate(parts)[:n], float(np.mean(shares))
 
 
-def _chosen(log_weights: Float[np.ndarray, " n"], source: np.random.Generator) -> tuple[Int[np.ndarray, " n"], float]:
-    """Chains by their weights, systematically, and their effective share; in NumPy, which compiles nothing."""
-    n, weights = log_weights.size, np.exp(log_weights - log_weights.max(), dtype=np.float64)
-    total = np.cumsum(weights)
-    places = (np.arange(n) + source.random()) / n
-    return np.searchsorted(total / total[-1], places, side="right"), total[-1] ** 2 / (n * np.sum(weights**2))
+def _effective_share(log_weights: np.ndarray) -> float:
+    weights = np.exp(log_weights - log_weights.max(), dtype=np.float64)
+    return float(weights.sum() ** 2 / (weights.size * np.square(weights).sum()))
 
 
 def _dtype(energy: Energy) -> Any:

@@ -1,4 +1,4 @@
-"""Systematic resampling of weighted particles."""
+"""Systematic resampling of weighted particles, in a program and on the host."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ def systematic(key: PRNGKeyArray, log_weights: Float[Array, "*R n"]) -> Int[Arra
     places = jnp.minimum(places, 1 - jnp.finfo(total.dtype).epsneg)
     method = "compare_all" if few else "scan"
     return jnp.searchsorted(total / total[-1], places, side="right", method=method).astype(jnp.int32)
+
+
+def systematic_on_host(source: np.random.Generator, log_weights: Float[np.ndarray, "R n"]) -> Int[np.ndarray, "R n"]:
+    """`systematic` in NumPy, which compiles nothing. In a population without weight all particles are kept."""
+    replicates, n = log_weights.shape
+    top = log_weights.max(axis=1, keepdims=True)
+    weights = np.exp(log_weights - np.where(np.isfinite(top), top, 0), dtype=np.float64)
+    weights = np.where((weights.sum(axis=1, keepdims=True) > 0) & np.isfinite(weights), weights, 1.0)
+    total = np.cumsum(weights, axis=1)
+    places = (np.arange(n) + source.random((replicates, 1))) / n
+    places = np.minimum(places, 1 - np.finfo(np.float64).epsneg)
+    shares = zip(total / total[:, -1:], places, strict=True)
+    return np.stack([np.searchsorted(share, place, side="right") for share, place in shares])

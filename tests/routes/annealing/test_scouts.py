@@ -136,6 +136,30 @@ def test_chains_that_do_not_get_into_a_funnel_are_warned_of(keys):
     assert ((lower <= model.log_z) & (model.log_z <= upper)).sum() >= 57
 
 
+def test_an_eighth_of_the_mode_probes_with_more_work_than_usual_is_a_warning():
+    """Work that is no outlier of its own: between two and three interquartile ranges, and as many nats, above the upper quartile."""
+    usual, value = np.linspace(0, 4, 32), jnp.zeros(())
+    given: Any = {"value": value, "standard_error": value, "lower": value - 1, "upper": value + 1}
+    estimate = Estimate(
+        **given, guarantee="conditional", route="", confidence=0.99, assumption="", diagnostics={}, flags={}
+    )
+    low, high = np.quantile(usual, [0.25, 0.75])
+    for several, more, found in ((4, 2.5, 0.0), (3, 2.5, 0.0), (4, 1.5, 0.0), (4, 2.5, -9.0), (1, 3.5, 0.0)):
+        probes = np.where(np.arange(32) < several, high + more * (high - low) + more, 2.0)
+        flags = compared(estimate, usual, usual, probes, found=np.full(32, found)).flags
+        assert bool(flags[EstimateWarning.MISSED_MODES]) is (found == 0 and (more > 3 or (several == 4 and more > 2)))
+
+
+def test_mode_probes_that_never_move_have_finite_weights():
+    """Steps that are too large by far, so that bases are fitted to single points: the interval must stay an interval."""
+    path, ends = Path(CAGE), 1e-3 * jax.random.normal(jax.random.key(0), (64, 3))
+    options = {"kernel": default_kernel(CAGE), "mode_probes": 64, "sweeps": 1}
+    found = searched(path, jax.random.key(1), ends, jnp.zeros(64), stepping(20, 12.0), **options).found
+    assert found is not None
+    assert not np.isnan(np.asarray(found)).any()
+
+
+CAGE = lnz.FunctionEnergy(lambda x: 5e5 * jnp.sum(jnp.square(x)), lnz.Real(3))
 NARROW = lnz.FunctionEnergy(lambda x: 1e4 * jnp.sum(jnp.square(x - 0.3)), lnz.Box(np.zeros(2), np.ones(2)))
 
 

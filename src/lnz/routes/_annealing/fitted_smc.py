@@ -22,8 +22,10 @@ from lnz._core.numerics import check_whole_number
 from lnz._core.spaces import Real
 from lnz._models.independent import LogisticReal, Mixture
 from lnz.kernels._kernels import Langevin, default_kernel
+from lnz.kernels._resampling import systematic_on_host
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, looks_infinite
+from lnz.routes._annealing.mode_probes import LIGHT, far_more
 from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.triangular_map import TriangularMap, fitted_map
 
@@ -38,7 +40,6 @@ _TEMPERATURES = 100
 _ARRIVED = 0.03  # nats that log Z may rise in a round
 _RISEN = 0.2  # nats that it may rise in the last of all rounds without a warning
 _ESCAPED = 0.02  # the share of particles that may move on to where the base hardly reaches
-_LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 
 # The log density of states (d, n), up to log Z, and its gradient.
 Target = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -116,7 +117,7 @@ class FittedSMC(AnnealingRoute):
             target, starts = target_of(energy), _starts(path, key, rng)
             pilot = _piloted(target, starts, rng, self.rounds)
             ran = _annealed(target, pilot.base, rng, (self.replicates, self.particles), pilot.plan)
-            limit = _far_more(ran.ends.log_ratio)
+            limit = far_more(ran.ends.log_ratio)
             ends = _moved(target, pilot.base, rng, ran.ends, pilot.plan[-1], _AFTERWARDS)
             escaped = ends.log_ratio > limit
             missed = -np.inf
@@ -145,7 +146,7 @@ class FittedSMC(AnnealingRoute):
                     EstimateWarning.INFINITE_Z: looks_infinite(path, v[:_ROWS]),
                 },
             )
-        heavy = missed > float(estimate.value) - _LIGHT
+        heavy = missed > float(estimate.value) - LIGHT
         # What the base hardly reaches may be missing from all of its populations: the interval covers the last round of the pilot as well.
         upper = jnp.maximum(estimate.upper, pilot.upper)
         upper = jnp.logaddexp(upper, missed + 1) if heavy else upper
@@ -341,7 +342,8 @@ def _annealed(
             stop = plan[len(made)]
         gain = (np.zeros_like(ratio) if stop.beta == beta else (stop.beta - beta) * ratio).reshape(size)
         log_z = log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1])
-        here, beta = here.chosen(_resampled(rng, gain)), stop.beta
+        kept = systematic_on_host(rng, gain) + size[1] * np.arange(size[0])[:, None]
+        here, beta = here.chosen(kept.ravel()), stop.beta
         if plan is None:
             here, stop = _settled(target, base, rng, here, stop._replace(root=_root(here.noise)), most)
             step = stop.step
@@ -365,21 +367,6 @@ def _stride(ratio: np.ndarray, most: float, effective: float) -> float:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if fine(middle) else (low, middle)
     return max(low, 1e-7)
-
-
-def _resampled(rng: np.random.Generator, log_weights: np.ndarray) -> np.ndarray:
-    """Systematic resampling of every population (R, n): the places of the particles that are kept."""
-    replicates, n = log_weights.shape
-    top = log_weights.max(axis=1, keepdims=True)
-    w = np.exp(log_weights - np.where(np.isfinite(top), top, 0))
-    w = np.where((w.sum(axis=1, keepdims=True) > 0) & np.isfinite(w), w, 1.0)
-    shares = np.cumsum(w, axis=1) / w.sum(axis=1, keepdims=True)
-    places = (rng.random((replicates, 1)) + np.arange(n)) / n
-    kept = [
-        np.searchsorted(share[:-1], place, side="right") + n * r
-        for r, (share, place) in enumerate(zip(shares, places, strict=True))
-    ]
-    return np.concatenate(kept)
 
 
 def _root(noise: np.ndarray) -> np.ndarray:
@@ -433,12 +420,6 @@ def _mean_and_error(log_z: np.ndarray) -> tuple[float, float]:
     """The logarithm of the mean Ẑ of populations, and its standard error."""
     mean = np.logaddexp.reduce(log_z) - math.log(len(log_z))
     return float(mean), float(np.exp(log_z - mean).std(ddof=1) / math.sqrt(len(log_z)))
-
-
-def _far_more(log_ratios: np.ndarray) -> float:
-    """The log ratio above which a state is far from where the base reaches, by those of usual ones."""
-    low, high = np.quantile(log_ratios, [0.25, 0.75])
-    return float(high + 3 * (high - low) + 3)
 
 
 # ------------------------------------------------------------------------------------------------------- other modes

@@ -28,12 +28,8 @@ from lnz.routes._annealing.schedule import PROBES, Ladder
 
 _STEPS = (-5.0, 2.0)  # range of the logarithm of step sizes about the fitted one: for narrow regions, and for wide ones
 _CERTAIN = 0.999  # confidence at which mode probes contradict the upper bound
-_LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
-_MARGIN = 3.0  # nats
-_SEVERAL, _SEVERAL_MARGIN = (
-    1 / 8,
-    2.0,
-)  # the share of mode probes that is enough where each takes not so much more work, and this margin in nats
+LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
+_SEVERAL = 1 / 8  # the share of mode probes that is enough where each takes not so much more work
 _FEW, _POINTS = 16, 2**14  # in up to so many dimensions mode probes look for narrow regions among so many points
 _BARRIER = 10.0  # nats
 _LARGE = 2**15  # numbers in the states of a group
@@ -132,21 +128,26 @@ def compared(
     )
 
 
+def far_more(usual: Float[np.ndarray, " n"], spreads: float = 3) -> float:
+    """What is far more than usual, in nats: so many interquartile ranges above the upper quartile, and as many nats.
+
+    Quartiles, so that a stray chain in a mode that all others miss does not make its work look usual.
+    """
+    low, high = np.quantile(usual, [0.25, 0.75])
+    return float(high + spreads * (high - low) + spreads)
+
+
 def _compared(
     value: Any, upper: Any, usual: Any, moved: Any, probes: Any, found: Any, *, confidence: float
 ) -> tuple[Any, dict[str, Any], dict[EstimateWarning, Any]]:
-    # Quartiles, so that a stray chain in a mode that all others miss does not make its work look usual.
-    low, high = np.quantile(usual, [0.25, 0.75])
-    far_more = high + 3 * (high - low) + _MARGIN
-    left = moved > far_more
+    left = moved > far_more(usual)
     covered = upper
     if left.any():
         upper = np.maximum(upper, math.log(left.sum()) - np.logaddexp.reduce(-moved[left]))
     figures, raised = {"ends_that_left": left.mean()}, {EstimateWarning.LAGGING_CHAINS: left.any()}
     if probes is not None:
-        heavy = found > value - _LIGHT
-        one = heavy & (probes > far_more)
-        several = heavy & (probes > high + 2 * (high - low) + _SEVERAL_MARGIN)
+        heavy = found > value - LIGHT
+        one, several = heavy & (probes > far_more(usual)), heavy & (probes > far_more(usual, 2))
         sure = lower_bound_of(found, confidence=_CERTAIN)
         missed = one.any() | (several.mean() >= _SEVERAL) | (sure > covered)
         if missed:
