@@ -3,8 +3,18 @@
 import importlib
 from typing import Any
 
-_EXTRAS = {"PIL": "cli", "matplotlib": "cli", "rich": "cli", "pyarrow": "data"}
-_DISTRIBUTIONS = {"PIL": "pillow"}
+_EXTRAS = {
+    "PIL": "cli",
+    "arviz": "arviz",
+    "matplotlib": "cli",
+    "numpyro": "numpyro",
+    "pyarrow": "data",
+    "pymc": "pymc",
+    "rich": "cli",
+    "sklearn": "sklearn",
+    "torch": "torch",
+}
+_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 
 def package(name: str, user: str) -> Any:
