@@ -106,6 +106,21 @@ def regression(columns: int) -> Target:
     return Target(lambda w: 0.5 * jnp.sum((seen - rows @ w) ** 2) + 0.5 * jnp.sum(w**2) + constant, columns, log_z)
 
 
+def wells(d: int) -> Target:
+    """A chain of double wells, each of which pulls at the next; log Z by quadrature, one coordinate after another."""
+    import jax.numpy as jnp
+
+    def energy(x: Any) -> Any:
+        return jnp.sum((x**2 - 1) ** 2) - 0.5 * jnp.sum(x[1:] * x[:-1])
+
+    nodes = np.linspace(-6, 6, 4001)
+    well, pull = np.exp(-((nodes**2 - 1) ** 2)), np.exp(0.5 * np.outer(nodes, nodes) - 9)
+    total = well
+    for _ in range(d - 1):
+        total = well * (pull @ total) * (nodes[1] - nodes[0])
+    return Target(energy, d, float(np.log(total.sum() * (nodes[1] - nodes[0])) + 9 * (d - 1)))
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "funnel10": lambda: funnel(10),
     "schools-centred": lambda: schools(True),
@@ -118,6 +133,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "two-normals-12": lambda: two_normals(12),
     "regression5": lambda: regression(5),
     "regression20": lambda: regression(20),
+    "wells8": lambda: wells(8),
 }
 
 

@@ -31,13 +31,16 @@ from lnz.routes._annealing.triangular_map import TriangularMap, fitted_map
 
 _LARGEST = 64  # dimensions up to which a map is fitted
 _ROWS = 1024  # states of one call of the energy's program
+_TOGETHER = 4096  # states that are mapped at a time
 _FIRST, _ROUND = (8, 128), (16, 128)  # populations and particles of a round of the pilot
 _WIDEN = 1.1  # of fitted scales
 _STEPS = (-3.0, 0.7)  # range of the logarithm of step sizes about the fitted one
 _LEAPFROGS = 8
+_STALLED = 8  # moves after which particles that have forgotten nothing in the last half of them move no more
 _AFTERWARDS = 10  # moves under the model
 _TEMPERATURES = 100
 _ARRIVED = 0.03  # nats that log Z may rise in a round
+_ARRIVED_NO_NEARER = 0.1  # the error of log Z, in nats, at which rounds end whose base comes no nearer to the model
 _RISEN = 0.2  # nats that it may rise in the last of all rounds without a warning
 _ESCAPED = 0.02  # the share of particles that may move on to where the base hardly reaches
 
@@ -261,8 +264,8 @@ class Ran(NamedTuple):
 
 def _at(target: Target, base: TriangularMap, noise: np.ndarray) -> Particles:
     parts = []
-    for i in range(0, noise.shape[1], _ROWS):
-        placed = base.place(np.ascontiguousarray(noise[:, i : i + _ROWS]))
+    for i in range(0, noise.shape[1], _TOGETHER):
+        placed = base.place(np.ascontiguousarray(noise[:, i : i + _TOGETHER]))
         value, slope = target(placed.x)
         model = value + placed.log_volume, base.pulled(placed, slope)
         parts.append((placed.noise, placed.x, model, base.log_density(placed.noise)))
@@ -299,12 +302,20 @@ def _settled(
     target: Target, base: TriangularMap, rng: np.random.Generator, here: Particles, stop: Stop, most: int
 ) -> tuple[Particles, Stop]:
     """Particles moved until they have forgotten where they were, or for so many moves, and the stop with the step size and moves that took."""
-    begun, step, moves = here.noise, stop.step, 0
-    while moves < most and (moves < 3 or _remembered(begun, here.noise) > 0.4):
+    begun, step, remembered = here.noise, stop.step, []
+    while len(remembered) < most and not _has_forgotten(remembered):
         here, rate = _move(target, base, rng, here, stop._replace(step=step))
         step = min(max(step * math.exp(0.3 * (rate - 0.6)), 1e-4), 3.0)
-        moves += 1
-    return here, stop._replace(step=step, moves=moves)
+        remembered.append(_remembered(begun, here.noise))
+    return here, stop._replace(step=step, moves=len(remembered))
+
+
+def _has_forgotten(remembered: list[float]) -> bool:
+    """Whether particles have forgotten where they were, or forget no more, as between modes, by what they remembered after each move."""
+    if len(remembered) < 3:
+        return False
+    stalls = len(remembered) >= _STALLED and remembered[-1] > 0.95 * min(remembered[: -_STALLED // 2])
+    return remembered[-1] <= 0.4 or stalls
 
 
 def _remembered(a: np.ndarray, b: np.ndarray) -> float:
@@ -391,7 +402,7 @@ class _Piloted(NamedTuple):
 def _piloted(target: Target, starts: np.ndarray, rng: np.random.Generator, rounds: int) -> _Piloted:
     base = fitted_map(starts, 1.0)
     ran = _annealed(target, base, rng, _FIRST, effective=0.3, most=15)
-    found = [_mean_and_error(ran.log_z)]
+    found, stops = [_mean_and_error(ran.log_z)], [len(ran.plan)]
     for _ in range(rounds):
         x = ran.ends.x
         for again in range(
@@ -403,7 +414,9 @@ def _piloted(target: Target, starts: np.ndarray, rng: np.random.Generator, round
         base = fitted_map(x, _WIDEN, base.order)
         ran = _annealed(target, base, rng, _ROUND)
         found.append(_mean_and_error(ran.log_z))
-        if len(found) > 3 and len(ran.plan) <= 2 and not still_rises(found, _ARRIVED):
+        stops.append(len(ran.plan))
+        near = stops[-1] <= 2 or (stops[-1] >= min(stops[-3:-1]) and found[-1][1] < _ARRIVED_NO_NEARER)
+        if len(found) > 3 and near and not still_rises(found, _ARRIVED):
             break
     last, error = found[-1]
     means = np.asarray([mean for mean, _ in found])
