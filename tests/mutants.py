@@ -152,6 +152,27 @@ MUTANTS = [
         "tests/routes/annealing/test_fitted_smc.py -k derivative",
     ),
     Mutant(
+        "routes/_annealing/fitted_smc.py",
+        "outward(target, pilot.base, rng, mode_probes // 2)",
+        "outward(target, pilot.base, rng, 0)",
+        "no slopes of narrow modes looked for",
+        "tests/routes/annealing/test_fitted_smc.py -k begins_again",
+    ),
+    Mutant(
+        "routes/_annealing/fitted_smc.py",
+        "if missed <= pilot.log_z[-1] - LIGHT:",
+        "if True:",
+        "a missed mode that the pilot does not begin again with",
+        "tests/routes/annealing/test_fitted_smc.py -k begins_again",
+    ),
+    Mutant(
+        "routes/_annealing/fitted_smc.py",
+        "or (stops[-1] >= min(stops[-3:-1]) and found[-1][1] < _ARRIVED_NO_NEARER)",
+        "",
+        "rounds that go on where the base comes no nearer",
+        "tests/routes/annealing/test_fitted_smc.py -k rounds_end",
+    ),
+    Mutant(
         "routes/_annealing/mode_probes.py",
         " | (sure > covered)",
         "",

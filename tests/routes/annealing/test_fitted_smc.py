@@ -11,7 +11,7 @@ import pytest
 import lnz
 from contracts.routes import ON_HOST
 from lnz._core.estimate_warning import EstimateWarning
-from lnz.routes._annealing.fitted_smc import mass_elsewhere, target_of
+from lnz.routes._annealing.fitted_smc import elsewhere, has_forgotten, outward, target_of
 from lnz.routes._annealing.triangular_map import fitted_map
 
 ROUTE = lnz.routes.FittedSMC()
@@ -148,8 +148,57 @@ def test_chains_from_dispersed_starts_weigh_a_mode_that_the_base_misses(separati
     energy = two_alike(separation, 4)
     rng, target = np.random.default_rng(0), target_of(energy)
     base = fitted_map(rng.normal(size=(4, 2000)), 1.1)
-    found = mass_elsewhere(target, base, rng, 8 * rng.normal(size=(4, 1024)), limit=6.0)
+    found, states = elsewhere(target, base, rng, 8 * rng.normal(size=(4, 1024)), limit=6.0)
     assert found == pytest.approx(mass, abs=0.3)
+    assert (states.min(axis=0) > 0).all()
+
+
+def wide_and_narrow(d, separation):
+    """Two normal distributions of mass 1 each, of standard deviations 1 and 0.3; log Z = log 2."""
+
+    def energy(x):
+        narrow = -0.5 * jnp.sum(x.at[0].add(-separation) ** 2) / 0.09 - d * math.log(0.3)
+        return d * HALF_LOG_2PI - jnp.logaddexp(-0.5 * jnp.sum(x**2), narrow)
+
+    return lnz.FunctionEnergy(energy, lnz.Real(d))
+
+
+@pytest.mark.parametrize(("separation", "seen"), [(6.0, True), (0.0, False)])
+def test_slopes_of_a_narrow_mode_are_seen_far_from_where_any_chain_goes(separation, seen):
+    rng, target = np.random.default_rng(0), target_of(wide_and_narrow(6, separation))
+    base = fitted_map(rng.normal(size=(6, 2000)), 1.1)
+    base = base._replace(log_scale=tuple(0 * c for c in base.log_scale), terms=[[]] * 6)
+    x = outward(target, base, rng, 64)
+    assert x.shape[1] == (64 if seen else 0)
+    if seen:
+        assert (np.median(x[0]), np.abs(x[1:]).mean() < 2) == (pytest.approx(separation, abs=2), True)
+
+
+def test_no_points_are_looked_at_where_there_are_too_many_dimensions_for_them():
+    base = fitted_map(np.random.default_rng(0).normal(size=(17, 2000)), 1.1)
+    assert outward(lambda x: pytest.fail("looked at"), base, np.random.default_rng(0), 64).shape == (17, 0)
+
+
+def test_a_pilot_begins_again_with_a_mode_that_it_had_missed():
+    estimates = [lnz.log_partition(wide_and_narrow(6, 6.0), key=jax.random.key(seed)) for seed in range(3)]
+    assert [float(e.value) for e in estimates] == pytest.approx([math.log(2)] * 3, abs=0.1)
+    assert not any(e.warnings for e in estimates)
+
+
+def test_moves_end_where_particles_have_forgotten_or_forget_no_more():
+    assert not has_forgotten([0.9, 0.1])  # two moves say little
+    assert has_forgotten([0.9, 0.6, 0.3])
+    assert not has_forgotten([0.99 - 0.02 * i for i in range(20)])  # slow, but on its way
+    assert has_forgotten([0.9, 0.8] + 6 * [0.75])
+
+
+def test_rounds_end_where_the_base_comes_no_nearer():
+    """A chain of double wells, whose many modes no map resolves."""
+    energy = lnz.FunctionEnergy(lambda x: jnp.sum((x**2 - 1) ** 2) - 0.5 * jnp.sum(x[1:] * x[:-1]), lnz.Real(8))
+    estimate = lnz.log_partition(energy, key=jax.random.key(0))
+    assert estimate.diagnostics["temperatures"] > 2
+    assert len(estimate.diagnostics["pilot_log_z"]) <= 6
+    assert float(estimate.value) == pytest.approx(6.066, abs=0.1)  # benchmarks/evidence.py: by quadrature
 
 
 def test_the_derivative_is_the_mean_of_that_of_the_energy():

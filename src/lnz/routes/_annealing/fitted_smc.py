@@ -42,6 +42,13 @@ _TEMPERATURES = 100
 _ARRIVED = 0.03  # nats that log Z may rise in a round
 _ARRIVED_NO_NEARER = 0.1  # the error of log Z, in nats, at which rounds end whose base comes no nearer to the model
 _RISEN = 0.2  # nats that it may rise in the last of all rounds without a warning
+_SEARCHES = 3  # by mode probes, each but the last after a pilot that was begun again
+_LEAST_SHARE = 0.2  # of particles of a new region, and of the old one, in a pilot that begins again
+_FEW = 16  # dimensions up to which the slopes of narrow modes are looked for
+_DISTANCES = (
+    1.0,
+    4.5,
+)  # the range of the logarithm (to base 2) of the distances of points from the base's centre, in its standard deviations
 _ESCAPED = 0.02  # the share of particles that may move on to where the base hardly reaches
 
 # The log density of states (d, n), up to log Z, and its gradient.
@@ -58,6 +65,9 @@ class FittedSMC(AnnealingRoute):
     base: every estimate Ẑ has mean Z exactly, whatever the pilot found. The moves are Hamiltonian ones of the variables, in which the model is
     about equally wide everywhere.
 
+    Before that, mode probes look for regions that the pilot missed: chains from dispersed starts, and in up to 16 dimensions from where the density
+    rises away from the base, among up to a million points. Where they find mass, the pilot begins again with it.
+
     All but the energy runs in NumPy, so that one small program is compiled. It needs known values; where the key alone is traced, the run is one of
     `AnnealedImportanceSampling`.
 
@@ -67,7 +77,7 @@ class FittedSMC(AnnealingRoute):
         rounds: the most rounds of the pilot.
         base: where the first round begins, wrapped as `Frozen`; by default the energy's own `base()`.
         confidence: of the bounds.
-        mode_probes: chains from dispersed starts that search for modes which the particles miss; 0 for none.
+        mode_probes: chains that search for modes which the particles miss; 0 for none.
 
     Source: Del Moral, Doucet & Jasra 2006, "Sequential Monte Carlo samplers"; Parno & Marzouk 2018, "Transport map accelerated Markov chain Monte
     Carlo".
@@ -118,14 +128,11 @@ class FittedSMC(AnnealingRoute):
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
         with np.errstate(all="ignore"):
             target, starts = target_of(energy), _starts(path, key, rng)
-            pilot = _piloted(target, starts, rng, self.rounds)
-            ran = _annealed(target, pilot.base, rng, (self.replicates, self.particles), pilot.plan)
+            pilot, missed = _pilot_of_every_mode(target, starts, rng, self.rounds, self.mode_probes)
+            ran = _annealed(target, pilot.base, rng, (self.replicates, self.particles), pilot.ran.plan)
             limit = far_more(ran.ends.log_ratio)
-            ends = _moved(target, pilot.base, rng, ran.ends, pilot.plan[-1], _AFTERWARDS)
+            ends = _moved(target, pilot.base, rng, ran.ends, pilot.ran.plan[-1], _AFTERWARDS)
             escaped = ends.log_ratio > limit
-            missed = -np.inf
-            if self.mode_probes:
-                missed = mass_elsewhere(target, pilot.base, rng, _dispersed(starts, rng, self.mode_probes), limit)
             v = _states(path, ends.x)
             estimate = from_weights(
                 jnp.asarray(ran.log_z),
@@ -134,7 +141,7 @@ class FittedSMC(AnnealingRoute):
                 assumption="the particles reach every mode",
                 base_by_default=path.by_default,
                 diagnostics={
-                    "temperatures": jnp.asarray(len(pilot.plan)),
+                    "temperatures": jnp.asarray(len(pilot.ran.plan)),
                     "pilot_log_z": jnp.asarray(pilot.log_z),
                     "replicate_sd": jnp.asarray(ran.log_z.std(ddof=1) if self.replicates > 1 else np.inf),
                     "escaped": jnp.asarray(escaped.mean()),
@@ -303,14 +310,14 @@ def _settled(
 ) -> tuple[Particles, Stop]:
     """Particles moved until they have forgotten where they were, or for so many moves, and the stop with the step size and moves that took."""
     begun, step, remembered = here.noise, stop.step, []
-    while len(remembered) < most and not _has_forgotten(remembered):
+    while len(remembered) < most and not has_forgotten(remembered):
         here, rate = _move(target, base, rng, here, stop._replace(step=step))
         step = min(max(step * math.exp(0.3 * (rate - 0.6)), 1e-4), 3.0)
         remembered.append(_remembered(begun, here.noise))
     return here, stop._replace(step=step, moves=len(remembered))
 
 
-def _has_forgotten(remembered: list[float]) -> bool:
+def has_forgotten(remembered: list[float]) -> bool:
     """Whether particles have forgotten where they were, or forget no more, as between modes, by what they remembered after each move."""
     if len(remembered) < 3:
         return False
@@ -390,18 +397,38 @@ def _root(noise: np.ndarray) -> np.ndarray:
 
 
 class _Piloted(NamedTuple):
-    """What the pilot run fixes, the base and the plan from it; log Ẑ of every round, whether it still rises, and the upper end of the last one."""
+    """What the pilot run fixes, the base, and the last run from it with its plan; log Ẑ of every round, whether it still rises, and the upper end."""
 
     base: TriangularMap
-    plan: list[Stop]
+    ran: Ran
     log_z: np.ndarray
     rising: bool
     upper: float
 
 
-def _piloted(target: Target, starts: np.ndarray, rng: np.random.Generator, rounds: int) -> _Piloted:
-    base = fitted_map(starts, 1.0)
-    ran = _annealed(target, base, rng, _FIRST, effective=0.3, most=15)
+def _pilot_of_every_mode(
+    target: Target, starts: np.ndarray, rng: np.random.Generator, rounds: int, mode_probes: int
+) -> tuple[_Piloted, float]:
+    """The pilot, begun again with the regions that mode probes found elsewhere, and the log of the mass that they found in the end."""
+    ran = _annealed(target, fitted_map(starts, 1.0), rng, _FIRST, effective=0.3, most=15)
+    pilot, missed = _piloted(target, ran, rng, rounds), -np.inf
+    for _ in range(_SEARCHES if mode_probes else 0):
+        limit = far_more(pilot.ran.ends.log_ratio)
+        narrow = outward(target, pilot.base, rng, mode_probes // 2)
+        dispersed = _dispersed(starts, rng, mode_probes - narrow.shape[1])
+        missed, x = elsewhere(target, pilot.base, rng, np.concatenate([dispersed, narrow], axis=1), limit)
+        if missed <= pilot.log_z[-1] - LIGHT:
+            break
+        share = 1 / (1 + math.exp(pilot.log_z[-1] - missed))
+        new = rng.random(math.prod(_ROUND)) < min(max(share, _LEAST_SHARE), 1 - _LEAST_SHARE)
+        old = pilot.ran.ends.chosen(rng.integers(len(new), size=len(new))).x
+        joined = np.where(new, x[:, rng.integers(x.shape[1], size=len(new))], old)
+        pilot = _piloted(target, pilot.ran._replace(ends=pilot.ran.ends._replace(x=joined)), rng, rounds)
+    return pilot, missed
+
+
+def _piloted(target: Target, ran: Ran, rng: np.random.Generator, rounds: int) -> _Piloted:
+    """Rounds of fits and runs after a first run."""
     found, stops = [_mean_and_error(ran.log_z)], [len(ran.plan)]
     for _ in range(rounds):
         x = ran.ends.x
@@ -420,7 +447,7 @@ def _piloted(target: Target, starts: np.ndarray, rng: np.random.Generator, round
             break
     last, error = found[-1]
     means = np.asarray([mean for mean, _ in found])
-    return _Piloted(base, ran.plan, means, still_rises(found, _RISEN), last + 3 * error)
+    return _Piloted(base, ran, means, still_rises(found, _RISEN), last + 3 * error)
 
 
 def still_rises(found: list[tuple[float, float]], least: float) -> bool:
@@ -444,24 +471,49 @@ def _dispersed(starts: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarr
     return first + np.exp2(rng.uniform(-1, 3, n)) * (second - first)
 
 
-def mass_elsewhere(target: Target, base: TriangularMap, rng: np.random.Generator, x: np.ndarray, limit: float) -> float:
-    """The log of the model's mass in regions where chains from these states settle and the base hardly reaches; -inf for none.
+def outward(target: Target, base: TriangularMap, rng: np.random.Generator, most: int) -> np.ndarray:
+    """States (d, n) around the base from which the model's density rises away from it, the steepest ones: slopes of narrow modes that no chain meets.
+
+    In more dimensions than a few, points at random meet no slope: none.
+    """
+    d = len(base.centre)
+    if d > _FEW:
+        return np.empty((d, 0))
+    found, slopes = [np.empty((d, 0))], [np.empty(0)]
+    for _ in range(2 ** min(d - 2, 8)):
+        direction = rng.normal(size=(d, _TOGETHER))
+        direction /= np.sqrt(np.square(direction).sum(axis=0))
+        here = _at(target, base, direction * np.exp2(rng.uniform(*_DISTANCES, _TOGETHER)))
+        slope = (direction * here.model[1]).sum(axis=0)
+        rises = (slope > 0) & (here.model[0] > -np.inf)
+        found.append(here.x[:, rises])
+        slopes.append(slope[rises])
+    steepest = np.argsort(-np.concatenate(slopes))[:most]
+    if not len(steepest):
+        return np.empty((d, 0))
+    return np.concatenate(found, axis=1)[:, np.resize(steepest, most)]
+
+
+def elsewhere(
+    target: Target, base: TriangularMap, rng: np.random.Generator, x: np.ndarray, limit: float
+) -> tuple[float, np.ndarray]:
+    """The log of the model's mass in regions where chains from these states settle and the base hardly reaches, -inf for none, and states there.
 
     It is that of an annealed population from a base of its own, fitted to the chains there.
     """
 
-    def elsewhere(x: np.ndarray) -> np.ndarray:
-        return _at(target, base, base.variables(x)).log_ratio > limit
+    def away(x: np.ndarray) -> np.ndarray:
+        return x[:, _at(target, base, base.variables(x)).log_ratio > limit]
 
     plain = _plain(x)
     x = _settled(target, plain, rng, _at(target, plain, plain.variables(x)), Stop(1.0, np.eye(len(x)), 0.5, 0), 60)[0].x
-    settled = x[:, elsewhere(x)]
+    settled = away(x)
     if settled.shape[1] < 2:
-        return -np.inf
+        return -np.inf, settled
     own = fitted_map(settled, _WIDEN) if settled.shape[1] > 10 * len(x) else _plain(settled)
     ran = _annealed(target, own, rng, _FIRST)
-    share = elsewhere(ran.ends.x).mean()
-    return _mean_and_error(ran.log_z)[0] + float(np.log(share))
+    there = away(ran.ends.x)
+    return _mean_and_error(ran.log_z)[0] + float(np.log(there.shape[1] / ran.ends.x.shape[1])), there
 
 
 def _plain(x: np.ndarray) -> TriangularMap:
