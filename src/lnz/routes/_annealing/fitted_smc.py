@@ -432,13 +432,11 @@ def _piloted(target: Target, ran: Ran, rng: np.random.Generator, rounds: int) ->
     found, stops = [_mean_and_error(ran.log_z)], [len(ran.plan)]
     for _ in range(rounds):
         x = ran.ends.x
-        for again in range(
-            2
-        ):  # states that explore further than the annealed ones, in coordinates that suit them better
-            base = fitted_map(x, _WIDEN, base.order if again else None)
+        base = fitted_map(x, _WIDEN)
+        for _ in range(2):  # states that explore further than the annealed ones, in coordinates that suit them better
             here = _at(target, base, base.variables(x))
             x = _settled(target, base, rng, here, Stop(1.0, _root(here.noise), 0.5, 0), 10)[0].x
-        base = fitted_map(x, _WIDEN, base.order)
+            base = fitted_map(x, _WIDEN, base.order)
         ran = _annealed(target, base, rng, _ROUND)
         found.append(_mean_and_error(ran.log_z))
         stops.append(len(ran.plan))
