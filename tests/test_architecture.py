@@ -90,7 +90,7 @@ def trouble(text: str, module: str, *, is_package: bool = False) -> list[str]:
     wrong = []
     for name, late, line in imports(text, module, is_package=is_package):
         parts = name.split(".")
-        if parts[0] in HEAVY and not late:
+        if parts[0] in HEAVY and not late and parts[0] != room:
             wrong.append(f"{module}:{line} imports {parts[0]} as it loads: move that into the function that needs it")
         if name.startswith("scipy.stats") and room != "testing":
             wrong.append(f"{module}:{line} imports scipy.stats, which takes a second: scipy.special has the quantiles")

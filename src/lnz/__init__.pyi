@@ -11,6 +11,7 @@ from . import learning as learning
 from . import reference as reference
 from . import report as report
 from . import routes as routes
+from . import sklearn as sklearn
 from . import testing as testing
 from ._choose import Budget as Budget
 from ._choose import choose as choose

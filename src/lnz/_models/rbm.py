@@ -77,7 +77,10 @@ class RBM(BilinearLayers, Factored, Conditional):
                 f"{weights.shape}, {visible_bias.shape} and {hidden_bias.shape}"
             )
         space = Binary(weights.shape[0]) if visible is None else visible
-        rbm = cls(space, weights.shape[1], key=jax.random.key(0), dtype=weights.dtype)
+        # The structure alone: initial weights would be a program for every shape.
+        rbm = eqx.filter_eval_shape(
+            lambda key: cls(space, weights.shape[1], key=key, dtype=weights.dtype), jax.random.key(0)
+        )
         if rbm.weights.shape != weights.shape:
             raise ValueError(
                 f"{space} has {rbm.weights.shape[0]} features, but the weights have {weights.shape[0]} rows"

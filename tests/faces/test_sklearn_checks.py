@@ -1,0 +1,21 @@
+"""scikit-learn's own checks of every estimator, without expected failures."""
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import lnz
+
+ESTIMATORS = [
+    lnz.sklearn.RBM(),
+    lnz.sklearn.RBM(visible="gaussian", learning_rate=0.01),
+    lnz.sklearn.RBM(visible="potts"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:X has values from:sklearn.exceptions.DataConversionWarning")
+@parametrize_with_checks(ESTIMATORS)
+def test_check(estimator, check):
+    check(estimator)
