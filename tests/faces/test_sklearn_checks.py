@@ -12,6 +12,10 @@ ESTIMATORS = [
     lnz.sklearn.RBM(),
     lnz.sklearn.RBM(visible="gaussian", learning_rate=0.01),
     lnz.sklearn.RBM(visible="potts"),
+    lnz.sklearn.MarkovNetwork(),
+    lnz.sklearn.MarkovNetwork("ebic"),
+    lnz.sklearn.Ising(),
+    lnz.sklearn.Ising("ebic"),
 ]
 
 

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 import lnz
 from lnz.learning import Alarm, ExactPhase, MonitorReport
 from lnz.sklearn._padded_rbm import ascent, learned_part, machine_inside, padded_machine, padded_states
-from lnz.sklearn._visible_units import units_of
+from lnz.sklearn._visible_units import gaussian_rbm, units_of
 
 RNG = np.random.default_rng(3)
 BITS = (RNG.random((60, 5)) < [0.9, 0.2, 0.5, 0.7, 0.4]).astype(float)
@@ -74,6 +74,21 @@ def test_gaussian_units_are_a_density_of_x_itself():
     assert naive - 0.3 < rbm.score(REALS) < naive + 0.3
     odds = rbm.intercept_hidden_ + (REALS / variance) @ rbm.components_.T
     np.testing.assert_allclose(rbm.transform(REALS), 1 / (1 + np.exp(-odds)), atol=1e-4)
+
+
+def test_a_machine_of_standardised_values_is_written_in_the_units_of_x():
+    x = REALS[:50]
+    units = units_of("gaussian", x, None)
+    parameters = [RNG.normal(size=shape).astype(np.float32) for shape in ((3, 4), 3, 4, 3)]
+    inside = gaussian_rbm(*parameters)
+    own = lnz.log_partition(inside.collapsed(), route=lnz.routes.Enumeration()).value
+    outside = units.of_x(inside)
+    other = lnz.log_partition(outside.collapsed(), route=lnz.routes.Enumeration()).value
+    log_p = -np.array([float(inside.free_energy(jax.numpy.asarray(row))) for row in units.states(x)]) - float(own)
+    of_x = -np.array([float(outside.free_energy(jax.numpy.asarray(row.astype(np.float32)))) for row in x]) - float(
+        other
+    )
+    np.testing.assert_allclose(of_x, log_p - np.log(units.scale).sum(), atol=2e-2)
 
 
 @pytest.mark.parametrize(
