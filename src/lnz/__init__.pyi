@@ -27,6 +27,8 @@ from ._core.spaces import Product as Product
 from ._core.spaces import Real as Real
 from ._core.spaces import Space as Space
 from ._core.spaces import Spin as Spin
+from ._evidence.evidence import Evidence as Evidence
+from ._evidence.evidence import evidence as evidence
 from ._models.deep_boltzmann_machine import DeepBoltzmannMachine as DeepBoltzmannMachine
 from ._models.factor_graph import FactorGraph as FactorGraph
 from ._models.independent import Gaussian as Gaussian

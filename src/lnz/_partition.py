@@ -64,7 +64,7 @@ def log_partition(
     apart = route.random and not any(map(is_traced, jax.tree.leaves((known_values(parameters), data, key))))
     run = _log_partition if apart else _compiled
     estimate = run(route, Frozen(constants), parameters, data, key)
-    _refuse_nan(estimate, energy)
+    refuse_nan(estimate, energy)
     return estimate
 
 
@@ -100,7 +100,7 @@ def log_partition_bounds(
     """
     energy = as_energy(energy)
     estimate = anytime_bounds(energy, within=within, max_seconds=max_seconds, max_memory=max_memory, seed=seed)
-    _refuse_nan(estimate, energy)
+    refuse_nan(estimate, energy)
     return estimate
 
 
@@ -155,7 +155,7 @@ def log_partition_to_accuracy(
     estimate = repeat_until(
         energy, route, key, within=within, max_seconds=max_seconds, resume=resume, progress=progress
     )
-    _refuse_nan(estimate, energy)
+    refuse_nan(estimate, energy)
     return estimate
 
 
@@ -228,7 +228,7 @@ _log_partition.defvjp(_forward, _backward)
 _compiled = jax.jit(_log_partition, static_argnums=(0, 1))
 
 
-def _refuse_nan(estimate: Estimate, energy: Energy) -> None:
+def refuse_nan(estimate: Estimate, energy: Energy) -> None:
     """Raise on a NaN or an infinite Z where Python can see the value; inside a transformation it stays in the value."""
     if is_traced(estimate.value):
         return

@@ -1,0 +1,35 @@
+"""Draws as ArviZ has them: groups of named arrays (chain, draw, *shape), written and read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lnz._core.packages import package
+
+
+class Draws(NamedTuple):
+    """Draws from a posterior.
+
+    Attributes:
+        named: by the names of the variables, (n, *shape).
+        log_density: (n,), unconstrained, in nats.
+    """
+
+    named: dict[str, np.ndarray]
+    log_density: np.ndarray
+
+
+def to_arviz(draws: Draws, chains: int, attributes: dict[str, Any]) -> Any:
+    """Draws in so many chains with attributes: a DataTree with ArviZ 1, an InferenceData before that."""
+    arviz = package("arviz", "Evidence.to_arviz")
+    posterior = {name: _in_chains(x, chains) for name, x in draws.named.items()}
+    stats = {"lp": _in_chains(draws.log_density, chains)}
+    if int(arviz.__version__.split(".")[0]) < 1:
+        return arviz.from_dict(posterior=posterior, sample_stats=stats, attrs=attributes)
+    return arviz.from_dict({"posterior": posterior, "sample_stats": stats}, attrs={"/": attributes})
+
+
+def _in_chains(x: np.ndarray, chains: int) -> np.ndarray:
+    return x.reshape(chains, -1, *x.shape[1:])
