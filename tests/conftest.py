@@ -90,6 +90,8 @@ LONG = [
     "diagnostics/test_contract_audit.py",
     "diagnostics/test_convergence.py",
     "evidence/test_evidence.py",
+    "evidence/test_from_draws.py",
+    "faces/test_draws_of_packages.py",
     "faces/test_numpyro_evidence.py",
     "faces/test_numpyro_supports.py",
     "faces/test_pymc_evidence.py",

@@ -27,8 +27,10 @@ from ._core.spaces import Product as Product
 from ._core.spaces import Real as Real
 from ._core.spaces import Space as Space
 from ._core.spaces import Spin as Spin
+from ._evidence.comparison import compare_evidence as compare_evidence
 from ._evidence.evidence import Evidence as Evidence
 from ._evidence.evidence import evidence as evidence
+from ._evidence.from_draws import evidence_from_draws as evidence_from_draws
 from ._models.deep_boltzmann_machine import DeepBoltzmannMachine as DeepBoltzmannMachine
 from ._models.factor_graph import FactorGraph as FactorGraph
 from ._models.independent import Gaussian as Gaussian

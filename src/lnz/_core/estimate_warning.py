@@ -27,6 +27,8 @@ class EstimateWarning(enum.StrEnum):
     POOR_DIRECTION_OVERLAP = "poor-direction-overlap"
     HEAVY_TAILED_EXPECTATION = "heavy-tailed-expectation"
     UNRESOLVED_INTEGRAL = "unresolved-integral"
+    UNMIXED_DRAWS = "unmixed-draws"
+    POOR_BASE_OVERLAP = "poor-base-overlap"
     LOST_DIGITS = "lost-digits"
     OUT_OF_TIME = "out-of-time"
 
@@ -130,6 +132,14 @@ MESSAGES = {
     EstimateWarning.UNRESOLVED_INTEGRAL: Message(
         "Grids of different points disagree, so they do not resolve the integrand, or its tails are too heavy for them",
         "Use more points (lnz.routes.Quadrature(points=…)), coordinates in which the model is equally wide everywhere, or an annealing route",
+    ),
+    EstimateWarning.UNMIXED_DRAWS: Message(
+        "The chains of the draws disagree (R-hat above 1.05), so some have not reached equilibrium, and log Z rests on where they happen to be",
+        "Run the chains longer, or let lnz.evidence find the posterior by itself",
+    ),
+    EstimateWarning.POOR_BASE_OVERLAP: Message(
+        "The draws hardly overlap with the base that was fitted to them, so the standard error is unreliable",
+        "Give more draws, or use lnz.evidence",
     ),
     EstimateWarning.LOST_DIGITS: Message(
         "Floating-point numbers of the size of log Z lie more than a nat apart in this precision, and so do the energies: the last digits are "

@@ -33,3 +33,14 @@ def to_arviz(draws: Draws, chains: int, attributes: dict[str, Any]) -> Any:
 
 def _in_chains(x: np.ndarray, chains: int) -> np.ndarray:
     return x.reshape(chains, -1, *x.shape[1:])
+
+
+def variables_of(draws: Any) -> dict[str, Any] | None:
+    """The arrays (chain, draw, *shape) of a dict, or of the group `posterior` of an InferenceData or a DataTree; None for an array."""
+    if isinstance(draws, dict):
+        return draws
+    group = getattr(draws, "posterior", draws)
+    found = getattr(group, "data_vars", None)
+    if found is None:
+        return None
+    return {str(name): x.transpose("chain", "draw", ...).values for name, x in found.items()}

@@ -128,7 +128,7 @@ class Evidence:
         return to_arviz(self._drawn(draws * chains), chains, attributes)
 
     def _drawn(self, n: int) -> Draws:
-        with _settings_of(self._posterior):
+        with settings_of(self._posterior):
             run, rng = self._run, np.random.default_rng(np.asarray(jax.random.key_data(self._key)).ravel())
             if run is None:
                 run = _run_for_draws(self._posterior, jax.random.fold_in(self._key, _ROUTE_OF_DRAWS))
@@ -199,7 +199,7 @@ def evidence(
 
     Source: the routes name theirs; Chopin & Papaspiliopoulos 2020, "An Introduction to Sequential Monte Carlo", chapter 17.
     """
-    with _settings_of(model):
+    with settings_of(model):
         posterior = posterior_of(model, args, kwargs, prior, prior_transform, dimensions)
         if isinstance(posterior, Posterior) and posterior.space != Real(0):
             _refuse_at_prior(posterior, key)
@@ -241,7 +241,7 @@ def is_pymc(model: Any) -> bool:
     return pymc is not None and isinstance(model, pymc.Model)
 
 
-def _settings_of(model: Any) -> contextlib.AbstractContextManager[None]:
+def settings_of(model: Any) -> contextlib.AbstractContextManager[None]:
     """The settings of JAX under which a model runs."""
     needed = is_pymc(model) or isinstance(model, PyMCPosterior)
     return pytensor_settings() if needed else contextlib.nullcontext()

@@ -48,6 +48,11 @@ class Posterior(Annealable):
     def unconstrained(self, values: dict[str, Array]) -> Float[Array, " d"]:
         """The vector of the variables in their own space."""
 
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """The names of the variables that `unconstrained` needs."""
+        return tuple(part.name for part in self.parts)
+
     def prior_draw(self, key: PRNGKeyArray) -> Float[Array, " d"] | None:
         """A draw from the prior, or None where it cannot be drawn."""
         return None

@@ -40,6 +40,10 @@ class PyMCPosterior(Posterior):
     def parts(self) -> tuple[Part, ...]:
         return self._parts
 
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        return self.latent
+
     def __call__(self, x: Float[Array, " d"]) -> Array:
         return -jnp.asarray(self.log_density(list(split(x, self._parts).values()))).astype(x.dtype)
 

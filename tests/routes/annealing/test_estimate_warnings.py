@@ -137,6 +137,30 @@ def rounds(before):
     return {EstimateWarning.UNSETTLED_BASE: still_rises([(-3.0, 0.5), (before, 0.1), (0.0, 0.02)], 0.2)}
 
 
+def bridged(apart):
+    """Two normal chains, so far apart, of the same model; and a model that the base of half of the draws does not cover."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(2, 600, 1)) + apart * np.array([-1.0, 1.0])[:, None, None]
+
+    def modes(x):
+        return jnp.logaddexp(-0.5 * jnp.sum((x - apart) ** 2), -0.5 * jnp.sum((x + apart) ** 2))
+
+    return lnz.evidence_from_draws(draws, modes, key=KEY).estimate.flags
+
+
+def narrow(width):
+    """Draws on a ring: the narrower, the less a unimodal base overlaps with them."""
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, size=(2, 600))
+    radius = 1 + width * np.random.default_rng(1).normal(size=(2, 600))
+    draws = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+
+    def ring(x):
+        r = jnp.sqrt(jnp.sum(x**2))
+        return -0.5 * ((r - 1) / width) ** 2 - jnp.log(r)
+
+    return lnz.evidence_from_draws(draws, ring, key=KEY).estimate.flags
+
+
 class Case(NamedTuple):
     raised: Callable[[], dict[EstimateWarning, Any]]
     silent: Callable[[], dict[EstimateWarning, Any]]
@@ -168,6 +192,8 @@ CASES = {
         lambda: averaged(lambda x: jnp.exp(2.0 * x[0] ** 2)), lambda: averaged(lambda x: jnp.append(x, x**2))
     ),
     EstimateWarning.UNRESOLVED_INTEGRAL: Case(lambda: integral(1e-4), lambda: integral(1.0)),
+    EstimateWarning.UNMIXED_DRAWS: Case(lambda: bridged(3.0), lambda: bridged(0.0)),
+    EstimateWarning.POOR_BASE_OVERLAP: Case(lambda: narrow(0.003), lambda: narrow(0.2)),
     EstimateWarning.LOST_DIGITS: Case(lambda: of_size(2e16), lambda: of_size(4e15)),
     EstimateWarning.OUT_OF_TIME: Case(
         lambda: repeated(within=1e-9, max_seconds=1e-3), lambda: repeated(within=9.0, max_seconds=600.0)
