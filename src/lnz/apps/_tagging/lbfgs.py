@@ -39,10 +39,10 @@ class LBFGSState(NamedTuple):
     converged: np.ndarray
 
     @classmethod
-    def start(cls, objective: Objective, x: Float[np.ndarray, " n"]) -> LBFGSState:
-        """The state at an initial point."""
+    def start(cls, objective: Objective, x: Float[np.ndarray, " n"], pairs: int = _PAIRS) -> LBFGSState:
+        """The state at an initial point, with room for so many pairs."""
         value, gradient = objective(x)
-        none = np.zeros((_PAIRS, len(x)))
+        none = np.zeros((pairs, len(x)))
         return cls(
             x, np.asarray(value), gradient, none, none, np.asarray(0), np.asarray(0), np.asarray(_flat(gradient))
         )
@@ -58,7 +58,7 @@ def lbfgs_iteration(objective: Objective, state: LBFGSState) -> LBFGSState:
     """
     found, pairs = None, int(state.pairs)
     while found is None:
-        direction = -_inverse_hessian_times(state, pairs)
+        direction = -inverse_hessian_times(state, state.gradient, pairs)
         slope = float(direction @ state.gradient)
         first = 1.0 if int(state.iteration) else min(1.0, 1 / float(np.linalg.norm(direction)))
         if slope < 0:
@@ -67,12 +67,20 @@ def lbfgs_iteration(objective: Objective, state: LBFGSState) -> LBFGSState:
             return state._replace(converged=np.asarray(True))
         pairs = 0 if found is None else pairs
     length, value, gradient = found
-    step, change = np.multiply(length, direction), gradient - state.gradient
-    steps, changes = state.steps, state.changes
-    if step @ change > -np.finfo(float).eps * length * slope:
-        steps, changes = np.vstack([steps[1:], step]), np.vstack([changes[1:], change])
-        pairs = min(pairs + 1, _PAIRS)
+    step = np.multiply(length, direction)
     converged = _flat(gradient) or value >= float(state.value)
+    return moved(state, step, value, gradient, pairs, -np.finfo(float).eps * length * slope, converged)
+
+
+def moved(
+    state: LBFGSState, step: np.ndarray, value: float, gradient: np.ndarray, pairs: int, least: float, converged: bool
+) -> LBFGSState:
+    """The state after a step, with its pair, where the curvature along it is above the least, among the last ones."""
+    change = gradient - state.gradient
+    steps, changes = state.steps, state.changes
+    if step @ change > least:
+        steps, changes = np.vstack([steps[1:], step]), np.vstack([changes[1:], change])
+        pairs = min(pairs + 1, len(steps))
     return LBFGSState(
         state.x + step,
         np.asarray(value),
@@ -89,10 +97,10 @@ def _flat(gradient: np.ndarray) -> bool:
     return float(np.max(np.abs(gradient))) <= _LEAST_GRADIENT
 
 
-def _inverse_hessian_times(state: LBFGSState, pairs: int) -> np.ndarray:
-    """The quasi-Newton direction, by the two-loop recursion."""
-    found, shares = state.gradient, []
-    rows = [(s, y, float(s @ y)) for s, y in zip(state.steps, state.changes, strict=True)][_PAIRS - pairs :]
+def inverse_hessian_times(state: LBFGSState, gradient: np.ndarray, pairs: int) -> np.ndarray:
+    """The inverse Hessian of the last pairs times a gradient, by the two-loop recursion."""
+    found, shares = gradient, []
+    rows = [(s, y, float(s @ y)) for s, y in zip(state.steps, state.changes, strict=True)][len(state.steps) - pairs :]
     for s, y, curvature in reversed(rows):
         shares.append(float(s @ found) / curvature)
         found = found - shares[-1] * y

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,11 +14,18 @@ from lnz.apps._tagging.tagger import Tagger, bag, gold_scores, summed
 from lnz.io._conll import Sentences
 
 
+class Features(Protocol):
+    """Whatever numbers the features of tokens, such as a `FeatureMap`."""
+
+    @property
+    def count(self) -> int: ...
+
+
 class TaggingProblem(NamedTuple):
     """Tagged sentences, ready for training: θ is one weight for each feature and label that occur together, then the transitions.
 
     Attributes:
-        features: the map from windows to feature ids.
+        features: the numbers of the features: a map from windows to feature ids.
         labels: the tags.
         bag: the features of every token, a sparse matrix.
         tags: the label index of every token.
@@ -25,7 +33,7 @@ class TaggingProblem(NamedTuple):
         at, label: the feature and the label of every weight; their order is that of the weights' table.
     """
 
-    features: FeatureMap
+    features: Features
     labels: list[str]
     bag: Any
     tags: Int[np.ndarray, " tokens"]
@@ -36,16 +44,40 @@ class TaggingProblem(NamedTuple):
     @classmethod
     def of(cls, sentences: Sentences, features: FeatureMap) -> TaggingProblem:
         """The training problem of sentences whose last column holds the labels."""
+        tags, labels = sentences.columns[features.columns]
+        return cls.of_bag(features, labels, bag(features.ids(sentences), features.count), tags, sentences.starts)
+
+    @classmethod
+    def of_bag(
+        cls,
+        features: Features,
+        labels: Sequence[str],
+        inputs: Any,
+        tags: Int[np.ndarray, " tokens"],
+        starts: Int[np.ndarray, " sentences+1"],
+        *,
+        least: float = 0.0,
+        every: bool = False,
+    ) -> TaggingProblem:
+        """The training problem of tokens whose features are the rows of a sparse matrix.
+
+        Args:
+            least: a feature and a label have a weight where the values of the feature at tokens with the label add up to so much.
+            every: whether features and labels that never occur together have weights, too.
+        """
         from scipy.sparse import csr_matrix
 
-        tags, labels = sentences.columns[features.columns]
-        inputs = bag(features.ids(sentences), features.count)
+        k = len(labels)
         tokens = np.arange(len(tags) + 1)
-        indicators = csr_matrix((np.ones(len(tags), np.float32), tags, tokens), shape=(len(tags), len(labels)))
+        indicators = csr_matrix((np.ones(len(tags), np.float32), tags, tokens), shape=(len(tags), k))
         seen = (inputs.T @ indicators).tocoo()
-        order = np.lexsort((seen.col, seen.row))
-        at, label = seen.row[order].astype(np.int32), seen.col[order].astype(np.int32)
-        return cls(features, labels, inputs, tags, pack(sentences.starts), at, label)
+        kept = seen.data >= least
+        at, label = seen.row[kept], seen.col[kept]
+        if every and least <= 0:
+            at, label = np.indices((features.count, k)).reshape(2, -1)
+        order = np.lexsort((label, at))
+        at, label = at[order].astype(np.int32), label[order].astype(np.int32)
+        return cls(features, list(labels), inputs, tags, pack(starts), at, label)
 
     @property
     def size(self) -> int:
@@ -60,6 +92,7 @@ class TaggingProblem(NamedTuple):
         return weights, theta[len(self.at) :].reshape(k, k).astype(np.float32)
 
     def tagger(self, theta: Float[np.ndarray, " size"]) -> Tagger:
+        assert isinstance(self.features, FeatureMap)
         return Tagger(self.features, self.labels, *self.tables(theta))
 
 
@@ -67,13 +100,17 @@ class Likelihood:
     """-Σ log P(y|x) of a problem's sentences, in nats, and its gradient by T1: X^T (μ - onehot(y)), and expected less observed pairs.
 
     Emissions and their gradient are two products with the sparse matrix X of the features; μ comes from forward-backward.
+
+    Args:
+        sums: the dtype in which the gradient adds up tokens. A feature of a hundred thousand tokens needs float64 for more than four digits.
     """
 
-    def __init__(self, problem: TaggingProblem):
+    def __init__(self, problem: TaggingProblem, sums: type[np.floating[Any]] = np.float32):
         self._problem = problem
+        self._sums = sums
         self._bag, self._back = (
             problem.bag,
-            problem.bag.T.tocsr(),
+            problem.bag.T.tocsr().astype(sums),
         )  # CSR rows of the transpose, each of which the product writes once
         self._seen = seen_pairs(problem.tags, problem.packed.place, len(problem.labels))
 
@@ -89,7 +126,7 @@ class Likelihood:
         ]
         value = sum(float(sums.log_z) for sums in found)
         pairs = sum(np.asarray(sums.pairs, np.float64) for sums in found) - self._seen
-        errors = problem.packed.gather(np.stack([np.asarray(sums.nodes, np.float32) for sums in found]))
+        errors = problem.packed.gather(np.stack([np.asarray(sums.nodes, self._sums) for sums in found]))
         errors[np.arange(len(errors)), problem.tags] -= 1
         gradient = (self._back @ errors)[problem.at, problem.label]
         return value, np.concatenate([gradient, pairs.ravel()], dtype=np.float64)

@@ -86,7 +86,7 @@ class Tagger:
         Raises:
             DataError: where the sentences have fewer columns than those of training, the labels not counted.
         """
-        return self._over_batches(sentences, _best_tags)[0]
+        return self._over_batches(sentences, best_tags)[0]
 
     def tag_with_confidence(self, sentences: Sentences) -> Tagged:
         """The most probable tags, and the probability of every tag and every chunk. DataError as `tag`."""
@@ -226,7 +226,7 @@ def _chain(emissions: Any, transitions: Any, mask: Any) -> LinearChain:
 
 
 @jax.jit
-def _best_tags(emissions: Any, transitions: Any, mask: Any) -> tuple[Array]:
+def best_tags(emissions: Any, transitions: Any, mask: Any) -> tuple[Array]:
     return (jax.vmap(lambda e, m: map_state(_chain(e, transitions, m)))(emissions, mask),)
 
 
