@@ -33,7 +33,12 @@ MODULES = [
     *sorted(m.name for m in pkgutil.walk_packages(lnz.__path__, "lnz.") if not m.name.endswith("__main__")),
 ]
 # Rooms for users of other packages, and their guides, run where those packages are installed: `.ci/matrix faces`.
-NEEDED = {"lnz.sklearn": "sklearn", "guide-scikit-learn.md": "sklearn"}
+NEEDED = {
+    "lnz.sklearn": "sklearn",
+    "guide-scikit-learn.md": "sklearn",
+    "lnz.torch": "torch",
+    "guide-pytorch.md": "torch",
+}
 
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```$(?:\s*<!-- within (?P<percent>[\d.]+) % -->)?(?:\s*^```text\n(?P<output>.*?)^```$)?",

@@ -13,6 +13,7 @@ from . import report as report
 from . import routes as routes
 from . import sklearn as sklearn
 from . import testing as testing
+from . import torch as torch
 from ._choose import Budget as Budget
 from ._choose import choose as choose
 from ._core.compilation_cache import cache as cache

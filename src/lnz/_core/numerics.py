@@ -98,6 +98,15 @@ def hangs_on(f: Callable[[Any], Array], x: Any, *, or_constants: bool = False) -
     return any(v in known for v in closed.jaxpr.outvars if not hasattr(v, "val"))
 
 
+def float64(on: bool = True) -> Any:
+    """A context in which JAX computes in float64, or does not, whatever the caller's setting."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(on)
+    from jax.experimental import enable_x64  # JAX before 0.8  # pyright: ignore[reportAttributeAccessIssue]
+
+    return enable_x64(on)
+
+
 def check_whole_number(name: str, n: Any, least: int = 1) -> None:
     """Raise ValueError unless n is an integer of at least `least`."""
     if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < least:

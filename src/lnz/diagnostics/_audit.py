@@ -12,13 +12,14 @@ from jaxtyping import PRNGKeyArray
 
 from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy, FunctionEnergy, ModelLike
+from lnz._core.numerics import float64
 from lnz._core.random import fast_key
 from lnz._core.spaces import ArrayLike, Space
 from lnz.diagnostics import _audit_derivative as audit_derivative
 from lnz.diagnostics import _audit_interface as audit_interface
 from lnz.diagnostics import _audit_states as audit_states
 from lnz.diagnostics._audit_report import AuditReport, Check
-from lnz.diagnostics._audit_subject import float64, plain_promotion, subject
+from lnz.diagnostics._audit_subject import plain_promotion, subject
 
 
 def audit(

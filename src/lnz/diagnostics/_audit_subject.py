@@ -36,15 +36,6 @@ _DIRECTIONS = 3
 _COORDINATES = 12
 
 
-def float64() -> Any:
-    """A context in which JAX computes in float64."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # JAX before 0.8  # pyright: ignore[reportAttributeAccessIssue]
-
-    return enable_x64()
-
-
 @contextlib.contextmanager
 def plain_promotion() -> Any:
     """A context with JAX's default promotion, whatever the caller's setting, because the user's energy can rely on it."""

@@ -1,0 +1,2 @@
+# The public names of lnz.torch. `__init__.py` loads each name from its module when it is first used.
+from ._crf import CRF as CRF
