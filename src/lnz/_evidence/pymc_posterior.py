@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lnz._core.numerics import float64
 from lnz._evidence.posterior import Part, Posterior, joined, split
-from lnz.diagnostics._audit_subject import float64
 
 _IMPROPER = ("Flat", "HalfFlat")
 
