@@ -83,6 +83,15 @@ REFUSED = [
     ("audit notes.doc:energy", "is not a Python file"),
     ("audit x.py:energy --report there.npy", "there.npy: exists already"),
     ("audit x.py:energy --samples nowhere.npy", "nowhere.npy: there is no such file"),
+    ("evidence nowhere.py:model", "nowhere.py: there is no such file"),
+    ("evidence notes.doc:model", "is not a Python file"),
+    ("evidence model.py", "names no model. Write FILE.py:NAME"),
+    ("evidence x.py:model", "x.py: has no 'model'. It has no functions"),
+    ("evidence model.py:model --max-seconds 3", "Add --within NATS"),
+    ("evidence model.py:model --within 0", "0 is not above 0"),
+    ("evidence model.py:model", "model needs 'y'. Give them in --data FILE.json"),
+    ("evidence model.py:model --data nowhere.json", "nowhere.json: there is no such file"),
+    ("evidence model.py:model --data notes.doc", "is not valid JSON"),
     ("reference run --route exact", "which exact route applies depends on the model"),
     ("reference run --models torus", "no reference model 'torus': there are torus-4x4-hot"),
     ("tag train nowhere.txt --out new", "nowhere.txt: there is no such file"),
@@ -114,6 +123,7 @@ def told(tmp_path_factory):
     for name in ("notes.doc", "there.npy", "x.uai", "x.py", "other/notes.txt", "labelled/masks/notes.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("something")
+    (folder / "model.py").write_text("def model(y):\n    pass\n")
     config = {"settings": FIRST_RUN, "data": {"coding": {}, "sha256": ""}}
     for name, files, about in (
         ("begun", (), config),
@@ -142,7 +152,7 @@ def test_refused_before_jax_is_imported(told, case):
 
 
 def test_every_command_is_refused_something():
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 14
     untested = {name for name in COMMANDS if not any(command.startswith(name + " ") for command, _ in REFUSED)}
     assert untested == {"reference list"}  # it takes nothing
 

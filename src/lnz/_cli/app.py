@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": ("lnz._cli.commands:Sample", "lnz._cli.evaluate:sample"),
     "logz": ("lnz._cli.commands:LogZ", "lnz._cli.commands:log_z"),
     "audit": ("lnz._cli.commands:Audit", "lnz._cli.audit_command:audit"),
+    "evidence": ("lnz._cli.evidence_options:Evidence", "lnz._cli.evidence_command:evidence"),
     "segment train": ("lnz._cli.segment_options:Train", "lnz._cli.segment:train"),
     "segment apply": ("lnz._cli.segment_options:Apply", "lnz._cli.segment:apply"),
     "segment evaluate": ("lnz._cli.segment_options:Evaluate", "lnz._cli.segment:evaluate"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from lnz._cli.commands import Audit
 from lnz._cli.errors import BadInput, refusing
 from lnz._cli.process import prepare_jax
 from lnz._cli.progress import Step
+from lnz._cli.user_code import checked_target, run_for
 
 
 def audit(options: Audit) -> int:
@@ -42,24 +41,8 @@ def audit(options: Audit) -> int:
 def _energy(target: str) -> Any:
     if target.endswith(".lnz"):
         return lnz.load(Path(target))
-    file, _, name = target.rpartition(":")
-    path = Path(file)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        line = " ".join(str(error).split())
-        raise BadInput(f"{path}: running it raised {type(error).__name__}: {line}. Fix the file first") from error
-    finally:
-        sys.path.pop(0)
-    if not hasattr(module, name):
-        there = sorted(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
-        raise BadInput(f"{path}: has no {name!r}. It has {', '.join(there[:8]) or 'nothing that can be called'}")
-    energy = getattr(module, name)
+    path, name = checked_target(target, "energy", "model.py:energy")
+    energy = run_for(path, name)
     if not isinstance(energy, lnz.Energy) and not isinstance(getattr(energy, "space", None), lnz.Space):
         raise BadInput(
             f"{target}: has no space. Wrap it: {name} = lnz.FunctionEnergy(function, lnz.Real(2)), or set {name}.space"

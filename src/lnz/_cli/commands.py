@@ -31,6 +31,7 @@ from lnz._cli.output import note
 from lnz._cli.process import program
 from lnz._cli.refusals import data_file, existing, model_file, new_file
 from lnz._cli.settings import Settings
+from lnz._cli.user_code import checked_target
 from lnz.reference._names import check_names
 
 _Graph = functools.partial(Option, group="Graphical models")
@@ -407,15 +408,7 @@ class Audit(Options):
         if self.target.endswith(".lnz"):
             existing(Path(self.target))
             return
-        file, _, name = self.target.rpartition(":")
-        if not file or not name:
-            raise BadInput(
-                f"{self.target}: names no energy. Write FILE.py:NAME, such as model.py:energy, or a saved energy FILE.lnz"
-            )
-        if not Path(file).is_file():
-            raise BadInput(f"{file}: there is no such file. Write FILE.py:NAME, such as model.py:energy")
-        if Path(file).suffix != ".py":
-            raise BadInput(f"{file}: is not a Python file. Write FILE.py:NAME, such as model.py:energy")
+        checked_target(self.target, "energy", "model.py:energy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
