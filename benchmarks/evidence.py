@@ -1,6 +1,6 @@
 """log Z of continuous models whose truth is known, by the default route and by annealed importance sampling: error, coverage, warnings, seconds.
 
-    python benchmarks/evidence.py [--seeds 10] [--route default|ais] [funnel10 schools ...]
+    python benchmarks/evidence.py [--seeds 10] [--route default|ais] [--data FOLDER] [funnel10 schools ...]
 
 A row: the mean and the largest error over the seeds (nats), the mean width of the 99 % interval, in how many runs it held or a warning was given,
 in how many there was a warning, the process seconds of the first call and of a later one.
@@ -10,6 +10,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,6 +122,78 @@ def wells(d: int) -> Target:
     return Target(energy, d, float(np.log(total.sum() * (nodes[1] - nodes[0])) + 9 * (d - 1)))
 
 
+def mixture(d: int, components: int, *, student: bool = False) -> Target:
+    """Equal components at uniform random places: standard normals in [-40, 40]^d, or products of Student's t of two degrees in [-10, 10]^d."""
+    import jax
+
+    from lnz.reference import gaussian_mixture_log_density, student_mixture_log_density
+
+    half = 10 if student else 40
+    means = half * jax.random.uniform(jax.random.PRNGKey(0), (components, d), minval=-1, maxval=1)
+    density = student_mixture_log_density if student else gaussian_mixture_log_density
+    return Target(lambda x: -density(x, means), d, 0.0)
+
+
+def many_well(d: int) -> Target:
+    from lnz.reference import many_well_log_density, many_well_log_z
+
+    return Target(lambda x: -many_well_log_density(x), d, many_well_log_z(d // 2))
+
+
+def _columns(x: np.ndarray, *, centred: bool) -> np.ndarray:
+    x = (x - x.mean(axis=0) if centred else x) / x.std(axis=0)
+    return np.concatenate([np.ones((len(x), 1)), x], axis=1)
+
+
+def _logistic(rows: np.ndarray, y: np.ndarray, prior: float | None, log_z: float) -> Target:
+    """Logistic regression, with normal coefficients of this standard deviation, or without a prior."""
+    import jax
+    import jax.numpy as jnp
+
+    d, signed = rows.shape[1], jnp.asarray(rows * np.where(y > 0, 1.0, -1.0)[:, None])
+
+    def energy(w: Any) -> Any:
+        given = jnp.sum(jax.nn.softplus(-(signed @ w)))
+        return (
+            given if prior is None else given + 0.5 * jnp.sum((w / prior) ** 2) + d * (math.log(prior) + 0.5 * LOG_2PI)
+        )
+
+    return Target(energy, d, log_z)
+
+
+def sonar() -> Target:
+    """Gorman and Sejnowski 1988; log Z by importance sampling of 200,000 draws, to 0.009."""
+    data = np.load(DATA / "sonar.npz")
+    return _logistic(_columns(data["x"], centred=True), data["y"], 1.0, -108.384)
+
+
+def credit(prior: float | None) -> Target:
+    """German credit; log Z by importance sampling, to 0.001."""
+    data = np.load(DATA / "german_credit.npz")
+    return _logistic(_columns(data["x"], centred=False), data["y"], prior, -504.4859 if prior is None else -585.099)
+
+
+def brownian() -> Target:
+    """Brownian motion of which two thirds are observed, with unknown scales of steps and noise, in 32 dimensions."""
+    import jax.numpy as jnp
+
+    y = np.load(DATA / "brownian.npz")["y"]
+    seen = np.flatnonzero(~np.isnan(y))
+    observed = jnp.asarray(y[seen])
+
+    def energy(x: Any) -> Any:
+        log_step, log_noise, path = x[0], x[1], x[2:]
+        steps = jnp.concatenate([path[:1], path[1:] - path[:-1]])
+        misses = observed - path[seen]
+        prior = (log_step**2 + log_noise**2) / 8 + 2 * math.log(2)
+        moves = 0.5 * jnp.sum(steps**2) * jnp.exp(-2 * log_step) + 30 * log_step
+        noise = 0.5 * jnp.sum(misses**2) * jnp.exp(-2 * log_noise) + len(seen) * log_noise
+        return prior + moves + noise + 0.5 * (32 + len(seen)) * LOG_2PI
+
+    return Target(energy, 32, 1.18774898592045)
+
+
+DATA = Path()
 TARGETS: dict[str, Callable[[], Target]] = {
     "funnel10": lambda: funnel(10),
     "schools-centred": lambda: schools(True),
@@ -134,24 +207,40 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "regression5": lambda: regression(5),
     "regression20": lambda: regression(20),
     "wells8": lambda: wells(8),
+    "mixture2": lambda: mixture(2, 40),
+    "mixture50": lambda: mixture(50, 40),
+    "students10": lambda: mixture(10, 10, student=True),
+    "many-well32": lambda: many_well(32),
+    "many-well64": lambda: many_well(64),
+}
+# Data that are not ours to publish, in a folder that the user names: brownian.npz, german_credit.npz, sonar.npz.
+WITH_DATA: dict[str, Callable[[], Target]] = {
+    "brownian": brownian,
+    "credit": lambda: credit(10.0),
+    "credit-no-prior": lambda: credit(None),
+    "sonar": sonar,
 }
 
 
 def main() -> None:
+    global DATA
     one_thread()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="target", help=", ".join(TARGETS))
+    parser.add_argument("targets", nargs="*", metavar="target", help=", ".join(TARGETS | WITH_DATA))
+    parser.add_argument("--data", type=Path, help=f"a folder with the data of {', '.join(WITH_DATA)}")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--route", choices=("default", "ais"), default="default")
     options = parser.parse_args()
+    DATA = options.data
+    targets = TARGETS | (WITH_DATA if DATA else {})
     import jax
 
     import lnz
 
     route = None if options.route == "default" else lnz.routes.AnnealedImportanceSampling()
     table = Table("target", "mean error", "largest", "interval", "held or warned", "warned", "first s", "s")
-    for name in options.targets:
-        target = TARGETS[name]()
+    for name in options.targets or targets:
+        target = targets[name]()
         energy, runs, seconds = lnz.FunctionEnergy(target.energy, lnz.Real(target.d)), [], []
         for seed in range(options.seeds):
             begun = time.process_time()

@@ -147,9 +147,23 @@ MUTANTS = [
     Mutant(
         "routes/_annealing/fitted_smc.py",
         "log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1])",
-        "log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1]) - 0.05 * (stop.beta == 1)",
+        "log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1]) - 0.05 * (beta == 1)",
         "estimates from a fitted base 0.05 nats low",
         "tests/routes/annealing/test_fitted_smc.py -k derivative",
+    ),
+    Mutant(
+        "routes/_annealing/fitted_smc.py",
+        "roots = (_root(second), _root(first)) if",
+        "roots = (_root(here.noise),) if",
+        "particles moved by their own covariance",
+        "tests/routes/annealing/test_fitted_smc.py -k no_higher",
+    ),
+    Mutant(
+        "routes/_annealing/fitted_smc.py",
+        "lost = fallen(found)",
+        "lost = None",
+        "a base that has lost modes",
+        "tests/routes/annealing/test_fitted_smc.py -m slow -k more_modes",
     ),
     Mutant(
         "routes/_annealing/fitted_smc.py",
@@ -160,15 +174,15 @@ MUTANTS = [
     ),
     Mutant(
         "routes/_annealing/fitted_smc.py",
-        "if missed <= pilot.log_z[-1] - LIGHT:",
+        "if missed <= pilot.found[-1][0] - _LITTLE:",
         "if True:",
         "a missed mode that the pilot does not begin again with",
         "tests/routes/annealing/test_fitted_smc.py -k begins_again",
     ),
     Mutant(
         "routes/_annealing/fitted_smc.py",
-        "or (stops[-1] >= min(stops[-3:-1]) and found[-1][1] < _ARRIVED_NO_NEARER)",
-        "",
+        "stops[-1] >= min(stops[-3:-1], default=math.inf) and",
+        "False and",
         "rounds that go on where the base comes no nearer",
         "tests/routes/annealing/test_fitted_smc.py -k rounds_end",
     ),

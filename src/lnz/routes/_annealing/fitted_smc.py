@@ -27,7 +27,7 @@ from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, looks_infinite
 from lnz.routes._annealing.mode_probes import LIGHT, far_more
 from lnz.routes._annealing.path import Path
-from lnz.routes._annealing.triangular_map import TriangularMap, fitted_map
+from lnz.routes._annealing.triangular_map import TriangularMap, fitted_map, times
 
 _LARGEST = 64  # dimensions up to which a map is fitted
 _ROWS = 1024  # states of one call of the energy's program
@@ -43,6 +43,7 @@ _ARRIVED = 0.03  # nats that log Z may rise in a round
 _ARRIVED_NO_NEARER = 0.1  # the error of log Z, in nats, at which rounds end whose base comes no nearer to the model
 _RISEN = 0.2  # nats that it may rise in the last of all rounds without a warning
 _SEARCHES = 3  # by mode probes, each but the last after a pilot that was begun again
+_LITTLE = 2.0  # nats below log Z of a region with which a pilot does not begin again
 _LEAST_SHARE = 0.2  # of particles of a new region, and of the old one, in a pilot that begins again
 _FEW = 16  # dimensions up to which the slopes of narrow modes are looked for
 _DISTANCES = (
@@ -121,15 +122,19 @@ class FittedSMC(AnnealingRoute):
         return reason
 
     def run(self, energy: Energy, key: Any) -> Weighted:
+        other = AnnealedImportanceSampling(
+            base=self.base, confidence=self.confidence, mode_probes=min(self.mode_probes, 32)
+        )
         if is_traced(key):
-            other = AnnealedImportanceSampling(base=self.base, confidence=self.confidence)
-            return dataclasses.replace(other, mode_probes=min(self.mode_probes, 32)).run(energy, key)
+            return other.run(energy, key)
         path = self.path(energy)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
         with np.errstate(all="ignore"):
             target, starts = target_of(energy), _starts(path, key, rng)
             pilot, missed = _pilot_of_every_mode(target, starts, rng, self.rounds, self.mode_probes)
-            ran = _annealed(target, pilot.base, rng, (self.replicates, self.particles), pilot.ran.plan)
+            if pilot.lost is not None:
+                return _covering(other.run(energy, key), pilot.lost)
+            ran = annealed(target, pilot.base, rng, (self.replicates, self.particles), pilot.ran.plan)
             limit = far_more(ran.ends.log_ratio)
             ends = _moved(target, pilot.base, rng, ran.ends, pilot.ran.plan[-1], _AFTERWARDS)
             escaped = ends.log_ratio > limit
@@ -142,7 +147,7 @@ class FittedSMC(AnnealingRoute):
                 base_by_default=path.by_default,
                 diagnostics={
                     "temperatures": jnp.asarray(len(pilot.ran.plan)),
-                    "pilot_log_z": jnp.asarray(pilot.log_z),
+                    "pilot_log_z": jnp.asarray([mean for mean, _ in pilot.found]),
                     "replicate_sd": jnp.asarray(ran.log_z.std(ddof=1) if self.replicates > 1 else np.inf),
                     "escaped": jnp.asarray(escaped.mean()),
                     "log_mass_elsewhere": jnp.asarray(missed),
@@ -158,11 +163,23 @@ class FittedSMC(AnnealingRoute):
             )
         heavy = missed > float(estimate.value) - LIGHT
         # What the base hardly reaches may be missing from all of its populations: the interval covers the last round of the pilot as well.
-        upper = jnp.maximum(estimate.upper, pilot.upper)
+        last, error = pilot.found[-1]
+        upper = jnp.maximum(estimate.upper, last + 3 * error)
         upper = jnp.logaddexp(upper, missed + 1) if heavy else upper
         flags = {**estimate.flags, EstimateWarning.MISSED_MODES: jnp.asarray(heavy)}
         estimate = dataclasses.replace(estimate, upper=upper, flags=flags)
         return Weighted(estimate, v, jnp.repeat(jnp.asarray(ran.log_z)[:, None], self.particles, axis=1))
+
+
+def _covering(weighted: Weighted, least: float) -> Weighted:
+    """An estimate whose interval reaches what the pilot saw, with a flag where it did not."""
+    estimate = weighted.estimate
+    flags = {
+        **estimate.flags,
+        EstimateWarning.MISSED_MODES: estimate.flags[EstimateWarning.MISSED_MODES] | (estimate.upper < least),
+    }
+    estimate = dataclasses.replace(estimate, upper=jnp.maximum(estimate.upper, least), flags=flags)
+    return dataclasses.replace(weighted, estimate=estimate)
 
 
 # ------------------------------------------------------------------------------------------------------------ the model
@@ -280,18 +297,33 @@ def _at(target: Target, base: TriangularMap, noise: np.ndarray) -> Particles:
 
 
 def _move(
-    target: Target, base: TriangularMap, rng: np.random.Generator, here: Particles, stop: Stop
+    target: Target,
+    base: TriangularMap,
+    rng: np.random.Generator,
+    here: Particles,
+    beta: float,
+    step_size: float,
+    roots: tuple[np.ndarray, ...],
 ) -> tuple[Particles, float]:
-    """A Hamiltonian move of the variables, whose step size every particle draws, and its mean acceptance."""
-    step = stop.step * np.exp(rng.uniform(*_STEPS, here.noise.shape[1]))
+    """A Hamiltonian move of the variables, whose step size every particle draws, and its mean acceptance.
+
+    The roots of covariances are those of as many equal parts of the particles.
+    """
+
+    def through(matrices: Any, x: np.ndarray) -> np.ndarray:
+        parts = np.array_split(x, len(roots), axis=1)
+        return np.concatenate([times(matrix, part) for matrix, part in zip(matrices, parts, strict=True)], axis=1)
+
+    back = [root.T for root in roots]
+    step = step_size * np.exp(rng.uniform(*_STEPS, here.noise.shape[1]))
     p = rng.normal(size=here.noise.shape)
-    there, (value, slope) = here, here.at(stop.beta)
+    there, (value, slope) = here, here.at(beta)
     begun = value - 0.5 * np.square(p).sum(axis=0)
     for _ in range(rng.integers(1, _LEAPFROGS + 1)):
-        p = p + 0.5 * step * (stop.root.T @ slope)
-        there = _at(target, base, there.noise + step * (stop.root @ p))
-        value, slope = there.at(stop.beta)
-        p = p + 0.5 * step * (stop.root.T @ slope)
+        p = p + 0.5 * step * through(back, slope)
+        there = _at(target, base, there.noise + step * through(roots, p))
+        value, slope = there.at(beta)
+        p = p + 0.5 * step * through(back, slope)
     gain = value - 0.5 * np.square(p).sum(axis=0) - begun
     chance = np.where(np.isnan(gain), 0.0, np.exp(np.minimum(gain, 0)))
     return here.taken(rng.random(len(chance)) < chance, there), float(chance.mean())
@@ -301,20 +333,34 @@ def _moved(
     target: Target, base: TriangularMap, rng: np.random.Generator, here: Particles, stop: Stop, moves: int
 ) -> Particles:
     for _ in range(moves):
-        here, _ = _move(target, base, rng, here, stop)
+        here, _ = _move(target, base, rng, here, stop.beta, stop.step, (stop.root,))
     return here
 
 
 def _settled(
-    target: Target, base: TriangularMap, rng: np.random.Generator, here: Particles, stop: Stop, most: int
+    target: Target,
+    base: TriangularMap,
+    rng: np.random.Generator,
+    here: Particles,
+    beta: float,
+    *,
+    most: int,
+    step: float = 0.5,
+    root: np.ndarray | None = None,
 ) -> tuple[Particles, Stop]:
-    """Particles moved until they have forgotten where they were, or for so many moves, and the stop with the step size and moves that took."""
-    begun, step, remembered = here.noise, stop.step, []
+    """Particles moved until they have forgotten where they were, or for so many moves, and a stop with the root, step size and moves that took.
+
+    Unless a root is given, each half of the particles moves by the covariance of the other: moves by their own make log Z several nats too high in
+    many dimensions.
+    """
+    first, second = np.array_split(here.noise, 2, axis=1)
+    roots = (_root(second), _root(first)) if root is None else (root,)
+    begun, remembered = here.noise, []
     while len(remembered) < most and not has_forgotten(remembered):
-        here, rate = _move(target, base, rng, here, stop._replace(step=step))
+        here, rate = _move(target, base, rng, here, beta, step, roots)
         step = min(max(step * math.exp(0.3 * (rate - 0.6)), 1e-4), 3.0)
         remembered.append(_remembered(begun, here.noise))
-    return here, stop._replace(step=step, moves=len(remembered))
+    return here, Stop(beta, _root(begun) if root is None else root, step, len(remembered))
 
 
 def has_forgotten(remembered: list[float]) -> bool:
@@ -335,7 +381,7 @@ def _remembered(a: np.ndarray, b: np.ndarray) -> float:
     return worst
 
 
-def _annealed(
+def annealed(
     target: Target,
     base: TriangularMap,
     rng: np.random.Generator,
@@ -349,24 +395,26 @@ def _annealed(
 
     At every stop particles are resampled and moved; with a plan, not at the last one.
     """
-    here, log_z, beta, made, step = _at(target, base, base.drawn(rng, math.prod(size))), np.zeros(size[0]), 0.0, [], 0.5
+    here, log_z, beta, step = _at(target, base, base.drawn(rng, math.prod(size))), np.zeros(size[0]), 0.0, 0.5
+    made: list[Stop] = []
     while beta < 1:
         ratio = here.log_ratio
         if plan is None:
             ratio = np.nan_to_num(ratio, nan=-np.inf, posinf=1e15).clip(-1e15)
             stride = 1 - beta if len(made) >= _TEMPERATURES else _stride(ratio, 1 - beta, effective)
-            stop = Stop(1.0 if stride >= 1 - beta - 1e-9 else beta + stride, np.eye(len(here.noise)), step, 0)
+            new = 1.0 if stride >= 1 - beta - 1e-9 else beta + stride
         else:
-            stop = plan[len(made)]
-        gain = (np.zeros_like(ratio) if stop.beta == beta else (stop.beta - beta) * ratio).reshape(size)
+            new = plan[len(made)].beta
+        gain = (np.zeros_like(ratio) if new == beta else (new - beta) * ratio).reshape(size)
         log_z = log_z + np.logaddexp.reduce(gain, axis=1) - math.log(size[1])
         kept = systematic_on_host(rng, gain) + size[1] * np.arange(size[0])[:, None]
-        here, beta = here.chosen(kept.ravel()), stop.beta
+        here, beta = here.chosen(kept.ravel()), new
         if plan is None:
-            here, stop = _settled(target, base, rng, here, stop._replace(root=_root(here.noise)), most)
+            here, stop = _settled(target, base, rng, here, beta, most=most, step=step)
             step = stop.step
-        elif beta < 1:
-            here = _moved(target, base, rng, here, stop, stop.moves)
+        else:
+            stop = plan[len(made)]
+            here = here if beta == 1 else _moved(target, base, rng, here, stop, stop.moves)
         made.append(stop)
     return Ran(log_z, here, made)
 
@@ -397,55 +445,76 @@ def _root(noise: np.ndarray) -> np.ndarray:
 
 
 class _Piloted(NamedTuple):
-    """What the pilot run fixes, the base, and the last run from it with its plan; log Ẑ of every round, whether it still rises, and the upper end."""
+    """What the pilot run fixes: the base, and the last run from it with its plan.
+
+    Attributes:
+        found: log Ẑ of every round, and its error.
+        rising: whether it still rises.
+        lost: the upper end of an earlier one, where the base has lost modes since, and otherwise None.
+    """
 
     base: TriangularMap
     ran: Ran
-    log_z: np.ndarray
+    found: list[tuple[float, float]]
     rising: bool
-    upper: float
+    lost: float | None
 
 
 def _pilot_of_every_mode(
     target: Target, starts: np.ndarray, rng: np.random.Generator, rounds: int, mode_probes: int
 ) -> tuple[_Piloted, float]:
     """The pilot, begun again with the regions that mode probes found elsewhere, and the log of the mass that they found in the end."""
-    ran = _annealed(target, fitted_map(starts, 1.0), rng, _FIRST, effective=0.3, most=15)
-    pilot, missed = _piloted(target, ran, rng, rounds), -np.inf
+    first = annealed(target, fitted_map(starts, 1.0), rng, _FIRST, effective=0.3, most=15)
+    pilot, missed = _piloted(target, first.ends.x, [_mean_and_error(first.log_z)], rng, rounds), -np.inf
     for _ in range(_SEARCHES if mode_probes else 0):
+        if pilot.lost is not None:
+            break
         limit = far_more(pilot.ran.ends.log_ratio)
         narrow = outward(target, pilot.base, rng, mode_probes // 2)
         dispersed = _dispersed(starts, rng, mode_probes - narrow.shape[1])
-        missed, x = elsewhere(target, pilot.base, rng, np.concatenate([dispersed, narrow], axis=1), limit)
-        if missed <= pilot.log_z[-1] - LIGHT:
+        missed, error, x = elsewhere(target, pilot.base, rng, np.concatenate([dispersed, narrow], axis=1), limit)
+        if missed <= pilot.found[-1][0] - _LITTLE:
             break
-        share = 1 / (1 + math.exp(pilot.log_z[-1] - missed))
+        share = 1 / (1 + math.exp(pilot.found[-1][0] - missed))
         new = rng.random(math.prod(_ROUND)) < min(max(share, _LEAST_SHARE), 1 - _LEAST_SHARE)
         old = pilot.ran.ends.chosen(rng.integers(len(new), size=len(new))).x
         joined = np.where(new, x[:, rng.integers(x.shape[1], size=len(new))], old)
-        pilot = _piloted(target, pilot.ran._replace(ends=pilot.ran.ends._replace(x=joined)), rng, rounds)
+        pilot = _piloted(target, joined, [pilot.found[-1], (missed, error)], rng, rounds)
     return pilot, missed
 
 
-def _piloted(target: Target, ran: Ran, rng: np.random.Generator, rounds: int) -> _Piloted:
-    """Rounds of fits and runs after a first run."""
-    found, stops = [_mean_and_error(ran.log_z)], [len(ran.plan)]
+def _piloted(
+    target: Target, x: np.ndarray, found: list[tuple[float, float]], rng: np.random.Generator, rounds: int
+) -> _Piloted:
+    """Rounds of fits and runs that begin with these states, after what was found earlier."""
+    found, stops, lost = list(found), [], None
     for _ in range(rounds):
-        x = ran.ends.x
         base = fitted_map(x, _WIDEN)
         for _ in range(2):  # states that explore further than the annealed ones, in coordinates that suit them better
             here = _at(target, base, base.variables(x))
-            x = _settled(target, base, rng, here, Stop(1.0, _root(here.noise), 0.5, 0), 10)[0].x
+            x = _settled(target, base, rng, here, 1.0, most=10)[0].x
             base = fitted_map(x, _WIDEN, base.order)
-        ran = _annealed(target, base, rng, _ROUND)
+        ran = annealed(target, base, rng, _ROUND)
+        x = ran.ends.x
         found.append(_mean_and_error(ran.log_z))
         stops.append(len(ran.plan))
-        near = stops[-1] <= 2 or (stops[-1] >= min(stops[-3:-1]) and found[-1][1] < _ARRIVED_NO_NEARER)
-        if len(found) > 3 and near and not still_rises(found, _ARRIVED):
+        lost = fallen(found)
+        near = stops[-1] <= 2 or (
+            stops[-1] >= min(stops[-3:-1], default=math.inf) and found[-1][1] < _ARRIVED_NO_NEARER
+        )
+        if lost is not None or (len(stops) > 2 and near and not still_rises(found, _ARRIVED)):
             break
+    return _Piloted(base, ran, found, still_rises(found, _RISEN), lost)
+
+
+def fallen(found: list[tuple[float, float]]) -> float | None:
+    """The upper end of an earlier log Z, where it lay above the last one by more than errors explain, and otherwise None.
+
+    Estimates of Z from a base that has lost modes are low nearly always.
+    """
     last, error = found[-1]
-    means = np.asarray([mean for mean, _ in found])
-    return _Piloted(base, ran, means, still_rises(found, _RISEN), last + 3 * error)
+    above = [(mean, e) for mean, e in found[:-1] if mean - last > max(_RISEN, 3 * math.hypot(e, error))]
+    return max((mean + 3 * e for mean, e in above), default=None)
 
 
 def still_rises(found: list[tuple[float, float]], least: float) -> bool:
@@ -494,27 +563,28 @@ def outward(target: Target, base: TriangularMap, rng: np.random.Generator, most:
 
 def elsewhere(
     target: Target, base: TriangularMap, rng: np.random.Generator, x: np.ndarray, limit: float
-) -> tuple[float, np.ndarray]:
-    """The log of the model's mass in regions where chains from these states settle and the base hardly reaches, -inf for none, and states there.
+) -> tuple[float, float, np.ndarray]:
+    """The log of the model's mass in regions where chains from these states settle and the base hardly reaches, its error, and states there.
 
-    It is that of an annealed population from a base of its own, fitted to the chains there.
+    It is -inf for none, and otherwise that of an annealed population from a base of its own, fitted to the chains there.
     """
 
     def away(x: np.ndarray) -> np.ndarray:
         return x[:, _at(target, base, base.variables(x)).log_ratio > limit]
 
-    plain = _plain(x)
-    x = _settled(target, plain, rng, _at(target, plain, plain.variables(x)), Stop(1.0, np.eye(len(x)), 0.5, 0), 60)[0].x
+    plain = plain_map(x)
+    x = _settled(target, plain, rng, _at(target, plain, plain.variables(x)), 1.0, most=60, root=np.eye(len(x)))[0].x
     settled = away(x)
     if settled.shape[1] < 2:
-        return -np.inf, settled
-    own = fitted_map(settled, _WIDEN) if settled.shape[1] > 10 * len(x) else _plain(settled)
-    ran = _annealed(target, own, rng, _FIRST)
+        return -np.inf, 0.0, settled
+    own = fitted_map(settled, _WIDEN) if settled.shape[1] > 10 * len(x) else plain_map(settled)
+    ran = annealed(target, own, rng, _FIRST)
     there = away(ran.ends.x)
-    return _mean_and_error(ran.log_z)[0] + float(np.log(there.shape[1] / ran.ends.x.shape[1])), there
+    mean, error = _mean_and_error(ran.log_z)
+    return mean + float(np.log(there.shape[1] / ran.ends.x.shape[1])), error, there
 
 
-def _plain(x: np.ndarray) -> TriangularMap:
+def plain_map(x: np.ndarray) -> TriangularMap:
     """The map of independent coordinates, with the centre and width of the states."""
     d = len(x)
     none = np.zeros((d, d))

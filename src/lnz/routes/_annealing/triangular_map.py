@@ -18,6 +18,7 @@ _SELECTING = (0, 2, 4)  # the fits that look for terms
 _CAPPED = 0.98  # the quantile of the weights at which they are capped
 _HINGES = (None, -1.0, 0.0, 1.0)
 _TERMS = 8  # the most terms of a location
+_ALONE = 2**17  # multiplications of a matrix product for which BLAS starts no thread
 _LOOKED_AT = 24  # candidates whose gain is computed
 _SIGNIFICANT = 30.0  # squared standard errors that a term's coefficient is from 0
 
@@ -110,9 +111,9 @@ class TriangularMap(NamedTuple):
         features = Features(*(np.empty_like(noise) for _ in Features._fields))
         near, seen, nearer = features
         for i in range(len(noise)):
-            log_scale[i] = s0[i] + s1[i, :i] @ nearer[:i] + s2[i, :i] @ nearer2[:i]
+            log_scale[i] = s0[i] + times(s1[i, :i], nearer[:i]) + times(s2[i, :i], nearer2[:i])
             clipped[i] = np.minimum(np.maximum(log_scale[i], -_STEEPEST), _STEEPEST)
-            location = m0[i] + m1[i, :i] @ near[:i] + _summed(self.terms[i], features)
+            location = m0[i] + times(m1[i, :i], near[:i]) + _summed(self.terms[i], features)
             z[i] = location + np.exp(clipped[i]) * noise[i]
             near[i], seen[i], nearer[i] = features_of(z[i], self.extremes[i])
             nearer2[i] = np.square(nearer[i])
@@ -134,8 +135,9 @@ class TriangularMap(NamedTuple):
         inside = [f == at.z for f in at.features]
         for j in range(len(by_x) - 1, -1, -1):
             later = slice(j + 1, None)
-            linear = m1[later, j] @ by_z[later] + by_near[j]
-            by_log_scale = s1[later, j] @ by_scale[later] + 2 * at.features.nearer[j] * (s2[later, j] @ by_scale[later])
+            linear = times(m1[later, j], by_z[later]) + by_near[j]
+            by_log_scale = times(s1[later, j], by_scale[later])
+            by_log_scale += 2 * at.features.nearer[j] * times(s2[later, j], by_scale[later])
             by_z[j] = by_x[j] + inside[0][j] * linear + inside[1][j] * by_seen[j] + inside[2][j] * by_log_scale
             by_scale[j] = (by_z[j] * at.scale[j] * at.noise[j] + 1) * at.free[j]
             for term in self.terms[j]:
@@ -151,8 +153,8 @@ class TriangularMap(NamedTuple):
         z = (x[self.order] - self.centre[:, None]) / self.width[:, None]
         features = Features(*map(np.stack, zip(*map(features_of, z, self.extremes), strict=True)))
         (m0, m1), (s0, s1, s2) = self.location, self.log_scale
-        location = m0[:, None] + m1 @ features.near + [_summed(terms, features) for terms in self.terms]
-        log_scale = s0[:, None] + s1 @ features.nearer + s2 @ np.square(features.nearer)
+        location = m0[:, None] + times(m1, features.near) + [_summed(terms, features) for terms in self.terms]
+        log_scale = s0[:, None] + times(s1, features.nearer) + times(s2, np.square(features.nearer))
         return (z - location) * np.exp(-log_scale.clip(-_STEEPEST, _STEEPEST))
 
     def log_density(self, noise: Float[np.ndarray, "d n"]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,6 +162,23 @@ class TriangularMap(NamedTuple):
         nu = self.freedom[:, None]
         tails = 0.5 * (nu + 1) * np.log1p(np.square(noise) / nu)
         return (_log_peak(nu) - tails).sum(axis=0), -(nu + 1) * noise / (nu + np.square(noise))
+
+
+def times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b on one thread, in blocks: small products wait for BLAS's threads, whose number would change the last digits."""
+    if a.ndim == 1 or b.ndim == 1:
+        left, right = "mk"[2 - a.ndim :], "kn"[: b.ndim]
+        return np.einsum(f"{left},{right}->{left[:-1]}{right[1:]}", a, b)
+    (m, k), n = a.shape, b.shape[1]
+    if m * k * n <= _ALONE:
+        return a @ b
+    if k >= max(m, n):
+        size = max(_ALONE // (m * n), 1)
+        return sum((a[:, i : i + size] @ b[i : i + size] for i in range(0, k, size)), np.zeros((m, n)))
+    if m > n:
+        return times(b.T, a.T).T
+    size = max(_ALONE // (m * k), 1)
+    return np.concatenate([a @ b[:, i : i + size] for i in range(0, n, size)], axis=1)
 
 
 def features_of(z: np.ndarray, extremes: np.ndarray) -> Features:
@@ -232,7 +251,7 @@ def _regressed(features: Features, y: np.ndarray) -> _Regressed:
     scale_columns = np.vstack([one, features.nearer, np.square(features.nearer)]).T
     scale_ridge = _SCALE_RIDGE * n * np.concatenate([[1e-9], np.ones(2 * k)])
     nu, weights, terms, log_scale = max(_FREEDOM), np.ones(n), [], np.zeros(1 + 2 * k)
-    information = scale_columns.T @ scale_columns * (2 * nu / (nu + 3)) + np.diag(scale_ridge)
+    information = times(scale_columns.T, scale_columns) * (2 * nu / (nu + 3)) + np.diag(scale_ridge)
     for fit in range(_FITS):
         weights = weights / weights.mean()
         a, rest = _solved(columns, weights, y)
@@ -246,13 +265,13 @@ def _regressed(features: Features, y: np.ndarray) -> _Regressed:
         rest2 = np.square(rest)
         if fit == 0:
             log_scale[0] = 0.5 * math.log(rest2.mean() + 1e-12)
-        r2 = rest2 * np.exp(-2 * _clipped(scale_columns @ log_scale))
+        r2 = rest2 * np.exp(-2 * _clipped(times(scale_columns, log_scale)))
         score = (nu + 1) * r2 / (nu + r2) - 1
-        log_scale = log_scale + np.linalg.solve(information, scale_columns.T @ score - scale_ridge * log_scale)
-        scales = _clipped(scale_columns @ log_scale)
+        log_scale = log_scale + np.linalg.solve(information, times(scale_columns.T, score) - scale_ridge * log_scale)
+        scales = _clipped(times(scale_columns, log_scale))
         weights = np.exp(-2 * scales) * (nu + 1) / (nu + rest2 * np.exp(-2 * scales))
         weights = np.minimum(weights, np.quantile(weights, _CAPPED))
-    likelihood, shift, nu = max((*_scaled(rest2, scale_columns @ log_scale, nu), nu) for nu in _FREEDOM)
+    likelihood, shift, nu = max((*_scaled(rest2, times(scale_columns, log_scale), nu), nu) for nu in _FREEDOM)
     log_scale[0] += shift
     terms = [term._replace(c=float(c)) for term, c in zip(terms, a[1 + k :], strict=True)]
     return _Regressed(a[: 1 + k], terms, log_scale, nu, likelihood)
@@ -262,8 +281,8 @@ def _solved(columns: np.ndarray, weights: np.ndarray, y: np.ndarray) -> tuple[np
     """Weighted ridge regression: coefficients and residuals."""
     weighted = columns * weights[:, None]
     ridge = 1e-3 * math.log(len(y)) * np.eye(columns.shape[1])
-    a = np.linalg.solve(weighted.T @ columns + ridge, weighted.T @ y)
-    return a, y - columns @ a
+    a = np.linalg.solve(times(weighted.T, columns) + ridge, times(weighted.T, y))
+    return a, y - times(columns, a)
 
 
 def _best_term(features: Features, columns: np.ndarray, weights: np.ndarray, rest: np.ndarray) -> Term | None:
@@ -273,8 +292,8 @@ def _best_term(features: Features, columns: np.ndarray, weights: np.ndarray, res
         z = features.near if hinge is None else features.seen
         seconds = z if hinge is None else np.maximum(z - hinge, 0)
         firsts = z if hinge is None else np.vstack([np.ones((1, z.shape[1])), z])
-        pulls = np.square((seconds * (weights * rest)) @ firsts.T)
-        sizes = (np.square(seconds) * weights) @ np.square(firsts).T
+        pulls = np.square(times(seconds * (weights * rest), firsts.T))
+        sizes = times(np.square(seconds) * weights, np.square(firsts).T)
         share = pulls / (sizes + 1e-12)
         for b, a in zip(*np.unravel_index(np.argsort(-share, axis=None)[:_LOOKED_AT], share.shape), strict=True):
             first = int(a) if hinge is None else int(a) - 1
@@ -282,10 +301,10 @@ def _best_term(features: Features, columns: np.ndarray, weights: np.ndarray, res
     candidates = [term for _, term in sorted(candidates, key=lambda each: -each[0])[:_LOOKED_AT]]
     tried = np.stack([np.multiply(*term.factors(features)) for term in candidates], axis=1)
     weighted = columns * weights[:, None]
-    gram = weighted.T @ columns
+    gram = times(weighted.T, columns)
     gram = gram + 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))
-    apart = tried - columns @ np.linalg.solve(gram, weighted.T @ tried)
-    gains = np.square((weights * rest) @ apart) / (np.square(weights * rest) @ np.square(apart) + 1e-12)
+    apart = tried - times(columns, np.linalg.solve(gram, times(weighted.T, tried)))
+    gains = np.square(times(weights * rest, apart)) / (times(np.square(weights * rest), np.square(apart)) + 1e-12)
     best = int(np.argmax(gains))
     return candidates[best] if gains[best] > _SIGNIFICANT else None
 
