@@ -296,3 +296,16 @@ GRID = lnz.crf.Grid((2, 2))
 def test_bad_input_is_refused_in_words(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize("name", ["chain", "diagonal", "groups"])
+@pytest.mark.parametrize("per", ["one", "group", "edge"])
+def test_nested_lists_are_read_as_arrays(name, per):
+    structure = STRUCTURES[name]
+    count = {"one": 1, "group": len(structure.groups), "edge": len(structure.edges)}[per]
+    tables = np.random.default_rng(4).normal(size=(count, K, K))
+    pairwise, unary = tables[0] if per == "one" else tables, np.zeros((*structure.shape, K))
+    array, lists = (
+        lnz.RandomField(structure, u, p) for u, p in ((unary, pairwise), (unary.tolist(), pairwise.tolist()))
+    )
+    np.testing.assert_array_equal(array.edge_tables, lists.edge_tables)

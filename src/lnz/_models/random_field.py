@@ -122,7 +122,7 @@ class RandomField(Factored, Sweepable, Conditional):
         groups, edges = self.structure.groups, len(self.structure.edges)
         if pairwise is None:
             return jnp.zeros((1, k, k), jnp.result_type(float))
-        if isinstance(pairwise, list | tuple):
+        if isinstance(pairwise, list | tuple) and not _is_nested_array(pairwise, len(groups)):
             shapes = self.structure.group_shapes
             if len(pairwise) != len(groups):
                 raise ValueError(
@@ -326,3 +326,11 @@ def _layout(structure: Structure, k: int, tables: int) -> tuple[Any, Any, Any, A
     table_of = [*range(n), *(n + t for t in of_edges), *range(n + tables, n + tables + len(order))]
     shapes = [(k,)] * n + [(k, k)] * tables + [(k,) * len(structure.factors[f]) for f in order]
     return (k,) * n, tuple(scopes), tuple(table_of), tuple(shapes)
+
+
+def _is_nested_array(pairwise: Any, groups: int) -> bool:
+    """Whether nested lists are one table, or tables (K, K) of another number than the groups', and not a sequence with an entry for every group."""
+    dimensions = {np.ndim(entry) for entry in pairwise if isinstance(entry, list | tuple)}
+    return all(isinstance(entry, list | tuple) for entry in pairwise) and (
+        dimensions == {1} or (dimensions == {2} and len(pairwise) != groups)
+    )
