@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lnz._core.frozen import Frozen
+from lnz._core.printing import html_table
 from lnz._core.spaces import Box, Space, State
 
 Kind = TypeVar("Kind", bound="Energy")
@@ -43,6 +44,12 @@ class Energy(eqx.Module):
     def offers(self, kind: type[Kind]) -> Kind | None:
         """The energy as one of the classes of `lnz.capabilities`, or None. Overridden where the answer depends on an energy's parts."""
         return self if isinstance(self, kind) else None
+
+    def _repr_html_(self) -> str:
+        arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(self, eqx.is_inexact_array))
+        names = {jax.tree_util.keystr(path).lstrip("."): f"{leaf.dtype} {leaf.shape}" for path, leaf in arrays}
+        count = sum(leaf.size for _, leaf in arrays)
+        return html_table(type(self).__name__, {"space": repr(self.space), "parameters": f"{count:,}", **names})
 
 
 class FunctionEnergy(Energy):

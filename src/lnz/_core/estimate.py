@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import is_traced
-from lnz._core.printing import decimals, is_believed
+from lnz._core.printing import decimals, html_table, is_believed
 
 Guarantee = Literal["exact", "certified", "bound", "conditional", "approximate"]
 """What the bounds of an estimate rest on.
@@ -125,6 +125,18 @@ class Estimate(eqx.Module):
 
     def __str__(self) -> str:
         return self.sentence()
+
+    def _repr_html_(self) -> str:
+        numbers = self._numbers()
+        if numbers is None:
+            value = eqx.tree_pformat(self.value, width=10_000)
+        elif self.guarantee == "exact":
+            value = f"{numbers[0]:.10g}"
+        else:
+            value = self._interval(*numbers)
+        rows = {"value": value, "guarantee": self.guarantee, "assumption": self.assumption, "route": self.route}
+        rows["warning"] = ". ".join(self.warnings)
+        return html_table(self.quantity, {name: text for name, text in rows.items() if text})
 
     def sentence(self, name: str | None = None) -> str:
         """The estimate in words, for one scalar value (log Z in nats). The name of the quantity may be given."""

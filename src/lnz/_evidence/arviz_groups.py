@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnz._core.packages import package
+from lnz.interop._arviz import chains_to_arviz
 
 
 class Draws(NamedTuple):
@@ -23,12 +23,9 @@ class Draws(NamedTuple):
 
 def to_arviz(draws: Draws, chains: int, attributes: dict[str, Any]) -> Any:
     """Draws in so many chains with attributes: a DataTree with ArviZ 1, an InferenceData before that."""
-    arviz = package("arviz", "Evidence.to_arviz")
     posterior = {name: _in_chains(x, chains) for name, x in draws.named.items()}
-    stats = {"lp": _in_chains(draws.log_density, chains)}
-    if int(arviz.__version__.split(".")[0]) < 1:
-        return arviz.from_dict(posterior=posterior, sample_stats=stats, attrs=attributes)
-    return arviz.from_dict({"posterior": posterior, "sample_stats": stats}, attrs={"/": attributes})
+    energies = -_in_chains(draws.log_density, chains)
+    return chains_to_arviz(posterior, energies=energies, attributes=attributes, user="Evidence.to_arviz")
 
 
 def _in_chains(x: np.ndarray, chains: int) -> np.ndarray:

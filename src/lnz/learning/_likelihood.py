@@ -15,7 +15,7 @@ from lnz._core.capabilities import data_energy_of, data_space, free_energy_of, o
 from lnz._core.energy import ModelLike, as_energy
 from lnz._core.estimate import Estimate, Guarantee
 from lnz._core.given import given_array
-from lnz._core.printing import decimals
+from lnz._core.printing import decimals, html_table
 from lnz._core.route import Route
 from lnz._core.spaces import Binary, Product, Space, Spin, State
 from lnz._partition import log_partition
@@ -60,6 +60,17 @@ class LogLikelihood(eqx.Module):
     def is_limit(self) -> bool:
         """The name of `is_bound` in version 0.1."""
         return renamed("LogLikelihood.is_limit", self.is_bound, "LogLikelihood.is_bound", None)
+
+    def _repr_html_(self) -> str:
+        digits = max(2, decimals(self.standard_error)) if self.standard_error > 0 else 4
+        rows = {
+            "nats per example": f"{'at least ' if self.is_bound else ''}{self.value:.{digits}f}",
+            "from the error of log Z": f"between {self.lower:.{digits}f} and {self.upper:.{digits}f} ({self.guarantee})",
+            "data's own standard error": f"{self.data_standard_error:.2g}",
+            "examples": f"{self.n:,}",
+            "log Z": str(self.log_z),
+        }
+        return html_table("log-likelihood", rows)
 
     def __str__(self) -> str:
         digits = max(2, decimals(self.standard_error)) if self.standard_error > 0 else 4

@@ -15,6 +15,7 @@ import numpy as np
 from lnz._core.capabilities import complete, data_energy_of, free_energy_of, observed_space, visible_part
 from lnz._core.convergence import autocorrelation_time, r_hat, r_hat_threshold
 from lnz._core.energy import Energy
+from lnz._core.printing import html_table
 from lnz._core.random import fast_key, folded
 from lnz._core.spaces import Binary, Categorical, Product, Space, Spin, State
 from lnz._models.layers import BilinearLayers
@@ -47,6 +48,9 @@ class Alarm:
 
     def __str__(self) -> str:
         return f"update {self.step:,}: {self.seen}. {self.remedy}"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"alarm {self.name}", {"update": f"{self.step:,}", "seen": self.seen, "remedy": self.remedy})
 
 
 class Seen(dict[str, Any]):

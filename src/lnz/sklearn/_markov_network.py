@@ -22,6 +22,7 @@ from lnz._core.numerics import check_whole_number
 from lnz._models.factor_graph import FactorGraph
 from lnz._models.pairwise import Ising as IsingEnergy
 from lnz._partition import log_partition
+from lnz.interop._pgmpy import to_pgmpy
 from lnz.kernels._kernels import default_kernel, run_chains
 from lnz.routes._exact.elimination import Elimination
 from lnz.sklearn._categories import declared_categories, encoded, found_categories
@@ -264,6 +265,19 @@ class MarkovNetwork(_Pairwise):
 
     def _kept(self, tables: PairwiseTables) -> FactorGraph:
         return tables.graph()
+
+    def to_pgmpy(self) -> Any:
+        """The fitted model as a `DiscreteMarkovNetwork` of pgmpy, with the names of the columns and their values.
+
+        `MarkovNetwork(list(network.edges()))` goes the other way: it learns the tables on the graph of a network of pgmpy.
+
+        Raises ModuleNotFoundError where pgmpy is not installed.
+        """
+        check_is_fitted(self, "edges_")
+        names = list(getattr(self, "feature_names_in_", range(len(self.categories_))))
+        return to_pgmpy(
+            self._tables.graph(), variables=names, states=[categories.tolist() for categories in self.categories_]
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
