@@ -35,6 +35,7 @@ MODULES = [
 # Rooms for users of other packages, and their guides, run where those packages are installed: `.ci/matrix faces`.
 NEEDED = {
     "lnz.sklearn": "sklearn",
+    "guide-evidence-of-a-bayesian-model.md": "numpyro",
     "guide-scikit-learn.md": "sklearn",
     "lnz.torch": "torch",
     "guide-pytorch.md": "torch",

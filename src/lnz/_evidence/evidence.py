@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lnz._choose import Budget, choose, chosen_route
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate, Guarantee, exact
+from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.route import Route
 from lnz._core.spaces import Real
 from lnz._evidence.arviz_groups import Draws, to_arviz
@@ -173,9 +175,9 @@ def evidence(
         prior_transform: of a log likelihood, as for dynesty: a function in JAX from the unit cube to x.
         dimensions: of that cube.
         route: how to compute the integral; by default `lnz.choose` picks one.
-        within: the width of the interval, in nats, that runs are repeated for.
-        max_seconds: for these runs.
-        progress: called after each of these runs with their number and the estimate so far.
+        within: the width of the interval, in nats, that more and larger runs are made for.
+        max_seconds: for these runs, about.
+        progress: called after each of these runs with their number and its estimate.
         **kwargs: of the model.
 
     Returns:
@@ -277,15 +279,47 @@ def _computed(
     if not isinstance(route, AnnealingRoute):
         return log_partition(energy, route=route, key=key), None
     route.require(energy, key)
-    if within is not None:
+    if within is None:
+        run = route.run(energy, key)
+    elif isinstance(route, FittedSMC):
+        run = _within(energy, key, route, within, max_seconds, progress)
+    else:
         options: Any = {"within": within, "max_seconds": max_seconds, "progress": progress}
         return log_partition_to_accuracy(energy, route, key, **options), None
-    run = route.run(energy, key)
     if isinstance(energy, Posterior) and math.isnan(float(run.estimate.value)):
         for spread in (1.0, 4.0):
             _refuse_at_prior(energy, key, spread)
     refuse_nan(run.estimate, energy)
     return run.estimate, run
+
+
+def _within(
+    energy: Energy,
+    key: PRNGKeyArray,
+    route: FittedSMC,
+    within: float,
+    max_seconds: float,
+    progress: Callable[[int, Estimate], None] | None,
+) -> Weighted:
+    """The first of runs with ever more populations whose interval is narrow enough, or the last one before time runs out.
+
+    The runs are not joined, as `log_partition_to_accuracy` does: what every base hardly reaches would be missing from the joint interval, while that
+    of one run covers what its pilot found.
+    """
+    if not (within > 0 and max_seconds > 0):
+        raise ValueError(f"within and max_seconds must be above 0, but are {within} and {max_seconds}")
+    begun, runs = time.perf_counter(), 0
+    while True:
+        run = route.run(energy, jax.random.fold_in(key, runs))
+        runs += 1
+        spent, estimate = time.perf_counter() - begun, run.estimate
+        if progress is not None:
+            progress(runs, estimate)
+        wide = not float(estimate.upper - estimate.lower) <= within
+        if not wide or math.isnan(float(estimate.value)) or spent * (1 + 2 / runs) > max_seconds:
+            flags = {**estimate.flags, EstimateWarning.OUT_OF_TIME: jnp.asarray(wide)}
+            return Weighted(dataclasses.replace(estimate, flags=flags), run.states, run.log_weights)
+        route = dataclasses.replace(route, replicates=2 * route.replicates)
 
 
 def _run_for_draws(energy: Energy, key: PRNGKeyArray) -> Weighted:
