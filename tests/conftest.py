@@ -95,6 +95,8 @@ LONG = [
     "faces/test_numpyro_evidence.py",
     "faces/test_numpyro_supports.py",
     "faces/test_pymc_evidence.py",
+    "faces/test_sklearn_checks.py",
+    "faces/test_sklearn_rbm.py",
     "graphs/test_elimination.py",
     "graphs/test_queries.py",
     "io/test_uai.py",

@@ -237,6 +237,18 @@ def test_data_frames_with_categories_strings_and_missing_values():
         network.score(frame.replace({"colour": {"red": "green"}}))
 
 
+def test_columns_of_objects_keep_their_kind_and_refuse_what_is_near_a_value():
+    table = np.array([[True, 1, 0.5], [False, 2, 1.5], [True, 1, None]], object)
+    network = lnz.sklearn.MarkovNetwork().fit(table)
+    assert [c.dtype.kind for c in network.categories_] == ["b", "i", "f"]
+    assert network.transform(table)[0].tolist() == [True, 1, 0.5]
+    for row in ([2, 1, 0.5], [True, 1.5, 0.5], [True, 1, "0.7"]):
+        with pytest.raises(ValueError, match="was not seen in fit"):
+            network.score_samples(np.array([row], object))
+    with pytest.raises(ValueError, match="column 1 held numbers in fit, and now holds something else"):
+        network.score_samples(np.array([[True, "one", 0.5]], object))
+
+
 def test_clone_pickle_pipeline_and_search():
     network = clone(lnz.sklearn.MarkovNetwork(CYCLE, random_state=1)).fit(ROWS)
     copy = pickle.loads(pickle.dumps(network))

@@ -42,9 +42,7 @@ def found_categories(column: np.ndarray, name: str) -> np.ndarray:
             )
         if any(issubclass(kind, str) for kind in kinds) and not all(issubclass(kind, str) for kind in kinds):
             raise TypeError(f"{name} holds both strings and numbers: convert the column to one of them")
-        known = (
-            known.astype(str if all(issubclass(kind, str) for kind in kinds) and kinds else float) if kinds else known
-        )
+        known = known.astype(_common(kinds)) if kinds else known
     found = np.unique(known)
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise ValueError(f"{name} contains infinity. Replace it by a finite value, or by NaN if it is missing")
@@ -57,6 +55,14 @@ def found_categories(column: np.ndarray, name: str) -> np.ndarray:
     return found
 
 
+def _common(kinds: set[type]) -> type:
+    """The type of the values of a column of objects: strings, booleans, integers or floats."""
+    for common, parts in ((str, str), (bool, bool | np.bool_), (int, int | np.integer)):
+        if all(issubclass(kind, parts) for kind in kinds):
+            return common
+    return float
+
+
 def encoded(column: np.ndarray, categories: np.ndarray, name: str) -> np.ndarray:
     """The numbers of a column's values, -1 where they are missing. Raises ValueError for a value that is not among the categories."""
     codes, missing = np.full(len(column), MISSING), is_missing(column)
@@ -65,9 +71,12 @@ def encoded(column: np.ndarray, categories: np.ndarray, name: str) -> np.ndarray
         number = {value: i for i, value in enumerate(categories.tolist())}
         found = np.array([number.get(value, MISSING) for value in known.tolist()], int)
     else:
-        values = known.astype(categories.dtype) if known.dtype == object else known
-        at = np.minimum(np.searchsorted(categories, values), len(categories) - 1)
-        found = np.where(categories[at] == values, at, MISSING)
+        try:
+            numbers, values = categories.astype(float), known.astype(float)
+        except ValueError as error:
+            raise ValueError(f"{name} held numbers in fit, and now holds something else: {error}") from None
+        at = np.minimum(np.searchsorted(numbers, values), len(numbers) - 1)
+        found = np.where(numbers[at] == values, at, MISSING)
     unseen = np.flatnonzero(found == MISSING)
     if len(unseen):
         raise ValueError(
