@@ -97,6 +97,8 @@ LONG = [
     "faces/test_pymc_evidence.py",
     "faces/test_sklearn_checks.py",
     "faces/test_sklearn_rbm.py",
+    "faces/test_torch_crf.py",
+    "faces/test_torch_energy.py",
     "graphs/test_elimination.py",
     "graphs/test_queries.py",
     "io/test_uai.py",
