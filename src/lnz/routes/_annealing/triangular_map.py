@@ -18,7 +18,7 @@ _SELECTING = (0, 2, 4)  # the fits that look for terms
 _CAPPED = 0.98  # the quantile of the weights at which they are capped
 _HINGES = (None, -1.0, 0.0, 1.0)
 _TERMS = 8  # the most terms of a location
-_ALONE = 2**17  # multiplications of a matrix product for which BLAS starts no thread
+_ALONE = 2**18  # multiplications of a matrix product for which BLAS starts no thread
 _LOOKED_AT = 24  # candidates whose gain is computed
 _SIGNIFICANT = 30.0  # squared standard errors that a term's coefficient is from 0
 
@@ -224,8 +224,11 @@ def _fitted_in_order(x: np.ndarray, order: np.ndarray, widen: float) -> tuple[Tr
     features = Features(*map(np.stack, zip(*map(features_of, z, extremes), strict=True)))
     m0, m1, s0, s1, s2, freedom = (np.zeros(shape) for shape in (d, (d, d), d, (d, d), (d, d), d))
     log_likelihood, terms = 0.0, []
+    rows = np.vstack([np.ones((1, x.shape[1])), features.nearer, np.square(features.nearer)])
+    gram = times(rows, rows.T)
     for i in range(d):
-        found = _regressed(Features(*(f[:i] for f in features)), z[i])
+        earlier = np.r_[: i + 1, d + 1 : d + i + 1]
+        found = _regressed(Features(*(f[:i] for f in features)), z[i], rows[earlier], gram[np.ix_(earlier, earlier)])
         m0[i], m1[i, :i] = found.location[0], found.location[1:]
         s0[i], s1[i, :i], s2[i, :i] = found.log_scale[0] + math.log(widen), *found.log_scale[1:].reshape(2, i)
         terms.append(found.terms)
@@ -244,49 +247,54 @@ class _Regressed(NamedTuple):
     log_likelihood: float
 
 
-def _regressed(features: Features, y: np.ndarray) -> _Regressed:
+def _regressed(features: Features, y: np.ndarray, scale_rows: np.ndarray, scale_gram: np.ndarray) -> _Regressed:
+    """The regression of y (n,) on k features; the rows that log scales are linear in, (1 + 2 k, n), and their products."""
+    from scipy.linalg import cho_factor, cho_solve
+
     k, n = features.near.shape
-    one = np.ones((1, n))
-    columns = np.vstack([one, features.near]).T
-    scale_columns = np.vstack([one, features.nearer, np.square(features.nearer)]).T
+    rows = np.vstack([np.ones((1, n)), features.near])
     scale_ridge = _SCALE_RIDGE * n * np.concatenate([[1e-9], np.ones(2 * k)])
     nu, weights, terms, log_scale = max(_FREEDOM), np.ones(n), [], np.zeros(1 + 2 * k)
-    information = times(scale_columns.T, scale_columns) * (2 * nu / (nu + 3)) + np.diag(scale_ridge)
+    information = cho_factor(scale_gram * (2 * nu / (nu + 3)) + np.diag(scale_ridge))
     for fit in range(_FITS):
         weights = weights / weights.mean()
-        a, rest = _solved(columns, weights, y)
+        a, rest = _solved(rows, weights, y)
         while k and fit in _SELECTING and len(terms) < _TERMS:
-            term = _best_term(features, columns, weights, rest)
+            term = _best_term(features, rows, weights, rest)
             if term is None:
                 break
             terms.append(term)
-            columns = np.column_stack([columns, np.multiply(*term.factors(features))])
-            a, rest = _solved(columns, weights, y)
+            rows = np.vstack([rows, np.multiply(*term.factors(features))])
+            a, rest = _solved(rows, weights, y)
         rest2 = np.square(rest)
         if fit == 0:
             log_scale[0] = 0.5 * math.log(rest2.mean() + 1e-12)
-        r2 = rest2 * np.exp(-2 * _clipped(times(scale_columns, log_scale)))
+        r2 = rest2 * np.exp(-2 * _clipped(times(log_scale, scale_rows)))
         score = (nu + 1) * r2 / (nu + r2) - 1
-        log_scale = log_scale + np.linalg.solve(information, times(scale_columns.T, score) - scale_ridge * log_scale)
-        scales = _clipped(times(scale_columns, log_scale))
+        log_scale = log_scale + cho_solve(information, times(scale_rows, score) - scale_ridge * log_scale)
+        scales = _clipped(times(log_scale, scale_rows))
         weights = np.exp(-2 * scales) * (nu + 1) / (nu + rest2 * np.exp(-2 * scales))
         weights = np.minimum(weights, np.quantile(weights, _CAPPED))
-    likelihood, shift, nu = max((*_scaled(rest2, times(scale_columns, log_scale), nu), nu) for nu in _FREEDOM)
+    likelihood, shift, nu = max((*_scaled(rest2, times(log_scale, scale_rows), nu), nu) for nu in _FREEDOM)
     log_scale[0] += shift
     terms = [term._replace(c=float(c)) for term, c in zip(terms, a[1 + k :], strict=True)]
     return _Regressed(a[: 1 + k], terms, log_scale, nu, likelihood)
 
 
-def _solved(columns: np.ndarray, weights: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _solved(rows: np.ndarray, weights: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weighted ridge regression: coefficients and residuals."""
-    weighted = columns * weights[:, None]
-    ridge = 1e-3 * math.log(len(y)) * np.eye(columns.shape[1])
-    a = np.linalg.solve(times(weighted.T, columns) + ridge, times(weighted.T, y))
-    return a, y - times(columns, a)
+    from scipy.linalg import cho_factor, cho_solve
+
+    weighted = rows * weights
+    ridge = 1e-3 * math.log(len(y)) * np.eye(len(rows))
+    a = cho_solve(cho_factor(times(weighted, rows.T) + ridge), times(weighted, y))
+    return a, y - times(a, rows)
 
 
-def _best_term(features: Features, columns: np.ndarray, weights: np.ndarray, rest: np.ndarray) -> Term | None:
+def _best_term(features: Features, rows: np.ndarray, weights: np.ndarray, rest: np.ndarray) -> Term | None:
     """The term that explains most of the residuals, or None where none explains enough."""
+    from scipy.linalg import cho_factor, cho_solve
+
     candidates = []
     for hinge in _HINGES:
         z = features.near if hinge is None else features.seen
@@ -299,12 +307,12 @@ def _best_term(features: Features, columns: np.ndarray, weights: np.ndarray, res
             first = int(a) if hinge is None else int(a) - 1
             candidates.append((share[b, a], Term(None if first < 0 else first, int(b), hinge, 0.0)))
     candidates = [term for _, term in sorted(candidates, key=lambda each: -each[0])[:_LOOKED_AT]]
-    tried = np.stack([np.multiply(*term.factors(features)) for term in candidates], axis=1)
-    weighted = columns * weights[:, None]
-    gram = times(weighted.T, columns)
+    tried = np.stack([np.multiply(*term.factors(features)) for term in candidates])
+    weighted = rows * weights
+    gram = times(weighted, rows.T)
     gram = gram + 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))
-    apart = tried - times(columns, np.linalg.solve(gram, times(weighted.T, tried)))
-    gains = np.square(times(weights * rest, apart)) / (times(np.square(weights * rest), np.square(apart)) + 1e-12)
+    apart = tried - times(cho_solve(cho_factor(gram), times(weighted, tried.T)).T, rows)
+    gains = np.square(times(apart, weights * rest)) / (times(np.square(apart), np.square(weights * rest)) + 1e-12)
     best = int(np.argmax(gains))
     return candidates[best] if gains[best] > _SIGNIFICANT else None
 
