@@ -92,6 +92,7 @@ LONG = [
     "evidence/test_evidence.py",
     "evidence/test_from_draws.py",
     "faces/test_draws_of_packages.py",
+    "faces/test_face_docs.py",
     "faces/test_numpyro_evidence.py",
     "faces/test_numpyro_supports.py",
     "faces/test_pymc_evidence.py",

@@ -104,10 +104,9 @@ def in_own_process(*arguments: str, folder: Path) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in DOCUMENTS])
-def test_document(path, tmp_path):
-    skip_where_lacking(path.name)
-    printed = in_own_process("document", str(path), folder=tmp_path)
+def troubles_of(path: Path, folder: Path) -> list[str]:
+    """How the examples of a document differ from the output printed there."""
+    printed = in_own_process("document", str(path), folder=folder)
     troubles = []
     for example in examples(path.read_text()):
         output = printed.get(str(example.line), "(never reached)")
@@ -116,6 +115,13 @@ def test_document(path, tmp_path):
             troubles.append(
                 f"{path.name}:{example.line}: {trouble}\n--- expected\n{example.output}\n--- printed\n{output}"
             )
+    return troubles
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in DOCUMENTS])
+def test_document(path, tmp_path):
+    skip_where_lacking(path.name)
+    troubles = troubles_of(path, tmp_path)
     assert not troubles, "\n".join(troubles)
 
 

@@ -97,6 +97,8 @@ class _Pairwise(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             exact = self._exact_log_z is not None
             route = Elimination() if exact else choose(self.energy_).route
             self._log_z = log_partition(self.energy_, route=route, key=jax.random.key(0) if route.random else None)
+            for message in self._log_z.warnings:
+                warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self._log_z
 
     def score_samples(self, X: Any) -> np.ndarray:

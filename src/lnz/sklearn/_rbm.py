@@ -184,6 +184,8 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self, "components_")
         if self._log_z is None:
             self._log_z = log_partition(self.energy_, key=self._log_z_key)
+            for message in self._log_z.warnings:
+                warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self._log_z
 
     @property
