@@ -100,6 +100,7 @@ LONG = [
     "faces/test_sklearn_rbm.py",
     "faces/test_torch_crf.py",
     "faces/test_torch_energy.py",
+    "faces/test_torch_negative.py",
     "graphs/test_elimination.py",
     "graphs/test_queries.py",
     "io/test_uai.py",
