@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -20,6 +21,9 @@ from lnz.routes._exact.numpy_callback import undifferentiated
 
 _LEAST = 2**14  # inverse temperatures of a program
 _SMALL = 256  # real numbers of a state and of the parameters, below which a program takes longer to compile than to run
+_SHORT = (
+    32  # numbers of a state up to which XLA's older emitters are quick: chains in 50 dimensions took minutes to compile
+)
 _BRIEF = 2**15  # numbers of a state and of the parameters, below which a program of few steps does
 # XLA's older emitters compile in half the time what runs as fast where it is small (large products a third slower); jaxlib 0.11 has them no more.
 _OLDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
@@ -65,8 +69,11 @@ def brief(f: Callable[..., Any]) -> Callable[..., Any]:
 def _small(path: Path, parameters: Any, brief: bool) -> bool:
     """Whether a state and the parameters are so few numbers that compilation is what takes time."""
     space = observed_space(path.energy)
-    numbers = sum(map(np.size, jax.tree.leaves((parameters, space.struct))))
-    return numbers <= (_BRIEF if brief else _SMALL if isinstance(space, Real | Box) else 0)
+    state = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(space.struct))
+    numbers = state + sum(map(np.size, jax.tree.leaves(parameters)))
+    if isinstance(space, Real | Box):
+        return state <= _SHORT and numbers <= (_BRIEF if brief else _SMALL)
+    return brief and numbers <= _BRIEF
 
 
 def on_host(f: Callable[..., Any], *data: Any, **options: Any) -> Any:
