@@ -143,6 +143,13 @@ def test_it_learns_what_sklearn_learns_and_says_how_likely_it_is():
     assert set(theirs.get_params()) <= set(ours.get_params())
 
 
+def test_sweeps_are_those_of_the_chains():
+    one, three = (lnz.sklearn.RBM(n_components=4, n_iter=100, sweeps=n, random_state=0).fit(MODES) for n in (1, 3))
+    assert (one.components_ != three.components_).any()
+    independent = sum(c * np.log(c / 80) for col in MODES.T for c in (col.sum(), 80 - col.sum())) / 80
+    assert min(one.score(MODES), three.score(MODES)) > independent + 1
+
+
 def test_gibbs_has_the_model_as_its_stationary_distribution():
     rbm = fitted(BITS)
     states, log_p = every_log_p(rbm, [0, 1], 5)
@@ -221,6 +228,7 @@ def test_alarms_of_the_monitor_are_warnings(monkeypatch):
     [
         ({"n_components": 0}, BITS, ValueError, "n_components"),
         ({"n_iter": 1.5}, BITS, ValueError, "n_iter"),
+        ({"sweeps": 0}, BITS, ValueError, "sweeps"),
         ({"learning_rate": -1}, BITS, ValueError, "learning_rate must be a number above 0"),
         ({"visible": "spins"}, BITS, ValueError, "visible must be one of bernoulli, gaussian, potts, but is 'spins'"),
         ({"binarize": None}, BITS / 2, ValueError, "0 or 1"),

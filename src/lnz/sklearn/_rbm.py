@@ -49,6 +49,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         visible: "bernoulli"; "gaussian" for real columns, which are standardised for learning (the model is one of X itself); or "potts" for
             columns of integers 0 … k-1.
         binarize: entries above it are on (Bernoulli units alone); with None X must hold 0 and 1.
+        sweeps: Gibbs sweeps of the chains per update: more where an alarm says that they lag behind.
         monitor: whether `lnz.learning.Monitor` watches long runs. Its alarms are `ConvergenceWarning`s.
 
     Attributes:
@@ -87,6 +88,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         random_state: Any = None,
         visible: str = "bernoulli",
         binarize: float | None = 0.5,
+        sweeps: int = 1,
         monitor: bool = True,
     ):
         self.n_components = n_components
@@ -97,6 +99,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.visible = visible
         self.binarize = binarize
+        self.sweeps = sweeps
         self.monitor = monitor
 
     def fit(self, X: Any, y: Any = None) -> RBM:
@@ -106,7 +109,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         batch = min(self.batch_size, len(x))
         monitor = Monitor() if self.monitor else None
         updates = self.n_iter * math.ceil(len(x) / batch)
-        phase = PersistentChains(chains=self.batch_size)
+        phase = PersistentChains(self.sweeps, self.batch_size)
         # A run too short for a report of the monitor is cheaper than a program of its own.
         short = updates < Monitor().every(inside, phase, batch)
         machine = padded_machine(inside, self._units) if short else inside
@@ -200,7 +203,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return tags
 
     def _check_parameters(self) -> None:
-        for name in ("n_components", "batch_size", "n_iter"):
+        for name in ("n_components", "batch_size", "n_iter", "sweeps"):
             check_whole_number(name, getattr(self, name))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be a number above 0, but is {self.learning_rate}")
@@ -232,7 +235,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._log_z_key = self._new_key()
 
     def _trainer(self, learned: Any) -> Trainer:
-        return Trainer(ascent(self.learning_rate, learned), PersistentChains(chains=self.batch_size))
+        return Trainer(ascent(self.learning_rate, learned), PersistentChains(self.sweeps, self.batch_size))
 
     def _read(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "components_")
