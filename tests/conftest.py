@@ -101,6 +101,7 @@ LONG = [
     "faces/test_torch_crf.py",
     "faces/test_torch_energy.py",
     "faces/test_torch_negative.py",
+    "faces/test_torch_structured.py",
     "graphs/test_elimination.py",
     "graphs/test_queries.py",
     "io/test_uai.py",

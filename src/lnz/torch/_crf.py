@@ -143,35 +143,29 @@ class CRF(nn.Module):
             mask: which steps exist, booleans or integers.
             reduction: "none" (one number per sequence), "sum", "mean" over sequences, or "token_mean" over the steps that count.
         """
-        if reduction not in _REDUCTIONS:
-            raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, but is {reduction!r}")
+        check_reduction(reduction)
         of_sets = tags.dtype == torch.bool
         batch = self._batch(emissions, mask, check=False)
         others = self._sets(batch, emissions, tags) if of_sets else self._labels(batch, emissions, tags)
-        found = batch.per_example(_with(_log_likelihood, self._links, of_sets), others)
+        found = batch.per_example(partial_of(_log_likelihood, self._links, of_sets), others)
         if not found.sum() > -torch.inf:  # the sum over labels shows NaN in whatever counts, at no cost
             self._check_numbers(emissions, mask)
             if not of_sets:
                 self._check_tags(batch, tags)
-        if reduction == "none":
-            return found
-        if reduction == "sum":
-            return found.sum()
-        steps = (batch.mask() if isinstance(others, tuple) else others.ne(IGNORED)).sum()
-        return found.sum() / (steps.clamp(min=1) if reduction == "token_mean" else max(batch.batch, 1))
+        return reduced(found, reduction, (batch.mask() if isinstance(others, tuple) else others.ne(IGNORED)))
 
     @eager
     def log_partition(self, emissions: Tensor, mask: Tensor | None = None) -> Tensor:
         """log Z of every sequence in nats, (batch,), differentiable."""
         batch = self._batch(emissions, mask)
-        found = batch.per_example(_with(_log_z, self._links), batch.mask())
+        found = batch.per_example(partial_of(_log_z, self._links), batch.mask())
         return _possible(found, found)
 
     @eager
     def entropy(self, emissions: Tensor, mask: Tensor | None = None) -> Tensor:
         """The entropy -Σ_y p(y) log p(y) of every sequence's labellings in nats, (batch,), differentiable."""
         batch = self._batch(emissions, mask)
-        found = batch.per_example(_with(_entropy, self._links), batch.mask())
+        found = batch.per_example(partial_of(_entropy, self._links), batch.mask())
         return _possible(found, torch.where(found.isfinite(), found.detach(), -torch.inf))
 
     @eager
@@ -325,6 +319,21 @@ def _allowed(name: str, constraints: Constraints | None, num_tags: int) -> Tenso
     return allowed
 
 
+def check_reduction(reduction: str) -> None:
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, but is {reduction!r}")
+
+
+def reduced(found: Tensor, reduction: str, counts: Tensor) -> Tensor:
+    """Log-likelihoods of examples, or their sum, or its mean over examples or over the nodes that count."""
+    if reduction == "none":
+        return found
+    total = found.sum()
+    if reduction == "sum":
+        return total
+    return total / (counts.sum().clamp(min=1) if reduction == "token_mean" else max(len(found), 1))
+
+
 def _possible(found: Tensor, scores: Tensor) -> Tensor:
     """What was found, unless a sequence has the score -inf."""
     none = scores == -torch.inf
@@ -342,7 +351,7 @@ def _lists(labels: Tensor, batch: _Batch) -> list[list[int]]:
 
 
 @functools.cache
-def _with(function: Any, *static: Any) -> Any:
+def partial_of(function: Any, *static: Any) -> Any:
     """A function with its first arguments given: the same object for the same arguments, so that its program is found again."""
     return functools.partial(function, *static)
 
