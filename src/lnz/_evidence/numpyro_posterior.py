@@ -48,7 +48,7 @@ class NumPyroPosterior(Posterior):
         sites: dict[str, Any] = {}
         energy = self._potential(_recorded(self.model, sites), x)
         latent = [_possible(sites[part.name]) for part in self._parts]
-        # NumPyro's densities do not look whether data lie in their support.
+        # Without validation, NumPyro's densities do not look whether data lie in their support.
         watched = [jnp.all(sites[name]["fn"].support(jnp.asarray(sites[name]["value"]))) for name in self.watched]
         possible = jnp.all(jnp.stack([*latent, *watched])) if latent else jnp.asarray(True)
         return jnp.where(possible, energy, jnp.inf)
