@@ -29,6 +29,7 @@ def test_kernels_refuse_what_they_cannot_serve():
     assert "Langevin moves need a Real space" in str(lnz.kernels.Langevin().unsupported_reason(named("rbm").energy))
 
 
+@pytest.mark.wrong_types
 def test_the_key_comes_after_the_states_and_the_old_order_warns():
     energy, v, key = lnz.Ising(jnp.zeros((3, 3))), jnp.ones((5, 3)), jax.random.key(0)
     found = lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), v, key, 3)

@@ -184,6 +184,7 @@ class TestGradientError:
 
 
 @pytest.mark.parametrize(("lag", "tau", "raised"), [(1.1, 5, True), (0.9, 5, False), (0.6, 60, True), (0.4, 60, False)])
+@pytest.mark.wrong_types
 def test_half_a_nat_of_lag_is_too_much_where_chains_mix_slowly(lag, tau, raised):
     condition = next(alarm.when for alarm in ALARMS if alarm.name == "lag")
     assert condition({"lag": lag, "tau": tau}) == raised

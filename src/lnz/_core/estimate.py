@@ -210,7 +210,7 @@ def _plain(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), tree)
 
 
-def exact(value: Array, *, rounding: Array, route: str, diagnostics: dict[str, Array] | None = None) -> Estimate:
+def exact(value: Any, *, rounding: Any, route: str, diagnostics: dict[str, Array] | None = None) -> Estimate:
     """An exact estimate whose bounds allow for floating-point rounding."""
     zero = jax.tree.map(lambda leaf: leaf * 0, rounding)
     return Estimate(

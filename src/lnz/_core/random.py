@@ -32,10 +32,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl, threefry_prng_impl
-from jaxtyping import Array, ArrayLike, Int, Key, UInt, UInt32
+from jaxtyping import Array, ArrayLike, Int, Key, PRNGKeyArray, UInt, UInt32
 
 from lnz._core.frozen import is_traced
 
+Keys = Key[Array, " n"]  # several keys
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
 _WIDTHS = (8, 16, 32, 64)
@@ -232,7 +233,7 @@ _TYPES = {
 }
 
 
-def folded(key: Key[Array, ""], *numbers: int) -> Key[Array, ""]:
+def folded(key: PRNGKeyArray, *numbers: int) -> PRNGKeyArray:
     """The key with one number after another folded in, on the host where it is known, where nothing has to be compiled."""
     if not _on_host(key):
         return functools.reduce(jax.random.fold_in, numbers, key)
@@ -255,24 +256,24 @@ def parted(key: ArrayLike, n: int, *numbers: int) -> Key[Array, " n"]:
     return _of_words(key, np.stack(_threefry(first, second, np.uint32(0), np.arange(n, dtype=np.uint32)), axis=-1))
 
 
-def _folded_words(key: Key[Array, ""], numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _folded_words(key: PRNGKeyArray, numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(jax.random.key_data(key))[:, None]
     for number in numbers:
         first, second = _threefry(first, second, np.uint32(0), np.uint32(number))
     return first, second
 
 
-def _of_words(like: Key[Array, "..."], words: np.ndarray) -> Key[Array, "..."]:
+def _of_words(like: Array, words: np.ndarray) -> Array:
     data = jax.device_put(words.copy())
     return data if like.dtype == np.uint32 else jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
 
 
-def _on_host(key: Key[Array, ""]) -> bool:
+def _on_host(key: PRNGKeyArray) -> bool:
     """Whether the key is known and its bits are Threefry's of this module, so that NumPy can draw them."""
     return not is_traced(key) and bits_of(key) in ("threefry2x32", "threefry") and not _left_to_stock(())
 
 
-def permutations(key: Key[Array, ""], label: int, numbers: range, n: int) -> Int[np.ndarray, "numbers n"]:
+def permutations(key: PRNGKeyArray, label: int, numbers: range, n: int) -> Int[np.ndarray, "numbers n"]:
     """0 … n - 1 in random orders: `jax.random.permutation`, bit for bit, of the key with a label and then each number folded in.
 
     They are made on the host, so that no sort is compiled for every n; those of keys other than Threefry are left to JAX.

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import Annealable, Normalised
 from lnz._core.energy import Energy
+from lnz._core.random import Keys
 from lnz._core.spaces import Real, Space, State
 from lnz.routes._annealing.fitted_smc import target_of
 
@@ -90,7 +91,7 @@ class Prior(Normalised):
 
 
 @eqx.filter_jit
-def _prior_draws(posterior: Posterior, keys: PRNGKeyArray) -> Float[Array, "n d"]:
+def _prior_draws(posterior: Posterior, keys: Keys) -> Float[Array, "n d"]:
     draws: Any = jax.vmap(posterior.prior_draw)(keys)
     # A draw at the end of its support in floating point, such as a Beta variable of 1, is at infinity here.
     return jnp.clip(draws, -1e6, 1e6)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lnz._core.frozen import Frozen
 
-Blocks = Sequence[Sequence[int]]
+Blocks = Sequence[Sequence[int] | np.ndarray]
 
 
 @functools.lru_cache(maxsize=64)

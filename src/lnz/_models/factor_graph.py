@@ -11,11 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float
 
 from lnz._core.capabilities import BlockSweepable, Factored, Sweep
 from lnz._core.frozen import Frozen, is_traced
-from lnz._core.given import given_array
+from lnz._core.given import ArrayLike, given_array
 from lnz._core.spaces import Binary, Categorical, MixedCategorical, Product, Space, Spin, State
 from lnz._models.colouring import Blocks, colour_classes
 from lnz._models.independent import as_float
@@ -53,7 +53,7 @@ class FactorGraph(Factored, BlockSweepable):
 
     def __init__(
         self,
-        cardinalities: Sequence[int],
+        cardinalities: Sequence[int] | np.ndarray,
         scopes: Sequence[Sequence[int]],
         tables: Sequence[Any],
         *,
@@ -238,7 +238,7 @@ class FactorGraph(Factored, BlockSweepable):
         entries = self.log_potentials[kept.astype(np.int32) + shift[piece_of]]
         return packed(cardinalities, self.scopes, table_of, shapes, jnp.where(exist, entries, jnp.nan))
 
-    def clamped(self, labels: Int[ArrayLike, " variables"]) -> FactorGraph:
+    def clamped(self, labels: ArrayLike) -> FactorGraph:
         """The graph given the values of any variables, -1 for those that are not observed: Z becomes the sum over the latter.
 
         Evidence as data: one more table per variable, 0 at its value and -inf elsewhere. The structure stays the same, so examples with different

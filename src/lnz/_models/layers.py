@@ -16,7 +16,7 @@ from lnz._core.energy import Energy
 from lnz._core.frozen import same_structure
 from lnz._core.numerics import softplus
 from lnz._core.random import fast_key
-from lnz._core.spaces import Binary, Product, Space, State
+from lnz._core.spaces import ArrayLike, Binary, Product, Space, State
 from lnz._models import units
 from lnz._models.independent import Independent
 
@@ -100,7 +100,7 @@ class BilinearLayers(TwoLayer, Marginal, Featured, Annealable):
         shape = units.feature_shape(self.observed)
         return Independent(jnp.reshape(self.biases()[0], shape) * 0, self.observed)
 
-    def tempered(self, base: Energy, beta: Array) -> Energy:
+    def tempered(self, base: Energy, beta: ArrayLike) -> Energy:
         if isinstance(base, Independent):
             start = base.potentials.reshape(-1).astype(self.dtype)
             return TemperedLayers(self, start, jnp.asarray(beta, self.dtype))

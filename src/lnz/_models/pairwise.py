@@ -381,7 +381,7 @@ class Pairwise(Factored, BlockSweepable, Featured, Conditional, Annealable):
     def tempers_free_energy(self) -> bool:
         return True
 
-    def tempered(self, base: Energy, beta: Array) -> Energy:
+    def tempered(self, base: Energy, beta: ArrayLike) -> Energy:
         slope = self.slope(base)
         if slope is None or not isinstance(base, Independent | Pairwise):
             return super().tempered(base, beta)

@@ -287,7 +287,7 @@ class GaussianRBM(TwoLayer, Marginal, Annealable):
     def base(self) -> Energy:
         return Gaussian(self.visible_bias, self._precision())
 
-    def tempered(self, base: Energy, beta: Array) -> Energy:
+    def tempered(self, base: Energy, beta: ArrayLike) -> Energy:
         if isinstance(base, Gaussian) and base.precision.ndim == 1:
             return TemperedGaussianRBM(self, base, jnp.asarray(beta, self.weights.dtype))
         return super().tempered(base, beta)

@@ -146,7 +146,7 @@ class Langevin(Kernel):
     """
 
     figures: ClassVar[tuple[str, ...]] = ("acceptance",)
-    step_size: float = 0.1
+    step_size: float | Array = 0.1
 
     def unsupported_reason(self, energy: Energy) -> str | None:
         space = observed_space(energy)

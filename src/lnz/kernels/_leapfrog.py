@@ -126,7 +126,7 @@ def leapfrog_chains(
     return v, here, jnp.nanmean(chances, axis=0)
 
 
-def mean_chance(chances: Float[Array, " n"]) -> Float[Array, ""]:
+def mean_chance(chances: Float[Array, "*n"]) -> Float[Array, ""]:
     """The mean acceptance of chains at possible points, 0 where there are none: others are not evidence about the step size."""
     possible = ~jnp.isnan(chances)
     return jnp.sum(jnp.where(possible, chances, 0)) / jnp.maximum(jnp.sum(possible), 1).astype(chances.dtype)

@@ -1,6 +1,7 @@
 """Exact log Z of the φ⁴ chain: a one-dimensional lattice field, by its transfer operator."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from lnz.reference._densities import Points, Values
 from lnz.reference._integrals import composite_legendre
 
 
-def phi4_chain_log_density(phi: Points, *, mass_squared: float, quartic: float) -> Values:
+def phi4_chain_log_density(phi: Points, *, mass_squared: Any, quartic: Any) -> Values:
     """-S(φ) of the periodic φ⁴ chain, the log of its unnormalised density, in nats.
 
     S = Σ_i ½(φ_{i+1} - φ_i)² + ½ m² φ_i² + λ φ_i⁴,   φ_{N+1} = φ_1

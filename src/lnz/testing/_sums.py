@@ -100,7 +100,7 @@ def draw(space: Space, key: PRNGKeyArray, n: int) -> Any:
 
 
 def small(space: Space) -> bool:
-    return bool(space.discrete) and space.log_size <= np.log(STATES)
+    return bool(space.discrete and space.log_size <= np.log(STATES))
 
 
 def rows_of(states: Any) -> np.ndarray:

@@ -85,6 +85,7 @@ def test_impossible_and_undefined_works():
     assert np.isnan(float(lnz.routes.bar(some * jnp.nan, jnp.asarray([0.0]))))
 
 
+@pytest.mark.wrong_types
 def test_schedules_run_from_zero_to_one():
     assert checked_schedule([0, 0.1, 1]) == (0.0, 0.1, 1.0)
     for bad in ([0.1, 1], [0, 0.9], [0, 0.6, 0.5, 1], [1.0], [0, float("nan"), 1]):

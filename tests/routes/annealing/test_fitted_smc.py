@@ -287,6 +287,11 @@ def test_impossible_states_have_no_mass_and_a_nan_is_refused():
         lnz.log_partition(half(jnp.nan), key=jax.random.key(0))
 
 
+def test_runs_are_not_joined_to_an_interval_that_none_of_their_pilots_would_sign():
+    with pytest.raises(ValueError, match="not joined to a narrower interval"):
+        lnz.log_partition_to_accuracy(rotated(6)[0], ROUTE, jax.random.key(0))
+
+
 def test_where_it_is_chosen_and_where_it_cannot_be():
     def choice(d):
         return lnz.choose(lnz.FunctionEnergy(lambda x: 0.5 * jnp.sum(x**2), lnz.Real(d))).route

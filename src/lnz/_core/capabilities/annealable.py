@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from lnz._core.capabilities.marginal import free_energy_of, observed_space
 from lnz._core.energy import Energy
@@ -19,7 +19,7 @@ class Annealable(Energy):
         """A reference with a closed form and exact samples (`Normalised`), or None for the default one of the observed space."""
         return None
 
-    def tempered(self, base: Energy, beta: Array) -> Energy:
+    def tempered(self, base: Energy, beta: ArrayLike) -> Energy:
         """The energy at inverse temperature beta on the path from `base` (0) to this energy (1): by default the geometric one."""
         return Tempered(base, self, beta)
 
@@ -49,7 +49,7 @@ class Tempered(Energy):
 
     start: Energy
     end: Energy
-    beta: Array
+    beta: ArrayLike
 
     @property
     def space(self) -> Space:
@@ -68,7 +68,7 @@ def mixed(start: Array, end: Array, beta: Any) -> Array:
     return cold + warm
 
 
-def tempered(energy: Energy, base: Energy, beta: Array) -> Energy:
+def tempered(energy: Energy, base: Energy, beta: ArrayLike) -> Energy:
     """The energy at inverse temperature beta on its path from `base` (0) to itself (1): the geometric one, unless it has its own."""
     annealable = energy.offers(Annealable)
     return Tempered(base, energy, beta) if annealable is None else annealable.tempered(base, beta)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 
 from lnz._core.given import given_array
 from lnz.apps._segmentation.filters import PermutohedralLattice
@@ -64,7 +64,7 @@ class DenseCRF:
             raise ValueError(f"iterations must be an integer, but is {self.iterations}")
 
     def __call__(
-        self, images: UInt8[Any, "n height width 3"], probabilities: Float[Any, "n height width K"]
+        self, images: Num[Any, "n height width 3"], probabilities: Float[Any, "n height width K"]
     ) -> Float[Any, "n height width K"]:
         """Refined probabilities of a batch of images, whose grey levels are from 0 to 255, float32.
 
@@ -74,7 +74,7 @@ class DenseCRF:
         images, p = _checked(images, probabilities)
         return self._mean_field(np.log(np.maximum(p, _LEAST)), self.kernels(images))
 
-    def kernels(self, images: UInt8[Any, "n height width 3"]) -> tuple[Any, Any]:
+    def kernels(self, images: Num[Any, "n height width 3"]) -> tuple[Any, Any]:
         """The two normalised kernels of a batch, as functions of arrays (n, height, width, K)."""
         n, height, width, _ = images.shape
         return (

@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num
 
 from lnz._models.random_field import RandomField
 from lnz._models.structures import Grid
@@ -140,7 +140,7 @@ class Potentials(eqx.Module):
         a = self.architecture
         return Grid(a.map_shape, [offset for offsets in a.offsets for offset in offsets])
 
-    def features(self, images: UInt8[Any, "n height width 3"]) -> Float[Array, "n rows columns features"]:
+    def features(self, images: Num[Any, "n height width 3"]) -> Float[Array, "n rows columns features"]:
         """The feature vector of every node."""
         a = self.architecture
         images = jnp.asarray(images)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lnz._core.given import given_array
+from lnz._core.spaces import ArrayLike
 
 
 class Confusion(NamedTuple):
@@ -39,7 +40,7 @@ class Confusion(NamedTuple):
         return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
-def confusion(truth: Int[Any, "*shape"], found: Int[Any, "*shape"], classes: int) -> Confusion:
+def confusion(truth: ArrayLike, found: ArrayLike, classes: int) -> Confusion:
     """Count pixels by true and predicted class. Pixels whose true class is negative are left out.
 
     Raises:

@@ -47,7 +47,7 @@ def is_chunking(labels: Sequence[str]) -> bool:
     )
 
 
-def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[np.ndarray, " sentences+1"]) -> Chunks:
+def chunks(tags: Int[np.ndarray, " tokens"], labels: Sequence[str], starts: Int[np.ndarray, " ends"]) -> Chunks:
     """The chunks of tags by the lenient rule of seqeval and conlleval, where an I without a chunk of its type before it begins one.
 
     A chunk begins at B or S, at I or E after O, E or S, and wherever the type changes. It ends before B, S or O, after E or S, and
@@ -114,7 +114,7 @@ def chunk_score(
     found: Int[np.ndarray, " tokens"],
     there: Int[np.ndarray, " tokens"],
     labels: Sequence[str],
-    starts: Int[np.ndarray, " sentences+1"],
+    starts: Int[np.ndarray, " ends"],
 ) -> ChunkScore:
     """F1 of predicted chunks over all types and sentences; a chunk is right where its first token, last token and type are.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 
 LENGTH = 128  # of a row, where no sentence is longer
 ROWS = 64  # of a batch, at most
@@ -23,18 +23,18 @@ class Packed(NamedTuple):
     place: Int[np.ndarray, " tokens"]
     mask: Bool[np.ndarray, "batches rows length"]
 
-    def spread(self, values: Float[np.ndarray, "tokens ..."]) -> Float[np.ndarray, "batches rows length ..."]:
+    def spread(self, values: Shaped[np.ndarray, "tokens ..."]) -> Shaped[np.ndarray, "batches rows length ..."]:
         """Values of tokens as batches; 0 at empty positions."""
         grid = np.zeros((self.mask.size, *values.shape[1:]), values.dtype)
         grid[self.place] = values
         return grid.reshape(*self.mask.shape, *values.shape[1:])
 
-    def gather(self, grid: Float[np.ndarray, "batches rows length ..."]) -> Float[np.ndarray, "tokens ..."]:
+    def gather(self, grid: Shaped[np.ndarray, "batches rows length ..."]) -> Shaped[np.ndarray, "tokens ..."]:
         """The values of tokens from batches."""
         return grid.reshape(self.mask.size, *grid.shape[3:])[self.place]
 
 
-def pack(starts: Int[np.ndarray, " sentences+1"], *, rows: int | None = None, length: int = LENGTH) -> Packed:
+def pack(starts: Int[np.ndarray, " ends"], *, rows: int | None = None, length: int = LENGTH) -> Packed:
     """Put each sentence, the longest first, into the fullest row that has room.
 
     There are few different shapes: a row is `length` long, or the next power of two that holds the longest sentence; a batch has `rows` rows,

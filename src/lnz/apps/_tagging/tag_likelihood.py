@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from lnz.apps._tagging.tagger import Tagger, bag, gold_scores, summed
 from lnz.io._conll import Sentences
 
 
+@runtime_checkable
 class Features(Protocol):
     """Whatever numbers the features of tokens, such as a `FeatureMap`."""
 
@@ -54,7 +55,7 @@ class TaggingProblem(NamedTuple):
         labels: Sequence[str],
         inputs: Any,
         tags: Int[np.ndarray, " tokens"],
-        starts: Int[np.ndarray, " sentences+1"],
+        starts: Int[np.ndarray, " ends"],
         *,
         least: float = 0.0,
         every: bool = False,

@@ -202,10 +202,10 @@ class Sums(NamedTuple):
 
 @jax.jit
 def summed(
-    emissions: Float[np.ndarray, "rows length labels"],
-    level: Float[np.ndarray, "rows length"],
-    transitions: Float[np.ndarray, "labels labels"],
-    mask: Bool[np.ndarray, "rows length"],
+    emissions: Float[Any, "rows length labels"],
+    level: Float[Any, "rows length"],
+    transitions: Float[Any, "labels labels"],
+    mask: Bool[Any, "rows length"],
 ) -> Sums:
     """The sums of a batch of packed sentences, with `level` subtracted from every emission; that of gold tags gives -log P instead of log Z."""
     relative = emissions - level[..., None]

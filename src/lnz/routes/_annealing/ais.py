@@ -12,7 +12,7 @@ from lnz._core.energy import Energy
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number
-from lnz._core.random import parted
+from lnz._core.random import Keys, parted
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
 from lnz.routes._annealing.annealed import annealed
@@ -146,7 +146,7 @@ def forward_chains(path: Path, key: PRNGKeyArray, ladder: Ladder, *, kernel: Ker
 
 
 @program
-def _forward(path: Path, keys: PRNGKeyArray, ladder: Ladder, *, kernel: Kernel, chains: int, sweeps: int) -> Ran:
+def _forward(path: Path, keys: Keys, ladder: Ladder, *, kernel: Kernel, chains: int, sweeps: int) -> Ran:
     start_key, key = keys
     ran = annealed(path, kernel, key, path.start(start_key, chains), ladder, sweeps=sweeps)
     v = path.public(ran.states)

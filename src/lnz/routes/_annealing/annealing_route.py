@@ -54,6 +54,8 @@ class AnnealingRoute(Route):
 
     unbiased: ClassVar[bool] = False
     """Whether the mean weight of every group of states has mean Z."""
+    not_joined: ClassVar[str | None] = None
+    """Why the weights of several runs together give no narrower interval, with the remedy; None where they do."""
     base: Frozen | None
     confidence: float
 

@@ -18,7 +18,7 @@ from lnz.routes._annealing.programs import on_host
 _LITTLE_OVERLAP = 0.03  # of two distributions, below which hardly a sample tells their ratio
 
 
-def bar(forward: Float[Array, " n"], reverse: Float[Array, " m"]) -> Float[Array, ""]:
+def bar(forward: ArrayLike, reverse: ArrayLike) -> Float[Array, ""]:
     """log Z_1 - log Z_0 by Bennett's acceptance ratio, in nats: the estimate of least variance from works in both directions.
 
     It solves Σ_i σ(M + a_i - c) = Σ_j σ(c + b_j - M) for c, with M = log(m/n) and σ the logistic function: the left side falls and the right
@@ -82,7 +82,7 @@ def _log_weights(name: str, x: Any) -> Array:
     return x.astype(jnp.result_type(float))
 
 
-def overlap(forward: np.ndarray, reverse: np.ndarray, log_ratio: Any) -> np.ndarray:
+def overlap(forward: Any, reverse: Any, log_ratio: Any) -> np.ndarray:
     """The overlap of two distributions, ∫ 2 p q / (p + q), from 0 to 1, in NumPy: the smaller estimate of those from either's samples.
 
     Args:
@@ -119,7 +119,7 @@ class MBAR(NamedTuple):
         return jnp.any(reached == 0)
 
 
-def mbar(energies: Float[Array, "K N"], counts: ArrayLike) -> MBAR:
+def mbar(energies: ArrayLike, counts: ArrayLike) -> MBAR:
     """The multistate Bennett acceptance ratio: log Z_k - log Z_0 of K distributions, by maximum likelihood from samples of all.
 
     It solves Z_k = Σ_n exp(-u_k(x_n)) / Σ_j N_j exp(-u_j(x_n)) / Z_j: by Newton steps on the convex objective, and by substitution where those

@@ -93,6 +93,9 @@ class FittedSMC(AnnealingRoute):
     """
 
     unbiased: ClassVar[bool] = True
+    not_joined: ClassVar[str | None] = (
+        "what a fitted base hardly reaches would be missing from all of them: ask for more replicates in one run, or call lnz.evidence with within"
+    )
     particles: int = 128
     replicates: int = 64
     rounds: int = 10

@@ -15,7 +15,7 @@ from lnz._core.capabilities import free_energy_of, observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
-from lnz._core.random import fast_key, folded, parted
+from lnz._core.random import Keys, fast_key, folded, parted
 from lnz._core.spaces import Binary, Categorical, Real, Space, Spin, State
 from lnz._models.independent import Gaussian, Independent
 from lnz._models.units import features
@@ -110,11 +110,11 @@ def with_mode_probes(
 
 def compared(
     estimate: Estimate,
-    usual: Float[Array, " n"],
-    moved: Float[Array, " n"],
-    probes: Float[Array, " n"] | None = None,
+    usual: Float[Array | np.ndarray, " n"],
+    moved: Float[Array | np.ndarray, " n"],
+    probes: Float[Array | np.ndarray, " m"] | None = None,
     *,
-    found: Float[Array, " n"] | None = None,
+    found: Float[Array | np.ndarray, " m"] | None = None,
 ) -> Estimate:
     """The estimate after the works of reverse annealing, in nats, are compared.
 
@@ -207,7 +207,7 @@ def _flat_and_half(ladder: Ladder) -> tuple[Ladder, Ladder]:
 
 
 @brief
-def _begun(path: Path, keys: PRNGKeyArray, ends: State, log_weights: Array, *, mode_probes: int) -> list[State]:
+def _begun(path: Path, keys: Keys, ends: State, log_weights: Array, *, mode_probes: int) -> list[State]:
     """Ends of annealed chains by their weights; starts of mode probes, where there are some; and the same ends again."""
     chosen = jax.random.categorical(keys[0], log_weights.reshape(-1), shape=(mode_probes,))
     usual = path.compact(jax.tree.map(lambda x: x[chosen], ends))
@@ -258,7 +258,7 @@ def along(
 
 @brief
 def _from_their_own(
-    path: Path, keys: PRNGKeyArray, seen: Any, ladder: Ladder, *, kernel: Kernel, sweeps: int
+    path: Path, keys: Keys, seen: Any, ladder: Ladder, *, kernel: Kernel, sweeps: int
 ) -> tuple[Float[Array, " n"], State]:
     """Log weights with mean Z of one chain from each of the bases fitted to mode probes, and the states in the model."""
     space = observed_space(path.energy)
@@ -279,7 +279,7 @@ def _from_their_own(
     return found, jax.tree.map(lambda x, s: x.astype(s.dtype), v, like)
 
 
-def _starts(path: Path, keys: PRNGKeyArray, n: int, usual: State) -> State:
+def _starts(path: Path, keys: Keys, n: int, usual: State) -> State:
     """Dispersed starts: reals at up to 64 times the base's width, and half of few reals in narrow regions; units with one probability of being on,
     or of each category, per mode probe."""
     space: Any = observed_space(path.energy)

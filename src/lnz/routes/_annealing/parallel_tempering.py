@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from lnz._core.capabilities import observed_space
 from lnz._core.convergence import r_hat, r_hat_threshold
@@ -18,7 +18,7 @@ from lnz._core.estimate import Estimate
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number
-from lnz._core.random import parted
+from lnz._core.random import Keys, parted
 from lnz._core.spaces import State
 from lnz.kernels._kernels import Kernel, default_kernel
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, path_flags, unless_lost
@@ -160,7 +160,7 @@ class _Run(NamedTuple):
 @program
 def _tempered(
     path: Path,
-    keys: PRNGKeyArray,
+    keys: Keys,
     ladder: Ladder,
     *,
     kernel: Kernel,

@@ -41,6 +41,10 @@ def repeat_until(
             f"{type(route).__name__} gives no weights with mean Z, so its runs cannot be combined: use lnz.routes.AnnealedImportanceSampling or "
             "lnz.routes.SequentialMonteCarlo, or call lnz.log_partition"
         )
+    if route.not_joined is not None:
+        raise ValueError(
+            f"runs of {type(route).__name__} are not joined to a narrower interval, since {route.not_joined}"
+        )
     if any(is_traced(leaf) for leaf in jax.tree.leaves((energy, key))):
         raise ValueError(
             "log_partition_to_accuracy runs on the host and cannot be traced: call it outside jit, vmap and grad"

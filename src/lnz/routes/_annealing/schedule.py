@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lnz._core.capabilities import observed_space
-from lnz._core.random import parted
+from lnz._core.random import Keys, parted
 from lnz.kernels._kernels import Kernel
 from lnz.kernels._resampling import systematic
 from lnz.routes._annealing.path import Path, first_log_step, fitted_log_step, has_step, walk
@@ -181,7 +181,7 @@ def pilot(path: Path, key: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sw
 
 
 @brief
-def _pilot(path: Path, keys: PRNGKeyArray, conditional: Any, *, kernel: Kernel, sweeps: int) -> Pilot:
+def _pilot(path: Path, keys: Keys, conditional: Any, *, kernel: Kernel, sweeps: int) -> Pilot:
     start_key, key = keys
     dtype, going = jnp.result_type(float), walk(path, kernel, rows=True)
     nothing, fitted = jnp.zeros((_MOST + 1,), dtype), has_step(kernel)

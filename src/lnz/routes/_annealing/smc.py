@@ -9,14 +9,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from lnz._core.capabilities import observed_space
 from lnz._core.energy import Energy
 from lnz._core.estimate_warning import EstimateWarning
 from lnz._core.frozen import Frozen
 from lnz._core.numerics import check_whole_number, log_mean_exp
-from lnz._core.random import parted
+from lnz._core.random import Keys, parted
 from lnz._core.spaces import State
 from lnz.kernels._continuous import HamiltonianMonteCarlo
 from lnz.kernels._kernels import Kernel, Langevin, default_kernel
@@ -148,7 +148,7 @@ class _Resampled(NamedTuple):
 @program
 def _resampled(
     path: Path,
-    keys: PRNGKeyArray,
+    keys: Keys,
     found: Pilot,
     resample_below: Array,
     *,

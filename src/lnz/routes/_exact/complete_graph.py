@@ -99,7 +99,9 @@ class CompleteGraph(Structured):
             counts = f"{fields.shape[1]} colours on {n:,} sites"
         else:
             shape = jax.ShapeDtypeStruct((), dtype)
-            value = on_host(lambda *p: _ising_log_z(*p).astype(dtype), shape, coupling, fields, route=self)
+            value = on_host(
+                lambda *p: _ising_log_z(*map(np.asarray, p)).astype(dtype), shape, coupling, fields, route=self
+            )
             eps, counts = np.finfo(float).eps, f"{n + 1:,} sums of {n:,} spins"
         rounding = (8 + math.sqrt(n)) * eps * (1 + jnp.abs(value) + size.astype(dtype))
         rounding = rounding + 8 * jnp.finfo(dtype).eps * (1 + jnp.abs(value))
@@ -114,7 +116,11 @@ class CompleteGraph(Structured):
         else:
             shapes = tuple(jax.ShapeDtypeStruct(shape, fields.dtype) for shape in ((n, n), (n,)))
             pairs, sites = on_host(
-                lambda *p: tuple(x.astype(fields.dtype) for x in _ising_means(*p)), shapes, coupling, fields, route=self
+                lambda *p: tuple(x.astype(fields.dtype) for x in _ising_means(*map(np.asarray, p))),
+                shapes,
+                coupling,
+                fields,
+                route=self,
             )
         pairs = jnp.where(_diagonal(n), jnp.zeros((), pairs.dtype), 0.5 * pairs)
         parameters: Any = eqx.filter(energy, eqx.is_inexact_array)
