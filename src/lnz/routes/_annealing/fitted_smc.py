@@ -67,7 +67,8 @@ class FittedSMC(AnnealingRoute):
     about equally wide everywhere.
 
     Before that, mode probes look for regions that the pilot missed: chains from dispersed starts, and in up to 16 dimensions from where the density
-    rises away from the base, among up to a million points. Where they find mass, the pilot begins again with it.
+    rises away from the base, among up to a million points. Where they find mass, the pilot begins again with it. Where the maps lose modes, so that
+    log Z falls from round to round, the answer is that of `AnnealedImportanceSampling`, and its interval reaches what the pilot saw.
 
     All but the energy runs in NumPy, so that one small program is compiled. It needs known values; where the key alone is traced, the run is one of
     `AnnealedImportanceSampling`.
