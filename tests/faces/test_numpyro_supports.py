@@ -119,5 +119,6 @@ def test_a_support_without_a_bijection_is_refused():
         numpyro.sample("x", dist.ProjectedNormal(jnp.array([1.0, 0.0])))
         numpyro.factor("none", 0.0)
 
-    with pytest.raises(ValueError, match=r"site 'x' has the support .*, which NumPyro does not map to the reals"):
+    ours, numpyros = "has the support .*, which NumPyro does not map to the reals", "Continuous inference cannot handle"
+    with pytest.raises(ValueError, match=f"{ours}|{numpyros}"):  # where funsor is installed, NumPyro says so first
         lnz.evidence(model, key=jax.random.key(0))
