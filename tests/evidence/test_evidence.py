@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lnz
+from lnz._core.numerics import float64
 
 KEY = jax.random.key(0)
 Y = np.array([0.8, 1.9, 1.3, 0.4])
@@ -68,7 +69,7 @@ def test_a_transform_of_the_unit_cube():
         return 2 * jax.scipy.stats.norm.ppf(u)
 
     for wide in (True, False):
-        with jax.enable_x64(wide):
+        with float64(wide):
             found = lnz.evidence(normal, prior_transform=transform, dimensions=4, key=KEY)
         assert abs(found.value - truth(Y, 16)) < 0.04
         assert found.warnings == []

@@ -10,6 +10,7 @@ from scipy.special import gammaln, ndtr, stdtrit
 
 import lnz
 from lnz._core.estimate_warning import EstimateWarning
+from lnz._core.numerics import float64
 
 KEY = jax.random.key(0)
 MIXING = np.random.default_rng(5).normal(size=(6, 6)) + 2 * np.eye(6)
@@ -128,7 +129,7 @@ def test_named_draws_and_an_energy():
 
 
 def test_float32():
-    with jax.enable_x64(False):
+    with float64(False):
         found = lnz.evidence_from_draws(bent(chains(np.random.default_rng(0), 400, 4, 0.5)), bananas, key=KEY)
     assert abs(found.value - CASES["bananas"][3]) < 0.05
 
