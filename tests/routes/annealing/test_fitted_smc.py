@@ -14,6 +14,7 @@ import pytest
 import lnz
 from contracts.routes import ON_HOST
 from lnz._core.estimate_warning import EstimateWarning
+from lnz.routes._annealing import fitted_smc
 from lnz.routes._annealing.fitted_smc import annealed, elsewhere, fallen, has_forgotten, outward, plain_map, target_of
 from lnz.routes._annealing.triangular_map import fitted_map, times
 
@@ -248,6 +249,17 @@ def test_a_base_that_loses_modes_is_seen_by_log_z_that_falls():
     assert fallen([(0.0, 0.2), (-1.0, 0.1)]) == pytest.approx(0.6)
     assert fallen([(5.0, 0.01), (4.9, 0.01)]) is None  # too little to matter
     assert fallen([(0.0, 0.1), (0.2, 0.1), (-1.0, 0.1), (-1.0, 0.1)]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("mode_probes", [0, 16])
+@pytest.mark.parametrize("seen", [50.0, -50.0])
+def test_where_annealing_answers_its_interval_reaches_what_the_pilot_saw(monkeypatch, mode_probes, seen):
+    monkeypatch.setattr(fitted_smc, "fallen", lambda found: seen)
+    route = lnz.routes.FittedSMC(particles=16, replicates=4, rounds=1, mode_probes=mode_probes)
+    estimate = lnz.log_partition(rotated(3)[0], route=route, key=jax.random.key(0))
+    assert estimate.route.startswith("annealed importance sampling")
+    assert estimate.flags[EstimateWarning.MISSED_MODES] == (seen > 0)
+    assert estimate.upper == seen if seen > 0 else estimate.upper > 0
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from lnz.kernels._kernels import Langevin, default_kernel
 from lnz.kernels._resampling import systematic_on_host
 from lnz.routes._annealing.ais import AnnealedImportanceSampling
 from lnz.routes._annealing.annealing_route import AnnealingRoute, Weighted, checked, from_weights, looks_infinite
-from lnz.routes._annealing.mode_probes import LIGHT, far_more
+from lnz.routes._annealing.mode_probes import FEW, LIGHT, far_more
 from lnz.routes._annealing.path import Path
 from lnz.routes._annealing.triangular_map import TriangularMap, fitted_map, times
 
@@ -45,7 +45,6 @@ _RISEN = 0.2  # nats that it may rise in the last of all rounds without a warnin
 _SEARCHES = 3  # by mode probes, each but the last after a pilot that was begun again
 _LITTLE = 2.0  # nats below log Z of a region with which a pilot does not begin again
 _LEAST_SHARE = 0.2  # of particles of a new region, and of the old one, in a pilot that begins again
-_FEW = 16  # dimensions up to which the slopes of narrow modes are looked for
 _DISTANCES = (
     1.0,
     4.5,
@@ -178,10 +177,8 @@ class FittedSMC(AnnealingRoute):
 def _covering(weighted: Weighted, least: float) -> Weighted:
     """An estimate whose interval reaches what the pilot saw, with a flag where it did not."""
     estimate = weighted.estimate
-    flags = {
-        **estimate.flags,
-        EstimateWarning.MISSED_MODES: estimate.flags[EstimateWarning.MISSED_MODES] | (estimate.upper < least),
-    }
+    missed = estimate.flags.get(EstimateWarning.MISSED_MODES, jnp.asarray(False)) | (estimate.upper < least)
+    flags = {**estimate.flags, EstimateWarning.MISSED_MODES: missed}
     estimate = dataclasses.replace(estimate, upper=jnp.maximum(estimate.upper, least), flags=flags)
     return dataclasses.replace(weighted, estimate=estimate)
 
@@ -548,7 +545,7 @@ def outward(target: Target, base: TriangularMap, rng: np.random.Generator, most:
     In more dimensions than a few, points at random meet no slope: none.
     """
     d = len(base.centre)
-    if d > _FEW:
+    if d > FEW:
         return np.empty((d, 0))
     found, slopes = [np.empty((d, 0))], [np.empty(0)]
     for _ in range(2 ** min(d - 2, 8)):

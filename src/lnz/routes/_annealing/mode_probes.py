@@ -30,7 +30,7 @@ _STEPS = (-5.0, 2.0)  # range of the logarithm of step sizes about the fitted on
 _CERTAIN = 0.999  # confidence at which mode probes contradict the upper bound
 LIGHT = 4.6  # nats: regions of less than a hundredth of the estimate do not matter
 _SEVERAL = 1 / 8  # the share of mode probes that is enough where each takes not so much more work
-_FEW, _POINTS = 16, 2**14  # in up to so many dimensions mode probes look for narrow regions among so many points
+FEW, _POINTS = 16, 2**14  # in up to so many dimensions mode probes look for narrow regions among so many points
 _BARRIER = 10.0  # nats
 _LARGE = 2**15  # numbers in the states of a group
 PROBE_TEMPERATURES = 50  # of the reverse annealing of mode probes, for routes without a number of their own
@@ -288,7 +288,7 @@ def _starts(path: Path, keys: Keys, n: int, usual: State) -> State:
     if isinstance(space, Real):
         scale = 2 ** jax.random.uniform(third, (n, *(1,) * len(space.shape)), like.dtype, 1, 6)
         far = like + scale * (path.public(path.start(second, n)) - like)
-        if math.prod(space.shape) > _FEW:
+        if math.prod(space.shape) > FEW:
             return far
         few = _behind_barriers(path, second, n - n // 2, usual).astype(far.dtype)
         return jnp.concatenate([far[: n // 2], few])

@@ -21,9 +21,7 @@ from lnz.routes._exact.numpy_callback import undifferentiated
 
 _LEAST = 2**14  # inverse temperatures of a program
 _SMALL = 256  # real numbers of a state and of the parameters, below which a program takes longer to compile than to run
-_SHORT = (
-    32  # numbers of a state up to which XLA's older emitters are quick: chains in 50 dimensions took minutes to compile
-)
+_SHORT = 32  # numbers of a state up to which XLA's older emitters are quick: 50 took minutes to compile
 _BRIEF = 2**15  # numbers of a state and of the parameters, below which a program of few steps does
 # XLA's older emitters compile in half the time what runs as fast where it is small (large products a third slower); jaxlib 0.11 has them no more.
 _OLDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
