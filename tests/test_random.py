@@ -12,6 +12,7 @@ from jax.extend.random import threefry_2x32
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy import stats
 
+from lnz._core.numerics import float64
 from lnz._core.random import (
     _hash,
     _hash_bits,
@@ -94,7 +95,7 @@ def test_parts_are_those_of_stock_jax():
 def test_seeds_are_those_of_stock_jax(seed):
     for bits in ("threefry", *OPT_IN):
         assert same(jax.random.key(seed), fast_key(seed, bits=bits))
-    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+    with float64(False):
         assert same(jax.random.key(seed), fast_key(seed))
 
 

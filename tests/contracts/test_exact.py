@@ -13,6 +13,7 @@ import lnz
 from contracts.energies import CASES, DISCRETE, Case, named, stencil
 from contracts.routes import PAIRS, as_states, exact_routes, measured, pair_id
 from listing import log_sum
+from lnz._core.numerics import float64
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
@@ -137,7 +138,7 @@ def test_limits_hold_in_float32(case):
     scales = np.array([1.0, 0.03, 300.0, 1000.0] if case.loud else [1.0, 0.5, 1.5])
     rows = (scales[:, None] * case.flat).astype(np.float32)
     route = next(iter(exact_routes(case).values()))
-    with single_precision():
+    with float64(False):
         single = case.single()
         run = jax.jit(jax.vmap(lambda flat: lnz.log_partition(case.at(flat, single), route=route)))
         estimate = run(jnp.asarray(rows))
@@ -149,10 +150,6 @@ def test_limits_hold_in_float32(case):
         np.asarray(estimate.upper - estimate.lower, float)
         <= 1e-3 * (1 + np.abs(truth).max() + np.abs(rows).max(initial=0))
     ).all()
-
-
-def single_precision():
-    return jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64()
 
 
 # ------------------------------------------------------------------------------------------- gauge, order, and extremes
@@ -299,7 +296,7 @@ def shifted(parameters, s):
 def test_rounding_follows_the_energies_and_not_log_z():
     """A gauge that brings log Z to zero leaves the energies large, and their rounding with them."""
     rng = np.random.default_rng(1)
-    with single_precision():
+    with float64(False):
         for trial in range(8):
             fields = rng.normal(size=6).astype(np.float32) * 3e3
             shift = np.float32(np.logaddexp(fields.astype(float), -fields.astype(float)).sum())
@@ -313,7 +310,7 @@ def test_rounding_follows_the_energies_and_not_log_z():
 def test_limits_of_closed_forms_allow_for_cancellation():
     """Normalised components: a_k and log Z_k cancel, and leave their rounding behind."""
     rng = np.random.default_rng(2)
-    with single_precision():
+    with float64(False):
         for n in (50, 500):
             precisions = [np.exp(3 * rng.normal(size=n)).astype(np.float32) for _ in range(2)]
             closed = [0.5 * (n * np.log(2 * np.pi) - np.log(p.astype(float)).sum()) for p in precisions]

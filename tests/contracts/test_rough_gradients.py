@@ -13,6 +13,7 @@ import pytest
 
 import lnz
 from contracts.routes import EXACT
+from lnz._core.numerics import float64
 
 SCALE = 6.0
 ELIMINATION = lnz.routes.Elimination(search_seconds=0)
@@ -47,10 +48,6 @@ ROUGH = {
 }
 
 
-def single_precision():
-    return jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64()  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def both(model, route):
     """log Z, the width of its interval, and the mean of -∂E."""
     estimate, slopes = jax.jit(lambda m: route.log_partition_and_mean_gradient(m, None))(model)
@@ -69,7 +66,7 @@ def test_the_gradient_is_off_by_no_more_than_log_z_may_be(name):
     route = next(route for route in EXACT if type(route).__name__ == name)
     wide = jax.tree.map(lambda x: jnp.asarray(x, float), make())
     truth, slack, slopes = both(wide, ELIMINATION if other == "Elimination" else lnz.routes.Enumeration())
-    with single_precision():
+    with float64(False):
         found, claim, gradient = both(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make()), route)
     assert claim < 1e-2, "a claim so wide says nothing"
     assert abs(found - truth) <= claim + slack

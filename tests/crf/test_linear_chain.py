@@ -12,13 +12,10 @@ import pytest
 
 import lnz
 from crf.chain_cases import Chain, exists, listed, random_chain, stacked
+from lnz._core.numerics import float64
 from lnz.routes._exact.forward_backward import _most, chain_sums
 
 T, K = 7, 4
-
-
-def single_precision():
-    return jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64()
 
 
 @functools.cache
@@ -84,7 +81,7 @@ def test_value_and_gradient_agree_with_the_list(holes, own):
 
 
 def test_value_and_gradient_in_float32():
-    with single_precision():
+    with float64(False):
         fuzz(150, 1, "link", False, np.float32, 2e-4)
     summed.cache_clear()
 
@@ -94,7 +91,7 @@ def test_ten_thousand_chains():
     for seed in range(8):
         for holes, own in itertools.product(("link", "cut"), (False, True)):
             fuzz(200, 100 + seed, holes, own, np.float64, 1e-10)
-    with single_precision():
+    with float64(False):
         for seed in range(8):
             for holes, own in itertools.product(("link", "cut"), (False, True)):
                 fuzz(200, 200 + seed, holes, own, np.float32, 2e-4)
@@ -107,7 +104,7 @@ def test_a_path_by_way_of_two_weights_that_are_rounded_to_zero_is_not_lost():
     chain = [random_chain(rng, T, K, own=False) for _ in range(194)][-1]
     tables = {name: table.astype(np.float32) for name, table in chain.arguments().items() if table.dtype.kind == "f"}
     rounded = chain._replace(**{name: table.astype(float) for name, table in tables.items()})
-    with single_precision():
+    with float64(False):
         value = lnz.log_partition(lnz.LinearChain(**(chain.arguments() | tables))).value  # pyright: ignore[reportArgumentType]
     assert float(value) == pytest.approx(listed(rounded, "link").log_z, abs=1e-3)
 
@@ -169,7 +166,7 @@ def garden_path(length, boost):
 
 
 def test_what_underflows_is_not_lost():
-    with single_precision():
+    with float64(False):
         questions = jax.jit(lambda c, k: (lnz.log_partition(c).value, lnz.marginals(c), lnz.exact_samples(c, k, 50)))
         for boost in (30.0, 60.0):
             value, marginals, samples = questions(garden_path(4, boost), jax.random.key(0))
@@ -183,7 +180,7 @@ def test_half_precision_accumulates_in_float32():
     rng = np.random.default_rng(2)
     emissions, transitions = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((512, 5), (5, 5)))
     labels = rng.integers(0, 5, 512)
-    with single_precision():
+    with float64(False):
         chain = lnz.LinearChain(emissions, transitions)
         both = jax.jit(lambda c, y: (jax.value_and_grad(lambda c: lnz.log_partition(c).value)(c), -c(y)))
         (value, slope), score = both(chain, labels)

@@ -10,6 +10,7 @@ import pytest
 
 import listing
 import lnz
+from lnz._core.numerics import float64
 
 STRUCTURES = {
     "chain": lnz.crf.Chain(5),
@@ -257,7 +258,7 @@ def test_in_float32_an_unlikely_labelling_keeps_its_digits():
     y = jnp.asarray(rng.integers(0, K, (12, 2)))
     exact = lnz.crf.log_probability(lnz.RandomField(lnz.crf.Grid((12, 2)), unary, tables), y)
     single = lnz.RandomField(lnz.crf.Grid((12, 2)), unary.astype(np.float32), tables.astype(np.float32))
-    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+    with float64(False):
         got = lnz.crf.log_probability(single, y, route=lnz.routes.Elimination())
     assert float(got) == pytest.approx(float(exact), rel=2e-6)
 

@@ -119,14 +119,9 @@ def log_z(options: LogZ) -> None:
     aim = {"within": within, "max_seconds": max_seconds} if route.random else {}
     aim = {name: number for name, number in aim.items() if number is not None}
     with Step(f"log Z by {type(route).__name__}: compiling, then computing") as step:
-
-        def tell(runs: int, so_far: lnz.Estimate) -> None:
-            near = f"log Z between {float(so_far.lower):.2f} and {float(so_far.upper):.2f}"
-            step.say(f"{runs:,} run{'s' if runs > 1 else ''}: {near}")
-
         if aim:
             estimate = lnz.log_partition_to_accuracy(
-                target.energy, route, key, **aim, resume=options.resume, progress=tell
+                target.energy, route, key, **aim, resume=options.resume, progress=step.say_runs("log Z")
             )
         else:
             estimate = lnz.log_partition(target.energy, route=route, key=key)

@@ -28,15 +28,10 @@ def evidence(options: Evidence) -> None:
         raise BadInput(f"--data is for the arguments of a function, but {name!r} is not one. Leave it out")
     aim = {"within": options.within, "max_seconds": options.max_seconds}
     with Step(f"evidence of {name}: compiling, then computing") as step, refusing():
-
-        def tell(runs: int, so_far: lnz.Estimate) -> None:
-            near = f"log evidence between {float(so_far.lower):.2f} and {float(so_far.upper):.2f}"
-            step.say(f"{runs:,} run{'s' if runs > 1 else ''}: {near}")
-
         found = lnz.evidence(
             model,
             key=jax.random.key(options.seed),
-            progress=tell,
+            progress=step.say_runs("log evidence"),
             **{name: number for name, number in aim.items() if number is not None},
             **arguments,
         )

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lnz._graphs.contraction_plan import size_text
@@ -115,6 +116,15 @@ class Step:
             else:
                 self._line_at = time.monotonic()
                 _line(self._text)
+
+    def say_runs(self, quantity: str) -> Callable[[int, Any], None]:
+        """What says the interval so far after each of several runs, given their number and the `Estimate` of a quantity."""
+
+        def tell(runs: int, so_far: Any) -> None:
+            near = f"{quantity} between {float(so_far.lower):.2f} and {float(so_far.upper):.2f}"
+            self.say(f"{runs:,} run{'s' if runs > 1 else ''}: {near}")
+
+        return tell
 
     def say(self, text: str) -> None:
         """Report progress: beside the spinner, or as a line at most every ten seconds."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
+from lnz._choose import choose
 from lnz._core.numerics import check_whole_number
 from lnz._core.packages import package
+from lnz._partition import log_partition
+from lnz.crf._decoding import exact_samples
 from lnz.interop._dimod import from_bqm
+from lnz.kernels._kernels import Gibbs, run_chains
+from lnz.routes._exact.elimination import Elimination
 
 dimod = package("dimod", "lnz.interop.DimodSampler")
 
@@ -52,23 +58,19 @@ class DimodSampler(dimod.Sampler):
         Raises:
             ValueError: for another kind of model, one without variables, or numbers that are not finite.
         """
-        import jax
-
-        import lnz
-
         check_whole_number("num_reads", num_reads)
         model = from_bqm(bqm, beta=beta)
         energy = model.energy
         key = jax.random.key(int(np.random.default_rng(seed).integers(2**31)))
-        sums = lnz.routes.Elimination(max_seconds=_SECONDS)
+        sums = Elimination(max_seconds=_SECONDS)
         exact = sums.unsupported_reason(energy) is None
         if exact:
-            states, log_z = lnz.exact_samples(energy, key, num_reads, route=sums), lnz.log_partition(energy, route=sums)
+            states, log_z = exact_samples(energy, key, num_reads, route=sums), log_partition(energy, route=sums)
         else:
-            route = lnz.choose(energy).route
-            log_z = lnz.log_partition(energy, route=route, key=jax.random.fold_in(key, 1) if route.random else None)
+            route = choose(energy).route
+            log_z = log_partition(energy, route=route, key=jax.random.fold_in(key, 1) if route.random else None)
             start = energy.space.uniform(jax.random.fold_in(key, 2), num_reads)
-            states = lnz.kernels.run_chains(energy, lnz.kernels.Gibbs(), start, key, sweeps)
+            states = run_chains(energy, Gibbs(), start, key, sweeps)
         figures = {"log_z": log_z.value, "log_z_lower": log_z.lower, "log_z_upper": log_z.upper}
         info: dict[str, Any] = {name: float(value) + model.constant for name, value in figures.items()}
         info |= {

@@ -35,13 +35,24 @@ _SWEEPS = 1000  # Gibbs sweeps of a sample, where exact ones are too expensive
 class _Pairwise(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """What `MarkovNetwork` and `Ising` share: the graph, its tables, and sums over missing entries."""
 
-    edges: Any
-    smoothing: float
-    gamma: float
-    max_iter: int
-    tol: float
-    random_state: Any
     categories_: list[np.ndarray]
+
+    def __init__(
+        self,
+        edges: str | Sequence[tuple[Hashable, Hashable]] = "chow-liu",
+        *,
+        smoothing: float = 1.0,
+        gamma: float = 0.5,
+        max_iter: int = 500,
+        tol: float = 1e-6,
+        random_state: Any = None,
+    ):
+        self.edges = edges
+        self.smoothing = smoothing
+        self.gamma = gamma
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
 
     @abc.abstractmethod
     def _begun(self, X: Any) -> np.ndarray:
@@ -226,23 +237,6 @@ class MarkovNetwork(_Pairwise):
     Source: Koller & Friedman 2009, "Probabilistic Graphical Models", chapters 19 and 20; `lnz.sklearn._structure` names those of the graphs.
     """
 
-    def __init__(
-        self,
-        edges: str | Sequence[tuple[Hashable, Hashable]] = "chow-liu",
-        *,
-        smoothing: float = 1.0,
-        gamma: float = 0.5,
-        max_iter: int = 500,
-        tol: float = 1e-6,
-        random_state: Any = None,
-    ):
-        self.edges = edges
-        self.smoothing = smoothing
-        self.gamma = gamma
-        self.max_iter = max_iter
-        self.tol = tol
-        self.random_state = random_state
-
     def _begun(self, X: Any) -> np.ndarray:
         declared = declared_categories(X)
         x: Any = validate_data(self, X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=2)
@@ -327,13 +321,8 @@ class Ising(_Pairwise):
         tol: float = 1e-6,
         random_state: Any = None,
     ):
-        self.edges = edges
+        super().__init__(edges, smoothing=smoothing, gamma=gamma, max_iter=max_iter, tol=tol, random_state=random_state)
         self.binarize = binarize
-        self.smoothing = smoothing
-        self.gamma = gamma
-        self.max_iter = max_iter
-        self.tol = tol
-        self.random_state = random_state
 
     def _begun(self, X: Any) -> np.ndarray:
         x: Any = validate_data(

@@ -11,6 +11,7 @@ import pytest
 
 import lnz
 from lnz._core.estimate_warning import EstimateWarning
+from lnz._core.numerics import float64
 from lnz.kernels._leapfrog import bounced, leapfrog_moves
 from lnz.routes._annealing.path import fitted_log_step
 
@@ -227,7 +228,7 @@ def test_where_nothing_is_possible_the_pilot_ends_early():
 def test_an_offset_that_single_precision_cannot_hold():
     """Its numbers lie 64 apart at 1e9: an exact sum says so, and so do chains, whose bounds are then worth nothing."""
     offset = lnz.FunctionEnergy(lambda s: jnp.float32(1e9) + 0.5 * jnp.sum(s).astype(jnp.float32), lnz.Spin(6))
-    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+    with float64(False):
         exact = lnz.log_partition(offset)
         route = ROUTES.AnnealedImportanceSampling(temperatures=12, chains=16, mode_probes=0)
         sampled = lnz.log_partition(offset, route=route, key=jax.random.key(0))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lnz
+from lnz._core.numerics import float64
 from lnz._graphs.anytime_solver import Interval, _Tightening, tighten
 from lnz._models.factor_graph import unpacked
 
@@ -109,7 +110,7 @@ def test_the_estimate_says_how_it_is_known():
 def test_limits_in_float32_are_rounded_outward():
     graph = glass(9, 1.0, 0)
     exact = float(lnz.log_partition(graph, route=lnz.routes.Elimination()).value)
-    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+    with float64(False):
         estimate = lnz.log_partition_bounds(graph, within=0.1, max_seconds=30.0)
         assert estimate.lower.dtype == jnp.float32
         assert float(estimate.lower) <= exact + 1e-4

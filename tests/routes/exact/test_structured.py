@@ -10,6 +10,7 @@ import listing
 import lnz
 from listing import Listed
 from lnz import reference
+from lnz._core.numerics import float64
 from lnz.routes._exact import transfer_matrix
 
 ELIMINATION = lnz.routes.Elimination(search_seconds=0)
@@ -27,10 +28,6 @@ def eliminated(model):
 def agree(found, wanted, atol=1e-12):
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-13, atol=atol)
-
-
-def single_precision():
-    return jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # ------------------------------------------------------------------------------------------------------------- forests
@@ -108,7 +105,7 @@ def test_long_chains_and_stars():
     assert isinstance(lnz.choose(chain).route, lnz.routes.Forest)
     check(chain, chain_log_z, 2e-16)
     check(lnz.Ising.sparse(hub, j[1:], h, n=n), star_log_z, 2e-16)
-    with single_precision():
+    with float64(False):
         chain = lnz.Ising.lattice((n,), j[None].astype(np.float32), h.astype(np.float32), periodic=False)
         check(chain, chain_log_z, 1.2e-7)
 
@@ -229,7 +226,7 @@ def test_correlations_of_many_spins_keep_their_digits():
         return 2 * np.asarray(compiled(lnz.routes.CompleteGraph())(model)[1].couplings.strength, float)
 
     pairs = pairs_in(float)
-    with single_precision():
+    with float64(False):
         np.testing.assert_allclose(pairs_in(np.float32), pairs, rtol=0, atol=1e-6)
     up = 1 / (1 + np.exp(-2 * fields.astype(np.longdouble)))
     for (i, j), atol in (((0, 1), 1e-12), (close, 2e-9)):
