@@ -19,6 +19,8 @@ ESTIMATORS = [
     lnz.sklearn.Ising("ebic"),
 ]
 
+pytestmark = pytest.mark.wrong_types  # scikit-learn's checks pass some on purpose
+
 
 @pytest.mark.filterwarnings("ignore:X has values from:sklearn.exceptions.DataConversionWarning")
 @parametrize_with_checks(ESTIMATORS)
